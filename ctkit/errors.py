@@ -1,0 +1,88 @@
+"""What can go wrong, drawn by what the reader should do about it.
+
+::
+
+    CtkitError
+    |-- LogError(url)
+    |   |-- LogUnavailableError   the log could not be had just now: run again
+    |   |-- LogProtocolError      the log broke its protocol: report the log
+    |   `-- CheckpointError       a tree head does not hold: believe nothing of it
+    |-- TableError(uri)
+    |   |-- SchemaMismatchError   the table is not one of ours: name another
+    |   |-- KeyConflictError      two tables disagree on what a key means: look at them
+    |   `-- StalePreviewError     a table moved since it was previewed: look again
+    `-- ParameterError            a parameter is wrong: correct it (also a ValueError)
+
+A certificate that cannot be read is data, not an error. Errors of httpx, deltalake, struct and the like become
+these where they enter the package.
+"""
+
+
+class CtkitError(Exception):
+    """Base of every error that ctkit raises on purpose."""
+
+
+class LogError(CtkitError):
+    """Something about one log.
+
+    Parameters
+    ----------
+    url
+        The log's URL in canonical form.
+    message
+        What happened, ending with what to do next.
+    start, end
+        The indices ``[start, end)`` that cannot be had because of it, where that is known.
+    """
+
+    def __init__(self, url: str, message: str, *, start: int | None = None, end: int | None = None) -> None:
+        super().__init__(f"{url}: {message}")
+        self.url = url
+        self.message = message
+        self.start = start
+        self.end = end
+
+
+class LogUnavailableError(LogError):
+    """The log could not be had just now; a later run may."""
+
+
+class LogProtocolError(LogError):
+    """The log answered something that its protocol does not allow."""
+
+
+class CheckpointError(LogError):
+    """A tree head is malformed, not signed by the log, or contradicts another one."""
+
+
+class TableError(CtkitError):
+    """Something about one Delta table.
+
+    Parameters
+    ----------
+    uri
+        The table's location.
+    message
+        What happened, ending with what to do next.
+    """
+
+    def __init__(self, uri: str, message: str) -> None:
+        super().__init__(f"{uri}: {message}")
+        self.uri = uri
+        self.message = message
+
+
+class SchemaMismatchError(TableError):
+    """The table's schema or partitioning is not that of a table of CT entries."""
+
+
+class KeyConflictError(TableError):
+    """Two tables hold different certificates under one ``(source_url, cert_index)``."""
+
+
+class StalePreviewError(TableError):
+    """A table has another version than the preview that was to be acted on."""
+
+
+class ParameterError(CtkitError, ValueError):
+    """A parameter is missing, unknown, of the wrong type, or contradicts another."""

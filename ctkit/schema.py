@@ -1,0 +1,79 @@
+"""The 20 columns, their key and their partition, spelled once."""
+
+from typing import Literal
+
+import pyarrow as pa
+
+AsDer = Literal["binary", "string"]
+
+KEY = ("source_url", "cert_index")
+PARTITION = "seen_date"
+
+
+def row_schema(as_der: AsDer = "binary") -> pa.Schema:
+    """Return the Arrow schema of rows, in the order in which tables are created.
+
+    Parameters
+    ----------
+    as_der
+        ``"binary"`` for raw DER, as in tables that ctkit creates; ``"string"`` for the standard base64 text of older
+        tables of the live server.
+
+    Examples
+    --------
+    >>> row_schema().names[:2]
+    ['cert_index', 'update_type']
+    >>> row_schema("string").field("as_der").type
+    DataType(string)
+    """
+    text, texts = pa.string(), pa.list_(pa.field("element", pa.string()))
+    columns: list[tuple[str, pa.DataType]] = [
+        ("cert_index", pa.int64()),
+        ("update_type", text),
+        ("seen", pa.timestamp("us", tz="UTC")),
+        (PARTITION, text),
+        ("source_name", text),
+        ("source_url", text),
+        ("cert_link", text),
+        ("serial_number", text),
+        ("fingerprint", text),
+        ("sha256", text),
+        ("sha1", text),
+        ("not_before", pa.int64()),
+        ("not_after", pa.int64()),
+        ("is_ca", pa.bool_()),
+        ("signature_algorithm", text),
+        ("subject_aggregated", text),
+        ("issuer_aggregated", text),
+        ("all_domains", texts),
+        ("as_der", pa.binary() if as_der == "binary" else text),
+        ("chain", texts),
+    ]
+    return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in columns])
+
+
+GAP_SCHEMA = pa.schema(
+    [
+        pa.field("source_url", pa.string(), nullable=False),
+        pa.field("start", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+    ]
+)
+"""Gaps in flight: ``[start, end)`` of one log, ascending by ``source_url`` and ``start``, never touching."""
+
+
+def canonical_url(url: str) -> str:
+    """Return the form of a log's URL that is stored as ``source_url``.
+
+    ``https://`` is put before a URL without a scheme and every trailing slash is dropped. Nothing is lower-cased:
+    the live server does not, and the column is compared byte by byte.
+
+    Examples
+    --------
+    >>> canonical_url("ct.example.com/2026h2//")
+    'https://ct.example.com/2026h2'
+    """
+    url = url.strip()
+    if not url.startswith(("http://", "https://")):
+        url = f"https://{url}"
+    return url.rstrip("/")
