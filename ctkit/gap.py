@@ -1,0 +1,107 @@
+"""Tables -> gaps: which indices of a log no row has."""
+
+from collections.abc import Mapping
+
+import ibis
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from ctkit.ranges import RangeSet
+from ctkit.schema import GAP_SCHEMA, canonical_url
+from ctkit.table import connect, read_tables
+
+Within = Mapping[str, tuple[int | None, int]]
+"""For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
+
+_NOWHERE = -1
+
+
+def find_gaps(
+    main: DeltaTable | None,
+    staging: DeltaTable | None = None,
+    *,
+    within: Within,
+    internal_only: bool = False,
+) -> pa.Table:
+    """Find the indices of each log that neither table has.
+
+    Parameters
+    ----------
+    main, staging
+        Tables of CT entries; None for one that does not exist. A row in either closes its index.
+    within
+        URL -> ``(start, ceiling)``, half-open. With a start (historical) everything in ``[start, ceiling)`` counts,
+        also for a log without any row. With None (catch-up) the log's lowest row in either table is the start, and a
+        log without any row has no gaps.
+    internal_only
+        Leave out what lies above a log's highest row, which the live service may be about to write.
+
+    Returns
+    -------
+    pyarrow.Table
+        Columns ``source_url, start, end`` (`ctkit.schema.GAP_SCHEMA`): the gaps ``[start, end)``, ascending by URL and
+        start. None reaches its ceiling.
+
+    Examples
+    --------
+    >>> find_gaps(None, within={"https://ct.example.com/2026h2": (5, 8)}).to_pylist()
+    [{'source_url': 'https://ct.example.com/2026h2', 'start': 5, 'end': 8}]
+    """
+    bounds = pa.table(
+        {
+            "source_url": [canonical_url(url) for url in within],
+            "start": [_NOWHERE if start is None else start for start, _ in within.values()],
+            "ceiling": [ceiling for _, ceiling in within.values()],
+        },
+        schema=pa.schema({"source_url": pa.string(), "start": pa.int64(), "ceiling": pa.int64()}),
+    )
+    with connect() as connection:
+        rows = read_tables(connection, main, staging).select("source_url", "cert_index")
+        # The URLs are few and known: as literals they let DuckDB skip row groups by their statistics.
+        rows = rows.filter(rows.source_url.isin(bounds["source_url"].to_pylist()))
+        covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
+        logs = ibis.memtable(bounds).left_join(covered, "source_url")
+        logs = logs.select(
+            logs.source_url,
+            start=ibis.ifelse(logs.start == _NOWHERE, logs.lowest, logs.start),
+            end=ibis.least(logs.ceiling, logs.highest + 1) if internal_only else logs.ceiling,
+        )
+        # A log without rows has no lowest one (catch-up) or highest one (internal_only): it drops out here.
+        logs = logs.filter(logs.start.notnull(), logs.end.notnull(), logs.start < logs.end)
+        logs = ibis.memtable(logs.to_pyarrow())
+        inside = rows.join(logs, "source_url")
+        inside = inside.filter(inside.cert_index >= inside.start, inside.cert_index < inside.end)
+        # Two sentinels for each log turn its leading and trailing gap into ordinary ones.
+        indices = ibis.union(
+            inside.select("source_url", "cert_index"),
+            logs.select("source_url", cert_index=logs.start - 1),
+            logs.select("source_url", cert_index=logs.end),
+        )
+        following = indices.cert_index.lead().over(group_by=indices.source_url, order_by=indices.cert_index)
+        steps = indices.mutate(following=following)
+        gaps = steps.filter(steps.following - steps.cert_index > 1)
+        gaps = gaps.select("source_url", start=gaps.cert_index + 1, end=gaps.following)
+        return gaps.order_by("source_url", "start").to_pyarrow().cast(GAP_SCHEMA)
+
+
+def ranges_by_log(gaps: pa.Table) -> dict[str, RangeSet]:
+    """Return the gaps of each log as arrays.
+
+    Parameters
+    ----------
+    gaps
+        Anything with an Arrow stream and the columns ``source_url, start, end``: what `find_gaps` returned, or what was
+        chosen from it. Order and overlap do not matter.
+
+    Examples
+    --------
+    >>> gaps = pa.table({"source_url": ["u", "u"], "start": [4, 1], "end": [9, 5]})
+    >>> ranges_by_log(gaps)["u"].size
+    8
+    """
+    table = pa.table(gaps).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
+    found = {}
+    for url in table["source_url"].unique().to_pylist():
+        of_log = table.filter(pa.compute.equal(table["source_url"], url))
+        found[url] = RangeSet.merged(of_log["start"].to_numpy(), of_log["end"].to_numpy())
+    return found

@@ -1,0 +1,230 @@
+"""Delta tables at rest: opened, created, read as one ibis table, and held by one writer at a time."""
+
+import fcntl
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from ctkit.errors import ParameterError, SchemaMismatchError, TableError
+from ctkit.schema import PARTITION, AsDer, row_schema
+
+_UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
+"""What deltalake 1.6 cannot have in the path of a local table: it panics, or looks for another folder."""
+
+
+def table_path(uri: str | Path) -> Path:
+    """Return the absolute folder that a bare path or a ``file://`` URI names; symbolic links are followed.
+
+    Raises
+    ------
+    ParameterError
+        The URI is of another scheme, or the path holds characters that deltalake cannot have in a path.
+
+    Examples
+    --------
+    >>> table_path("file:///data/main/").as_posix()
+    '/data/main'
+    """
+    text = os.fspath(uri)
+    if text.startswith("file://"):
+        parts = urlsplit(text)
+        # The live server's configuration has relative paths in this form: file://./data/main.
+        text = unquote((parts.netloc if parts.netloc != "localhost" else "") + parts.path)
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+        raise ParameterError(f"table {text!r}: only local tables are supported; give a path or a file:// URI")
+    if not text.strip():
+        raise ParameterError("a table's path is empty; give the path of a folder")
+    path = Path(text).expanduser().resolve()
+    if found := _UNUSABLE.search(str(path)):
+        raise ParameterError(f"table {text!r}: deltalake cannot use a path with {found[0]!r} in it; rename the folder")
+    return path
+
+
+def check_separate(staging: str | Path, main: str | Path) -> None:
+    """Refuse a staging table that is main, or where one of the two lies inside the other.
+
+    Raises
+    ------
+    ParameterError
+        Under whatever spelling (relative, ``..``, symbolic link, ``file://``, letter case where the file system
+        ignores it) the two share a folder.
+    """
+    below, above = table_path(staging), table_path(main)
+    for inner, outer in ((below, above), (above, below)):
+        for folder in (inner, *inner.parents):
+            if folder == outer or (folder.exists() and outer.exists() and folder.samefile(outer)):
+                relation = "is main itself" if inner == outer or folder == inner else "and main lie inside each other"
+                raise ParameterError(
+                    f"staging {str(staging)!r} {relation} (main is {str(main)!r}); "
+                    "give staging_path a folder of its own, outside of main"
+                )
+
+
+def find_table(uri: str | Path) -> DeltaTable | None:
+    """Open the Delta table of CT entries at `uri`, or return None where there is none.
+
+    Raises
+    ------
+    SchemaMismatchError
+        The table there is not one of ours.
+    TableError
+        There is a table, but it cannot be opened.
+    """
+    path = table_path(uri)
+    try:
+        if not DeltaTable.is_deltatable(path.as_uri()):
+            return None
+        table = DeltaTable(path.as_uri())
+    except (DeltaError, OSError) as error:
+        raise TableError(
+            str(path), f"cannot be opened as a Delta table ({_first_line(error)}); look at its _delta_log"
+        ) from error
+    check_schema(table)
+    return table
+
+
+def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable:
+    """Open the Delta table of CT entries at `uri`; create it, and its folder, where there is none.
+
+    Parameters
+    ----------
+    uri
+        A path, bare or as ``file://`` URI.
+    like
+        A table whose `as_der` type a new one takes; raw bytes otherwise.
+
+    Raises
+    ------
+    SchemaMismatchError
+        The table there is not one of ours.
+    TableError
+        There is a table that cannot be opened, or the folder holds other things.
+    """
+    if table := find_table(uri):
+        return table
+    path = table_path(uri)
+    try:
+        if path.exists() and any(name != "_delta_log" and not name.startswith(".") for name in os.listdir(path)):
+            raise TableError(str(path), "is not a Delta table but holds other files; give an empty or a new folder")
+        schema = row_schema(as_der_type(like) if like else "binary")
+        return DeltaTable.create(path.as_uri(), schema, mode="ignore", partition_by=[PARTITION])
+    except (DeltaError, OSError) as error:
+        raise TableError(
+            str(path), f"cannot be created ({_first_line(error)}); check the path and its rights"
+        ) from error
+
+
+def check_schema(table: DeltaTable) -> None:
+    """Refuse a table that does not hold the 20 columns, partitioned by ``seen_date``, or needs newer reader features.
+
+    Raises
+    ------
+    SchemaMismatchError
+        Lists everything that differs.
+    """
+    have = {field.name: field.type for field in pa.schema(table.schema())}
+    want = {field.name: field.type for field in row_schema("string" if have.get("as_der") == pa.string() else "binary")}
+    wrong = [f"column {name} is missing" for name in want.keys() - have.keys()]
+    wrong += [f"column {name} is not ours" for name in have.keys() - want.keys()]
+    both = want.keys() & have.keys()
+    wrong += [f"column {name} is {have[name]}, not {want[name]}" for name in both if have[name] != want[name]]
+    wrong.sort()
+    if (partition := table.metadata().partition_columns) != [PARTITION]:
+        wrong.append(f"it is partitioned by {partition}, not by ['{PARTITION}']")
+    if features := table.protocol().reader_features:
+        wrong.append(f"it needs the reader features {sorted(features)}")
+    if wrong:
+        raise SchemaMismatchError(
+            folder_of(table), f"is not a table of CT entries: {'; '.join(wrong)}; name another table"
+        )
+
+
+def as_der_type(table: DeltaTable) -> AsDer:
+    """Return how the table holds DER: ``"binary"`` raw, ``"string"`` as base64 text."""
+    return "string" if pa.schema(table.schema()).field("as_der").type == pa.string() else "binary"
+
+
+def folder_of(table: DeltaTable) -> str:
+    """Return the table's absolute folder, as it is shown to people."""
+    return str(table_path(table.table_uri))
+
+
+def files_of(table: DeltaTable) -> list[str]:
+    """Return the absolute paths of the Parquet files of the table's version.
+
+    ``DeltaTable.file_uris`` is not used: it percent-encodes the table's own folder, so that the files of a table
+    below ``my tables/`` are not found under the paths that it returns.
+    """
+    folder = table_path(table.table_uri)
+    return [str(folder / unquote(path)) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+
+
+@contextmanager
+def connect() -> Iterator[ibis.BaseBackend]:
+    """Connect to a DuckDB of our own that lives in memory and spills to a temporary folder."""
+    with tempfile.TemporaryDirectory(prefix="ctkit-") as spill:
+        # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
+        connection = ibis.duckdb.connect(temp_directory=spill)
+        try:
+            yield connection
+        finally:
+            connection.disconnect()
+
+
+def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.Table:
+    """Return the rows of all given tables, together, as one lazy ibis table; None stands for a table without rows.
+
+    Columns of different type (`as_der`) are not reconciled: select what is asked before it is executed.
+    """
+    files = [file for table in tables if table for file in files_of(table)]
+    return read_files(connection, files)
+
+
+def read_files(connection: ibis.BaseBackend, files: list[str], **options: bool) -> ir.Table:
+    """Return the rows of files of our tables as one lazy ibis table; `options` are those of DuckDB's ``read_parquet``."""
+    if not files:
+        return ibis.memtable(row_schema().empty_table())
+    # DuckDB takes each path for a pattern.
+    patterns = [re.sub(r"[*?]", r"[\g<0>]", file) for file in files]
+    return connection.read_parquet(
+        patterns, hive_partitioning=True, hive_types_autocast=False, union_by_name=True, **options
+    )
+
+
+@contextmanager
+def hold(table: DeltaTable) -> Iterator[None]:
+    """Hold the table against other runs of ctkit for as long as the context lasts; readers are not kept out.
+
+    The lock lies on the folder itself and dies with its process, so nothing is left to clean up.
+
+    Raises
+    ------
+    TableError
+        Another run holds it.
+    """
+    folder = folder_of(table)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TableError(
+                folder, "is being written by another run of ctkit; wait until that has ended, then run again"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
