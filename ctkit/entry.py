@@ -1,16 +1,24 @@
 """Entries in flight, as columns over the bytes that the log sent."""
 
+import binascii
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctkit.errors import LogProtocolError
 from ctkit.ranges import Int64s
 
 X509_ENTRY = 0
 PRECERT_ENTRY = 1
 """``LogEntryType`` of RFC 6962, section 3.1."""
+
+TILE_WIDTH = 256
+"""Entries in a full tile (Static CT API, "Merkle Tree")."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,3 +80,290 @@ class EntryBlock:
             chain_offsets=np.concatenate(([0], np.cumsum(lengths[wanted]))),
             chain=self.chain[np.repeat(wanted, lengths)],
         )
+
+    def with_issuers(self, fingerprints: Sequence[bytes], certificates: Mapping[bytes, bytes | None]) -> Self:
+        """Return the block with its chains resolved from fingerprints to certificates.
+
+        Parameters
+        ----------
+        fingerprints
+            What the positions in `chain` have meant so far: SHA-256 of each certificate, 32 bytes each.
+        certificates
+            DER by fingerprint; None where the log does not have the certificate, which then leaves the chains.
+        """
+        found = np.array([certificates[fingerprint] is not None for fingerprint in fingerprints], bool)
+        kept = found[self.chain]
+        return replace(
+            self,
+            chain_offsets=np.concatenate(([0], np.cumsum(kept)))[self.chain_offsets],
+            chain=(np.cumsum(found) - 1)[self.chain[kept]],
+            issuers=tuple(der for der in map(certificates.__getitem__, fingerprints) if der is not None),
+            missing_issuers=tuple(f.hex() for f in fingerprints if certificates[f] is None),
+        )
+
+
+def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBlock:
+    """Decode the answer of ``get-entries`` (RFC 6962, section 4.6).
+
+    Parameters
+    ----------
+    data
+        The body: a JSON object.
+    start
+        Index of the first entry asked for; the position in the answer decides all indices.
+    url
+        The log, for errors.
+    limit
+        Number of entries asked for; what the log sends beyond is ignored.
+
+    Returns
+    -------
+    EntryBlock
+        The entries up to the first that cannot be read; empty if the log sent none.
+
+    Raises
+    ------
+    LogProtocolError
+        The first entry cannot be read; ``[start, end)`` covers it and the unreadable ones that follow it. Without
+        ``start`` and ``end`` if the answer is not JSON of the right form at all.
+
+    Examples
+    --------
+    >>> len(decode_get_entries(b'{"entries": []}', 7, "https://log.example", 32))
+    0
+    """
+    # { "entries": [ { "leaf_input": base64 MerkleTreeLeaf, "extra_data": base64 }, ... ] }
+    try:
+        entries = json.loads(data)["entries"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LogProtocolError(url, f"the answer of get-entries is no JSON object with entries; {_REPORT}") from error
+    if not isinstance(entries, list):
+        raise LogProtocolError(url, f'"entries" in the answer of get-entries is no list; {_REPORT}')
+    columns = _Columns()
+    parts: list[bytes] = []
+    size = lost = 0
+    reason: _MalformedError | None = None
+    for index, entry in enumerate(entries[:limit], start):
+        try:
+            leaf_input, leaf, pre_certificate, chain = _read_entry(entry, index)
+        except _MalformedError as malformed:
+            if columns.types:
+                break
+            reason, lost = reason or malformed, lost + 1
+            continue
+        if reason:
+            break
+        certificate = (size + leaf.signed[0], size + leaf.signed[1])
+        leaf_span = (size + 2, size + len(leaf_input))
+        parts.append(leaf_input)
+        size += len(leaf_input)
+        if pre_certificate is not None:
+            certificate = (size, size + len(pre_certificate))
+            parts.append(pre_certificate)
+            size += len(pre_certificate)
+        columns.append(leaf, leaf_span, certificate, chain)
+    if reason:
+        raise LogProtocolError(url, f"entry {start}: {reason}; {_REPORT}", start=start, end=start + lost)
+    return columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions))
+
+
+def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[EntryBlock, tuple[bytes, ...]]:
+    """Decode entries of one data tile (Static CT API, "Log Entries").
+
+    Parameters
+    ----------
+    data
+        The tile, full or partial, not compressed.
+    start, end
+        The indices ``[start, end)`` to decode; all of one tile.
+    url
+        The log, for errors.
+
+    Returns
+    -------
+    EntryBlock
+        The entries from `start` up to `end`, or up to the first that cannot be read. It has no issuers yet.
+    tuple of bytes
+        The SHA-256 fingerprints that ``chain`` of the block points into; see `EntryBlock.with_issuers`.
+
+    Raises
+    ------
+    LogProtocolError
+        The entry at `start`, or one before it in the tile, cannot be read, and thereby none up to the tile's end.
+    """
+    columns = _Columns()
+    first = start - start % TILE_WIDTH
+    at = 0
+    for index in range(first, end):
+        # struct {
+        #     TimestampedEntry timestamped_entry;
+        #     select (entry_type) {
+        #         case x509_entry: Empty;
+        #         case precert_entry: ASN.1Cert pre_certificate;
+        #     };
+        #     Fingerprint certificate_chain<0..2^16-1>;      opaque Fingerprint[32];
+        # } TileLeaf;
+        try:
+            leaf = _read_timestamped_entry(data, at, index)
+            is_precert = leaf.entry_type == PRECERT_ENTRY
+            certificate = _certificate(data, leaf.end) if is_precert else leaf.signed
+            chain_start, chain_end = _opaque(data, certificate[1] if is_precert else leaf.end, 2)
+            if (chain_end - chain_start) % 32:
+                raise _MalformedError("the length of its chain is not a multiple of 32 bytes")
+        except _MalformedError as malformed:
+            if index > start:
+                break
+            message = f"entry {index} in its data tile: {malformed}; {_REPORT}"
+            raise LogProtocolError(url, message, start=start, end=first + TILE_WIDTH) from malformed
+        if index >= start:
+            chain = [data[i : i + 32] for i in range(chain_start, chain_end, 32)]
+            columns.append(leaf, (at, leaf.end), certificate, chain)
+        at = chain_end
+    return columns.block(start, data, issuers=()), tuple(columns.chain_positions)
+
+
+_REPORT = "report this to the log's operator"
+
+
+class _MalformedError(ValueError):
+    """Bytes are not the struct that they should be; the text says what is wrong with it."""
+
+
+class _TimestampedEntry(NamedTuple):
+    timestamp: int
+    entry_type: int
+    signed: tuple[int, int]
+    end: int
+
+
+class _Columns:
+    """The columns of an `EntryBlock` while it is decoded."""
+
+    def __init__(self) -> None:
+        self.timestamps: list[int] = []
+        self.types: list[int] = []
+        self.leaves: list[tuple[int, int]] = []
+        self.certificates: list[tuple[int, int]] = []
+        self.chain_offsets = [0]
+        self.chain: list[int] = []
+        self.chain_positions: dict[bytes, int] = {}
+
+    def append(
+        self, entry: _TimestampedEntry, leaf: tuple[int, int], certificate: tuple[int, int], chain: list[bytes]
+    ) -> None:
+        self.timestamps.append(entry.timestamp)
+        self.types.append(entry.entry_type)
+        self.leaves.append(leaf)
+        self.certificates.append(certificate)
+        positions = self.chain_positions
+        self.chain.extend([positions.setdefault(issuer, len(positions)) for issuer in chain])
+        self.chain_offsets.append(len(self.chain))
+
+    def block(self, start: int, data: bytes, issuers: tuple[bytes, ...]) -> EntryBlock:
+        return EntryBlock(
+            index=np.arange(start, start + len(self.types), dtype=np.int64),
+            timestamp=np.array(self.timestamps, np.int64),
+            entry_type=np.array(self.types, np.uint16),
+            data=data,
+            leaf=np.array(self.leaves, np.int64).reshape(-1, 2),
+            certificate=np.array(self.certificates, np.int64).reshape(-1, 2),
+            chain_offsets=np.array(self.chain_offsets, np.int64),
+            chain=np.array(self.chain, np.int64),
+            issuers=issuers,
+        )
+
+
+def _read_entry(entry: Any, index: int) -> tuple[bytes, _TimestampedEntry, bytes | None, list[bytes]]:
+    """Read one element of ``entries``: the leaf input, what it says, the pre-certificate if any, the chain."""
+    try:
+        leaf_input = binascii.a2b_base64(entry["leaf_input"], strict_mode=True)
+        extra_data = binascii.a2b_base64(entry["extra_data"], strict_mode=True)
+    except (ValueError, TypeError, KeyError) as error:
+        raise _MalformedError("leaf_input or extra_data is missing or not base64") from error
+    # struct {
+    #     Version version;                                  v1(0)
+    #     MerkleLeafType leaf_type;                         timestamped_entry(0)
+    #     TimestampedEntry timestamped_entry;
+    # } MerkleTreeLeaf;                                     RFC 6962, section 3.4
+    if leaf_input[:2] != b"\0\0":
+        raise _MalformedError("its leaf is not a timestamped_entry of version v1")
+    leaf = _read_timestamped_entry(leaf_input, 2, index)
+    if leaf.end != len(leaf_input):
+        raise _MalformedError("bytes follow its leaf")
+    # x509_entry:    ASN.1Cert certificate_chain<0..2^24-1>;
+    # precert_entry: struct {
+    #                    ASN.1Cert pre_certificate;
+    #                    ASN.1Cert precertificate_chain<0..2^24-1>;
+    #                } PrecertChainEntry;                   RFC 6962, sections 3.1 and 4.6
+    pre_certificate, at = None, 0
+    if leaf.entry_type == PRECERT_ENTRY:
+        begin, at = _certificate(extra_data, 0)
+        pre_certificate = extra_data[begin:at]
+    at, end = _opaque(extra_data, at, 3)
+    if end != len(extra_data):
+        raise _MalformedError("bytes follow its chain")
+    return leaf_input, leaf, pre_certificate, list(_certificates(extra_data, at))
+
+
+def _read_timestamped_entry(data: bytes, at: int, index: int) -> _TimestampedEntry:
+    """Read the entry at `index` of the log from position `at` on; `signed` is its certificate or TBSCertificate."""
+    # struct {
+    #     uint64 timestamp;
+    #     LogEntryType entry_type;
+    #     select(entry_type) {
+    #         case x509_entry: ASN.1Cert;                   opaque ASN.1Cert<1..2^24-1>;
+    #         case precert_entry: PreCert;                  opaque issuer_key_hash[32];
+    #     } signed_entry;                                   opaque TBSCertificate<1..2^24-1>;
+    #     CtExtensions extensions;                          opaque CtExtensions<0..2^16-1>;
+    # } TimestampedEntry;                                   RFC 6962, section 3.4
+    if at + 10 > len(data):
+        raise _MalformedError("it ends before its type")
+    timestamp, entry_type = struct.unpack_from(">QH", data, at)
+    if timestamp >> 63:
+        raise _MalformedError(f"its timestamp {timestamp} is beyond any time")
+    if entry_type not in (X509_ENTRY, PRECERT_ENTRY):
+        raise _MalformedError(f"its type {entry_type} is unknown")
+    signed = _certificate(data, at + 10 + (32 if entry_type == PRECERT_ENTRY else 0))
+    extensions = _opaque(data, signed[1], 2)
+    leaf_index = _leaf_index(data, *extensions)
+    if leaf_index is not None and leaf_index != index:
+        raise _MalformedError(f"its leaf_index is {leaf_index}")
+    return _TimestampedEntry(timestamp, entry_type, signed, extensions[1])
+
+
+def _leaf_index(data: bytes, at: int, end: int) -> int | None:
+    """Return the ``leaf_index`` in the extensions ``data[at:end]``, None where they hold none or are something else."""
+    # struct {
+    #     ExtensionType extension_type;                     leaf_index(0)
+    #     opaque extension_data<0..2^16-1>;                 uint8 uint40[5];
+    # } Extension;                                          Static CT API, "SCT Extension"
+    while at + 3 <= end:
+        extension_type, at, stop = data[at], at + 3, at + 3 + int.from_bytes(data[at + 1 : at + 3], "big")
+        if extension_type == 0 and stop - at == 5 and stop <= end:
+            return int.from_bytes(data[at:stop], "big")
+        at = stop
+    return None
+
+
+def _certificates(data: bytes, at: int) -> Iterator[bytes]:
+    """Yield the ``ASN.1Cert`` from position `at` to the end of `data`."""
+    while at < len(data):
+        begin, at = _certificate(data, at)
+        yield data[begin:at]
+
+
+def _certificate(data: bytes, at: int) -> tuple[int, int]:
+    """Return where the ``opaque ASN.1Cert<1..2^24-1>`` at `at` begins and ends."""
+    start, end = _opaque(data, at, 3)
+    if start == end:
+        raise _MalformedError("it holds an empty certificate")
+    return start, end
+
+
+def _opaque(data: bytes, at: int, prefix: int) -> tuple[int, int]:
+    """Return where the variable-length vector at `at`, with a length of `prefix` bytes, begins and ends."""
+    start = at + prefix
+    end = start + int.from_bytes(data[at:start], "big")
+    if end > len(data):
+        raise _MalformedError("it ends in the middle")
+    return start, end
