@@ -191,7 +191,7 @@ def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.
 
 
 def read_files(connection: ibis.BaseBackend, files: list[str], **options: bool) -> ir.Table:
-    """Return the rows of files of our tables as one lazy ibis table; `options` are those of DuckDB's ``read_parquet``."""
+    """Return the rows of files of our tables as one lazy ibis table; `options` go to DuckDB's ``read_parquet``."""
     if not files:
         return ibis.memtable(row_schema().empty_table())
     # DuckDB takes each path for a pattern.
@@ -199,6 +199,15 @@ def read_files(connection: ibis.BaseBackend, files: list[str], **options: bool) 
     return connection.read_parquet(
         patterns, hive_partitioning=True, hive_types_autocast=False, union_by_name=True, **options
     )
+
+
+def source_names(*tables: DeltaTable | None) -> dict[str, str]:
+    """Return source URL -> ``source_name`` as the tables have it, for every log that has a name other than its URL."""
+    with connect() as connection:
+        rows = read_tables(connection, *tables)
+        rows = rows.filter(rows.source_name != rows.source_url)
+        names = rows.group_by("source_url").agg(name=rows.source_name.max()).to_pyarrow()
+    return dict(zip(names["source_url"].to_pylist(), names["name"].to_pylist(), strict=True))
 
 
 @contextmanager

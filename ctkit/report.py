@@ -1,0 +1,47 @@
+"""Reports: what a verb found or did, as a value that a notebook shows and a machine reads."""
+
+import html
+from typing import Any
+
+import pandas as pd
+
+RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
+"""Output of a notebook cell that holds a report's facts; whoever runs the notebook reads it from there."""
+
+
+class Report:
+    """Base of the frozen dataclasses that verbs return.
+
+    A report is text in a terminal (one line of facts), HTML in a notebook, and JSON in an executed notebook.
+    """
+
+    title: str
+
+    def facts(self) -> dict[str, Any]:
+        """Return what the report says in one line: short names, JSON values."""
+        raise NotImplementedError
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the details that a notebook shows below the facts, by heading."""
+        return {}
+
+    def __str__(self) -> str:
+        return " ".join([self.title, *(f"{name}={value}" for name, value in self.facts().items())])
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"
+            f"<td style='text-align:left'>{html.escape(_readable(value))}</td></tr>"
+            for name, value in self.facts().items()
+        )
+        parts = [f"<h4>{html.escape(self.title)}</h4><table>{cells}</table>"]
+        for heading, table in self.tables().items():
+            parts.append(f"<h5>{html.escape(heading)}</h5>{table.to_html(index=False, border=0, max_rows=50)}")
+        return "\n".join(parts)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
+
+
+def _readable(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

@@ -1,0 +1,81 @@
+"""Batches -> commits: rows become sorted Parquet files of a Delta table."""
+
+import time
+from collections.abc import Iterable, Iterator
+
+import pyarrow as pa
+from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from ctkit.errors import TableError
+from ctkit.schema import KEY, PARTITION
+from ctkit.table import folder_of
+
+ROWS_PER_COMMIT = 100_000
+BYTES_PER_COMMIT = 256 << 20
+SECONDS_PER_COMMIT = 30.0
+
+# DER and chains are most of a table's bytes: zstd halves what the default codec leaves of them.
+WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
+
+
+def write_entries(table: DeltaTable, rows: pa.Table) -> None:
+    """Append rows to the table in one commit.
+
+    Files are sorted by log and index, so that their statistics tell which indices of which log they hold.
+
+    Parameters
+    ----------
+    table
+        Where to; the handle moves on to the new version.
+    rows
+        Rows with the table's own schema (`ctkit.schema.row_schema`).
+
+    Raises
+    ------
+    TableError
+        Nothing was committed.
+    """
+    ordered = rows.sort_by([(column, "ascending") for column in (PARTITION, *KEY)])
+    try:
+        write_deltalake(
+            table,
+            ordered,
+            mode="append",
+            writer_properties=WRITER_PROPERTIES,
+        )
+        table.update_incremental()
+    except (DeltaError, OSError, ValueError) as error:
+        message = f"{rows.num_rows} rows could not be written ({error}); nothing of them is in the table: run again"
+        raise TableError(folder_of(table), message) from error
+
+
+def write_batches(table: DeltaTable, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Append batches as they come, a commit at a time, and yield the rows of each commit after it is done.
+
+    A commit is due after `ROWS_PER_COMMIT` rows, `BYTES_PER_COMMIT` bytes or `SECONDS_PER_COMMIT` seconds, and when
+    `batches` end.
+
+    Raises
+    ------
+    TableError
+        The commit that was due failed; earlier ones stay.
+    """
+    waiting: list[pa.RecordBatch] = []
+    rows = size = 0
+    since = time.monotonic()
+    for batch in batches:
+        waiting.append(batch)
+        rows += batch.num_rows
+        size += batch.nbytes
+        if rows >= ROWS_PER_COMMIT or size >= BYTES_PER_COMMIT or time.monotonic() - since >= SECONDS_PER_COMMIT:
+            yield _commit(table, waiting)
+            waiting, rows, size, since = [], 0, 0, time.monotonic()
+    if rows:
+        yield _commit(table, waiting)
+
+
+def _commit(table: DeltaTable, batches: list[pa.RecordBatch]) -> pa.Table:
+    rows = pa.Table.from_batches(batches)
+    write_entries(table, rows)
+    return rows
