@@ -1,0 +1,387 @@
+"""One certificate: from DER to the fields that a row holds.
+
+Nothing here fails. What real logs hold does not always hold to RFC 5280, and a certificate with one odd field must not
+lose the others: a field that cannot be read is empty, and a list is read up to where its framing breaks. Only when the
+outer structure does not hold up is a certificate called unreadable; what was read until then is kept.
+
+Lengths may be longer than DER allows. Indefinite lengths are not read: no log accepts them.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import datetime
+from itertools import islice
+from typing import NamedTuple
+
+_BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x03, 0x04, 0x06
+_UTC_TIME, _GENERALIZED_TIME, _SEQUENCE = 0x17, 0x18, 0x30
+_VERSION, _EXTENSIONS, _KEY_IDENTIFIER = 0xA0, 0xA3, 0x80
+
+RFC822_NAME, DNS_NAME, URI, IP_ADDRESS = 0x81, 0x82, 0x86, 0x87
+"""Identifier octets of general names (RFC 5280, section 4.2.1.6)."""
+
+SUBJECT_KEY_IDENTIFIER = b"\x55\x1d\x0e"
+KEY_USAGE = b"\x55\x1d\x0f"
+SUBJECT_ALT_NAME = b"\x55\x1d\x11"
+BASIC_CONSTRAINTS = b"\x55\x1d\x13"
+CERTIFICATE_POLICIES = b"\x55\x1d\x20"
+AUTHORITY_KEY_IDENTIFIER = b"\x55\x1d\x23"
+EXTENDED_KEY_USAGE = b"\x55\x1d\x25"
+AUTHORITY_INFO_ACCESS = b"\x2b\x06\x01\x05\x05\x07\x01\x01"
+POISON = b"\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03"
+"""Object identifiers of extensions; the poison is that of RFC 6962, section 3.1."""
+
+_ATTRIBUTES = {
+    b"\x06\x03\x55\x04\x06": "C",
+    b"\x06\x03\x55\x04\x03": "CN",
+    b"\x06\x03\x55\x04\x07": "L",
+    b"\x06\x03\x55\x04\x0a": "O",
+    b"\x06\x03\x55\x04\x0b": "OU",
+    b"\x06\x03\x55\x04\x08": "ST",
+    b"\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x09\x01": "email_address",
+}
+
+
+# Identifier octet, length octets, contents octets (X.690, section 8.1). Nothing in a certificate has an identifier of
+# several octets.
+_Element = tuple[int, int, int]
+"""Identifier octet, and the range ``[start, stop)`` of the contents."""
+
+_ABSENT: _Element = (-1, 0, 0)
+
+
+def _header(der: bytes, at: int, end: int) -> _Element:
+    """Return the element whose header is at `at`. It may end beyond `end`, and does if no header fits in before."""
+    start = at + 2
+    if start > end:
+        return -1, end, end + 1
+    length = der[at + 1]
+    if length > 0x7F:
+        octets = length & 0x7F
+        length = int.from_bytes(der[start : start + octets])
+        start += octets
+        if not octets or start > end:
+            return -1, end, end + 1
+    return der[at], start, start + length
+
+
+def _elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
+    """Yield the elements in ``[at, end)``, up to the first that does not fit."""
+    while at < end:
+        element = _header(der, at, end)
+        at = element[2]
+        if at > end:
+            return
+        yield element
+
+
+def _first(der: bytes, at: int, end: int) -> _Element:
+    return next(_elements(der, at, end), _ABSENT)
+
+
+def _members(value: bytes) -> Iterator[_Element]:
+    """Yield the elements of the sequence that `value` is, as far as they go."""
+    tag, start, stop = _header(value, 0, len(value))
+    return _elements(value, start, min(stop, len(value))) if tag == _SEQUENCE else iter(())
+
+
+def _contents(der: bytes, element: _Element, tag: int) -> bytes:
+    """Return the contents of an element that is to have identifier octet `tag`; nothing if it has not."""
+    return der[element[1] : element[2]] if element[0] == tag else b""
+
+
+class Certificate(NamedTuple):
+    """The fields of a certificate, empty where they cannot be read.
+
+    Attributes
+    ----------
+    readable
+        Whether the certificate and its ``TBSCertificate`` hold all that they must.
+    signature_algorithm
+        Object identifier of the algorithm that is named outside of the signed part.
+    serial_number
+        Big-endian two's complement, as it is: leading zeros may be too many, and it may be negative.
+    issuer, subject
+        For `read_name`.
+    not_before, not_after
+        Seconds since the Unix epoch; 0 for a date that cannot be read.
+    extensions
+        For each object identifier the values under it, in the certificate's order. Their readers are below.
+    """
+
+    readable: bool
+    signature_algorithm: bytes
+    serial_number: bytes
+    issuer: bytes
+    subject: bytes
+    not_before: int
+    not_after: int
+    extensions: dict[bytes, list[bytes]]
+
+
+# Certificate  ::=  SEQUENCE  {
+#      tbsCertificate       TBSCertificate,
+#      signatureAlgorithm   AlgorithmIdentifier,
+#      signatureValue       BIT STRING  }
+#
+# TBSCertificate  ::=  SEQUENCE  {
+#      version         [0]  EXPLICIT Version DEFAULT v1,
+#      serialNumber         CertificateSerialNumber,
+#      signature            AlgorithmIdentifier,
+#      issuer               Name,
+#      validity             Validity,
+#      subject              Name,
+#      subjectPublicKeyInfo SubjectPublicKeyInfo,
+#      issuerUniqueID  [1]  IMPLICIT UniqueIdentifier OPTIONAL,
+#      subjectUniqueID [2]  IMPLICIT UniqueIdentifier OPTIONAL,
+#      extensions      [3]  EXPLICIT Extensions OPTIONAL  }
+#
+# Validity ::= SEQUENCE {
+#      notBefore      Time,
+#      notAfter       Time  }
+#
+# AlgorithmIdentifier  ::=  SEQUENCE  {
+#      algorithm               OBJECT IDENTIFIER,
+#      parameters              ANY DEFINED BY algorithm OPTIONAL  }
+def read_certificate(der: bytes) -> Certificate:
+    """Read one certificate (RFC 5280, section 4.1) out of any bytes; those after it are not looked at.
+
+    Examples
+    --------
+    >>> read_certificate(b"no certificate").readable
+    False
+    """
+    # The two outer elements may be cut short: what is left of them is read, but not called readable.
+    outer_tag, start, outer_stop = _header(der, 0, len(der))
+    end = min(outer_stop, len(der))
+    tbs_tag, start, tbs_stop = _header(der, start, end)
+    algorithm_tag, algorithm_start, algorithm_stop = _header(der, tbs_stop, end)
+    fields: list[_Element] = []
+    if outer_tag == tbs_tag == _SEQUENCE:
+        fields += islice(_elements(der, start, min(tbs_stop, end)), 10)
+    if fields and fields[0][0] == _VERSION:
+        del fields[0]
+    readable = (
+        len(fields) >= 6
+        and fields[-1][2] == tbs_stop
+        and algorithm_tag == _SEQUENCE
+        and algorithm_stop <= end == outer_stop
+    )
+    serial_number, _, issuer, validity, subject, _ = (fields + [_ABSENT] * 6)[:6]
+    dates = _elements(der, validity[1], validity[2])
+    return Certificate(
+        readable,
+        _contents(der, _first(der, algorithm_start, algorithm_stop), _OBJECT_IDENTIFIER) if readable else b"",
+        _contents(der, serial_number, _INTEGER),
+        _contents(der, issuer, _SEQUENCE),
+        _contents(der, subject, _SEQUENCE),
+        _read_time(der, next(dates, _ABSENT)),
+        _read_time(der, next(dates, _ABSENT)),
+        _read_extensions(der, fields[6:]),
+    )
+
+
+# Extensions  ::=  SEQUENCE SIZE (1..MAX) OF Extension
+#
+# Extension  ::=  SEQUENCE  {
+#      extnID      OBJECT IDENTIFIER,
+#      critical    BOOLEAN DEFAULT FALSE,
+#      extnValue   OCTET STRING  }
+def _read_extensions(der: bytes, optional_fields: list[_Element]) -> dict[bytes, list[bytes]]:
+    values: dict[bytes, list[bytes]] = {}
+    for tag, start, stop in optional_fields:
+        if tag != _EXTENSIONS:
+            continue
+        _, start, extensions_stop = _header(der, start, stop)
+        for _, at, end in _elements(der, start, min(extensions_stop, stop)):
+            _, id_start, id_stop = _header(der, at, end)
+            value_tag, start, stop = _header(der, id_stop, end)
+            if value_tag == _BOOLEAN:
+                value_tag, start, stop = _header(der, stop, end)
+            if value_tag == _OCTET_STRING and stop <= end:
+                values.setdefault(der[id_start:id_stop], []).append(der[start:stop])
+    return values
+
+
+# Name ::= CHOICE { rdnSequence  RDNSequence }
+# RDNSequence ::= SEQUENCE OF RelativeDistinguishedName
+# RelativeDistinguishedName ::= SET SIZE (1..MAX) OF AttributeTypeAndValue
+# AttributeTypeAndValue ::= SEQUENCE {
+#      type     AttributeType,
+#      value    AttributeValue }
+def read_name(name: bytes) -> dict[str, str]:
+    """Return the attributes C, CN, L, O, OU, ST and email_address of a name; the last one where a type is repeated.
+
+    A value's text is its contents as UTF-8, whichever string type they claim to be; if they are not, it is left out.
+
+    Examples
+    --------
+    >>> read_name(bytes.fromhex("310b 3009 0603550406 13025553  310b 3009 0603550406 13024742"))
+    {'C': 'GB'}
+    """
+    texts: dict[str, str] = {}
+    for _, set_start, set_stop in _elements(name, 0, len(name)):
+        for _, at, end in _elements(name, set_start, set_stop):
+            _, _, type_stop = _header(name, at, end)
+            attribute = _ATTRIBUTES.get(name[at:type_stop])
+            _, start, stop = _header(name, type_stop, end)
+            if attribute and stop <= end:
+                try:
+                    texts[attribute] = name[start:stop].decode()
+                except UnicodeDecodeError:
+                    continue
+    return texts
+
+
+# Time ::= CHOICE {
+#      utcTime        UTCTime,
+#      generalTime    GeneralizedTime }
+#
+# RFC 5280, section 4.1.2.5 wants YYMMDDHHMMSSZ and YYYYMMDDHHMMSSZ. X.680 also allows to leave out the seconds, or to
+# give fractions of them, and to name the offset of a zone instead of Z; certificates like that exist.
+_TIME_FORMS = {
+    _UTC_TIME: rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:Z|([+-])(\d\d)(\d\d))",
+    _GENERALIZED_TIME: rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:\.\d+)?)?(?:Z|([+-])(\d\d)(\d\d))",
+}
+_TIMES = {tag: re.compile(form) for tag, form in _TIME_FORMS.items()}
+_EPOCH = datetime(1970, 1, 1)
+
+
+def _read_time(der: bytes, element: _Element) -> int:
+    tag, start, stop = element
+    match = _TIMES[tag].fullmatch(der, start, stop) if tag in _TIMES else None
+    if match is None:
+        return 0
+    year, month, day, hour, minute, second = map(int, match.groups("0")[:6])
+    if tag == _UTC_TIME:
+        year += 1900 if year >= 50 else 2000
+    try:
+        since_epoch = datetime(year, month, day, hour, minute, second) - _EPOCH
+    except ValueError:
+        return 0
+    seconds = since_epoch.days * 86_400 + since_epoch.seconds
+    if match[7]:
+        ahead = int(match[8]) * 3600 + int(match[9]) * 60
+        seconds -= ahead if match[7] == b"+" else -ahead
+    return seconds
+
+
+# BasicConstraints ::= SEQUENCE {
+#      cA                      BOOLEAN DEFAULT FALSE,
+#      pathLenConstraint       INTEGER (0..MAX) OPTIONAL }
+def read_basic_constraints(value: bytes) -> bool | None:
+    """Return cA (RFC 5280, section 4.2.1.9), where any octet but zero is true; None if `value` is something else."""
+    if _first(value, 0, len(value))[0] != _SEQUENCE:
+        return None
+    return any(_contents(value, next(_members(value), _ABSENT), _BOOLEAN))
+
+
+# KeyUsage ::= BIT STRING
+def read_key_usage(value: bytes) -> list[int] | None:
+    """Return the numbers of the bits that are set (RFC 5280, section 4.2.1.3); None if `value` is something else."""
+    contents = _contents(value, _first(value, 0, len(value)), _BIT_STRING)
+    if not contents:
+        return None
+    octets = contents[1:3].ljust(2, b"\0")  # The first octet of a bit string counts the unused bits of the last.
+    return [bit for bit in range(9) if octets[bit // 8] & 0x80 >> bit % 8]
+
+
+# ExtKeyUsageSyntax ::= SEQUENCE SIZE (1..MAX) OF KeyPurposeId
+# KeyPurposeId ::= OBJECT IDENTIFIER
+def read_key_purposes(value: bytes) -> list[bytes]:
+    """Return the object identifiers of the purposes (RFC 5280, section 4.2.1.12)."""
+    return [value[start:stop] for _, start, stop in _members(value)]
+
+
+# certificatePolicies ::= SEQUENCE SIZE (1..MAX) OF PolicyInformation
+#
+# PolicyInformation ::= SEQUENCE {
+#      policyIdentifier   CertPolicyId,
+#      policyQualifiers   SEQUENCE SIZE (1..MAX) OF PolicyQualifierInfo OPTIONAL }
+def read_policies(value: bytes) -> list[bytes]:
+    """Return the object identifiers of the policies (RFC 5280, section 4.2.1.4)."""
+    return [_contents(value, _first(value, start, stop), _OBJECT_IDENTIFIER) for _, start, stop in _members(value)]
+
+
+# AuthorityKeyIdentifier ::= SEQUENCE {
+#      keyIdentifier             [0] KeyIdentifier           OPTIONAL,
+#      authorityCertIssuer       [1] GeneralNames            OPTIONAL,
+#      authorityCertSerialNumber [2] CertificateSerialNumber OPTIONAL  }
+#
+# KeyIdentifier ::= OCTET STRING
+def read_authority_key_identifier(value: bytes) -> bytes:
+    """Return the key identifier (RFC 5280, section 4.2.1.1)."""
+    return _contents(value, next(_members(value), _ABSENT), _KEY_IDENTIFIER)
+
+
+# SubjectKeyIdentifier ::= KeyIdentifier
+def read_subject_key_identifier(value: bytes) -> bytes:
+    """Return the key identifier (RFC 5280, section 4.2.1.2)."""
+    return _contents(value, _first(value, 0, len(value)), _OCTET_STRING)
+
+
+# AuthorityInfoAccessSyntax  ::= SEQUENCE SIZE (1..MAX) OF AccessDescription
+#
+# AccessDescription  ::=  SEQUENCE {
+#      accessMethod          OBJECT IDENTIFIER,
+#      accessLocation        GeneralName  }
+def read_access_locations(value: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the general name under each access method (RFC 5280, section 4.2.2.1), as `read_general_names` does."""
+    for _, start, end in _members(value):
+        _, _, method_stop = _header(value, start, end)
+        tag, start, stop = _header(value, method_stop, end)
+        if stop <= end:
+            yield tag, value[start:stop]
+
+
+# GeneralNames ::= SEQUENCE SIZE (1..MAX) OF GeneralName
+#
+# GeneralName ::= CHOICE {
+#      otherName                       [0]     OtherName,
+#      rfc822Name                      [1]     IA5String,
+#      dNSName                         [2]     IA5String,
+#      x400Address                     [3]     ORAddress,
+#      directoryName                   [4]     Name,
+#      ediPartyName                    [5]     EDIPartyName,
+#      uniformResourceIdentifier       [6]     IA5String,
+#      iPAddress                       [7]     OCTET STRING,
+#      registeredID                    [8]     OBJECT IDENTIFIER }
+def read_general_names(value: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield identifier octet and contents of each general name (RFC 5280, section 4.2.1.6)."""
+    for tag, start, stop in _members(value):
+        yield tag, value[start:stop]
+
+
+def ia5_text(contents: bytes) -> str:
+    r"""Return the text of a general name.
+
+    Names beyond ASCII are met as UTF-8. What is not even that becomes U+FFFD, so that no name is lost.
+
+    Examples
+    --------
+    >>> ia5_text("bücher.example".encode()), ascii(ia5_text("bücher.example".encode("latin-1")))
+    ('bücher.example', "'b\\ufffdcher.example'")
+    """
+    return contents.decode("utf-8", "replace")
+
+
+def dotted(identifier: bytes) -> str:
+    """Return an object identifier as dotted decimals (X.690, section 8.19); "" if an arc takes more than 128 bits.
+
+    Examples
+    --------
+    >>> dotted(bytes.fromhex("67810c010201"))
+    '2.23.140.1.2.1'
+    """
+    arcs = []
+    arc = 0
+    for octet in identifier:
+        arc = arc << 7 | octet & 0x7F
+        if arc >> 128:
+            return ""
+        if octet < 0x80:
+            arcs.append(arc)
+            arc = 0
+    # The first two arcs are one number: 40 times the first, which is at most 2, plus the second.
+    roots = [min(arcs[0] // 40, 2), arcs[0] - 40 * min(arcs[0] // 40, 2)] if arcs else []
+    return ".".join(map(str, roots + arcs[1:]))
