@@ -125,6 +125,8 @@ class EmbeddedLog:
         What the log holds, by index.
     tree
         The Merkle tree over them.
+    issuers
+        DER of the certificates in all chains, by lowercase hex SHA-256.
     public_key
         DER of the ``SubjectPublicKeyInfo`` of the log's ECDSA P-256 key.
     """
@@ -148,12 +150,12 @@ class EmbeddedLog:
         self.page_size = page_size
         self.entries: list[LogEntry] = []
         self.tree = Tree()
+        self.issuers: dict[str, bytes] = {}
         self._random = Random(f"{name}/{seed}")
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.public_key = self._key.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
         )
-        self._issuers: dict[str, bytes] = {}
         self._index_by_leaf_hash: dict[bytes, int] = {}
 
     @property
@@ -165,9 +167,10 @@ class EmbeddedLog:
         """Issue `count` certificates and append them."""
         for index in range(len(self.entries), len(self.entries) + count):
             timestamp = self.start + index * self.interval + self._random.randrange(max(self.interval, 1))
-            self._append(issue(self._random, timestamp), timestamp)
+            self.append(issue(self._random, timestamp), timestamp)
 
-    def _append(self, issued: Issued, timestamp: int) -> None:
+    def append(self, issued: Issued, timestamp: int) -> None:
+        """Append one entry, `timestamp` in milliseconds since the Unix epoch."""
         # struct {
         #     uint64 timestamp;
         #     LogEntryType entry_type;
@@ -190,9 +193,13 @@ class EmbeddedLog:
         entry = LogEntry(entry_type, timestamp, issued.certificate, issued.chain, timestamped_entry)
         leaf_hash = hash_leaf(entry.leaf_input)
         self._index_by_leaf_hash[leaf_hash] = len(self.entries)
-        self._issuers.update((sha256(issuer).hexdigest(), issuer) for issuer in issued.chain)
+        self.issuers.update((sha256(issuer).hexdigest(), issuer) for issuer in issued.chain)
         self.tree.append(leaf_hash)
         self.entries.append(entry)
+
+    def read(self, start: int, end: int) -> Sequence[LogEntry]:
+        """Return the entries ``[start, end)`` as they are to be sent."""
+        return self.entries[start:end]
 
     def tree_head(self, tree_size: int) -> tuple[int, bytes]:
         """Return the timestamp and the signature of the tree head of a size.
@@ -236,7 +243,7 @@ class EmbeddedLog:
                 case "get-entry-and-proof":
                     index, tree_size = int(query["leaf_index"]), self._published(query["tree_size"])
                     path = _texts(self.tree.inclusion_proof(index, tree_size))
-                    return _json({**_wire(self.entries[index]), "audit_path": path})
+                    return _json({**_wire(*self.read(index, index + 1)), "audit_path": path})
         except (KeyError, ValueError) as error:
             return Response(400, f"bad request: {error}".encode())
         return NOT_FOUND
@@ -261,15 +268,15 @@ class EmbeddedLog:
         if not 0 <= start <= end or start >= self.tree_size:
             raise ValueError(f"no entries {start} to {end} in a tree of {self.tree_size}")
         stop = min(end + 1, start + self.page_size, self.tree_size)
-        return [_wire(entry) for entry in self.entries[start:stop]]
+        return [_wire(entry) for entry in self.read(start, stop)]
 
     def _respond_static_ct(self, path: str, headers: Mapping[str, str]) -> Response:
         # Static CT API, Monitoring APIs.
         kind, _, rest = path.partition("/")
         if path == "checkpoint":
             return Response(200, self.checkpoint())
-        if kind == "issuer" and rest in self._issuers:
-            return Response(200, self._issuers[rest], "application/pkix-cert")
+        if kind == "issuer" and rest in self.issuers:
+            return Response(200, self.issuers[rest], "application/pkix-cert")
         if kind != "tile" or not (tile := _TILE.fullmatch(rest)):
             return NOT_FOUND
         index = int(tile["path"].replace("x", "").replace("/", ""))
@@ -282,7 +289,7 @@ class EmbeddedLog:
         start = index * TILE_WIDTH
         if not 0 < width <= TILE_WIDTH or start + width > self.tree_size:
             return NOT_FOUND
-        body = b"".join(entry.tile_leaf for entry in self.entries[start : start + width])
+        body = b"".join(entry.tile_leaf for entry in self.read(start, start + width))
         if "gzip" not in headers.get("accept-encoding", ""):
             return Response(200, body, "application/octet-stream")
         return Response(200, gzip.compress(body, 1, mtime=0), "application/octet-stream", {"Content-Encoding": "gzip"})

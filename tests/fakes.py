@@ -1,0 +1,442 @@
+"""A CT log that misbehaves on request, and the one oracle that says whether a table is right."""
+
+import json
+import threading
+import time
+from base64 import b64decode
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import lru_cache
+from hashlib import sha1, sha256
+from typing import Any
+from urllib.parse import unquote
+
+import deltalake
+import duckdb
+import pyarrow as pa
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from ctkit.embedded import DEFAULT_START, PROTOCOLS, EmbeddedLog, LogEntry, Request, Response
+from ctkit.issuance import Issued
+from ctkit.schema import row_schema
+
+UNREADABLE = b"no certificate"
+
+
+class FakeLog(EmbeddedLog):
+    """An embedded log with knobs: plain attributes, off at first, to be turned at any time.
+
+    Parameters
+    ----------
+    size
+        Number of entries to begin with, spread over `days` (and what `grow` appends later goes on at that pace).
+    unreadable
+        Indices whose certificate is `UNREADABLE`: well framed and in the tree, but not to be parsed.
+
+    Attributes
+    ----------
+    requests : list of (path, query, headers)
+        Every request so far, in order of arrival; paths relative to the log's URL, header names in lower case.
+    page_size : int
+        get-entries returns no more than so many entries.
+    page_alignment : int
+        Answers of get-entries end at a multiple of this at the latest.
+    busy : list of int
+        Statuses of the next answers, such as ``[429, 503]``; each request uses one up.
+    always : int or None
+        Status of every answer from now on.
+    retry_after : str or None
+        ``Retry-After`` header of those answers: ``"1"``, ``"0.5"``, an HTTP date.
+    too_many : int or None
+        get-entries for more entries than this is answered with `too_many_status`.
+    too_many_status : int
+        413 at first.
+    broken_bodies : int
+        So many of the next answers with entries break off: the connection closes before ``Content-Length`` is reached.
+    cut_bodies : int
+        So many of the next answers with entries are only half of what they should be, and ``Content-Length`` says so.
+    shift : int
+        Entries are those that begin so many indices later than asked for.
+    empty_pages : int
+        So many of the next answers of get-entries carry no entry.
+    grow_by : int
+        Entries that are appended before each tree head is given.
+    lag : int
+        The log shows itself so many entries smaller than it is.
+    data_lag : int
+        Entries and tiles stay so many entries behind the tree head.
+    tip_status : int or None
+        Status for entries and tiles beyond the tree, instead of 400 (RFC 6962) and 404 (Static CT).
+    missing_partial_tiles : bool
+        Partial data tiles are not there.
+    missing_tiles : set of int
+        Indices of data tiles that are not there, neither full nor partial.
+    broken_leaves : set of int
+        Indices of entries that cannot be framed: a length in them points far beyond the end.
+    issuer_status : dict of str to int
+        Status by fingerprint (lowercase hex) for issuers that cannot be had.
+    wrong_issuers : set of str
+        Fingerprints of issuers whose bytes are others.
+    down : bool
+        Connections are dropped without an answer.
+    latency : float
+        Seconds before each answer.
+    """
+
+    def __init__(
+        self,
+        name: str = "Fake 2026h1",
+        size: int = 600,
+        *,
+        protocols: Sequence[str] = PROTOCOLS,
+        seed: int = 0,
+        start: datetime = DEFAULT_START,
+        days: float = 3,
+        page_size: int = 256,
+        unreadable: Collection[int] = (),
+    ) -> None:
+        interval = int(days * 86_400_000) // max(size, 1)
+        super().__init__(name, protocols=protocols, seed=seed, start=start, interval=interval, page_size=page_size)
+        self.unreadable = frozenset(unreadable)
+        self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
+        self.page_alignment = 1
+        self.busy: list[int] = []
+        self.always: int | None = None
+        self.retry_after: str | None = None
+        self.too_many: int | None = None
+        self.too_many_status = 413
+        self.broken_bodies = 0
+        self.cut_bodies = 0
+        self.shift = 0
+        self.empty_pages = 0
+        self.grow_by = 0
+        self.lag = 0
+        self.data_lag = 0
+        self.tip_status: int | None = None
+        self.missing_partial_tiles = False
+        self.missing_tiles: set[int] = set()
+        self.broken_leaves: set[int] = set()
+        self.issuer_status: dict[str, int] = {}
+        self.wrong_issuers: set[str] = set()
+        self.down = False
+        self.latency = 0.0
+        self._lock = threading.Lock()
+        self.grow(size)
+
+    @property
+    def tree_size(self) -> int:
+        """Number of entries that the log admits to have."""
+        return max(0, len(self.entries) - self.lag)
+
+    def paths(self, prefix: str = "") -> list[str]:
+        """Return the paths of all requests so far that begin with `prefix`, without their queries."""
+        return [path for path, _, _ in self.requests if path.startswith(prefix)]
+
+    def append(self, issued: Issued, timestamp: int) -> None:
+        """Append one entry, spoiled if it is to be."""
+        if len(self.entries) in self.unreadable:
+            issued = replace(issued, certificate=UNREADABLE, tbs=None if issued.tbs is None else UNREADABLE)
+        super().append(issued, timestamp)
+
+    def read(self, start: int, end: int) -> Sequence[LogEntry]:
+        """Return entries as they are to be sent."""
+        entries = super().read(start + self.shift, end + self.shift)
+        if not self.broken_leaves:
+            return entries
+        return [
+            _broken(entry) if index in self.broken_leaves else entry
+            for index, entry in enumerate(entries, start + self.shift)
+        ]
+
+    def respond(self, request: Request) -> Response:
+        """Answer one GET request as the knobs are turned."""
+        with self._lock:
+            self.requests.append((request.path, dict(request.query), dict(request.headers)))
+        if self.latency:
+            time.sleep(self.latency)
+        with self._lock:
+            if self.down:
+                raise ConnectionAbortedError("the log is down")
+            status = self.always or (self.busy.pop(0) if self.busy else None)
+            if status is not None:
+                headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
+                return Response(status, b"come back later", headers=headers)
+            return self._respond(request)
+
+    def _respond(self, request: Request) -> Response:
+        kind, _, rest = request.path.partition("/")
+        if request.path == "ct/v1/get-entries":
+            return self._damaged(self._respond_page(request))
+        if request.path.startswith("tile/data/"):
+            return self._damaged(self._respond_data_tile(request))
+        if kind == "issuer":
+            if rest in self.issuer_status:
+                return Response(self.issuer_status[rest], b"no issuer")
+            if rest in self.wrong_issuers:
+                return Response(200, self.issuers[rest][:-1] + b"\x00", "application/pkix-cert")
+        if request.path in ("ct/v1/get-sth", "checkpoint"):
+            self.grow(self.grow_by)
+        return super().respond(request)
+
+    def _respond_page(self, request: Request) -> Response:
+        start, end = int(request.query["start"]), int(request.query["end"]) + 1
+        if self.too_many is not None and end - start > self.too_many:
+            return Response(self.too_many_status, b"too many entries")
+        if self.empty_pages:
+            self.empty_pages -= 1
+            return Response(200, b'{"entries":[]}', "application/json")
+        if start >= self.tree_size - self.data_lag:
+            return Response(self.tip_status or 400, b"not there yet")
+        page_end = (start // self.page_alignment + 1) * self.page_alignment if self.page_alignment > 1 else end
+        end = min(end, page_end, self.tree_size - self.data_lag)
+        return super().respond(replace(request, query={"start": str(start), "end": str(end - 1)}))
+
+    def _respond_data_tile(self, request: Request) -> Response:
+        path, partial, width = request.path.removeprefix("tile/data/").partition(".p/")
+        tile = int(path.replace("x", "").replace("/", ""))
+        if tile * 256 + int(width or 256) > self.tree_size - self.data_lag:
+            return Response(self.tip_status or 404, b"not there yet")
+        if tile in self.missing_tiles or (partial and self.missing_partial_tiles):
+            return Response(404, b"gone")
+        return super().respond(request)
+
+    def _damaged(self, response: Response) -> Response:
+        half = response.body[: len(response.body) // 2]
+        if response.status == 200 and self.broken_bodies:
+            self.broken_bodies -= 1
+            lies = {"Content-Length": str(len(response.body)), "Connection": "close"}
+            return replace(response, body=half, headers={**response.headers, **lies})
+        if response.status == 200 and self.cut_bodies:
+            self.cut_bodies -= 1
+            return replace(response, body=half)
+        return response
+
+
+def _broken(entry: LogEntry) -> LogEntry:
+    # The length of the certificate, or of the TBSCertificate behind the 32 bytes of issuer_key_hash.
+    at = 10 if entry.entry_type == 0 else 42
+    leaf = entry.timestamped_entry
+    return replace(entry, timestamped_entry=leaf[:at] + b"\xff\xff\xff" + leaf[at + 3 :])
+
+
+def check_table(
+    table: deltalake.DeltaTable,
+    logs: Mapping[str, EmbeddedLog],
+    within: Mapping[str, tuple[int, int] | Iterable[Any]],
+    *,
+    source_names: Mapping[str, str] | None = None,
+    missing_issuers: Collection[str] = (),
+    seen: bool = True,
+) -> None:
+    """Fail unless the table holds each entry of `within` exactly once, right in all 20 columns, and nothing else.
+
+    What a row must be is computed with `cryptography`, not with ctkit's own parser.
+
+    Parameters
+    ----------
+    table
+        Opened at the version to check.
+    logs
+        The logs by the ``source_url`` of their rows.
+    within
+        What must be there, by ``source_url``: ``(start, end)``, or any number of such pairs or `IndexRange`.
+    source_names
+        ``source_name`` by ``source_url``; the log's own name where it is not given.
+    missing_issuers
+        Fingerprints (lowercase hex) of issuers that are left out of ``chain``.
+    seen
+        False if ``seen`` is not the entry's own timestamp; it is then only compared with the partition.
+    """
+    _check_schema(table)
+    rows = _rows(table)
+    wanted = {(url, index) for url, ranges in within.items() for index in _indices(ranges)}
+    found = [(row["source_url"], row["cert_index"]) for row in rows]
+    assert len(found) == len(set(found)), f"rows more than once: {sorted(_repeated(found))[:10]}"
+    assert not wanted - set(found), f"rows that are missing: {sorted(wanted - set(found))[:10]}"
+    assert not set(found) - wanted, f"rows that should not be there: {sorted(set(found) - wanted)[:10]}"
+    for row in rows:
+        url, index = row["source_url"], row["cert_index"]
+        log = logs[url]
+        entry = log.entries[index]
+        microseconds = entry.timestamp * 1000 if seen else row["seen"]
+        expected = {
+            "cert_index": index,
+            "update_type": "PrecertLogEntry" if entry.entry_type else "X509LogEntry",
+            "seen": microseconds,
+            "seen_date": f"{datetime.fromtimestamp(microseconds // 1_000_000, UTC):%Y-%m-%d}",
+            "source_name": (source_names or {}).get(url, log.name),
+            "source_url": url,
+            "cert_link": _cert_link(log, url, index, row["cert_link"]),
+            **_certificate_fields(entry.certificate),
+            "chain": _chain(entry.chain, frozenset(missing_issuers)),
+        }
+        assert row == expected, f"row {index} of {url}"
+
+
+def _check_schema(table: deltalake.DeltaTable) -> None:
+    schema = pa.schema(table.schema().to_arrow())
+    assert schema in (row_schema("binary"), row_schema("string"))
+    assert table.metadata().partition_columns == ["seen_date"]
+
+
+def _rows(table: deltalake.DeltaTable) -> list[dict[str, Any]]:
+    """Return all rows; ``seen`` in microseconds, ``as_der`` in bytes, ``seen_date`` as the file's folder says."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    for path, date in zip(actions["path"].to_pylist(), actions["partition.seen_date"].to_pylist(), strict=True):
+        assert path.startswith(f"seen_date={date}/"), f"{path} is recorded under {date}"
+    if not actions.num_rows:
+        return []
+    with duckdb.connect() as connection:
+        columns = row_schema().names
+        selected = ", ".join("epoch_us(seen) AS seen" if name == "seen" else name for name in columns)
+        rows = connection.execute(
+            f"SELECT {selected} FROM read_parquet($files, hive_partitioning = true, union_by_name = true,"
+            " hive_types = {'seen_date': VARCHAR})",
+            {"files": [unquote(uri.removeprefix("file://")) for uri in table.file_uris()]},
+        ).fetchall()
+    dicts = [dict(zip(columns, row, strict=True)) for row in rows]
+    if row_schema("string").field("as_der").type == pa.schema(table.schema().to_arrow()).field("as_der").type:
+        for row in dicts:
+            row["as_der"] = b64decode(row["as_der"], validate=True)
+    return dicts
+
+
+def _indices(ranges: Any) -> Iterable[int]:
+    pairs = [ranges] if isinstance(ranges, tuple) and ranges and isinstance(ranges[0], int) else ranges
+    for pair in pairs:
+        start, end = pair if isinstance(pair, tuple) else (pair.start, pair.end)
+        yield from range(start, end)
+
+
+def _repeated(keys: list[tuple[str, int]]) -> set[tuple[str, int]]:
+    once: set[tuple[str, int]] = set()
+    return {key for key in keys if key in once or once.add(key)}
+
+
+def _cert_link(log: EmbeddedLog, url: str, index: int, found: str) -> str:
+    tile = index // 256
+    path = f"{tile % 1000:03}"
+    while tile := tile // 1000:
+        path = f"x{tile % 1000:03}/{path}"
+    links = {
+        "rfc6962": f"{url}/ct/v1/get-entries?start={index}&end={index}",
+        "static-ct": f"{url}/tile/data/{path}",
+    }
+    # A log that speaks both protocols may have been read by either.
+    allowed = [links[protocol] for protocol in log.protocols]
+    return found if found in allowed else allowed[0]
+
+
+@lru_cache(maxsize=100_000)
+def _certificate_fields(der: bytes) -> dict[str, Any]:
+    fingerprint = _hex(sha1(der).digest())
+    fields = {
+        "serial_number": "",
+        "fingerprint": fingerprint,
+        "sha256": _hex(sha256(der).digest()),
+        "sha1": fingerprint,
+        "not_before": 0,
+        "not_after": 0,
+        "is_ca": False,
+        "signature_algorithm": "",
+        "subject_aggregated": "",
+        "issuer_aggregated": "",
+        "all_domains": [],
+        "as_der": der,
+    }
+    if der == UNREADABLE:
+        return fields
+    certificate = x509.load_der_x509_certificate(der)
+    extensions = {type(extension.value): extension.value for extension in certificate.extensions}
+    names = extensions.get(x509.SubjectAlternativeName, x509.SubjectAlternativeName([]))
+    subject, is_ca = _name(certificate.subject), _is_ca(extensions)
+    common_names = [subject["CN"]] if subject.get("CN") and not is_ca else []
+    return fields | {
+        "serial_number": certificate.serial_number.to_bytes(certificate.serial_number.bit_length() + 7 >> 3 or 1)
+        .hex()
+        .upper(),
+        "not_before": int(certificate.not_valid_before_utc.timestamp()),
+        "not_after": int(certificate.not_valid_after_utc.timestamp()),
+        "is_ca": is_ca,
+        "signature_algorithm": _ALGORITHMS[certificate.signature_algorithm_oid.dotted_string],
+        "subject_aggregated": subject["aggregated"],
+        "issuer_aggregated": _name(certificate.issuer)["aggregated"],
+        "all_domains": list(dict.fromkeys(common_names + names.get_values_for_type(x509.DNSName))),
+    }
+
+
+_ALGORITHMS = {"1.2.840.10045.4.3.2": "ecdsa, sha256", "1.2.840.113549.1.1.11": "sha256, rsa"}
+_NAME_PARTS = {
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.COMMON_NAME: "CN",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+}
+_KEY_USAGES = {
+    "digital_signature": "Digital Signature",
+    "content_commitment": "Content Commitment",
+    "key_encipherment": "Key Encipherment",
+    "data_encipherment": "Data Encipherment",
+    "key_agreement": "Key Agreement",
+    "key_cert_sign": "Certificate Signing",
+    "crl_sign": "CRL Signing",
+}
+_EXTENDED_KEY_USAGES = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
+
+
+def _hex(data: bytes) -> str:
+    return data.hex(":").upper()
+
+
+def _name(name: x509.Name) -> dict[str, str]:
+    found = {_NAME_PARTS[attribute.oid]: str(attribute.value) for attribute in name}
+    parts = {part: found[part] for part in _NAME_PARTS.values() if part in found}
+    return parts | {"aggregated": "".join(f"/{part}={text}" for part, text in parts.items())}
+
+
+def _is_ca(extensions: Mapping[type, Any]) -> bool:
+    return x509.BasicConstraints in extensions and extensions[x509.BasicConstraints].ca
+
+
+def _chain(chain: tuple[bytes, ...], missing: frozenset[str]) -> list[str]:
+    return [_chain_json(der) for der in chain if sha256(der).hexdigest() not in missing]
+
+
+@lru_cache(maxsize=1000)
+def _chain_json(der: bytes) -> str:
+    certificate = x509.load_der_x509_certificate(der)
+    extensions = {type(extension.value): extension.value for extension in certificate.extensions}
+    texts = {}
+    if access := extensions.get(x509.AuthorityInformationAccess):
+        texts["authorityInfoAccess"] = ", ".join(f"URI:{method.access_location.value}" for method in access)
+    if authority := extensions.get(x509.AuthorityKeyIdentifier):
+        texts["authorityKeyIdentifier"] = f"keyid:{authority.key_identifier.hex(':')}"
+    if constraints := extensions.get(x509.BasicConstraints):
+        texts["basicConstraints"] = f"CA:{str(constraints.ca).upper()}"
+    if policies := extensions.get(x509.CertificatePolicies):
+        texts["certificatePolicies"] = "".join(f"Policy: {p.policy_identifier.dotted_string}\n" for p in policies)
+    if purposes := extensions.get(x509.ExtendedKeyUsage):
+        texts["extendedKeyUsage"] = ", ".join(text for oid, text in _EXTENDED_KEY_USAGES.items() if oid in purposes)
+    if usage := extensions.get(x509.KeyUsage):
+        texts["keyUsage"] = ", ".join(text for attribute, text in _KEY_USAGES.items() if getattr(usage, attribute))
+    if subject_key := extensions.get(x509.SubjectKeyIdentifier):
+        texts["subjectKeyIdentifier"] = f"keyid:{subject_key.digest.hex(':')}"
+    fields = _certificate_fields(der)
+    answer = {
+        "subject": _name(certificate.subject),
+        "issuer": _name(certificate.issuer),
+        "serial_number": fields["serial_number"],
+        "not_before": fields["not_before"],
+        "not_after": fields["not_after"],
+        "fingerprint": fields["fingerprint"],
+        "sha1": fields["sha1"],
+        "sha256": fields["sha256"],
+        "signature_algorithm": fields["signature_algorithm"],
+        "is_ca": fields["is_ca"],
+        "extensions": texts,
+    }
+    return json.dumps(answer, separators=(",", ":"), ensure_ascii=False)
