@@ -11,14 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import LogProtocolError
+from ctkit.merkle import TILE_WIDTH
 from ctkit.ranges import Int64s
 
 X509_ENTRY = 0
 PRECERT_ENTRY = 1
 """``LogEntryType`` of RFC 6962, section 3.1."""
 
-TILE_WIDTH = 256
-"""Entries in a full tile (Static CT API, "Merkle Tree")."""
+REPORT = "report this to the log's operator"
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,9 +136,9 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     try:
         entries = json.loads(data)["entries"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise LogProtocolError(url, f"the answer of get-entries is no JSON object with entries; {_REPORT}") from error
+        raise LogProtocolError(url, f"the answer of get-entries is no JSON object with entries; {REPORT}") from error
     if not isinstance(entries, list):
-        raise LogProtocolError(url, f'"entries" in the answer of get-entries is no list; {_REPORT}')
+        raise LogProtocolError(url, f'"entries" in the answer of get-entries is no list; {REPORT}')
     columns = _Columns()
     parts: list[bytes] = []
     size = lost = 0
@@ -163,7 +163,7 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
             size += len(pre_certificate)
         columns.append(leaf, leaf_span, certificate, chain)
     if reason:
-        raise LogProtocolError(url, f"entry {start}: {reason}; {_REPORT}", start=start, end=start + lost)
+        raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
     return columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions))
 
 
@@ -213,16 +213,13 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         except _MalformedError as malformed:
             if index > start:
                 break
-            message = f"entry {index} in its data tile: {malformed}; {_REPORT}"
+            message = f"entry {index} in its data tile: {malformed}; {REPORT}"
             raise LogProtocolError(url, message, start=start, end=first + TILE_WIDTH) from malformed
         if index >= start:
             chain = [data[i : i + 32] for i in range(chain_start, chain_end, 32)]
             columns.append(leaf, (at, leaf.end), certificate, chain)
         at = chain_end
     return columns.block(start, data, issuers=()), tuple(columns.chain_positions)
-
-
-_REPORT = "report this to the log's operator"
 
 
 class _MalformedError(ValueError):

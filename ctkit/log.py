@@ -1,12 +1,26 @@
 """Open a log by its URL, or many by a log list."""
 
-from typing import Protocol
+import base64
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Protocol, get_args
 
 import pyarrow as pa
+import pydantic
 
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import EntryBlock
+from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.ranges import Int64s
+from ctkit.rfc6962 import Rfc6962Log
+from ctkit.schema import canonical_url
+from ctkit.static_ct import StaticCtLog
+
+LogProtocol = Literal["rfc6962", "static-ct"]
+"""The two ways to read a log, as spelled in parameters."""
+
+_LIST_LIMIT = 64 << 20
 
 
 class Log(Protocol):
@@ -43,8 +57,181 @@ class Log(Protocol):
         LogUnavailableError
             After all retries; also when the log does not have index `start` yet.
         LogProtocolError
-            The answer cannot be read from `start` on; the error's ``[start, end)`` says which indices that costs.
+            The answer cannot be read from `start` on; the error's ``[start, end)`` says which indices that costs. It
+            names none if what came was not the log's answer at all.
         """
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the URL of each index, as stored in ``cert_link``."""
+
+
+def open_log(
+    url: str,
+    *,
+    user_agent: str,
+    protocol: Literal["auto", "rfc6962", "static-ct"] = "auto",
+    name: str | None = None,
+    patience: Patience = DEFAULT_PATIENCE,
+) -> Rfc6962Log | StaticCtLog:
+    """Open a log for reading.
+
+    Parameters
+    ----------
+    url
+        The log's URL; the monitoring prefix of a Static CT log.
+    user_agent
+        Who asks: must hold a mail address or a URL where the log's operator can reach you.
+    protocol
+        ``"auto"`` asks the log: for a checkpoint first, because tiles are the cheaper way to read a log that speaks
+        both, then for a signed tree head. The others ask nothing.
+    name
+        What to store as ``source_name``.
+    patience
+        When the log counts as unavailable.
+
+    Returns
+    -------
+    Rfc6962Log or StaticCtLog
+        A `Log`; also a context manager that closes its connections.
+
+    Raises
+    ------
+    ParameterError
+        `user_agent` holds no contact, or `protocol` or `url` is none.
+    LogUnavailableError
+        ``"auto"``, and the log gives neither tree head.
+    """
+    logs: dict[str, type[Rfc6962Log | StaticCtLog]] = {"static-ct": StaticCtLog, "rfc6962": Rfc6962Log}
+    if protocol in logs:
+        return logs[protocol](url, user_agent=user_agent, name=name, patience=patience)
+    if protocol != "auto":
+        raise ParameterError(f"protocol is {protocol!r}: give one of auto, {', '.join(get_args(LogProtocol))}")
+    reasons = []
+    for log_class in logs.values():
+        # An address that does not know a protocol may answer anything: do not insist.
+        with log_class(url, user_agent=user_agent, patience=replace(patience, tries=min(patience.tries, 2))) as log:
+            try:
+                log.get_checkpoint()
+            except LogError as error:
+                reasons.append(error.message)
+            else:
+                return log_class(url, user_agent=user_agent, name=name, patience=patience)
+    message = f"gives no tree head of either protocol; check the URL, or run again later: {' | '.join(reasons)}"
+    raise LogUnavailableError(canonical_url(url), message)
+
+
+@dataclass(frozen=True, slots=True)
+class LogDescription:
+    """What a log list says about one log.
+
+    Attributes
+    ----------
+    name
+        The log's description; its URL if the list gives none.
+    url
+        Canonical form; of a Static CT log, its monitoring prefix.
+    protocol
+        ``"rfc6962"`` or ``"static-ct"``.
+    state
+        Such as ``"usable"``, ``"readonly"``; None if the list gives none.
+    key
+        DER of the log's ``SubjectPublicKeyInfo``.
+    """
+
+    name: str
+    url: str
+    protocol: LogProtocol
+    state: str | None
+    key: bytes
+
+
+def read_log_list(
+    source: str | Path, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE
+) -> list[LogDescription]:
+    """Read a log list in version 3 of the format of Google's list, which Apple's has as well.
+
+    Parameters
+    ----------
+    source
+        Path, or ``http(s)://`` URL.
+    user_agent
+        Who asks, with a contact; used for a URL only.
+    patience
+        When a URL counts as unavailable.
+
+    Returns
+    -------
+    list of LogDescription
+        In the order of the list, without logs whose state is ``retired`` or ``rejected``.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, is no log list, or names no log that is left.
+    LogUnavailableError
+        The URL cannot be had.
+    """
+    source = str(source)
+    if source.startswith(("http://", "https://")):
+        client = Client(source, user_agent=user_agent, patience=patience)
+        try:
+            text = client.get("", bytes, limit=_LIST_LIMIT)
+        finally:
+            client.close()
+    else:
+        try:
+            text = Path(source).read_bytes()
+        except OSError as error:
+            raise ParameterError(f"log list {source} cannot be read ({error.strerror}): name another file") from error
+    try:
+        operators = _LogList.model_validate_json(text).operators
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ParameterError(f"log list {source} is not of version 3: {where}: {first['msg']}; name another") from error
+    described = [log.describe() for operator in operators for log in (*operator.logs, *operator.tiled_logs)]
+    logs = [log for log in described if log.state not in ("retired", "rejected")]
+    if not logs:
+        raise ParameterError(f"log list {source} names {len(described)} logs, none of them in use: name another")
+    return logs
+
+
+# {"operators": [{"logs":       [{"description", "key", "url",            "state": {"usable": ...}}, ...],
+#                 "tiled_logs": [{"description", "key", "monitoring_url", "state": {"usable": ...}}, ...]}, ...]}
+# A log of either kind may lack its description and its state.
+
+
+def _decode_key(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("is no base64 text")
+    return base64.b64decode(text, validate=True)
+
+
+class _ListedLog(pydantic.BaseModel):
+    url: str
+    key: Annotated[bytes, pydantic.BeforeValidator(_decode_key)]
+    description: str | None = None
+    state: dict[str, object] | None = None
+
+    def describe(self) -> LogDescription:
+        return self._describe("rfc6962")
+
+    def _describe(self, protocol: LogProtocol) -> LogDescription:
+        url = canonical_url(self.url)
+        return LogDescription(self.description or url, url, protocol, next(iter(self.state or ()), None), self.key)
+
+
+class _TiledLog(_ListedLog):
+    url: str = pydantic.Field(alias="monitoring_url")
+
+    def describe(self) -> LogDescription:
+        return self._describe("static-ct")
+
+
+class _Operator(pydantic.BaseModel):
+    logs: list[_ListedLog] = []
+    tiled_logs: list[_TiledLog] = []
+
+
+class _LogList(pydantic.BaseModel):
+    operators: list[_Operator]

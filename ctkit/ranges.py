@@ -85,6 +85,21 @@ class RangeSet:
         """The number of indices in all ranges together."""
         return int((self.ends - self.starts).sum())
 
+    def between(self, start: int, end: int) -> Self:
+        """Return the part of the set that lies in ``[start, end)``.
+
+        Examples
+        --------
+        >>> list(RangeSet.of((5, 7), (9, 12)).between(6, 10))
+        [IndexRange(start=6, end=7), IndexRange(start=9, end=10)]
+        """
+        near = slice(
+            int(np.searchsorted(self.ends, start, side="right")), int(np.searchsorted(self.starts, end, side="left"))
+        )
+        starts, ends = np.maximum(self.starts[near], start), np.minimum(self.ends[near], end)
+        kept = starts < ends
+        return type(self)(starts[kept], ends[kept])
+
     def contains(self, index: Int64s) -> NDArray[np.bool_]:
         """Tell for each index whether it lies in one of the ranges.
 
