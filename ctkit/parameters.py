@@ -1,0 +1,261 @@
+"""One set of parameters for a notebook, papermill, the command line and a scheduler.
+
+Relative paths are relative to the working directory of whoever asks, because papermill hands a notebook bare values
+and not the file that they came from. Only what the live server's own ``config.yaml`` says is relative to that file's
+folder, where the server is usually started.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from ctkit.errors import ParameterError
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+Index = Annotated[int, Field(ge=0)]
+
+
+def _as_path(value: object) -> object:
+    return value.removeprefix("file://") if isinstance(value, str) else value
+
+
+FilePath = Annotated[Text, BeforeValidator(_as_path)]
+
+
+class LogParameter(BaseModel):
+    """One log, as the parameter `logs` names it.
+
+    Attributes
+    ----------
+    url
+        With or without ``https://`` and trailing slash. For a Static CT log the monitoring prefix.
+    name
+        Stored as ``source_name``; None to use what the table already has for this URL.
+    protocol
+        ``auto`` asks the log.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    url: Annotated[Text, StringConstraints(pattern=r"^(https?://)?[^:/\s]+(:\d+)?(/\S*)?$")]
+    name: Text | None = None
+    protocol: Literal["auto", "rfc6962", "static-ct"] = "auto"
+
+
+class Parameters(BaseModel):
+    """What to do: which tables, which logs, which indices.
+
+    None means "not given" for every key. What is needed depends on the verb, and is asked for there.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    main_path: Text | None = Field(None, description="the main table: a folder, bare or as file://")
+    staging_path: Text | None = Field(None, description="the staging table; not given: backfill writes to main")
+    state_file: FilePath | None = Field(None, description="the live server's state file, for the ceilings")
+    logs: Annotated[tuple[LogParameter, ...], Field(strict=False)] | None = Field(
+        None, description="logs to read: a list of {name, url, protocol}"
+    )
+    log_list: FilePath | None = Field(None, description="log list of format v3, as file or URL; joined to logs")
+    log_filter: Text | None = Field(None, description="keep logs with this in their name or URL, in any case")
+    from_index: Index | None = Field(None, description="first index wanted of every log; not given: catch-up")
+    to_index: Index | None = Field(None, description="index to stop before; never above the ceiling")
+    ceiling: Literal["state", "log"] = Field("state", description="what bounds a log: state file, or its checkpoint")
+    internal_only: bool = Field(False, description="leave what lies after a log's last row to the live server")
+    seen: Literal["log", "fetched"] = Field("log", description="column seen: the entry's timestamp, or time of fetch")
+    user_agent: Text | None = Field(None, description="how to introduce yourself to logs, with a contact")
+    server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
+
+    @model_validator(mode="after")
+    def _check_stretch(self) -> Self:
+        if self.from_index is not None and self.to_index is not None and self.from_index >= self.to_index:
+            raise ValueError(f"from_index {self.from_index} is not below to_index {self.to_index}")
+        return self
+
+    @classmethod
+    def of(cls, namespace: Mapping[str, object]) -> Self:
+        """Return the parameters that `namespace` holds under their names: ``Parameters.of(globals())`` in a notebook.
+
+        Raises
+        ------
+        ParameterError
+            A value is of the wrong kind; the message names it.
+        """
+        return cls._from(("notebook", {key: namespace[key] for key in cls.model_fields if key in namespace}))
+
+    @classmethod
+    def _from(cls, *layers: tuple[str, Mapping[str, object]]) -> Self:
+        """Return what the layers say, each called by its origin; the first that gives a key counts."""
+        given = cls._validate(*layers)
+        if given.server_config is None:
+            return given
+        server = read_server_config(given.server_config)
+        if given.logs is not None or given.log_list is not None:
+            # Which logs is one question: the server's list must not widen the answer that somebody gave.
+            del server["logs"], server["log_list"]
+        return cls._validate(*layers, (given.server_config, server))
+
+    @classmethod
+    def _validate(cls, *layers: tuple[str, Mapping[str, object]]) -> Self:
+        values: dict[str, object] = {}
+        origins: dict[str, str] = {}
+        for origin, layer in layers:
+            new = {key: value for key, value in layer.items() if value is not None and key not in values}
+            values |= new
+            origins |= dict.fromkeys(new, origin)
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ParameterError("\n".join(_describe(problem, origins) for problem in error.errors())) from None
+
+    def need(self, key: str) -> str:
+        """Return the text under `key`.
+
+        Raises
+        ------
+        ParameterError
+            It was not given.
+        """
+        value = getattr(self, key)
+        if value is None:
+            about = type(self).model_fields[key].description
+            raise ParameterError(
+                f"{key} is missing ({about}); give it in the parameter file, in the notebook or as a flag"
+            )
+        return str(value)
+
+
+def read_parameters(file: str | Path | None = None, **overrides: object) -> Parameters:
+    """Return the parameters in a YAML file, with `overrides` in place of what it says.
+
+    Parameters
+    ----------
+    file
+        A YAML mapping, as papermill's ``-f`` takes it; None for `overrides` alone.
+    **overrides
+        By key; None leaves the file's value.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, or a key is unknown, or a value is of the wrong kind; the message names each.
+
+    Examples
+    --------
+    >>> read_parameters(main_path="data/main", from_index=0).main_path
+    'data/main'
+    >>> read_parameters(form_index=0)
+    Traceback (most recent call last):
+    ctkit.errors.ParameterError: argument: form_index: unknown key; did you mean from_index?
+    """
+    layers: list[tuple[str, Mapping[str, object]]] = [("argument", overrides)]
+    if file is not None:
+        layers.append((str(file), read_yaml(file)))
+    return Parameters._from(*layers)
+
+
+def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
+    if not problem["loc"]:
+        return f"{problem['msg'].removeprefix('Value error, ')}; correct one of them"
+    key, *inner = problem["loc"]
+    place = ".".join(map(str, [key, *inner]))
+    origin = origins.get(str(key), "parameters")
+    if problem["type"] == "extra_forbidden":
+        known = list((LogParameter if inner else Parameters).model_fields)
+        close = difflib.get_close_matches(str((inner or [key])[-1]), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        return f"{origin}: {place}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{origin}: {place}: missing; add it"
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{origin}: {place}: {message.replace('input should', 'it should')}, but is {problem['input']!r}"
+
+
+class Loader(yaml.SafeLoader):
+    """YAML in which a key given twice is an error, and a date stays the text that it is, as in papermill."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Return the mapping; refuse a key that is given twice."""
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
+def read_yaml(file: str | Path) -> dict[str, object]:
+    """Return the mapping in a YAML file; an empty file is an empty mapping.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, is no YAML, gives a key twice, or is no mapping with text keys.
+    """
+    path = Path(str(file).removeprefix("file://"))
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (OSError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path} cannot be read ({error}); name a parameter file") from error
+    except yaml.YAMLError as error:
+        raise ParameterError(f"{path} is no YAML; correct it: {error}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise ParameterError(f"{path} is no list of 'key: value' lines; correct it")
+    return values
+
+
+def read_server_config(file: str | Path) -> dict[str, object]:
+    """Return what the live server's ``config.yaml`` and its environment overrides say, as parameters.
+
+    ``delta_sink.table_path`` is `main_path`, ``ct_log.state_file`` `state_file`, ``ct_logs_url`` `log_list`, and
+    ``custom_logs`` (RFC 6962) and ``static_logs`` (Static CT) are `logs`. The server's built-in defaults are not
+    assumed: what neither the file nor the environment says is not given. Other keys are the server's business.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, or a section that is used has another shape than the server's.
+    """
+    path = Path(str(file).removeprefix("file://"))
+    config = read_yaml(path)
+
+    def section(name: str, kind: type) -> Any:
+        value = config.get(name)
+        if value is not None and not isinstance(value, kind):
+            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {value!r}")
+        return kind() if value is None else value
+
+    def beside(value: object) -> object:
+        if not isinstance(value, str) or not value:
+            return value or None
+        bare = value.removeprefix("file://")
+        return value if "://" in bare else str(path.parent / bare)
+
+    logs = []
+    for name, protocol in [("custom_logs", "rfc6962"), ("static_logs", "static-ct")]:
+        for log in section(name, list):
+            if not isinstance(log, dict):
+                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {log!r}")
+            logs.append({"name": log.get("name"), "url": log.get("url"), "protocol": protocol})
+    environment = os.environ.get
+    return {
+        "main_path": environment("CERTSTREAM_DELTA_SINK_TABLE_PATH")
+        or beside(section("delta_sink", dict).get("table_path")),
+        "state_file": environment("CERTSTREAM_CT_LOG_STATE_FILE") or beside(section("ct_log", dict).get("state_file")),
+        "log_list": environment("CERTSTREAM_CT_LOGS_URL") or config.get("ct_logs_url") or None,
+        "logs": logs or None,
+    }

@@ -1,0 +1,134 @@
+"""Ceilings: up to which index each log may be asked, from the live server's state file or from the log itself."""
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from ctkit.errors import LogError, ParameterError
+from ctkit.http import stopping
+from ctkit.schema import canonical_url
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 16
+"""How many logs are asked at the same time; a list names about a hundred."""
+
+
+def read_state(path: str | Path) -> dict[str, int]:
+    """Return ``current_index`` of each log in a state file of the live server.
+
+    ``current_index`` is the next index that the server will fetch: an exclusive ceiling. Reading is lenient where
+    the server is strict: a trailing slash, a missing ``version`` and missing other fields do no harm, and an entry
+    that cannot be used is skipped with a warning. Of two entries for one log the lower ceiling counts.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, or is no JSON object with an object ``logs``.
+    """
+    try:
+        state = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ParameterError(
+            f"state_file {path} cannot be read ({error}); name the live server's state file"
+        ) from error
+    logs = state.get("logs") if isinstance(state, dict) else None
+    if not isinstance(logs, dict):
+        raise ParameterError(f'state_file {path} holds no object "logs"; name the live server\'s state file')
+    ceilings: dict[str, int] = {}
+    for url, entry in logs.items():
+        index = entry.get("current_index") if isinstance(entry, dict) else None
+        if type(index) is not int or index < 0:  # type(): True is an int to isinstance
+            logger.warning("state file entry has no usable current_index, skipping path=%s url=%s", path, url)
+            continue
+        known = ceilings.setdefault(canonical_url(url), index)
+        ceilings[canonical_url(url)] = min(known, index)
+    return ceilings
+
+
+def write_state(path: str | Path, ceilings: Mapping[str, int]) -> None:
+    """Write a state file in the strict form that the live server reads, all or nothing.
+
+    Parameters
+    ----------
+    path
+        Replaced if it exists; a reader sees the old file or the new one.
+    ceilings
+        ``current_index`` by the log's URL; it is written as ``tree_size`` too.
+    """
+    now = int(time.time())
+    logs = {
+        canonical_url(url): {"current_index": index, "tree_size": index, "last_success": now}
+        for url, index in ceilings.items()
+    }
+    partial = Path(f"{path}.tmp")
+    with partial.open("w", encoding="utf-8") as file:
+        json.dump({"version": 1, "logs": logs}, file, indent=2)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def ask_each(ask: Callable[[T], R], targets: Sequence[T]) -> list[R | LogError]:
+    """Ask all logs at once; return the answers in the order of `targets`, an error in place of one that failed.
+
+    An interrupt ends the waits of the log client, so that it does not take as long as the most patient of them.
+    """
+    stop = threading.Event()
+
+    def answer(target: T) -> R | LogError:
+        stopping.set(stop)
+        try:
+            return ask(target)
+        except LogError as error:
+            logger.warning("log cannot be asked, skipping %s", error)
+            return error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            return list(pool.map(answer, targets))
+        finally:
+            stop.set()
+
+
+def find_within(
+    urls: Iterable[str], ceilings: Mapping[str, int], *, from_index: int | None = None, to_index: int | None = None
+) -> dict[str, tuple[int | None, int]]:
+    """Return the stretch of each log in which gaps are looked for, ``[start, end)``.
+
+    Parameters
+    ----------
+    urls
+        Canonical URLs. A log without a ceiling is left out with a warning.
+    ceilings
+        The first index that must not be asked for, by canonical URL.
+    from_index
+        First index, for every log; None for catch-up, where the table's own first row counts.
+    to_index
+        Exclusive end; None for the ceiling. It is never more than the ceiling.
+
+    Examples
+    --------
+    >>> find_within(["https://a.example"], {"https://a.example": 100}, from_index=10, to_index=500)
+    {'https://a.example': (10, 100)}
+    >>> find_within(["https://a.example"], {"https://a.example": 100})
+    {'https://a.example': (None, 100)}
+    """
+    within: dict[str, tuple[int | None, int]] = {}
+    for url in urls:
+        if url not in ceilings:
+            logger.warning("log not in state file, skipping (no ceiling reference) url=%s", url)
+            continue
+        end = ceilings[url] if to_index is None else min(to_index, ceilings[url])
+        # A log that ends before from_index has nothing to look for: an empty stretch, not a reversed one.
+        within[url] = (None if from_index is None else min(from_index, end), end)
+    return within

@@ -1,0 +1,286 @@
+"""Parameters: one file for notebooks and the command line, and errors that name what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from ctkit.errors import ParameterError
+from ctkit.parameters import LogParameter, Parameters, read_parameters, read_server_config, read_yaml
+
+FILES = sorted((Path(__file__).parent.parent / "parameters").glob("*.yaml"))
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch):
+    """Keep the live server's variables of whoever runs the tests away."""
+    for name in ("DELTA_SINK_TABLE_PATH", "CT_LOG_STATE_FILE", "CT_LOGS_URL"):
+        monkeypatch.delenv(f"CERTSTREAM_{name}", raising=False)
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file and return its path."""
+
+    def write(text, name="run.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
+def test_example_file_is_read(file):
+    """Every file in parameters/ is understood and names its table, its logs and a contact."""
+    # The live server's configuration is not on this machine.
+    values = {key: value for key, value in read_yaml(file).items() if key != "server_config"}
+    parameters = read_parameters(**values)
+
+    assert "@" in parameters.need("user_agent")
+    assert parameters.main_path or "server_config" in read_yaml(file)
+    assert parameters.logs or parameters.log_list or "server_config" in read_yaml(file)
+
+
+def test_example_files_are_there():
+    """There is a file for the demo, for public logs of both protocols, and for catch-up beside the live server."""
+    assert {file.stem for file in FILES} >= {"demo", "public-rfc6962", "public-static-ct", "catch-up"}
+
+
+def test_read_parameters_every_key(write):
+    """Every key of a file arrives as it is written."""
+    file = write(
+        """
+        main_path: data/main
+        staging_path: file://data/staging
+        state_file: file:///var/state.json
+        logs:
+          - {name: A, url: https://a.example/2026h1, protocol: static-ct}
+          - {url: b.example}
+        log_list: https://list.example/v3.json
+        log_filter: example
+        from_index: 5
+        to_index: 1_000
+        ceiling: log
+        internal_only: true
+        seen: fetched
+        user_agent: ct@example.org
+        """
+    )
+
+    assert read_parameters(file).model_dump() == {
+        "main_path": "data/main",
+        "staging_path": "file://data/staging",
+        "state_file": "/var/state.json",
+        "logs": (
+            {"name": "A", "url": "https://a.example/2026h1", "protocol": "static-ct"},
+            {"name": None, "url": "b.example", "protocol": "auto"},
+        ),
+        "log_list": "https://list.example/v3.json",
+        "log_filter": "example",
+        "from_index": 5,
+        "to_index": 1000,
+        "ceiling": "log",
+        "internal_only": True,
+        "seen": "fetched",
+        "user_agent": "ct@example.org",
+        "server_config": None,
+    }
+
+
+def test_read_parameters_when_empty(write):
+    """An empty file, a null and a missing key all mean that nothing was given."""
+    assert read_parameters(write("")) == read_parameters(write("main_path: null")) == read_parameters() == Parameters()
+
+
+def test_read_parameters_overrides(write):
+    """A flag counts before the file; a flag that was not given does not."""
+    parameters = read_parameters(write("main_path: a\nfrom_index: 5"), main_path="b", from_index=None, to_index=9)
+
+    assert (parameters.main_path, parameters.from_index, parameters.to_index) == ("b", 5, 9)
+
+
+def test_parameters_of_a_notebook():
+    """The known names are picked from the notebook's variables; the others are its own business."""
+    variables = {"main_path": "data/main", "from_index": None, "internal_only": True, "np": object(), "_": 1}
+
+    assert Parameters.of(variables) == Parameters(main_path="data/main", internal_only=True)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("form_index: 5", "form_index: unknown key; did you mean from_index?"),
+        ("zzz: 5", "zzz: unknown key; known are main_path, staging_path, "),
+        ("from_index: five", "from_index: it should be a valid integer, but is 'five'"),
+        ("from_index: '5'", "from_index: it should be a valid integer, but is '5'"),
+        ("from_index: true", "from_index: it should be a valid integer, but is True"),
+        ("from_index: 1.0", "from_index: it should be a valid integer, but is 1.0"),
+        ("from_index: -1", "from_index: it should be greater than or equal to 0, but is -1"),
+        ("internal_only: 1", "internal_only: it should be a valid boolean, but is 1"),
+        ("main_path: 5", "main_path: it should be a valid string, but is 5"),
+        ("main_path: ''", "main_path: string should have at least 1 character, but is ''"),
+        ("staging_path: '  '", "staging_path: string should have at least 1 character, but is '  '"),
+        ("state_file: [a]", "state_file: it should be a valid string, but is ['a']"),
+        ("ceiling: sth", "ceiling: it should be 'state' or 'log', but is 'sth'"),
+        ("seen: today", "seen: it should be 'log' or 'fetched', but is 'today'"),
+        ("logs: https://a.example", "logs: it should be a valid tuple, but is 'https://a.example'"),
+        ("logs: [{name: A}]", "logs.0.url: missing; add it"),
+        ("logs: [{url: a.example, kind: x}]", "logs.0.kind: unknown key; known are url, name, protocol"),
+        ("logs: [{url: a.example, protcol: auto}]", "logs.0.protcol: unknown key; did you mean protocol?"),
+        ("logs: [{url: a.example, protocol: rfc9162}]", "logs.0.protocol: it should be 'auto', 'rfc6962' or"),
+        ("logs: [{url: 'ftp://a.example'}]", "logs.0.url: string should match pattern"),
+        (
+            "logs: [a.example]",
+            "logs.0: it should be a valid dictionary or instance of LogParameter, but is 'a.example'",
+        ),
+        ("from_index: 5\nto_index: 5", "from_index 5 is not below to_index 5"),
+    ],
+)
+def test_read_parameters_when_wrong(write, text, message):
+    """A wrong key or value is an error with the file, the key, what it is and what it should be."""
+    file = write(text)
+
+    with pytest.raises(ParameterError) as raised:
+        read_parameters(file)
+    assert message in str(raised.value)
+    assert str(file) in str(raised.value) or "from_index 5" in message
+
+
+def test_read_parameters_names_every_problem(write):
+    """All problems are listed, each with where it came from."""
+    file = write("main_path: 5\nform_index: 1")
+
+    with pytest.raises(ParameterError) as raised:
+        read_parameters(file, ceiling="no")
+    assert str(raised.value).splitlines() == [
+        f"{file}: main_path: it should be a valid string, but is 5",
+        "argument: ceiling: it should be 'state' or 'log', but is 'no'",
+        f"{file}: form_index: unknown key; did you mean from_index?",
+    ]
+
+
+def test_parameters_of_a_notebook_when_wrong():
+    """A notebook's wrong value is an error that names the variable."""
+    with pytest.raises(ParameterError, match="notebook: from_index: it should be a valid integer, but is '0'"):
+        Parameters.of({"from_index": "0"})
+
+
+@pytest.mark.parametrize("text", ["a: [", "a: b: c", "- main_path", "5: x", "just words", "\t"])
+def test_read_yaml_when_it_is_no_mapping(write, text):
+    """What is no list of keys and values is an error that names the file."""
+    file = write(text)
+
+    with pytest.raises(ParameterError, match=str(file)):
+        read_yaml(file)
+
+
+def test_read_yaml_when_a_key_is_given_twice(write):
+    """The second of two equal keys does not silently win."""
+    with pytest.raises(ParameterError, match="key main_path is given twice"):
+        read_yaml(write("main_path: a\nmain_path: b"))
+
+
+def test_read_yaml_when_missing(tmp_path):
+    """A file that is not there is an error that names it."""
+    with pytest.raises(ParameterError, match=r"nowhere\.yaml cannot be read"):
+        read_yaml(tmp_path / "nowhere.yaml")
+
+
+def test_read_yaml_dates_stay_text(write):
+    """A date is text, as in papermill."""
+    assert read_yaml(write("day: 2026-01-01\ncount: 3\nyes_: true")) == {"day": "2026-01-01", "count": 3, "yes_": True}
+
+
+def test_need_when_missing():
+    """What a verb needs and nobody gave is an error that names the key and says what it is."""
+    with pytest.raises(ParameterError, match=r"main_path is missing \(the main table"):
+        Parameters().need("main_path")
+
+
+SERVER = """
+server: {port: 8080}
+ct_logs_url: https://list.example/v3.json
+custom_logs:
+  - {name: Custom, url: https://custom.example/2026}
+static_logs:
+  - {name: Static, url: https://static.example/2026/}
+ct_log: {state_file: state.json, batch_size: 256}
+delta_sink: {enabled: true, table_path: file://./data/certstream}
+"""
+
+
+def test_server_config_fills_what_is_not_given(write):
+    """Table, state file and logs come from the live server's file; its relative paths are relative to that file."""
+    config = write(SERVER, "server/config.yaml")
+    parameters = read_parameters(server_config=str(config), user_agent="ct@example.org")
+
+    assert parameters == Parameters(
+        main_path=str(config.parent / "data/certstream"),
+        state_file=str(config.parent / "state.json"),
+        log_list="https://list.example/v3.json",
+        logs=(
+            LogParameter(name="Custom", url="https://custom.example/2026", protocol="rfc6962"),
+            LogParameter(name="Static", url="https://static.example/2026/", protocol="static-ct"),
+        ),
+        user_agent="ct@example.org",
+        server_config=str(config),
+    )
+
+
+def test_server_config_does_not_replace_what_is_given(write):
+    """A key of the parameter file counts before the live server's file."""
+    config = write(SERVER, "config.yaml")
+    file = write(f"server_config: {config}\nmain_path: mine\nlogs: [{{url: a.example}}]")
+    parameters = read_parameters(file)
+
+    assert parameters.main_path == "mine"
+    assert parameters.state_file == str(config.parent / "state.json")
+    assert (parameters.logs, parameters.log_list) == ((LogParameter(url="a.example"),), None)
+
+
+def test_server_config_environment(write, monkeypatch):
+    """The live server's environment overrides count before its file, as they do for itself."""
+    monkeypatch.setenv("CERTSTREAM_DELTA_SINK_TABLE_PATH", "file:///srv/table")
+    monkeypatch.setenv("CERTSTREAM_CT_LOG_STATE_FILE", "/srv/state.json")
+    monkeypatch.setenv("CERTSTREAM_CT_LOGS_URL", "https://other.example/list.json")
+    parameters = read_parameters(server_config=str(write(SERVER, "config.yaml")))
+
+    assert parameters.main_path == "file:///srv/table"
+    assert parameters.state_file == "/srv/state.json"
+    assert parameters.log_list == "https://other.example/list.json"
+
+
+def test_server_environment_without_server_config(monkeypatch):
+    """The live server's environment means nothing to somebody who did not ask for its configuration."""
+    monkeypatch.setenv("CERTSTREAM_DELTA_SINK_TABLE_PATH", "/srv/table")
+
+    assert read_parameters() == Parameters()
+
+
+def test_server_config_when_it_says_nothing(write):
+    """No default of the live server is assumed for what its file leaves out."""
+    given = {"main_path": None, "state_file": None, "log_list": None, "logs": None}
+
+    assert read_server_config(write("ct_log: {state_file: null}\ndelta_sink:\n", "config.yaml")) == given
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("delta_sink: [1]", "delta_sink: it should be a dict"),
+        ("custom_logs: {}", "custom_logs: it should be a list"),
+        ("custom_logs: [a.example]", "custom_logs: each should be {name, url}"),
+        ("static_logs: [{name: A}]", "logs.0.url"),
+        ("delta_sink: {table_path: 5}", "main_path: it should be a valid string, but is 5"),
+        ("delta_sink: {table_path: 5", "is no YAML"),
+    ],
+)
+def test_server_config_when_wrong(write, text, message):
+    """A live server's file that cannot be understood is an error that names it; nothing falls through to defaults."""
+    config = write(text, "config.yaml")
+
+    with pytest.raises(ParameterError) as raised:
+        read_parameters(server_config=str(config))
+    assert message in str(raised.value)
+    assert str(config) in str(raised.value)

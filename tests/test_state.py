@@ -1,0 +1,171 @@
+"""State files: read leniently, written strictly, and what becomes of their ceilings."""
+
+import json
+import threading
+
+import pytest
+
+from ctkit.errors import LogUnavailableError, ParameterError
+from ctkit.state import ask_each, find_within, read_state, write_state
+
+A, B = "https://a.example/2026h1", "https://b.example/2026h1"
+
+
+def write(path, value):
+    """Write a value as JSON and return the path."""
+    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    return path
+
+
+def test_read_state_when_strict(tmp_path):
+    """A file as the live server writes it gives current_index by URL."""
+    entry = {"current_index": 7, "tree_size": 9, "last_success": 1_780_000_000}
+    path = write(tmp_path / "state.json", {"version": 1, "logs": {A: entry, B: {**entry, "current_index": 0}}})
+
+    assert read_state(path) == {A: 7, B: 0}
+
+
+def test_read_state_when_sparse(tmp_path):
+    """A file without version, with a trailing slash and with current_index alone is as good."""
+    path = write(tmp_path / "state.json", {"logs": {f"{A}/": {"current_index": 1000}}})
+
+    assert read_state(path) == {A: 1000}
+
+
+def test_read_state_when_one_log_has_two_entries(tmp_path):
+    """The lower ceiling counts."""
+    path = write(tmp_path / "state.json", {"logs": {A: {"current_index": 9}, f"{A}//": {"current_index": 7}}})
+
+    assert read_state(path) == {A: 7}
+
+
+@pytest.mark.parametrize("index", [-1, 1.5, "12", None, True, [1]])
+def test_read_state_when_one_entry_is_bad(tmp_path, caplog, index):
+    """The bad entry is skipped with a warning that names it, the others are kept."""
+    path = write(tmp_path / "state.json", {"logs": {A: {"current_index": index}, B: {"current_index": 5}}})
+
+    assert read_state(path) == {B: 5}
+    assert caplog.messages == [
+        f"state file entry has no usable current_index, skipping path={path} url={A}",
+    ]
+
+
+def test_read_state_when_an_entry_is_no_object(tmp_path, caplog):
+    """An entry that is a bare number is skipped with a warning."""
+    path = write(tmp_path / "state.json", {"logs": {A: 12}})
+
+    assert read_state(path) == {}
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "5", "{}", '{"logs": []}', '{"logs": null}'])
+def test_read_state_when_it_is_no_state_file(tmp_path, content):
+    """What holds no object of logs is an error that names the file, not an empty state."""
+    path = write(tmp_path / "state.json", content)
+
+    with pytest.raises(ParameterError, match=f"state_file {path} "):
+        read_state(path)
+
+
+@pytest.mark.parametrize("name", ["missing.json", "."])
+def test_read_state_when_it_cannot_be_opened(tmp_path, name):
+    """A missing file and a folder are errors that name it."""
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_state(tmp_path / name)
+
+
+def test_read_state_when_it_is_not_utf8(tmp_path):
+    """Bytes that are no text are an error that names the file."""
+    (tmp_path / "state.json").write_bytes(b"\xff\xfe{")
+
+    with pytest.raises(ParameterError, match="cannot be read"):
+        read_state(tmp_path / "state.json")
+
+
+def test_write_state_is_the_strict_form(tmp_path):
+    """The live server's own reader needs a version, and three whole numbers for each log."""
+    write_state(tmp_path / "state.json", {f"{A}/": 12})
+    state = json.loads((tmp_path / "state.json").read_text())
+
+    assert state.keys() == {"version", "logs"}
+    assert state["version"] == 1
+    assert state["logs"].keys() == {A}
+    assert {key: type(value) for key, value in state["logs"][A].items()} == {
+        "current_index": int,
+        "tree_size": int,
+        "last_success": int,
+    }
+    assert read_state(tmp_path / "state.json") == {A: 12}
+
+
+def test_write_state_when_it_fails_keeps_the_old_file(tmp_path):
+    """A value that cannot be written leaves the old state in place."""
+    write_state(tmp_path / "state.json", {A: 12})
+
+    with pytest.raises(TypeError):
+        write_state(tmp_path / "state.json", {A: object()})
+    assert read_state(tmp_path / "state.json") == {A: 12}
+
+
+def test_find_within_catch_up():
+    """Without from_index the start is left to the table's own rows."""
+    assert find_within([A, B], {A: 10, B: 20}) == {A: (None, 10), B: (None, 20)}
+
+
+def test_find_within_historical():
+    """from_index is the start of every log."""
+    assert find_within([A, B], {A: 10, B: 20}, from_index=0) == {A: (0, 10), B: (0, 20)}
+
+
+@pytest.mark.parametrize(("to_index", "end"), [(9, 9), (10, 10), (11, 10), (0, 0)])
+def test_find_within_to_index_never_passes_the_ceiling(to_index, end):
+    """The end is the lower of to_index and the ceiling."""
+    assert find_within([A], {A: 10}, to_index=to_index) == {A: (None, end)}
+
+
+@pytest.mark.parametrize("from_index", [10, 11, 10**12])
+def test_find_within_from_index_at_or_above_the_ceiling(from_index):
+    """A log that ends before from_index has an empty stretch."""
+    assert find_within([A], {A: 10}, from_index=from_index) == {A: (10, 10)}
+
+
+def test_find_within_without_ceiling(caplog):
+    """A log without a ceiling is left out with a warning that names it."""
+    assert find_within([A, B], {B: 20}) == {B: (None, 20)}
+    assert caplog.messages == [f"log not in state file, skipping (no ceiling reference) url={A}"]
+
+
+def test_ask_each_keeps_order_and_errors():
+    """One dead log never stops another: its error stands where its answer would."""
+    error = LogUnavailableError(A, "is down; run again")
+
+    def ask(number):
+        if number == 1:
+            raise error
+        return number * 10
+
+    assert ask_each(ask, [0, 1, 2]) == [0, error, 20]
+    assert ask_each(ask, []) == []
+
+
+def test_ask_each_asks_at_once():
+    """Logs are asked side by side, so that a slow one does not add to the others."""
+    everybody = threading.Barrier(8, timeout=10)
+
+    assert len(ask_each(lambda _: everybody.wait(), range(8))) == 8
+
+
+def test_ask_each_when_interrupted_ends_the_waits():
+    """What interrupts the asking ends the waits of the log client in every thread."""
+    from ctkit.http import stopping
+
+    ended = []
+
+    def ask(number):
+        if number == 0:
+            raise KeyboardInterrupt
+        ended.append(stopping.get().wait(10))
+
+    with pytest.raises(KeyboardInterrupt):
+        ask_each(ask, [0, 1, 2])
+    assert ended == [True, True]
