@@ -1,0 +1,268 @@
+"""The ``ctkit`` command."""
+
+import argparse
+import difflib
+import json
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, NoReturn
+
+# The verbs bring DuckDB, deltalake and papermill with them, so each command imports its own: --help is at hand at once.
+from ctkit.errors import CtkitError, ParameterError
+from ctkit.parameters import Parameters, read_parameters, read_yaml
+
+if TYPE_CHECKING:
+    from ctkit.backfill import Progress
+
+logger = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    argv
+        Words after ``ctkit``; those of the process if None.
+
+    Returns
+    -------
+    int
+        0 if everything that was asked for is done or there was nothing to do, 1 for anything else: an error, an
+        interrupt, or a hole that a run planned to fill and did not.
+    """
+    try:
+        with _signals():
+            arguments = _parse(argv)
+            _log_to_stderr()
+            code: int = arguments.command(arguments)
+            sys.stdout.flush()
+            return code
+    except CtkitError as error:
+        print(f"Error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("Interrupted: nothing is half done; the same command goes on from here.", file=sys.stderr)
+    except BrokenPipeError:
+        # Whoever read our output has gone; the interpreter must not try to flush it once more on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except SystemExit as exit_:  # argparse, for --help
+        return int(exit_.code or 0)
+    return 1
+
+
+def gaps(arguments: argparse.Namespace) -> int:
+    """Print what is missing."""
+    from ctkit.situation import find_situation
+
+    with closing(find_situation(_read(arguments))) as situation:
+        if arguments.json:
+            print("[", end="")
+            separator = "\n"
+            # One batch at a time: there can be more gaps than Python objects have room.
+            for batch in situation.gaps.to_batches(max_chunksize=65_536):
+                print(separator + ",\n".join(map(json.dumps, batch.to_pylist())), end="")
+                separator = ",\n"
+            print("\n]")
+        else:
+            print(situation.summary().to_string(index=False))
+        situation.check()
+    return 0
+
+
+def backfill(arguments: argparse.Namespace) -> int:
+    """Fetch what is missing."""
+    from ctkit.situation import fill_gaps, find_situation
+
+    parameters = _read(arguments)
+    target = (
+        f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
+    )
+    logger.info("backfill mode starting %s", target)
+    with closing(find_situation(parameters)) as situation, _progress() as on_progress:
+        for line in situation.summary().itertuples():
+            logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
+        report = fill_gaps(situation, on_progress=on_progress)
+        logger.info("%s", report)
+        report.check()
+        situation.check()
+    return 0
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Move staging into main."""
+    parameters = _read(arguments)
+    if parameters.staging_path is None:
+        raise ParameterError("merge requires --staging-path <PATH>")
+    from ctkit.merge import merge_staging
+    from ctkit.situation import find_tables
+    from ctkit.table import open_table
+
+    _, staging = find_tables(parameters)
+    logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
+    if staging is None:
+        logger.info("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
+        return 0
+    if not staging.count():
+        logger.info("staging table is empty, nothing to merge staging_path=%s", parameters.staging_path)
+        return 0
+    report = merge_staging(staging, open_table(parameters.need("main_path"), like=staging))
+    logger.info(
+        "merge complete total_inserted=%d total_skipped=%d total_staging_rows=%d",
+        report.inserted,
+        report.skipped,
+        report.staging_rows,
+    )
+    return 0
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run a notebook."""
+    from ctkit.runbook import run_notebook
+
+    shared = read_yaml(arguments.file) if arguments.file else {}
+    own = {key: _literal(value) for key, value in arguments.parameter}
+    return run_notebook(arguments.notebook, own, shared=shared)
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Show the whole cycle."""
+    import ctkit.demo
+
+    code: int = ctkit.demo.run(arguments.dir, serve=arguments.serve)
+    return code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Usage errors have exit code 1, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        print(f"Error: {message}", file=sys.stderr)
+        raise SystemExit(1)
+
+
+def _parser() -> _Parser:
+    parser = _Parser(
+        prog="ctkit",
+        description="Make a Delta Lake table of Certificate Transparency entries complete, and prove it.",
+        epilog="Exit code: 0 everything asked for is done, 1 anything else. See `ctkit COMMAND --help`.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(command: Callable[[argparse.Namespace], int], about: str) -> _Parser:
+        added = commands.add_parser(
+            command.__name__, help=about, description=about.capitalize() + ".", allow_abbrev=False
+        )
+        added.set_defaults(command=command, parser=added)
+        return added
+
+    def add_flags(added: _Parser, *flags: tuple[str, str, str]) -> None:
+        added.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
+        for flag, key, metavar in flags:
+            about = Parameters.model_fields[key].description
+            kind = int if key.endswith("_index") else str
+            added.add_argument(flag, dest=key, metavar=metavar, type=kind, help=about)
+
+    main_path = ("--main-path", "main_path", "PATH")
+    staging_path = ("--staging-path", "staging_path", "PATH")
+    stretch = [
+        ("--from", "from_index", "N"),
+        ("--to", "to_index", "N"),
+        ("--logs", "log_filter", "SUBSTRING"),
+        ("--state-file", "state_file", "FILE"),
+    ]
+    finding = add(gaps, "show what is missing; changes nothing")
+    finding.add_argument(
+        "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
+    )
+    add_flags(finding, main_path, staging_path, *stretch)
+    add_flags(add(backfill, "fetch what is missing into staging, or into main"), main_path, staging_path, *stretch)
+    add_flags(add(merge, "move staging into main, in one commit"), main_path, staging_path)
+    running = add(run, "run a notebook through papermill; its record goes to runs/")
+    running.add_argument("notebook", metavar="NOTEBOOK")
+    add_flags(running)
+    running.add_argument(
+        "-p",
+        dest="parameter",
+        metavar=("KEY", "VALUE"),
+        nargs=2,
+        action="append",
+        default=[],
+        help="one parameter, overrides the file; the value is read as YAML",
+    )
+    showing = add(demo, "run the whole cycle on an embedded log")
+    showing.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
+    showing.add_argument("--serve", action="store_true", help="keep the log up afterwards, for JupyterLab")
+    return parser
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    arguments, unknown = _parser().parse_known_args(argv)
+    if unknown:
+        parser: _Parser = arguments.parser
+        close = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, n=1)
+        parser.error(f"unknown argument {unknown[0]}; " + (f"did you mean {close[0]}?" if close else "see --help"))
+    return arguments
+
+
+def _read(arguments: argparse.Namespace) -> Parameters:
+    flags = {key: value for key, value in vars(arguments).items() if key in Parameters.model_fields}
+    return read_parameters(arguments.file, **flags)
+
+
+def _literal(text: str) -> object:
+    import yaml
+
+    from ctkit.parameters import Loader
+
+    try:
+        return yaml.load(text, Loader)
+    except yaml.YAMLError:
+        return text
+
+
+def _log_to_stderr() -> None:
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    for name in ("ctkit", "papermill"):
+        logging.getLogger(name).handlers[:] = [handler]
+        logging.getLogger(name).setLevel(logging.INFO)
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Let SIGTERM interrupt like Ctrl+C, and both do so when a shell started us in the background."""
+    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
+
+
+@contextmanager
+def _progress() -> "Iterator[Callable[[Progress], None]]":
+    """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda done: logger.info(
+            "rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version
+        )
+        return
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
+
+        def update(done: "Progress") -> None:
+            bar.total = done.wanted
+            bar.update(done.written - bar.n)
+
+        yield update

@@ -1,0 +1,217 @@
+"""Run a notebook with papermill as a scheduler needs it: parameters checked, stopped cleanly, never half recorded."""
+
+import difflib
+import logging
+import os
+import re
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import nbformat
+import papermill
+from jupyter_client.kernelspec import NoSuchKernel
+from nbclient.exceptions import DeadKernelError
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+
+from ctkit.errors import ParameterError
+from ctkit.parameters import Parameters
+from ctkit.report import RESULT_MIME_TYPE
+
+logger = logging.getLogger(__name__)
+
+_SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
+_SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
+
+
+def run_notebook(
+    notebook: str | Path,
+    parameters: Mapping[str, object],
+    *,
+    shared: Mapping[str, object] | None = None,
+    output: str | Path | None = None,
+    cwd: str | Path | None = None,
+) -> int:
+    """Run a notebook from top to bottom and keep it, with all outputs, as a record.
+
+    The first SIGINT, SIGTERM or SIGHUP interrupts the running cell, which may take as long as it needs to finish; a
+    second one gives up on it. What the notebook did so far is recorded in either case.
+
+    Parameters
+    ----------
+    notebook
+        Its parameters are those in the cell with the tag ``parameters``.
+    parameters
+        Values to set; each must be declared by the notebook.
+    shared
+        Values from a parameter file that serves other notebooks and commands too: those that ctkit knows and this
+        notebook does not declare are left out. `parameters` count first.
+    output
+        Where to keep the record; ``runs/<notebook>-<UTC time>.ipynb`` if None. It appears when the run has ended.
+    cwd
+        Working directory of the kernel; the current one if None.
+
+    Returns
+    -------
+    int
+        0 if every cell ran, 1 otherwise: a cell raised, the run was interrupted, or the kernel died.
+
+    Raises
+    ------
+    ParameterError
+        The notebook cannot be read or does not declare a parameter, or a value looks like a secret, which papermill
+        would write into the record. Nothing has been run or written then.
+    """
+    notebook = Path(notebook)
+    values = _check_parameters(notebook, parameters, shared or {})
+    record = _record_path(notebook) if output is None else Path(output)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    partial = record.with_name(f".{record.stem}.partial.ipynb")
+    watched = sys.stderr.isatty()
+    status, problem = "complete", ""
+    try:
+        papermill.execute_notebook(
+            _as_template(notebook),
+            _as_template(partial),
+            values,
+            engine_name="ctkit",
+            cwd=Path.cwd() if cwd is None else cwd,
+            progress_bar=watched,
+            log_output=not watched,
+        )
+    except PapermillExecutionError as error:
+        status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
+        problem = f"In [{error.exec_count}] {error.ename}: {error.evalue}"
+    except KeyboardInterrupt:
+        status, problem = "interrupted", "gave up waiting for the running cell"
+    except DeadKernelError as error:
+        status, problem = "failed", f"the kernel died: {error}"
+    except NoSuchKernel as error:
+        raise ParameterError(f"{notebook}: {error}; install ipykernel or correct the notebook's kernel") from error
+    facts = _finish(partial, record, status)
+    if status == "complete":
+        logger.info("run complete output=%s%s", record, "".join(f" {key}={value}" for key, value in facts.items()))
+        return 0
+    logger.error("run %s output=%s error=%s", status, record, problem)
+    return 1
+
+
+def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
+    """Return the values to inject; refuse what the notebook does not declare, and secrets."""
+    try:
+        declared = papermill.inspect_notebook(_as_template(notebook))
+    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+        raise ParameterError(f"notebook {notebook} cannot be read ({error}); name a notebook with a kernel") from error
+    for key in [*own, *(key for key in shared if key not in Parameters.model_fields)]:
+        if key not in declared:
+            close = difflib.get_close_matches(key, declared, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it declares {', '.join(declared) or 'none'}"
+            raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}")
+    values = {key: value for key, value in {**shared, **own}.items() if key in declared}
+    for key, value in values.items():
+        if _SECRET_KEY.search(key) or _SECRET_VALUE.search(str(value)):
+            raise ParameterError(
+                f"parameter {key} looks like a secret, which papermill would write into the output notebook; "
+                "give it in the environment"
+            )
+    return values
+
+
+def _as_template(path: Path) -> str:
+    # papermill formats every path with the parameters; braces of our own are none of its business.
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
+
+
+def _record_path(notebook: Path) -> Path:
+    base = f"{notebook.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (Path("runs", f"{base}{suffix}.ipynb") for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
+    return next(path for path in names if not path.exists())
+
+
+def _finish(partial: Path, record: Path, status: str) -> dict[str, Any]:
+    """Mark the record with how the run ended and move it to its place; return the facts that it reports."""
+    book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
+    # papermill's own status says "completed" for cells that were interrupted or never run.
+    book.metadata["ctkit"] = {"status": status}
+    nbformat.write(book, partial)  # type: ignore[no-untyped-call]
+    partial.replace(record)
+    results = [
+        output.data[RESULT_MIME_TYPE]
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+        if RESULT_MIME_TYPE in output.get("data", {})
+    ]
+    return dict(results[-1]) if results else {}
+
+
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
+    """Executes the cells, and lets the kernel know of a signal when there is a cell to interrupt."""
+
+    interrupted = False
+    running = False
+
+    def process_message(self, message: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # The kernel ignores SIGINT while no cell runs. "execute_input" is the first message for which it does not.
+        if message["msg_type"] == "execute_input":
+            self.running = True
+            if self.interrupted:
+                self._interrupt_kernel()
+        elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            self.running = False
+        return super().process_message(message, *args, **kwargs)
+
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.interrupted = True
+        logger.warning("stopping: waiting for the running cell, a second signal gives up signal=%s", signum)
+        if self.running:
+            self._interrupt_kernel()
+
+    def _interrupt_kernel(self) -> None:
+        # The kernel is in a session of its own: neither Ctrl+C nor the end of this process would interrupt it.
+        os.kill(self.km.provisioner.process.pid, signal.SIGINT)
+
+
+class _Engine(NBClientEngine):  # type: ignore[misc]
+    """papermill's engine, with the signals of this process handled by the client."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls, nb_man: Any, kernel_name: str, *, log_output: bool, start_timeout: int, **_: Any
+    ) -> None:
+        client = _Client(
+            nb_man,
+            kernel_name=kernel_name,
+            startup_timeout=start_timeout,
+            timeout=None,
+            log=logging.getLogger("papermill"),
+            log_output=log_output,
+        )
+        with _signals_to(client):
+            client.execute()
+
+
+papermill_engines.register("ctkit", _Engine)
+
+
+@contextmanager
+def _signals_to(client: _Client) -> Iterator[None]:
+    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    # What is ignored on purpose (nohup) stays so.
+    before = {each: handler for each in signals if (handler := signal.getsignal(each)) is not signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, client.interrupt)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)

@@ -1,0 +1,252 @@
+"""What parameters come to: the logs, the tables and the gaps, found the same way for notebooks and the command line."""
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+
+from ctkit.backfill import BackfillReport, Progress, backfill
+from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.gap import find_gaps
+from ctkit.log import Log, open_log, read_log_list
+from ctkit.parameters import LogParameter, Parameters
+from ctkit.report import Report
+from ctkit.schema import GAP_SCHEMA, canonical_url
+from ctkit.state import ask_each, find_within, read_state
+from ctkit.table import check_separate, find_table, open_table
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+SHOWN = 20
+"""How many logs an error message lists."""
+
+
+@dataclass(frozen=True, eq=False)
+class Situation(Report):
+    """What is there, and what is missing.
+
+    Attributes
+    ----------
+    parameters
+        What was asked.
+    logs
+        The chosen logs that have a ceiling.
+    main, staging
+        The tables; None for one that does not exist, or was not named.
+    within
+        Canonical URL -> ``[start, end)`` in which gaps were looked for; None as start for catch-up.
+    gaps
+        Columns ``source_url, start, end``, half-open, ascending.
+    unavailable
+        One error for each chosen log that could not be asked: nothing is known about its gaps.
+    """
+
+    parameters: Parameters
+    logs: tuple[Log, ...]
+    main: DeltaTable | None
+    staging: DeltaTable | None
+    within: Mapping[str, tuple[int | None, int]]
+    gaps: pa.Table
+    unavailable: tuple[LogError, ...] = ()
+
+    title = "situation"
+
+    def summary(self) -> pd.DataFrame:
+        """Return a line for each log: where gaps were looked for, how many there are, how many entries they miss."""
+        length = pc.subtract(self.gaps["end"], self.gaps["start"])
+        totals = self.gaps.append_column("missing", length).group_by("source_url")
+        found = totals.aggregate([("missing", "count"), ("missing", "sum")]).to_pandas().set_index("source_url")
+        found = found.reindex(list(self.within), fill_value=0)
+        return pd.DataFrame(
+            {
+                "log": list(self.within),
+                "from": ["first row" if start is None else str(start) for start, _ in self.within.values()],
+                "to": [end for _, end in self.within.values()],
+                "gaps": found["missing_count"].to_list(),
+                "missing": found["missing_sum"].to_list(),
+            }
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals."""
+        return {
+            "logs": len(self.within),
+            "gaps": self.gaps.num_rows,
+            "missing": int(self.summary()["missing"].sum()),
+            "unavailable": len(self.unavailable),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the line of each log, and the logs that could not be asked."""
+        found = {"logs": self.summary()}
+        if self.unavailable:
+            found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+        return found
+
+    def check(self) -> None:
+        """Raise unless every chosen log could be asked.
+
+        Raises
+        ------
+        LogUnavailableError
+            Names the logs that could not; run again later.
+        """
+        if self.unavailable:
+            named = "; ".join(str(error) for error in self.unavailable)
+            raise LogUnavailableError(self.unavailable[0].url, f"its gaps are not known: {named}; run again")
+
+    def close(self) -> None:
+        """Close the connections to the logs."""
+        for log in self.logs:
+            log.close()
+
+
+def choose_logs(parameters: Parameters) -> list[LogParameter]:
+    """Return the logs that the parameters name, each once, without asking any of them.
+
+    Those of `logs` come first and count where a log of `log_list` has the same URL. Logs that the list calls retired or
+    rejected are left out, as by the live server; name one in `logs` to read it all the same.
+
+    Raises
+    ------
+    ParameterError
+        No log is named, or none matches `log_filter`; the message lists what there is.
+    """
+    named = list(parameters.logs or ())
+    if parameters.log_list is not None:
+        listed = read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"))
+        named += [
+            LogParameter(url=log.url, name=log.name, protocol=log.protocol)
+            for log in listed
+            if log.state not in ("retired", "rejected")
+        ]
+    by_url: dict[str, LogParameter] = {}
+    for log in named:
+        by_url.setdefault(canonical_url(log.url), log)
+    if not by_url:
+        raise ParameterError("no log is named; give logs, log_list or server_config in the parameter file")
+    wanted = (parameters.log_filter or "").casefold()
+    chosen = [log for url, log in by_url.items() if wanted in url.casefold() or wanted in (log.name or "").casefold()]
+    if not chosen:
+        known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
+        more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+        there = ", ".join(known[:SHOWN]) + more
+        raise ParameterError(f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {there}")
+    return chosen
+
+
+def open_logs(parameters: Parameters) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
+    """Open the logs that the parameters name; return them, and the errors of those that could not be opened.
+
+    Raises
+    ------
+    ParameterError
+        No log is named or matches, or no user agent is given.
+    """
+    user_agent = parameters.need("user_agent")
+
+    def open_one(log: LogParameter) -> Log:
+        return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name)
+
+    return _split(ask_each(open_one, choose_logs(parameters)))
+
+
+def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable | None]:
+    """Return ``(main, staging)``; None for a table that does not exist, or is not named (staging only).
+
+    Raises
+    ------
+    ParameterError
+        `main_path` is missing, or one of the two tables is or lies inside the other.
+    TableError
+        One of them is not a table of ours, or cannot be opened.
+    """
+    main_path = parameters.need("main_path")
+    if parameters.staging_path is None:
+        return find_table(main_path), None
+    check_separate(parameters.staging_path, main_path)
+    return find_table(main_path), find_table(parameters.staging_path)
+
+
+def find_situation(parameters: Parameters) -> Situation:
+    """Find out what the parameters come to; nothing is created or changed.
+
+    Raises
+    ------
+    ParameterError
+        Something is missing or contradicts itself, or no log is left that has a ceiling.
+    TableError
+        A table is not one of ours, or cannot be opened.
+    """
+    main, staging = find_tables(parameters)
+    state = None
+    if parameters.ceiling == "state":
+        if parameters.state_file is None:
+            raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
+        state = read_state(parameters.state_file)
+    logs, unavailable = open_logs(parameters)
+    if state is None:
+        sizes, unasked = _split(ask_each(lambda log: (log.url, log.get_checkpoint().tree_size), logs))
+        unavailable += unasked
+        ceilings = dict(sizes)
+        logs = tuple(log for log in logs if log.url in ceilings)
+    else:
+        ceilings = state
+    within = find_within(
+        [log.url for log in logs], ceilings, from_index=parameters.from_index, to_index=parameters.to_index
+    )
+    if not within and not unavailable:
+        raise ParameterError(
+            f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of the "
+            "logs, or give ceiling: log"
+        )
+    gaps = GAP_SCHEMA.empty_table()
+    if within:
+        gaps = find_gaps(main, staging, within=within, internal_only=parameters.internal_only)
+    logs = tuple(log for log in logs if log.url in within)
+    return Situation(parameters, logs, main, staging, within, gaps, unavailable)
+
+
+def fill_gaps(
+    situation: Situation, gaps: pa.Table | None = None, *, on_progress: Callable[[Progress], None] | None = None
+) -> BackfillReport:
+    """Backfill into staging, or into main where no staging is named; nothing is created if nothing is missing.
+
+    Parameters
+    ----------
+    situation
+        From `find_situation`.
+    gaps
+        What to fill, as chosen from the situation's gaps; None for all of them.
+    on_progress
+        Called after each commit.
+    """
+    parameters = situation.parameters
+    gaps = situation.gaps if gaps is None else gaps
+    path = parameters.staging_path or parameters.need("main_path")
+    if not gaps.num_rows:
+        logger.info("no gaps detected, nothing to backfill")
+        table = find_table(path)
+        version = -1 if table is None else table.version()
+        return BackfillReport(
+            path, version, wanted={}, written={}, holes=(), unreadable=0, missing_issuers={}, seconds=0.0
+        )
+    table = open_table(path, like=situation.main)
+    return backfill(situation.logs, gaps, table, main=situation.main, seen=parameters.seen, on_progress=on_progress)
+
+
+def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:
+    good, bad = [], []
+    for answer in answers:
+        if isinstance(answer, LogError):
+            bad.append(answer)
+        else:
+            good.append(answer)
+    return tuple(good), tuple(bad)
