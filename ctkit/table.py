@@ -23,7 +23,9 @@ _UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
 
 
 def table_path(uri: str | Path) -> Path:
-    """Return the absolute folder that a bare path or a ``file://`` URI names; symbolic links are followed.
+    """Return the absolute folder that a bare path or a ``file://`` URI names.
+
+    Symbolic links on the way to it are followed; the folder itself may be one, so that nobody deletes through it.
 
     Raises
     ------
@@ -44,7 +46,8 @@ def table_path(uri: str | Path) -> Path:
         raise ParameterError(f"table {text!r}: only local tables are supported; give a path or a file:// URI")
     if not text.strip():
         raise ParameterError("a table's path is empty; give the path of a folder")
-    path = Path(text).expanduser().resolve()
+    path = Path(text).expanduser()
+    path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
     if found := _UNUSABLE.search(str(path)):
         raise ParameterError(f"table {text!r}: deltalake cannot use a path with {found[0]!r} in it; rename the folder")
     return path
@@ -59,7 +62,7 @@ def check_separate(staging: str | Path, main: str | Path) -> None:
         Under whatever spelling (relative, ``..``, symbolic link, ``file://``, letter case where the file system
         ignores it) the two share a folder.
     """
-    below, above = table_path(staging), table_path(main)
+    below, above = table_path(staging).resolve(), table_path(main).resolve()
     for inner, outer in ((below, above), (above, below)):
         for folder in (inner, *inner.parents):
             if folder == outer or (folder.exists() and outer.exists() and folder.samefile(outer)):
@@ -114,7 +117,7 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable
         return table
     path = table_path(uri)
     try:
-        if path.exists() and any(name != "_delta_log" and not name.startswith(".") for name in os.listdir(path)):
+        if path.exists() and any(not name.startswith(("_delta_log", ".")) for name in os.listdir(path)):
             raise TableError(str(path), "is not a Delta table but holds other files; give an empty or a new folder")
         schema = row_schema(as_der_type(like) if like else "binary")
         return DeltaTable.create(path.as_uri(), schema, mode="ignore", partition_by=[PARTITION])

@@ -1,0 +1,349 @@
+"""Staging -> main: insert what main lacks, in one commit, and remove staging afterwards.
+
+Rows never change, so a merge only ever inserts, and what it inserts is decided by the key alone:
+
+1. plan: which staged rows main has already, or staging holds twice (`ctkit.overlap`);
+2. prepare: a staged file without such a row is linked into main's folder as it is; from the others, the rows that main
+   lacks are written to a table of their own inside main's folder (`SCRATCH`), whose files are linked likewise;
+3. commit: one commit adds all of them, if main is still at the version that was looked at; if not, only the files that
+   somebody else added are looked at, and the commit is tried again;
+4. clean up: a commit takes the merged files out of staging, then they and an empty staging table are deleted.
+
+Nothing before the commit can be seen in main, and nothing after it is needed for main to be whole. A run that died
+anywhere is finished by the next one.
+"""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pandas as pd
+import pyarrow as pa
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
+from deltalake.transaction import Transaction
+
+from ctkit.adopt import DataFile, commit_files, confirm_files, data_files, link_files, unlink_files
+from ctkit.errors import KeyConflictError, StalePreviewError, TableError
+from ctkit.overlap import ROW, Overlap
+from ctkit.report import Report
+from ctkit.retire import retire
+from ctkit.schema import KEY, PARTITION, row_schema
+from ctkit.table import (
+    as_der_type,
+    check_separate,
+    connect,
+    files_of,
+    folder_of,
+    hold,
+    open_table,
+    table_path,
+)
+from ctkit.write import WRITER_PROPERTIES
+
+logger = logging.getLogger(__name__)
+
+SCRATCH = "_ctkit_merge"
+"""Folder inside main for rewritten files. The underscore keeps Delta readers and VACUUM away from it."""
+
+SAMPLE_ROWS = 20
+ROWS_PER_BATCH = 8192
+
+
+@dataclass(frozen=True)
+class MergePreview(Report):
+    """What a merge would do, and with which versions of the two tables.
+
+    Attributes
+    ----------
+    staging, main
+        The tables' folders.
+    staging_version, main_version
+        The versions that were looked at; None for a main that does not exist yet.
+    staging_rows, inserted, skipped
+        Rows of staging; how many of them main lacks, and how many it has or staging repeats. The two add up.
+    conflicts
+        Skipped rows whose certificate differs from the one that main has under the same key. Main's stays.
+    summary
+        By log and date: ``source_url, source_name, seen_date, first_index, last_index, rows, inserted, skipped``.
+    sample
+        Some of the rows that would be inserted, without `as_der` and `chain`.
+    """
+
+    staging: str
+    main: str
+    staging_version: int
+    main_version: int | None
+    staging_rows: int
+    inserted: int
+    skipped: int
+    conflicts: int
+    summary: pd.DataFrame
+    sample: pd.DataFrame
+
+    title = "merge preview"
+
+    def check(self) -> None:
+        """Raise if a staged row contradicts main.
+
+        Raises
+        ------
+        KeyConflictError
+            The two tables hold different certificates under one key; a merge would keep main's.
+        """
+        if self.conflicts:
+            message = f"{self.conflicts} rows differ from what {self.main} has under the same key; look at both"
+            raise KeyConflictError(self.staging, message)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals."""
+        return {
+            "staging": self.staging,
+            "staging_version": self.staging_version,
+            "main": self.main,
+            "main_version": self.main_version,
+            "staging_rows": self.staging_rows,
+            "would_insert": self.inserted,
+            "would_skip": self.skipped,
+            "conflicts": self.conflicts,
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what is staged by log and date, and some rows."""
+        return {"by log and date": self.summary, "sample of what would be inserted": self.sample}
+
+
+@dataclass(frozen=True)
+class MergeReport(Report):
+    """What a merge did.
+
+    Attributes
+    ----------
+    main
+        The folder that was merged into.
+    version_before, version
+        Main's version that the merge was committed on, and the one it made; equal if there was nothing to insert.
+        ``DeltaTable(main).restore(version_before)`` undoes the merge.
+    staging_rows, inserted, skipped
+        Rows of staging; how many of them went into main, and how many main had or staging repeated. The two add up.
+    conflicts
+        Skipped rows whose certificate differs from the one that main has under the same key.
+    staging
+        The folder that was merged from.
+    left
+        What remains of it, and why; "" if it is gone.
+    """
+
+    main: str
+    version_before: int
+    version: int
+    staging_rows: int
+    inserted: int
+    skipped: int
+    conflicts: int
+    staging: str
+    left: str
+
+    title = "merge complete"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals, under the names that the live server logs them with."""
+        return {
+            "total_inserted": self.inserted,
+            "total_skipped": self.skipped,
+            "total_staging_rows": self.staging_rows,
+            "conflicts": self.conflicts,
+            "main": self.main,
+            "version_before": self.version_before,
+            "version": self.version,
+            "staging": self.staging,
+            "staging_left": self.left or "nothing",
+        }
+
+
+def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
+    """Tell what a merge would insert and skip; nothing is changed.
+
+    Parameters
+    ----------
+    staging
+        The table to merge from.
+    main
+        The table to merge into; None if it does not exist yet.
+
+    Raises
+    ------
+    ParameterError
+        One table is, or lies inside, the other.
+    TableError
+        A table cannot be read.
+    """
+    if main:
+        check_separate(folder_of(staging), folder_of(main))
+    with _reading(staging, main) as connection:
+        overlap = Overlap(connection, files_of(staging))
+        if main:
+            overlap.skip_present(main, set())
+        missing = overlap.missing()
+        rows = overlap.staged.left_join(overlap.skipped.mutate(skipped=1), ROW)
+        summary = rows.group_by("source_url", "source_name", PARTITION).agg(
+            first_index=rows.cert_index.min(),
+            last_index=rows.cert_index.max(),
+            rows=rows.count(),
+            inserted=rows.count() - rows.skipped.count(),
+            skipped=rows.skipped.count(),
+        )
+        sample = missing.order_by(*KEY).limit(SAMPLE_ROWS)
+        skipped = int(overlap.skipped.count().execute())
+        return MergePreview(
+            staging=folder_of(staging),
+            main=folder_of(main) if main else "",
+            staging_version=staging.version(),
+            main_version=main.version() if main else None,
+            staging_rows=overlap.rows,
+            inserted=overlap.rows - skipped,
+            skipped=skipped,
+            conflicts=overlap.conflicts,
+            summary=summary.order_by("source_url", PARTITION).to_pandas(),
+            sample=sample.select(*(name for name in row_schema().names if name not in ("as_der", "chain"))).to_pandas(),
+        )
+
+
+def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None) -> MergeReport:
+    """Insert into main the rows of staging that it lacks, in one commit; then remove staging.
+
+    Readers of main see all of the merge or none of it. Where main has the key of a staged row, main's row stays; of
+    rows with one key in staging, one is inserted. Interrupted or failed at any point, main is as before or fully
+    merged, and the same call again ends with the same main.
+
+    Parameters
+    ----------
+    staging
+        The table to merge from.
+    main
+        The table to merge into.
+    expected
+        What was previewed: the merge happens only if both tables still have the versions that were shown.
+
+    Raises
+    ------
+    ParameterError
+        One table is, or lies inside, the other.
+    StalePreviewError
+        A table moved since the preview.
+    TableError
+        A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
+    """
+    check_separate(folder_of(staging), folder_of(main))
+    with hold(main), hold(staging), _reading(staging, main) as connection:
+        staging.update_incremental()
+        main.update_incremental()
+        staged = data_files(staging)
+        overlap = Overlap(connection, [str(file.path) for file in staged])
+        looked_at: set[str] = set()
+        prepared: list[DataFile] | None = None
+        transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
+        # What a run that died here linked and did not commit.
+        _discard(main, staged)
+        try:
+            while True:
+                if expected:
+                    _check_expected(expected, staging, main)
+                before, files = main.version(), set(files_of(main))
+                if overlap.skip_present(main, looked_at) or prepared is None:
+                    _discard(main, prepared or [])
+                    prepared = _prepare(staging, staged, overlap, main)
+                    link_files(prepared, main)
+                looked_at |= files
+                inserted = overlap.rows - int(overlap.skipped.count().execute())
+                facts = {"ctkit.merged": folder_of(staging), "ctkit.inserted": str(inserted)}
+                if not prepared or commit_files(prepared, main, transaction, facts):
+                    break
+                logger.info("main moved, looking again version=%d", main.version())
+        finally:
+            _discard(main, [*(prepared or []), *staged])
+        confirm_files(prepared, main)
+        return MergeReport(
+            main=folder_of(main),
+            version_before=before,
+            version=before + 1 if prepared else before,
+            staging_rows=overlap.rows,
+            inserted=inserted,
+            skipped=overlap.rows - inserted,
+            conflicts=overlap.conflicts,
+            staging=folder_of(staging),
+            left=retire(staging, staged),
+        )
+
+
+@contextmanager
+def _reading(staging: DeltaTable, main: DeltaTable | None) -> Iterator[ibis.BaseBackend]:
+    """Connect, and tell what could not be read in terms of the tables."""
+    try:
+        with connect() as connection:
+            yield connection
+    except duckdb.Error as error:
+        tables = f"{folder_of(staging)} or {folder_of(main)}" if main else folder_of(staging)
+        message = f"cannot be merged, {tables} cannot be read ({error}); main is as it was: mend that and run again"
+        raise TableError(folder_of(staging), message) from error
+
+
+def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
+    for table, version in ((staging, expected.staging_version), (main, expected.main_version)):
+        if table.version() != (version or 0):
+            message = f"was previewed at version {version} and is at {table.version()} now; preview again"
+            raise StalePreviewError(folder_of(table), message)
+
+
+def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main: DeltaTable) -> list[DataFile]:
+    """Return files that hold exactly the missing rows: staging's own where possible, else rewritten ones."""
+    skipped = overlap.skipped_by_file()
+    whole = [file for file in staged if str(file.path) not in skipped]
+    if as_der_type(staging) != as_der_type(main):
+        whole = []
+    partly = [str(file.path) for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
+    if not partly:
+        return whole
+    rows = _follow_as_der(overlap.missing(partly), staging, main).order_by(PARTITION, *KEY)
+    schema = row_schema(as_der_type(main))
+    batches = rows.select(schema.names).to_pyarrow_batches(chunk_size=ROWS_PER_BATCH)
+    reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
+    scratch = open_table(table_path(main.table_uri) / SCRATCH, like=main)
+    try:
+        write_deltalake(scratch, reader, mode="append", writer_properties=WRITER_PROPERTIES)
+        scratch.update_incremental()
+    except (DeltaError, OSError) as error:
+        message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
+        raise TableError(folder_of(main), message) from error
+    return whole + data_files(scratch)
+
+
+def _follow_as_der(rows: ir.Table, staging: DeltaTable, main: DeltaTable) -> ir.Table:
+    match as_der_type(staging), as_der_type(main):
+        case "string", "binary":
+            return rows.mutate(as_der=_from_base64(rows.as_der))
+        case "binary", "string":
+            return rows.mutate(as_der=_to_base64(rows.as_der))
+    return rows
+
+
+@ibis.udf.scalar.builtin(name="from_base64")  # type: ignore[untyped-decorator]
+def _from_base64(text: str) -> bytes: ...  # type: ignore[empty-body]
+
+
+@ibis.udf.scalar.builtin(name="to_base64")  # type: ignore[untyped-decorator]
+def _to_base64(data: bytes) -> str: ...  # type: ignore[empty-body]
+
+
+def _discard(main: DeltaTable, files: list[DataFile]) -> None:
+    """Remove from main's folder what was prepared and is not part of main."""
+    scratch = table_path(main.table_uri) / SCRATCH
+    left = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
+    unlink_files([*left, *(file.action.path for file in files)], main)
+    shutil.rmtree(scratch, ignore_errors=True)
