@@ -1,0 +1,352 @@
+"""The bytes of entries: get-entries answers and data tiles become blocks, or our errors."""
+
+import base64
+import hashlib
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctkit.entry import PRECERT_ENTRY, X509_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.errors import LogProtocolError
+
+URL = "https://log.example"
+ROOT, ISSUER = b"root certificate", b"issuer"
+
+
+def _opaque(content: bytes, size: int) -> bytes:
+    return len(content).to_bytes(size) + content
+
+
+def _timestamped_entry(
+    certificate: bytes, *, precert: bool = False, timestamp: int = 1_700_000_000_000, extensions: bytes = b""
+) -> bytes:
+    head = timestamp.to_bytes(8) + (b"\0\1" + bytes(32) if precert else b"\0\0")
+    return head + _opaque(b"tbs of " + certificate if precert else certificate, 3) + _opaque(extensions, 2)
+
+
+def _leaf_index(index: int) -> bytes:
+    return b"\0\0\5" + index.to_bytes(5)
+
+
+def _chain_vector(*chain: bytes) -> bytes:
+    return _opaque(b"".join(_opaque(certificate, 3) for certificate in chain), 3)
+
+
+def _entry(certificate: bytes, *chain: bytes, precert: bool = False, **options: Any) -> tuple[bytes, bytes]:
+    """Return leaf_input and extra_data."""
+    extra_data = (_opaque(certificate, 3) if precert else b"") + _chain_vector(*chain)
+    return b"\0\0" + _timestamped_entry(certificate, precert=precert, **options), extra_data
+
+
+def _answer(*entries: tuple[bytes, bytes]) -> bytes:
+    texts = [[base64.b64encode(part).decode() for part in parts] for parts in entries]
+    return json.dumps({"entries": [{"leaf_input": leaf, "extra_data": extra} for leaf, extra in texts]}).encode()
+
+
+def _tile_leaf(certificate: bytes, *chain: bytes, precert: bool = False, **options: Any) -> bytes:
+    pre_certificate = _opaque(certificate, 3) if precert else b""
+    fingerprints = b"".join(hashlib.sha256(issuer).digest() for issuer in chain)
+    return _timestamped_entry(certificate, precert=precert, **options) + pre_certificate + _opaque(fingerprints, 2)
+
+
+def _spans(block: EntryBlock, offsets: np.ndarray) -> list[bytes]:
+    return [block.data[start:end] for start, end in offsets.tolist()]
+
+
+def _chains(block: EntryBlock) -> list[list[bytes]]:
+    return [
+        [block.issuers[i] for i in block.chain[start:end]]
+        for start, end in zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True)
+    ]
+
+
+LEAVES = [_entry(b"zero", ISSUER, ROOT), _entry(b"one", ISSUER, ROOT, precert=True, timestamp=5), _entry(b"two", ROOT)]
+TILE = b"".join(
+    [_tile_leaf(b"zero", ISSUER, ROOT), _tile_leaf(b"one", ISSUER, ROOT, precert=True, timestamp=5), _tile_leaf(b"two")]
+)
+BROKEN = {
+    "a leaf that is cut": (LEAVES[0][0][:-1], LEAVES[0][1]),
+    "a leaf that is too long": (LEAVES[0][0] + b"\0", LEAVES[0][1]),
+    "a leaf without a type": (LEAVES[0][0][:11], LEAVES[0][1]),
+    "another version": (b"\1" + LEAVES[0][0][1:], LEAVES[0][1]),
+    "another leaf type": (b"\0\1" + LEAVES[0][0][2:], LEAVES[0][1]),
+    "an unknown entry type": (LEAVES[0][0][:10] + b"\x80\0" + LEAVES[0][0][12:], LEAVES[0][1]),
+    "a timestamp beyond int64": _entry(b"zero", timestamp=1 << 63),
+    "an empty certificate": _entry(b""),
+    "a chain that is cut": (LEAVES[0][0], LEAVES[0][1][:-1]),
+    "a chain that is too long": (LEAVES[0][0], LEAVES[0][1] + b"\0"),
+    "an issuer that is cut": (LEAVES[0][0], _opaque(_opaque(ROOT, 3)[:-1], 3)),
+    "no extra_data": (LEAVES[0][0], b""),
+    "a pre-certificate that is cut": (LEAVES[1][0], LEAVES[1][1][:5]),
+    "another leaf_index": _entry(b"zero", extensions=_leaf_index(9)),
+}
+
+
+def test_decode_get_entries_reads_every_field() -> None:
+    """An answer of three entries becomes three columns of each field, in order."""
+    block = decode_get_entries(_answer(*LEAVES), 7, URL, 3)
+
+    assert block.index.tolist() == [7, 8, 9]
+    assert block.timestamp.tolist() == [1_700_000_000_000, 5, 1_700_000_000_000]
+    assert block.entry_type.tolist() == [X509_ENTRY, PRECERT_ENTRY, X509_ENTRY]
+    assert _spans(block, block.certificate) == [b"zero", b"one", b"two"]
+    assert _spans(block, block.leaf) == [leaf[2:] for leaf, _ in LEAVES]
+    assert _chains(block) == [[ISSUER, ROOT], [ISSUER, ROOT], [ROOT]]
+    assert block.issuers == (ISSUER, ROOT)
+    assert block.missing_issuers == ()
+
+
+def test_decode_get_entries_when_more_came_than_asked_for() -> None:
+    """What the log sends beyond the entries asked for is ignored, even if it is broken."""
+    block = decode_get_entries(_answer(*LEAVES[:2], (b"", b"")), 0, URL, 2)
+
+    assert block.index.tolist() == [0, 1]
+
+
+def test_decode_get_entries_when_there_are_none() -> None:
+    """An answer without entries becomes an empty block whose columns have their shapes."""
+    block = decode_get_entries(b'{"entries": []}', 7, URL, 3)
+
+    assert {f.name: np.shape(getattr(block, f.name)) for f in fields(block) if f.name != "data"} == {
+        "index": (0,),
+        "timestamp": (0,),
+        "entry_type": (0,),
+        "leaf": (0, 2),
+        "certificate": (0, 2),
+        "chain_offsets": (1,),
+        "chain": (0,),
+        "issuers": (0,),
+        "missing_issuers": (0,),
+    }
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_decode_get_entries_when_the_first_entry_is_broken(broken: tuple[bytes, bytes]) -> None:
+    """A first entry that breaks its framing raises an error that names it and its index, and no other index."""
+    with pytest.raises(LogProtocolError, match=r"entry 7: .*report this") as raised:
+        decode_get_entries(_answer(broken, LEAVES[1]), 7, URL, 3)
+
+    assert (raised.value.url, raised.value.start, raised.value.end) == (URL, 7, 8)
+
+
+@pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
+def test_decode_get_entries_when_a_later_entry_is_broken(broken: tuple[bytes, bytes]) -> None:
+    """The entries before a broken one come as a short answer."""
+    block = decode_get_entries(_answer(LEAVES[1], broken, LEAVES[2]), 7, URL, 3)
+
+    assert _spans(block, block.certificate) == [b"one"]
+
+
+def test_decode_get_entries_when_several_first_entries_are_broken() -> None:
+    """The error covers all broken entries up to the first that can be read, so that each is asked for once."""
+    with pytest.raises(LogProtocolError) as raised:
+        decode_get_entries(_answer((b"", b""), (b"", b""), *LEAVES), 7, URL, 5)
+
+    assert (raised.value.start, raised.value.end) == (7, 9)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b"7", b"{}", b'{"entries": {}}', b'{"entries": null}', b"\xff\xfe", b"[" * 100_000],
+)
+def test_decode_get_entries_when_the_answer_is_something_else(body: bytes) -> None:
+    """A body that is no JSON object with entries raises an error that blames no entry in particular."""
+    with pytest.raises(LogProtocolError, match="get-entries") as raised:
+        decode_get_entries(body, 7, URL, 3)
+
+    assert (raised.value.start, raised.value.end) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "element",
+    [None, 7, "text", [], {}, {"leaf_input": 7, "extra_data": ""}, {"leaf_input": "é", "extra_data": ""}]
+    + [{"leaf_input": text, "extra_data": ""} for text in ("A", "AAA", "AA==\n", "A-_A")],
+)
+def test_decode_get_entries_when_an_entry_is_no_base64(element: object) -> None:
+    """An entry that is not an object with two strict base64 texts is a broken entry."""
+    with pytest.raises(LogProtocolError, match="base64") as raised:
+        decode_get_entries(json.dumps({"entries": [element]}).encode(), 7, URL, 3)
+
+    assert (raised.value.start, raised.value.end) == (7, 8)
+
+
+@pytest.mark.parametrize("extensions", [_leaf_index(7), b"\1\0\1x" + _leaf_index(7), b"anything", b"\0\0\4abcd"])
+def test_decode_get_entries_when_extensions_do_not_contradict(extensions: bytes) -> None:
+    """Extensions with the right leaf_index, without one, or of another form are no reason to refuse an entry."""
+    block = decode_get_entries(_answer(_entry(b"zero", extensions=extensions)), 7, URL, 1)
+
+    assert _spans(block, block.certificate) == [b"zero"]
+
+
+def test_decode_data_tile_reads_every_field() -> None:
+    """A partial tile becomes the same columns, with chains as positions of fingerprints."""
+    block, fingerprints = decode_data_tile(TILE, 512, 515, URL)
+
+    assert block.index.tolist() == [512, 513, 514]
+    assert block.timestamp.tolist() == [1_700_000_000_000, 5, 1_700_000_000_000]
+    assert block.entry_type.tolist() == [X509_ENTRY, PRECERT_ENTRY, X509_ENTRY]
+    assert _spans(block, block.certificate) == [b"zero", b"one", b"two"]
+    assert _spans(block, block.leaf) == [leaf[2:] for leaf, _ in LEAVES]
+    assert fingerprints == tuple(hashlib.sha256(der).digest() for der in (ISSUER, ROOT))
+    assert block.chain_offsets.tolist() == [0, 2, 4, 4]
+    assert block.chain.tolist() == [0, 1, 0, 1]
+
+
+def test_decode_data_tile_when_a_part_is_wanted() -> None:
+    """Only the wanted entries of a tile are kept, with the fingerprints that they name."""
+    block, fingerprints = decode_data_tile(TILE, 514, 515, URL)
+
+    assert (block.index.tolist(), _spans(block, block.certificate), fingerprints) == ([514], [b"two"], ())
+
+
+@pytest.mark.parametrize("position", [0, 1, 255])
+def test_decode_data_tile_when_its_leaf_index_is_right(position: int) -> None:
+    """The leaf_index extension is compared with the position in the log, up to 40 bits of it."""
+    first = (1 << 40) - 256
+    tile = b"".join(_tile_leaf(b"der", extensions=_leaf_index(first + i)) for i in range(256))
+
+    block, _ = decode_data_tile(tile, first + position, first + 256, URL)
+
+    assert block.index.tolist() == list(range(first + position, first + 256))
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(b"", id="the end"),
+        pytest.param(_tile_leaf(b"three")[:20], id="a cut leaf"),
+        pytest.param(_tile_leaf(b"three", extensions=_leaf_index(3)), id="another leaf_index"),
+        pytest.param(_tile_leaf(b"three")[:-2] + _opaque(bytes(16), 2), id="half a fingerprint"),
+        pytest.param(_tile_leaf(b"three", ROOT)[:-1], id="a cut chain"),
+        pytest.param(_tile_leaf(b"three", precert=True)[:-5], id="a cut pre-certificate"),
+    ],
+)
+def test_decode_data_tile_when_an_entry_is_broken(broken: bytes) -> None:
+    """What comes before a broken entry is a short answer; from it on, nothing in the tile can be found."""
+    tile = TILE + broken
+
+    block, _ = decode_data_tile(tile, 512, 768, URL)
+    with pytest.raises(LogProtocolError, match=r"entry 515 in its data tile: .*report this") as raised:
+        decode_data_tile(tile, 515, 768, URL)
+    with pytest.raises(LogProtocolError, match="entry 515 ") as raised_later:
+        decode_data_tile(tile, 600, 601, URL)
+
+    assert block.index.tolist() == [512, 513, 514]
+    assert (raised.value.start, raised.value.end) == (515, 768)
+    assert (raised_later.value.start, raised_later.value.end) == (600, 768)
+
+
+def test_with_issuers_when_one_is_missing() -> None:
+    """An issuer that the log does not have leaves all chains, and is named."""
+    block, (issuer, root) = decode_data_tile(TILE, 512, 515, URL)
+
+    resolved = block.with_issuers((issuer, root), {issuer: None, root: ROOT})
+
+    assert _chains(resolved) == [[ROOT], [ROOT], []]
+    assert resolved.issuers == (ROOT,)
+    assert resolved.missing_issuers == (hashlib.sha256(ISSUER).hexdigest(),)
+
+
+def test_with_issuers_when_all_are_there() -> None:
+    """Chains that are resolved equal those of the same entries in a get-entries answer."""
+    block, fingerprints = decode_data_tile(TILE, 512, 515, URL)
+
+    resolved = block.with_issuers(fingerprints, dict(zip(fingerprints, (ISSUER, ROOT), strict=True)))
+
+    assert _chains(resolved) == [[ISSUER, ROOT], [ISSUER, ROOT], []]
+
+
+def test_take_keeps_chains_with_their_entries() -> None:
+    """Taking some entries of a block keeps each one's own bytes and chain."""
+    taken = decode_get_entries(_answer(*LEAVES), 7, URL, 3).take(np.array([False, True, True]))
+
+    assert taken.index.tolist() == [8, 9]
+    assert _spans(taken, taken.certificate) == [b"one", b"two"]
+    assert _chains(taken) == [[ISSUER, ROOT], [ROOT]]
+
+
+certificates = st.binary(min_size=1, max_size=40)
+entries = st.lists(
+    st.tuples(certificates, st.lists(certificates, max_size=3), st.booleans(), st.integers(0, 2**63 - 1)), max_size=5
+)
+
+
+@given(entries, st.integers(0, 2**40))
+def test_both_decoders_read_what_was_encoded(encoded: list[tuple[bytes, list[bytes], bool, int]], tile: int) -> None:
+    """Any entries come back equal from both encodings."""
+    start = tile * 256
+    options = [{"precert": precert, "timestamp": timestamp} for _, _, precert, timestamp in encoded]
+    body = _answer(*(_entry(e[0], *e[1], **o) for e, o in zip(encoded, options, strict=True)))
+    leaves = b"".join(_tile_leaf(e[0], *e[1], **o) for e, o in zip(encoded, options, strict=True))
+    issuers = {hashlib.sha256(issuer).digest(): issuer for e in encoded for issuer in e[1]}
+
+    blocks = [decode_get_entries(body, start, URL, 256)]
+    if encoded:
+        block, fingerprints = decode_data_tile(leaves, start, start + len(encoded), URL)
+        blocks.append(block.with_issuers(fingerprints, issuers))
+
+    for block in blocks:
+        assert block.index.tolist() == list(range(start, start + len(encoded)))
+        assert _spans(block, block.certificate) == [e[0] for e in encoded]
+        assert _chains(block) == [e[1] for e in encoded]
+        assert block.timestamp.tolist() == [e[3] for e in encoded]
+        assert block.entry_type.tolist() == [int(e[2]) for e in encoded]
+
+
+def _consistent(block: EntryBlock, start: int) -> bool:
+    """Tell whether all offsets of a block lie within what they point into."""
+    return (
+        block.index.tolist() == list(range(start, start + len(block)))
+        and bool(((block.leaf >= 0) & (block.leaf <= len(block.data))).all())
+        and bool((block.certificate[:, 0] < block.certificate[:, 1]).all())
+        and bool((block.certificate[:, 1] <= len(block.data)).all())
+        and block.chain_offsets[-1] == len(block.chain)
+    )
+
+
+@given(st.binary(max_size=200) | st.builds(lambda at, x: TILE[:at] + x + TILE[at:], st.integers(0, 300), st.binary()))
+def test_decode_data_tile_whatever_the_bytes(data: bytes) -> None:
+    """Any bytes become consistent entries or our error that names all indices to the tile's end."""
+    lost = None
+    try:
+        block, fingerprints = decode_data_tile(data, 512, 768, URL)
+    except LogProtocolError as error:
+        lost = (error.start, error.end)
+    if lost is None:
+        assert _consistent(block, 512)
+        assert all(position < len(fingerprints) for position in block.chain)
+    assert lost in (None, (512, 768))
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda values: st.lists(values) | st.dictionaries(st.sampled_from(["entries", "leaf_input", "extra_data"]), values),
+)
+
+
+@given(st.binary() | json_values.map(lambda value: json.dumps(value).encode()))
+def test_decode_get_entries_whatever_the_body(body: bytes) -> None:
+    """Any body becomes a block or our error."""
+    try:
+        block = decode_get_entries(body, 7, URL, 3)
+    except LogProtocolError:
+        return
+    assert _consistent(block, 7)
+
+
+@given(st.binary(max_size=60), st.binary(max_size=60), st.integers(0, 80), st.integers(0, 60))
+def test_decode_get_entries_whatever_an_entry_holds(leaf: bytes, extra: bytes, leaf_cut: int, extra_cut: int) -> None:
+    """Any bytes in place of the tail of an entry become a block or an error for that entry alone."""
+    good_leaf, good_extra = LEAVES[1]
+    body = _answer((good_leaf[:leaf_cut] + leaf, good_extra[:extra_cut] + extra))
+    lost = None
+    try:
+        block = decode_get_entries(body, 7, URL, 3)
+    except LogProtocolError as error:
+        lost = (error.start, error.end)
+    assert lost == (7, 8) or _consistent(block, 7)
