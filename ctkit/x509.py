@@ -4,7 +4,7 @@ Nothing here fails. What real logs hold does not always hold to RFC 5280, and a 
 lose the others: a field that cannot be read is empty, and a list is read up to where its framing breaks. Only when the
 outer structure does not hold up is a certificate called unreadable; what was read until then is kept.
 
-Lengths may be longer than DER allows. Indefinite lengths are not read: no log accepts them.
+The encoding may be BER: old certificates have lengths in more octets than they need, and of the indefinite form.
 """
 
 import re
@@ -56,13 +56,33 @@ def _header(der: bytes, at: int, end: int) -> _Element:
     if start > end:
         return -1, end, end + 1
     length = der[at + 1]
-    if length > 0x7F:
-        octets = length & 0x7F
+    if length == 0x80:
+        return der[at], start, _indefinite_stop(der, start, end)
+    if length > 0x80:
+        octets = length - 0x80
         length = int.from_bytes(der[start : start + octets])
         start += octets
-        if not octets or start > end:
+        if start > end:
             return -1, end, end + 1
     return der[at], start, start + length
+
+
+def _indefinite_stop(der: bytes, at: int, end: int) -> int:
+    """Return where an element of indefinite length ends (X.690, section 8.1.3.6), contents from `at` on.
+
+    That is behind its end-of-contents octets ``00 00``, which are an empty element at the end of the contents to us.
+    """
+    depth = 1
+    while depth and at + 2 <= end:
+        if der[at : at + 2] == b"\0\0":
+            depth -= 1
+            at += 2
+        elif der[at + 1] == 0x80:
+            depth += 1
+            at += 2
+        else:
+            at = _header(der, at, end)[2]
+    return end + 1 if depth else at
 
 
 def _elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
@@ -158,7 +178,7 @@ def read_certificate(der: bytes) -> Certificate:
     algorithm_tag, algorithm_start, algorithm_stop = _header(der, tbs_stop, end)
     fields: list[_Element] = []
     if outer_tag == tbs_tag == _SEQUENCE:
-        fields += islice(_elements(der, start, min(tbs_stop, end)), 10)
+        fields += islice(_elements(der, start, min(tbs_stop, end)), 11)
     if fields and fields[0][0] == _VERSION:
         del fields[0]
     readable = (
