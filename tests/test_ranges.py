@@ -1,0 +1,126 @@
+"""Half-open ranges behave like the sets of indices that they stand for."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctkit.ranges import IndexRange, RangeSet
+
+LAST = 1 << 40
+indices = st.integers(0, 120)
+pairs = st.lists(st.tuples(indices, indices), max_size=12)
+
+
+def _indices(ranges: RangeSet) -> set[int]:
+    return {index for stretch in ranges for index in range(stretch.start, stretch.end)}
+
+
+def _expected(pairs: list[tuple[int, int]]) -> set[int]:
+    return {index for start, end in pairs for index in range(start, end)}
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 2), (3, 2)])
+def test_index_range_when_it_is_none(start: int, end: int) -> None:
+    """A negative start and an end before the start are refused, with the range in the message."""
+    with pytest.raises(ValueError, match=rf"\[{start}, {end}\)"):
+        IndexRange(start, end)
+
+
+def test_index_range_when_empty() -> None:
+    """An empty range is one, with length 0."""
+    assert len(IndexRange(7, 7)) == 0
+
+
+@given(pairs)
+def test_range_set_covers_what_was_given(pairs: list[tuple[int, int]]) -> None:
+    """A set covers exactly the indices of the ranges that it was made of, whatever their order and overlap."""
+    ranges = RangeSet.of(*pairs)
+
+    assert _indices(ranges) == _expected(pairs)
+    assert ranges.size == len(_expected(pairs))
+
+
+@given(pairs)
+def test_range_set_is_in_normal_form(pairs: list[tuple[int, int]]) -> None:
+    """Ranges of a set ascend, are not empty and do not touch."""
+    ranges = RangeSet.of(*pairs)
+
+    assert (ranges.starts < ranges.ends).all()
+    assert all(a.end < b.start for a, b in pairwise(ranges))
+    assert ranges.starts.dtype == ranges.ends.dtype == np.int64
+
+
+def test_range_set_when_a_range_lies_in_a_longer_one() -> None:
+    """A range within an earlier, longer one does not cut it short."""
+    assert list(RangeSet.of((0, 100), (10, 20), (50, 60), (200, 201))) == [IndexRange(0, 100), IndexRange(200, 201)]
+
+
+def test_range_set_when_empty() -> None:
+    """The empty set has no ranges, no indices and no pages."""
+    ranges = RangeSet.of()
+
+    assert (len(ranges), ranges.size, list(ranges), list(ranges.pages(lambda: 256))) == (0, 0, [], [])
+    assert ranges.contains(np.array([0, 1])).tolist() == [False, False]
+
+
+@given(pairs, st.lists(indices))
+def test_contains_when_asked_for_any_indices(pairs: list[tuple[int, int]], asked: list[int]) -> None:
+    """Membership is that of the indices, in the order and number in which they were asked for."""
+    found = RangeSet.of(*pairs).contains(np.array(asked, np.int64))
+
+    assert found.tolist() == [index in _expected(pairs) for index in asked]
+
+
+@given(pairs, indices, indices)
+def test_between_cuts_at_both_ends(pairs: list[tuple[int, int]], start: int, end: int) -> None:
+    """The part of a set in a stretch has the indices that both have, in normal form."""
+    part = RangeSet.of(*pairs).between(start, end)
+
+    assert _indices(part) == _expected(pairs) & set(range(start, end))
+    assert (part.starts < part.ends).all()
+
+
+@given(pairs, st.integers(1, 40))
+def test_pages_cover_each_index_once(pairs: list[tuple[int, int]], page_size: int) -> None:
+    """Requests hold every wanted index exactly once, never cross a page, and there is at most one for each page."""
+    ranges = RangeSet.of(*pairs)
+    wanted = _expected(pairs)
+
+    pages = list(ranges.pages(lambda: page_size))
+
+    covered = [index for page in pages for index in range(page.start, page.end)]
+    assert len(covered) == len(set(covered))
+    assert wanted <= set(covered)
+    assert [page.start // page_size for page in pages] == sorted({index // page_size for index in wanted})
+    assert all((page.end - 1) // page_size == page.start // page_size for page in pages)
+
+
+@given(pairs, st.integers(1, 40))
+def test_pages_begin_and_end_with_a_wanted_index(pairs: list[tuple[int, int]], page_size: int) -> None:
+    """No request is longer than it must be."""
+    ranges = RangeSet.of(*pairs)
+
+    ends = [index for page in ranges.pages(lambda: page_size) for index in (page.start, page.end - 1)]
+
+    assert ranges.contains(np.array(ends, np.int64)).all()
+
+
+@given(pairs, st.lists(st.integers(1, 40), min_size=1))
+def test_pages_when_their_size_changes(pairs: list[tuple[int, int]], sizes: list[int]) -> None:
+    """A page size that is learned on the way loses no index and asks for none twice."""
+    remaining = iter([*sizes, *[sizes[-1]] * 200])
+
+    pages = list(RangeSet.of(*pairs).pages(lambda: next(remaining)))
+
+    assert all(a.end <= b.start for a, b in pairwise(pages))
+    assert _expected(pairs) <= {index for page in pages for index in range(page.start, page.end)}
+
+
+def test_pages_at_large_indices() -> None:
+    """Indices of 40 bits are no different."""
+    pages = RangeSet.of((LAST - 1, LAST + 1), (LAST + 256, LAST + 257)).pages(lambda: 256)
+
+    assert list(pages) == [IndexRange(LAST - 1, LAST), IndexRange(LAST, LAST + 1), IndexRange(LAST + 256, LAST + 257)]
