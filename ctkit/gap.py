@@ -60,14 +60,14 @@ def find_gaps(
         # The URLs are few and known: as literals they let DuckDB skip row groups by their statistics.
         rows = rows.filter(rows.source_url.isin(bounds["source_url"].to_pylist()))
         covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
-        logs = ibis.memtable(bounds).left_join(covered, "source_url")
+        logs = ibis.memtable(bounds).join(covered, "source_url", how="inner" if internal_only else "left")
         logs = logs.select(
             logs.source_url,
             start=ibis.ifelse(logs.start == _NOWHERE, logs.lowest, logs.start),
             end=ibis.least(logs.ceiling, logs.highest + 1) if internal_only else logs.ceiling,
         )
-        # A log without rows has no lowest one (catch-up) or highest one (internal_only): it drops out here.
-        logs = logs.filter(logs.start.notnull(), logs.end.notnull(), logs.start < logs.end)
+        # In catch-up a log without rows has no start: it drops out here.
+        logs = logs.filter(logs.start < logs.end)
         logs = ibis.memtable(logs.to_pyarrow())
         inside = rows.join(logs, "source_url")
         inside = inside.filter(inside.cert_index >= inside.start, inside.cert_index < inside.end)

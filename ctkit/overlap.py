@@ -61,6 +61,7 @@ class Overlap:
         return count > 0
 
     def skipped_by_file(self) -> dict[str, int]:
+        """Return path -> number of skipped rows, of each staged file that has any."""
         counts = self.skipped.group_by("filename").agg(rows=ibis._.count()).to_pyarrow()
         return dict(zip(counts["filename"].to_pylist(), counts["rows"].to_pylist(), strict=True))
 

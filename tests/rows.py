@@ -1,0 +1,85 @@
+"""Rows made up for tests of the lake side: the shape of real ones, the content of none."""
+
+import base64
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from ctkit.schema import AsDer, row_schema
+from ctkit.table import connect, open_table, read_tables
+from ctkit.write import write_entries
+
+LOG = "https://ct.example.com/2026h2"
+OTHER_LOG = "https://ct.example.org/2026h2"
+
+
+def make_rows(
+    indices: Iterable[int], *, url: str = LOG, name: str = "Example 2026h2", day: int = 1, as_der: AsDer = "binary"
+) -> pa.Table:
+    """Return a row for each index, all of one date; content follows from the index, so equal keys have equal rows."""
+    seen = datetime(2026, 3, 1, 12, tzinfo=UTC) + timedelta(days=day - 1)
+    rows = []
+    for index in indices:
+        der = f"{url}#{index}".encode()
+        sha256, sha1 = hashlib.sha256(der).hexdigest().upper(), hashlib.sha1(der).hexdigest().upper()
+        rows.append(
+            {
+                "cert_index": index,
+                "update_type": "PrecertLogEntry" if index % 3 else "X509LogEntry",
+                "seen": seen,
+                "seen_date": seen.date().isoformat(),
+                "source_name": name,
+                "source_url": url,
+                "cert_link": f"{url}/ct/v1/get-entries?start={index}&end={index}",
+                "serial_number": f"{index:016X}",
+                "fingerprint": sha1,
+                "sha256": sha256,
+                "sha1": sha1,
+                "not_before": 1_700_000_000 + index,
+                "not_after": 1_800_000_000 + index,
+                "is_ca": False,
+                "signature_algorithm": "ecdsa, sha256",
+                "subject_aggregated": f"/CN={index}.example.com",
+                "issuer_aggregated": "/C=US/CN=Example CA/O=Example",
+                "all_domains": [f"{index}.example.com", "www.example.com"],
+                "as_der": der if as_der == "binary" else base64.b64encode(der).decode(),
+                "chain": ['{"subject":{"aggregated":""}}'],
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=row_schema(as_der))
+
+
+def make_table(path: Path, *commits: pa.Table) -> DeltaTable:
+    """Create a table at `path` with one commit for each table of rows."""
+    table = open_table(path)
+    for rows in commits:
+        write_entries(table, rows)
+    return table
+
+
+def keys_of(table: DeltaTable) -> list[tuple[str, int]]:
+    """Return the keys of all rows, ascending, duplicates included."""
+    with connect() as connection:
+        rows = read_tables(connection, table).select("source_url", "cert_index").to_pyarrow().to_pylist()
+    return sorted((row["source_url"], row["cert_index"]) for row in rows)
+
+
+def indices_of(table: DeltaTable, url: str = LOG) -> list[int]:
+    """Return the indices of one log's rows, ascending, duplicates included."""
+    return [index for source_url, index in keys_of(table) if source_url == url]
+
+
+def rows_of(table: DeltaTable) -> list[dict[str, object]]:
+    """Return all rows, ordered by key."""
+    with connect() as connection:
+        rows = read_tables(connection, table).select(row_schema().names).order_by("source_url", "cert_index")
+        return rows.to_pyarrow().to_pylist()
+
+
+def commits_of(path: Path) -> list[str]:
+    """Return the names of the commits in a table's log."""
+    return sorted(entry.name for entry in (path / "_delta_log").glob("*.json"))
