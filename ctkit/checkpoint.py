@@ -4,20 +4,30 @@ import base64
 import json
 import re
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from hashlib import sha256
 from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ctkit.errors import CheckpointError
 from ctkit.merkle import HASH_SIZE
 
 _INT64_LIMIT = 1 << 63
-_SHA256, _RSA, _ECDSA = 4, 1, 3
-"""``HashAlgorithm`` and ``SignatureAlgorithm`` of RFC 5246, section 7.4.1.4.1."""
+_SHA256 = 4
+"""``HashAlgorithm`` of RFC 5246, section 7.4.1.4.1."""
+
+
+class SignatureAlgorithm(IntEnum):
+    """``SignatureAlgorithm`` of RFC 5246, section 7.4.1.4.1, as far as logs may use it."""
+
+    RSA = 1
+    ECDSA = 3
+
 
 _NOTE_SIGNATURE_TYPE = b"\x05"
 """Signature type of an RFC 6962 tree head in a signed note."""
@@ -72,12 +82,20 @@ class Checkpoint:
         CheckpointError
             No signature by this key, or one that does not hold.
         """
+        try:
+            key = load_der_public_key(public_key)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise CheckpointError(
+                self.url,
+                f"the log's public key cannot be read ({error}): take the one of the log list, base64 of a"
+                " SubjectPublicKeyInfo",
+            ) from error
         candidates = [self]
         if self.note_signatures:
             key_id = note_key_id(self.origin, public_key)
-            candidates = [self._signed_by(line) for line in self.note_signatures if line.startswith(key_id)]
+            candidates = [self._signed_by(signature) for signature in self.note_signatures if signature[:4] == key_id]
         for candidate in candidates:
-            if candidate._holds(public_key):
+            if candidate._holds(key):
                 return candidate
         raise CheckpointError(
             self.url,
@@ -88,23 +106,17 @@ class Checkpoint:
     def _signed_by(self, note_signature: bytes) -> Self:
         return replace(self, timestamp=int.from_bytes(note_signature[4:12]), signature=note_signature[12:])
 
-    def _holds(self, public_key: bytes) -> bool:
-        try:
-            key = load_der_public_key(public_key)
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise CheckpointError(
-                self.url,
-                f"the log's public key cannot be read ({error}): give the base64 SubjectPublicKeyInfo of its list",
-            ) from error
+    def _holds(self, key: PublicKeyTypes) -> bool:
         algorithm, signature = self.signature[1], self.signature[4:]
         signed = tree_head_to_sign(self.timestamp, self.tree_size, self.root_hash)
         try:
-            if isinstance(key, ec.EllipticCurvePublicKey) and algorithm == _ECDSA:
-                key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-            elif isinstance(key, rsa.RSAPublicKey) and algorithm == _RSA:
-                key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
-            else:
-                return False
+            match key, algorithm:
+                case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()), SignatureAlgorithm.ECDSA:
+                    key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+                case rsa.RSAPublicKey(), SignatureAlgorithm.RSA:
+                    key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+                case _:
+                    return False
         except InvalidSignature:
             return False
         return True
@@ -215,7 +227,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
         signature = _base64(encoded, "a signature of the log", url)
         # struct { uint64 timestamp; digitally-signed TreeHeadSignature; } RFC6962NoteSignature, after the key id.
         # The log may sign with keys of other types too, under the same name.
-        if _is_digitally_signed(signature[12:]) and signature[4] < 0x80:
+        if _is_digitally_signed(signature[12:]) and int.from_bytes(signature[4:12]) < _INT64_LIMIT:
             candidates.append(signature)
     if not candidates:
         raise _malformed(url, f"there is no RFC 6962 signature by {origin!r}")
@@ -234,7 +246,7 @@ def _is_digitally_signed(data: bytes) -> bool:
     return (
         len(data) > 4
         and data[0] == _SHA256
-        and data[1] in (_RSA, _ECDSA)
+        and data[1] in (SignatureAlgorithm.RSA, SignatureAlgorithm.ECDSA)
         and int.from_bytes(data[2:4]) == len(data) - 4
     )
 

@@ -17,12 +17,14 @@ logger = logging.getLogger(__name__)
 
 
 class LogServer:
-    """An HTTP server on the loopback interface for any number of embedded logs, each under its own path.
+    """An HTTP server on the loopback interface for any number of embedded logs, each under a path made of its name.
+
+    It serves from its creation on, in threads of its own, until it is closed.
 
     Parameters
     ----------
     logs
-        The logs to serve; `add` takes more.
+        The logs to serve; `add` takes more. Their names must differ.
     port
         Where to listen; 0 lets the system choose.
 
@@ -38,25 +40,24 @@ class LogServer:
 
     def __init__(self, *logs: EmbeddedLog, port: int = 0) -> None:
         self._logs: dict[str, EmbeddedLog] = {}
+        for log in logs:
+            self._register(log)
         self._server = _Server(("127.0.0.1", port), _handler(self._logs))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="log-server", daemon=True)
-        for log in logs:
-            self.add(log)
+        self._thread.start()
 
     def add(self, log: EmbeddedLog) -> str:
         """Serve one more log and return its URL."""
+        self._register(log)
+        return self.url(log)
+
+    def _register(self, log: EmbeddedLog) -> None:
         if self._logs.setdefault(log.slug, log) is not log:
             raise ValueError(f"another log is served as {log.slug!r} already: give this one another name")
-        return self.url(log)
 
     def url(self, log: EmbeddedLog) -> str:
         """Return the URL of a log, in canonical form."""
         return f"http://127.0.0.1:{self._server.server_port}/{log.slug}"
-
-    def start(self) -> Self:
-        """Begin to answer, in threads of its own."""
-        self._thread.start()
-        return self
 
     def close(self) -> None:
         """Stop serving and drop all connections."""
@@ -66,7 +67,7 @@ class LogServer:
         self._thread.join()
 
     def __enter__(self) -> Self:
-        return self.start()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -2,14 +2,29 @@
 
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
+from fakes import FakeLog
 
 from ctkit.embedded import EmbeddedLog
 from ctkit.server import LogServer
+
+# How long an example takes depends on what else the machine does.
+hypothesis.settings.register_profile("ctkit", deadline=None)
+hypothesis.settings.load_profile("ctkit")
 
 
 @pytest.fixture
 def serve() -> Iterator[Callable[[EmbeddedLog], str]]:
     """Serve logs until the test ends: ``serve(log)`` returns the log's URL."""
+    logs: list[EmbeddedLog] = []
     with LogServer() as server:
-        yield server.add
+
+        def add(log: EmbeddedLog) -> str:
+            logs.append(log)
+            return server.add(log)
+
+        yield add
+        for log in logs:
+            if isinstance(log, FakeLog):
+                log.wake()

@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from base64 import b64decode
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -123,12 +122,17 @@ class FakeLog(EmbeddedLog):
         self.down = False
         self.latency = 0.0
         self._lock = threading.Lock()
+        self._awake = threading.Event()
         self.grow(size)
 
     @property
     def tree_size(self) -> int:
         """Number of entries that the log admits to have."""
         return max(0, len(self.entries) - self.lag)
+
+    def wake(self) -> None:
+        """End the waiting for `latency`, now and from now on, so that a server can be closed at once."""
+        self._awake.set()
 
     def paths(self, prefix: str = "") -> list[str]:
         """Return the paths of all requests so far that begin with `prefix`, without their queries."""
@@ -155,7 +159,7 @@ class FakeLog(EmbeddedLog):
         with self._lock:
             self.requests.append((request.path, dict(request.query), dict(request.headers)))
         if self.latency:
-            time.sleep(self.latency)
+            self._awake.wait(self.latency)
         with self._lock:
             if self.down:
                 raise ConnectionAbortedError("the log is down")
