@@ -1,0 +1,346 @@
+"""The client is polite, patient, and cannot be made to swallow more than it wants."""
+
+import email.utils
+import gzip
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctkit.embedded import EmbeddedLog, Request, Response
+from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.http import Client, HttpError, Patience, TryAgain, retry_after, stopping
+
+AGENT = "ctkit tests, ct@example.org"
+FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
+OK = Response(200, b"hello")
+
+Serve = Callable[[EmbeddedLog], str]
+
+
+class ScriptedLog(EmbeddedLog):
+    """Gives the answers of a list, the last one for ever; None drops the connection."""
+
+    def __init__(self, *answers: Response | None) -> None:
+        super().__init__("scripted")
+        self.answers = list(answers)
+        self.requests: list[Request] = []
+
+    def respond(self, request: Request) -> Response:
+        """Answer with the next of the list."""
+        self.requests.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        if answer is None:
+            raise ConnectionAbortedError
+        return answer
+
+
+def _get(url: str, patience: Patience = FAST, limit: int = 1000, read: Callable[[bytes], bytes] = bytes) -> bytes:
+    client = Client(url, user_agent=AGENT, patience=patience)
+    try:
+        return client.get("/x", read, limit=limit)
+    finally:
+        client.close()
+
+
+@pytest.mark.parametrize(
+    "user_agent", ["", "ctkit", "ctkit/1.0", "@", "http://", "https:// x", "me@é.org", "a@b\nX: y"]
+)
+def test_client_when_the_user_agent_has_no_contact(user_agent: str) -> None:
+    """A user agent without a contact, or one that cannot be sent, is refused with an example."""
+    with pytest.raises(ParameterError, match=r"user_agent .*for example user_agent="):
+        Client("https://log.example", user_agent=user_agent)
+
+
+@pytest.mark.parametrize("user_agent", ["ct@example.org", "ctkit (+https://example.org/ct)", "ctkit; http://[::1]"])
+def test_client_sends_the_user_agent(serve: Serve, user_agent: str) -> None:
+    """A mail address or a URL is a contact, and the log sees it."""
+    log = ScriptedLog(OK)
+    client = Client(serve(log), user_agent=user_agent, patience=FAST)
+
+    client.get("/x", bytes, limit=9)
+    client.close()
+
+    assert log.requests[0].headers["user-agent"] == user_agent
+
+
+@pytest.mark.parametrize("url", ["https://", "https://log.example:port", "http:///x"])
+def test_client_when_the_url_is_none(url: str) -> None:
+    """A URL that cannot be asked is a wrong parameter, named in the error."""
+    with pytest.raises(ParameterError, match=url):
+        Client(url, user_agent=AGENT)
+
+
+@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+def test_get_when_the_log_is_busy(serve: Serve, status: int) -> None:
+    """A log that is busy is asked again until it answers."""
+    log = ScriptedLog(Response(status, b"later"), Response(status, b"later"), OK)
+
+    assert _get(serve(log)) == b"hello"
+    assert len(log.requests) == 3
+
+
+def test_get_when_the_connection_drops(serve: Serve) -> None:
+    """A dropped connection is tried again."""
+    log = ScriptedLog(None, OK)
+
+    assert _get(serve(log)) == b"hello"
+
+
+def test_get_when_a_body_is_cut(serve: Serve) -> None:
+    """A body that is shorter than announced is tried again, and so is a gzip stream without its end."""
+    cut = Response(200, b"hel", headers={"Content-Length": "5", "Connection": "close"})
+    log = ScriptedLog(cut, Response(200, gzip.compress(b"hello" * 9)[:-9]), OK)
+
+    assert _get(serve(log)) == b"hello"
+    assert len(log.requests) == 3
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_get_when_the_log_stays_busy(serve: Serve, status: int) -> None:
+    """After all tries the error carries the last status and reason, and says what to do."""
+    log = ScriptedLog(Response(status, b"come back\x1b[31m later"))
+    url = serve(log)
+
+    with pytest.raises(
+        HttpError, match=rf"{url}: /x: HTTP status {status} \(come back \[31m later\); run again"
+    ) as raised:
+        _get(url)
+
+    assert (len(log.requests), raised.value.status, raised.value.too_large) == (3, status, False)
+    assert isinstance(raised.value, LogUnavailableError)
+
+
+def test_get_when_nobody_listens() -> None:
+    """An address without a server is unavailable after all tries."""
+    with pytest.raises(HttpError, match=r"/x: ConnectError .*run again") as raised:
+        _get("http://127.0.0.1:9")
+
+    assert raised.value.status is None
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
+def test_get_when_the_request_is_refused(serve: Serve, status: int) -> None:
+    """A refusal is final: it is not asked again."""
+    log = ScriptedLog(Response(status, b"no"))
+
+    with pytest.raises(HttpError) as raised:
+        _get(serve(log))
+
+    assert (len(log.requests), raised.value.status, raised.value.too_large) == (1, status, False)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        (413, b""),
+        (403, b"too many entries"),
+        (500, b"rpc error: code = ResourceExhausted desc = grpc: received message larger than max (1 vs. 2)"),
+    ],
+)
+def test_get_when_the_answer_would_be_too_large(serve: Serve, status: int, body: bytes) -> None:
+    """A size error is final and marked, so that the caller can ask for less."""
+    log = ScriptedLog(Response(status, body))
+
+    with pytest.raises(HttpError) as raised:
+        _get(serve(log))
+
+    assert (len(log.requests), raised.value.status, raised.value.too_large) == (1, status, True)
+
+
+@pytest.mark.parametrize("body", [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000))])
+def test_get_when_the_body_is_larger_than_allowed(serve: Serve, body: bytes) -> None:
+    """A body beyond the limit is refused, packed or not."""
+    log = ScriptedLog(Response(200, body, headers={"Content-Encoding": "gzip"}))
+
+    with pytest.raises(HttpError, match="larger than 1000 bytes") as raised:
+        _get(serve(log))
+
+    assert (len(log.requests), raised.value.too_large) == (1, True)
+
+
+@pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
+def test_get_when_the_body_is_packed(serve: Serve, headers: dict[str, str]) -> None:
+    """A gzip body is unpacked, whether the header says so or not, up to exactly the limit."""
+    log = ScriptedLog(Response(200, gzip.compress(b"x" * 1000), headers=headers))
+
+    assert _get(serve(log)) == b"x" * 1000
+    assert log.requests[0].headers["accept-encoding"] == "gzip"
+
+
+def test_get_when_the_log_answers_with_html(serve: Serve) -> None:
+    """A page for people under status 200 is tried again, and in the end a protocol error that blames no entry."""
+    log = ScriptedLog(Response(200, b"\n<!doctype html><p>We will be back", "text/html"))
+
+    with pytest.raises(LogProtocolError, match="HTML page") as raised:
+        _get(serve(log))
+
+    assert (len(log.requests), raised.value.start, raised.value.end) == (3, None, None)
+
+
+def test_get_when_html_gives_way_to_an_answer(serve: Serve) -> None:
+    """An answer after a page for people counts."""
+    assert _get(serve(ScriptedLog(Response(200, b"<html>"), OK))) == b"hello"
+
+
+def test_get_when_the_reader_wants_another_try(serve: Serve) -> None:
+    """A reader may ask for another answer, and its error is raised in the end."""
+    log = ScriptedLog(OK)
+
+    def read(body: bytes) -> bytes:
+        raise TryAgain(LogProtocolError("u", f"{body!r} is useless"))
+
+    with pytest.raises(LogProtocolError, match="b'hello' is useless"):
+        _get(serve(log), read=read)
+    assert len(log.requests) == 3
+
+
+def test_get_follows_redirects_within_the_host(serve: Serve) -> None:
+    """A redirect within the log's host is followed, relative or not."""
+    log = ScriptedLog(Response(302, b"", headers={"Location": "/scripted/y"}), OK)
+
+    assert _get(serve(log)) == b"hello"
+    assert [request.path for request in log.requests] == ["x", "y"]
+
+
+def test_get_when_redirected_to_another_host(serve: Serve) -> None:
+    """A redirect to another host is refused, and nobody else is asked."""
+    log = ScriptedLog(Response(301, b"", headers={"Location": "http://localhost:9/"}))
+
+    with pytest.raises(HttpError, match="redirected to http://localhost:9/"):
+        _get(serve(log))
+    assert len(log.requests) == 1
+
+
+def test_get_when_redirected_for_ever(serve: Serve) -> None:
+    """A loop of redirects ends."""
+    log = ScriptedLog(Response(302, b"", headers={"Location": "/scripted/x"}))
+
+    with pytest.raises(HttpError, match="more than 5 redirects"):
+        _get(serve(log))
+
+
+def test_get_when_the_log_names_a_time(serve: Serve) -> None:
+    """The next request waits for as long as Retry-After says, also that of another thread."""
+    log = ScriptedLog(Response(429, b"", headers={"Retry-After": "0.5"}), OK)
+    client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, longest_wait=5))
+    began = time.monotonic()
+
+    first = threading.Thread(target=client.get, args=("/x", bytes), kwargs={"limit": 9})
+    first.start()
+    while not log.requests:
+        time.sleep(0.01)
+    time.sleep(0.1)
+    client.get("/y", bytes, limit=9)
+    waited = time.monotonic() - began
+    first.join()
+    client.close()
+
+    assert waited >= 0.5
+
+
+def test_get_when_the_log_names_a_far_time(serve: Serve) -> None:
+    """Retry-After is not waited for beyond the longest wait."""
+    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "86400"}), OK)
+
+    assert _get(serve(log)) == b"hello"
+
+
+def test_get_when_patience_ends_before_the_named_time(serve: Serve) -> None:
+    """Nothing is asked before the time that the log named, even where that means to give up."""
+    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "86400"}), OK)
+
+    with pytest.raises(HttpError, match="wait longer than patience"):
+        _get(serve(log), replace(FAST, longest_wait=30, first_wait=0.01, total=2))
+    assert len(log.requests) == 1
+
+
+def test_get_when_stopped_while_it_waits(serve: Serve) -> None:
+    """Setting the event of its thread ends a wait at once, without another request."""
+    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "60"}))
+    url, stop, errors = serve(log), threading.Event(), list[Exception]()
+
+    def run() -> None:
+        stopping.set(stop)
+        try:
+            _get(url, Patience())
+        except LogUnavailableError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    while not log.requests:
+        time.sleep(0.01)
+    stop.set()
+    thread.join(5)
+
+    assert not thread.is_alive()
+    assert (len(errors), len(log.requests)) == (1, 1)
+
+
+@pytest.mark.parametrize(("is_late", "is_stopped"), [(True, False), (False, True)])
+def test_get_when_time_ends_during_a_download(is_late: bool, is_stopped: bool) -> None:
+    """A download that never ends is left when patience or a stop ends it, between two of its pieces."""
+    stop = threading.Event()
+    patience = replace(FAST, tries=1, total=0.2 if is_late else 20)
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def drip() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+            while True:
+                connection.sendall(b"x")
+                time.sleep(0.05)
+                if is_stopped:
+                    stop.set()
+
+    dripping = threading.Thread(target=drip)
+    dripping.start()
+    token = stopping.set(stop)
+    try:
+        with pytest.raises(HttpError, match="ReadTimeout"):
+            _get(f"http://127.0.0.1:{listener.getsockname()[1]}", patience, limit=1_000_000)
+    finally:
+        stopping.reset(token)
+        dripping.join()
+        listener.close()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        ("0", 0),
+        ("7", 7),
+        (" 7 ", 7),
+        ("1.5", 1.5),
+        ("-3", 0),
+        (email.utils.formatdate(1060, usegmt=True), 60),
+        (email.utils.formatdate(1060, usegmt=True).replace("GMT", "UTC"), 60),
+        (email.utils.formatdate(1060), 60),
+        (email.utils.formatdate(940, usegmt=True), 0),
+        ("Thursday, 01-Jan-70 00:17:40 GMT", 60),
+        ("", None),
+        ("soon", None),
+        ("nan", None),
+        ("inf", None),
+        ("Thu, 99 Foo 1970 00:17:40 GMT", None),
+    ],
+)
+def test_retry_after_in_all_its_forms(value: str, seconds: float | None) -> None:
+    """Seconds, fractions and dates are read; anything else is no wait that was asked for."""
+    assert retry_after(value, 1000) == seconds
+
+
+@given(st.text())
+def test_retry_after_whatever_the_text(value: str) -> None:
+    """Any text is a finite wait or none."""
+    seconds = retry_after(value, 1000)
+
+    assert seconds is None or 0 <= seconds < float("inf")
