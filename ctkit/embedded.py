@@ -98,7 +98,7 @@ class Response:
 NOT_FOUND = Response(404, b"not found")
 
 # tile/<L>/<N>[.p/<W>] and tile/data/<N>[.p/<W>]: N in groups of three digits, all but the last behind an x.
-_TILE = re.compile(r"(?P<level>data|[0-5])/(?P<path>(x\d{3}/)*\d{3})(\.p/(?P<width>[1-9]\d{0,2}))?")
+_TILE = re.compile(r"(?P<level>data|[0-5])/(?P<path>(?!x000)(x\d{3}/)*\d{3})(\.p/(?P<width>[1-9]\d{0,2}))?")
 
 
 class EmbeddedLog:
