@@ -1,7 +1,7 @@
 """Logs that speak RFC 6962: get-sth and get-entries."""
 
 import threading
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 import pyarrow as pa
@@ -62,7 +62,7 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.log.Log.get_entries`."""
-        asked = end - start
+        asked, tree_size = end - start, self._tree_size
         while True:
             try:
                 block = self._ask(start, start + asked)
@@ -76,7 +76,7 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
                     raise self._not_yet(start, error.message) from error
                 raise
             if len(block) < asked:
-                self._learn_page_size(start, start + len(block))
+                self._learn_page_size(start, start + len(block), tree_size)
             return block
 
     def _ask(self, start: int, end: int) -> EntryBlock:
@@ -97,25 +97,23 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
     def _not_yet(self, start: int, reason: str) -> LogUnavailableError:
         return LogUnavailableError(self.url, f"the log does not have entry {start} yet ({reason}); run again later")
 
-    def _learn_page_size(self, start: int, stop: int) -> None:
-        """Take the length of a short answer for the log's page size, if it can be nothing else.
+    def _learn_page_size(self, start: int, stop: int, tree_size: int) -> None:
+        """Take the length of the short answer ``[start, stop)`` for the log's page size, if it can be nothing else.
 
-        Logs cut their answers at a number of entries, some of them counted from 0, not from the first one asked for.
-        So only an answer that starts where a short one stopped shows a whole page; and it must not be the tip of the
-        tree that cut it.
+        Logs cut their answers at a number of entries, some of them counted from 0, not from the first one asked for:
+        so only an answer that starts where a short one stopped shows a whole page. And it must not be the tip of the
+        tree that cut it: `tree_size` is what was known of it before the log was asked.
         """
         with self._lock:
             follows = start in self._short_stops
             self._short_stops.discard(start)
             self._short_stops.add(stop)
-        if follows and stop >= self._tree_size:
-            try:
-                self.get_checkpoint()
-            except LogError:
-                return
-        if follows and stop < self._tree_size:
-            with self._lock:
+            if follows and stop < tree_size:
                 self.page_size = min(self.page_size, stop - start)
+        if follows and stop >= tree_size:
+            # For the next time; whether the tree size is known changes nothing about this answer.
+            with suppress(LogError):
+                self.get_checkpoint()
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the get-entries URL of each index."""

@@ -1,0 +1,267 @@
+"""Logs of RFC 6962, well-behaved and not."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ctkit.embedded import EmbeddedLog
+from ctkit.entry import EntryBlock
+from ctkit.errors import LogProtocolError, LogUnavailableError
+from ctkit.http import Patience
+from ctkit.rfc6962 import Rfc6962Log
+from tests.fakes import FakeLog
+
+AGENT = "ctkit tests, ct@example.org"
+FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
+PAGE = "ct/v1/get-entries"
+
+Serve = Callable[[EmbeddedLog], str]
+
+
+@pytest.fixture(scope="module")
+def fake() -> FakeLog:
+    """Return a log of 600 entries whose knobs no test turns."""
+    return FakeLog("shared", 600, protocols=["rfc6962"])
+
+
+def _open(url: str) -> Rfc6962Log:
+    return Rfc6962Log(url, user_agent=AGENT, name="a log", patience=FAST)
+
+
+def _certificates(block: EntryBlock) -> list[bytes]:
+    return [block.data[start:end] for start, end in block.certificate.tolist()]
+
+
+def _asked(fake: FakeLog) -> list[tuple[int, int]]:
+    """Return the requests for entries, half-open."""
+    return [(int(query["start"]), int(query["end"]) + 1) for path, query, _ in fake.requests if path == PAGE]
+
+
+def _read(log: Rfc6962Log, start: int, end: int) -> None:
+    while start < end:
+        start += len(log.get_entries(start, end))
+
+
+def test_log_has_its_canonical_url(fake: FakeLog, serve: Serve) -> None:
+    """A log opened with a trailing slash has none in its URL."""
+    url = serve(fake)
+
+    with _open(url + "/") as log:
+        assert (log.url, log.name) == (url, "a log")
+
+
+def test_get_checkpoint_reads_the_signed_tree_head(fake: FakeLog, serve: Serve) -> None:
+    """The checkpoint is that of the log, with its signature."""
+    with _open(serve(fake)) as log:
+        checkpoint = log.get_checkpoint()
+
+    assert (checkpoint.tree_size, checkpoint.root_hash) == (600, fake.tree.root(600))
+    assert checkpoint.verify(fake.public_key) is checkpoint
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 256), (255, 257), (599, 600), (17, 99)])
+def test_get_entries_returns_what_was_asked_for(fake: FakeLog, serve: Serve, start: int, end: int) -> None:
+    """Every entry of a stretch comes with its index, its certificate and its chain."""
+    with _open(serve(fake)) as log:
+        block = log.get_entries(start, end)
+
+    expected = fake.entries[start:end]
+    assert block.index.tolist() == list(range(start, end))
+    assert _certificates(block) == [entry.certificate for entry in expected]
+    assert [len(entry.chain) for entry in expected] == np.diff(block.chain_offsets).tolist()
+    assert [der for entry in expected for der in entry.chain] == [block.issuers[i] for i in block.chain]
+
+
+def test_get_entries_when_the_answer_is_short(serve: Serve) -> None:
+    """A short answer is returned as it is, without a second request."""
+    fake = FakeLog(size=100, page_size=10)
+
+    with _open(serve(fake)) as log:
+        block = log.get_entries(5, 99)
+
+    assert block.index.tolist() == list(range(5, 15))
+    assert _asked(fake) == [(5, 99)]
+
+
+def test_page_size_when_the_log_caps_its_answers(serve: Serve) -> None:
+    """The length of an answer that continues a short one is the log's page size."""
+    fake = FakeLog(size=100, page_size=10)
+
+    with _open(serve(fake)) as log:
+        before = log.page_size
+        _read(log, 3, 40)
+
+        assert (before, log.page_size) == (1024, 10)
+
+
+def test_page_size_when_the_log_aligns_its_answers(serve: Serve) -> None:
+    """Answers that end at multiples of 32 show a page size of 32, whatever the first one was cut to."""
+    fake = FakeLog(size=200)
+    fake.page_alignment = 32
+
+    with _open(serve(fake)) as log:
+        _read(log, 28, 150)
+
+        assert log.page_size == 32
+
+
+def test_page_size_when_a_single_answer_is_short(serve: Serve) -> None:
+    """One short answer is no evidence: it may be cut at a boundary that is not ours."""
+    fake = FakeLog(size=200)
+    fake.page_alignment = 32
+
+    with _open(serve(fake)) as log:
+        log.get_entries(30, 150)
+
+        assert log.page_size == 1024
+
+
+def test_page_size_when_the_answer_is_full(fake: FakeLog, serve: Serve) -> None:
+    """Answers that bring all that was asked for teach nothing."""
+    with _open(serve(fake)) as log:
+        for start in range(0, 100, 10):
+            log.get_entries(start, start + 10)
+
+        assert log.page_size == 1024
+
+
+def test_page_size_at_the_tip_of_a_growing_log(serve: Serve) -> None:
+    """Answers that are short because the tree ends do not shrink the page size, even where each continues the last."""
+    fake = FakeLog(size=20)
+    fake.grow_by = 1
+    start = 10
+
+    with _open(serve(fake)) as log:
+        for growth in (5, 3, 2, 1, 1):
+            start += len(log.get_entries(start, start + 50))
+            fake.grow(growth)
+
+        assert log.page_size == 1024
+    assert [first for first, _ in _asked(fake)] == [10, 20, 25, 29, 32]
+
+
+@pytest.mark.parametrize("status", [403, 413, 500])
+def test_get_entries_when_too_many_are_asked_for(serve: Serve, status: int) -> None:
+    """A size error halves the request until it fits, and the page size with it."""
+    fake = FakeLog(size=600, page_size=1000)
+    fake.too_many, fake.too_many_status = 70, status
+
+    with _open(serve(fake)) as log:
+        block = log.get_entries(0, 512)
+
+        assert log.page_size == 64
+    assert block.index.tolist() == list(range(64))
+    assert _asked(fake) == [(0, 512), (0, 256), (0, 128), (0, 64)]
+
+
+def test_page_size_when_even_few_are_too_many(serve: Serve) -> None:
+    """One stretch of large entries is fetched one by one, but does not make all pages that small."""
+    fake = FakeLog(size=60)
+    fake.too_many = 1
+
+    with _open(serve(fake)) as log:
+        block = log.get_entries(0, 60)
+
+        assert log.page_size == 32
+    assert block.index.tolist() == [0]
+
+
+def test_get_entries_when_one_is_too_many(serve: Serve) -> None:
+    """A log that refuses even one entry for its size is unavailable."""
+    fake = FakeLog(size=60)
+    fake.too_many = 0
+
+    with _open(serve(fake)) as log, pytest.raises(LogUnavailableError, match="413"):
+        log.get_entries(0, 4)
+    assert _asked(fake) == [(0, 4), (0, 2), (0, 1)]
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_get_entries_beyond_the_tip(serve: Serve, status: int) -> None:
+    """A refusal of an index is no failure of the log: the entry is not there yet."""
+    fake = FakeLog(size=20)
+    fake.tip_status = status
+
+    with _open(serve(fake)) as log, pytest.raises(LogUnavailableError, match=r"not have entry 20 yet .*run again"):
+        log.get_entries(20, 30)
+    assert len(fake.requests) == 1
+
+
+def test_get_entries_when_the_answer_is_empty(serve: Serve) -> None:
+    """An answer without entries is tried again; if it stays so, the entry is not there yet."""
+    fake = FakeLog(size=20)
+    with _open(serve(fake)) as log:
+        fake.empty_pages = 2
+        block = log.get_entries(0, 20)
+        fake.empty_pages = 3
+        with pytest.raises(LogUnavailableError, match=r"not have entry 0 yet .*run again"):
+            log.get_entries(0, 20)
+
+    assert len(block) == 20
+
+
+def test_get_entries_when_bodies_are_cut(serve: Serve) -> None:
+    """A body that is cut is asked for again, whether its length is right or not."""
+    fake = FakeLog(size=20)
+    fake.broken_bodies, fake.cut_bodies = 1, 1
+
+    with _open(serve(fake)) as log:
+        assert len(log.get_entries(0, 20)) == 20
+
+
+def test_get_entries_when_bodies_stay_cut(serve: Serve) -> None:
+    """A log that never sends JSON breaks its protocol, for no entry in particular."""
+    fake = FakeLog(size=20)
+    fake.cut_bodies = 3
+
+    with _open(serve(fake)) as log, pytest.raises(LogProtocolError, match="no JSON") as raised:
+        log.get_entries(0, 20)
+    assert (raised.value.start, raised.value.end) == (None, None)
+
+
+def test_get_entries_when_an_entry_is_broken(serve: Serve) -> None:
+    """A broken entry ends the answer before it; asked for by itself it costs itself only, without another try."""
+    fake = FakeLog(size=20)
+    fake.broken_leaves = {7}
+
+    with _open(serve(fake)) as log:
+        block = log.get_entries(5, 20)
+        with pytest.raises(LogProtocolError) as raised:
+            log.get_entries(7, 20)
+
+    assert block.index.tolist() == [5, 6]
+    assert (raised.value.start, raised.value.end) == (7, 8)
+    assert len(fake.requests) == 2
+
+
+def test_get_entries_when_the_log_answers_for_other_indices(serve: Serve) -> None:
+    """Entries whose leaf_index is not where they were asked for are refused, all of them."""
+    fake = FakeLog(size=60)
+    fake.shift = 1
+
+    with _open(serve(fake)) as log, pytest.raises(LogProtocolError, match="leaf_index is 6") as raised:
+        log.get_entries(5, 20)
+    assert (raised.value.start, raised.value.end) == (5, 20)
+
+
+def test_get_entries_when_more_came_than_asked_for(serve: Serve) -> None:
+    """Entries beyond the end are dropped."""
+
+    class Generous(FakeLog):
+        def read(self, start: int, end: int) -> object:
+            return super().read(start, end + 5)
+
+    with _open(serve(Generous(size=60))) as log:
+        assert log.get_entries(5, 20).index.tolist() == list(range(5, 20))
+
+
+def test_entry_urls_name_each_entry() -> None:
+    """The URL of an entry asks for it alone, with an end that is inclusive as on the wire."""
+    with _open("log.example/2026h2/") as log:
+        urls = log.entry_urls(np.array([0, 1 << 40]))
+
+    assert urls.to_pylist() == [
+        "https://log.example/2026h2/ct/v1/get-entries?start=0&end=0",
+        "https://log.example/2026h2/ct/v1/get-entries?start=1099511627776&end=1099511627776",
+    ]
