@@ -1,0 +1,154 @@
+"""Tree heads, proofs and tiles of real logs hold, and nothing that differs from them by a byte does."""
+
+import base64
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from ctkit.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth
+from ctkit.errors import CheckpointError
+from ctkit.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
+
+URL = "https://log.example"
+
+
+def holds(read, data: bytes, key: bytes) -> bool:
+    """Tell whether a tree head can be read and is signed by the key."""
+    try:
+        read(data, URL).verify(key)
+    except CheckpointError:
+        return False
+    return True
+
+
+def flipped(data: bytes) -> Iterator[bytes]:
+    """Yield `data` with one byte changed, for each byte in turn."""
+    for at in range(len(data)):
+        yield data[:at] + bytes([data[at] ^ 1 << at % 8]) + data[at + 1 :]
+
+
+def decoded(texts: list[str]) -> list[bytes]:
+    """Return the bytes of base64 texts."""
+    return [base64.b64decode(text) for text in texts]
+
+
+def test_signed_tree_heads_verify_as_marked(real_data: Path):
+    """The signature of each tree head holds or does not hold, as is known of it."""
+    heads = json.loads((real_data / "sth" / "sths.json").read_text())
+    keys = {base64.b64decode(head["key"]) for head in heads if "key" in head}
+
+    found = {}
+    for head in heads:
+        # Where nobody knows the log, none of the other logs' keys may do.
+        own = {base64.b64decode(head["key"])} if "key" in head else keys
+        found[head["name"]] = any(holds(read_sth, json.dumps(head["sth"]).encode(), key) for key in own)
+        assert not any(holds(read_sth, json.dumps(head["sth"]).encode(), key) for key in keys - own)
+
+    assert found == {head["name"]: head["signature_valid"] for head in heads}
+    assert {True, False} == set(found.values())
+
+
+def test_signed_tree_heads_with_a_changed_byte(real_data: Path):
+    """No byte of signature, root, size or time can change."""
+    for head in json.loads((real_data / "sth" / "sths.json").read_text()):
+        if not head["signature_valid"]:
+            continue
+        key, sth = base64.b64decode(head["key"]), head["sth"]
+        changes = [
+            {name: base64.b64encode(changed).decode()}
+            for name in ("tree_head_signature", "sha256_root_hash")
+            for changed in flipped(base64.b64decode(sth[name]))
+        ]
+        changes += [
+            {name: int.from_bytes(changed)}
+            for name in ("tree_size", "timestamp")
+            for changed in flipped(sth[name].to_bytes(8))
+        ]
+
+        assert [change for change in changes if holds(read_sth, json.dumps(sth | change).encode(), key)] == []
+
+
+def test_checkpoints_verify(real_data: Path):
+    """Real checkpoints are read, and their signatures hold."""
+    for known in json.loads((real_data / "checkpoints" / "checkpoints.json").read_text()):
+        note, key = (real_data / "checkpoints" / known["file"]).read_bytes(), base64.b64decode(known["key"])
+        checkpoint = read_checkpoint(note, URL)
+
+        assert (checkpoint.origin, checkpoint.tree_size) == (known["origin"], known["size"])
+        assert base64.b64encode(checkpoint.root_hash).decode() == known["root"]
+        assert checkpoint.timestamp == known["timestamp_ms"]
+        assert (checkpoint.note_signatures[0][:4] == note_key_id(checkpoint.origin, key)) == known["key_id_ok"]
+        assert holds(read_checkpoint, note, key) == known["sig_ok"]
+
+
+def test_checkpoints_with_a_changed_byte(real_data: Path):
+    """No byte of a note can change, its spelling included."""
+    for known in json.loads((real_data / "checkpoints" / "checkpoints.json").read_text()):
+        note, key = (real_data / "checkpoints" / known["file"]).read_bytes(), base64.b64decode(known["key"])
+
+        assert [changed for changed in flipped(note) if holds(read_checkpoint, changed, key)] == []
+
+
+def test_real_proofs_hold(real_data: Path):
+    """An entry of a log of 962 million entries is in its tree, and an earlier tree is its beginning."""
+    proof = json.loads((real_data / "get_entries" / "argon2020_10000_full_proof.json").read_text())
+    head: Checkpoint = read_sth(json.dumps(proof["sth"]).encode(), proof["log_url"])
+    head.verify(base64.b64decode(proof["key"]))
+    leaf_hash = hash_leaf(base64.b64decode(proof["entry"]["leaf_input"]))
+    index, path = proof["inclusion"]["leaf_index"], decoded(proof["inclusion"]["audit_path"])
+    consistency = proof["consistency"]
+    first, second, nodes = consistency["first"], consistency["second"], decoded(consistency["consistency"])
+    first_root = base64.b64decode(consistency["derived_first_root"])
+
+    assert leaf_hash == base64.b64decode(proof["leaf_hash"])
+    assert verify_inclusion(leaf_hash, index, head.tree_size, path, head.root_hash)
+    assert not verify_inclusion(leaf_hash, index + 1, head.tree_size, path, head.root_hash)
+    assert second == head.tree_size
+    assert verify_consistency(first, first_root, second, head.root_hash, nodes)
+    assert not verify_consistency(first - 1, first_root, second, head.root_hash, nodes)
+    for at in range(len(path)):
+        changed = [*path[:at], bytes(HASH_SIZE), *path[at + 1 :]]
+        assert not verify_inclusion(leaf_hash, index, head.tree_size, changed, head.root_hash)
+    for at in range(len(nodes)):
+        changed = [*nodes[:at], bytes(HASH_SIZE), *nodes[at + 1 :]]
+        assert not verify_consistency(first, first_root, second, head.root_hash, changed)
+
+
+def leaf_hashes(tile: bytes) -> list[bytes]:
+    """Return the leaf hashes of a data tile, each ``TileLeaf`` taken apart by the sizes in it."""
+    hashes, at = [], 0
+    while at < len(tile):
+        start, is_precert = at, tile[at + 8 : at + 10] == b"\x00\x01"
+        at += 10 + 32 * is_precert
+        at += 3 + int.from_bytes(tile[at : at + 3])
+        at += 2 + int.from_bytes(tile[at : at + 2])
+        hashes.append(hash_leaf(b"\x00\x00" + tile[start:at]))
+        if is_precert:
+            at += 3 + int.from_bytes(tile[at : at + 3])
+        at += 2 + int.from_bytes(tile[at : at + 2])
+    return hashes
+
+
+def test_real_tiles_hang_together(real_data: Path):
+    """Leaf hashes of data tiles are the slots of the hash tiles, and their roots are the known ones."""
+    tiles = real_data / "static" / "navigli2025h2" / "tile"
+    known = json.loads((real_data / "static" / "info.json").read_text())["navigli2025h2"]
+    numbers = [f"{number:03}" for number in range(known["entries"] // 256)]
+
+    tree = Tree([leaf for number in numbers for leaf in leaf_hashes((tiles / "data" / number).read_bytes())])
+
+    assert tree.size == known["entries"]
+    assert [tree.tile(0, int(number)) for number in numbers] == [
+        (tiles / "0" / number).read_bytes() for number in numbers
+    ]
+    assert tree.tile(0, 3, 10) == (tiles / "0" / "003.p" / "10").read_bytes()
+    roots = {size: base64.b64encode(tree.root(size)).decode() for size in (256, 778, 1024)}
+    assert roots == {size: known[f"root_of_first_{size}"] for size in roots}
+
+
+def test_real_tile_in_the_middle_of_a_log(real_data: Path):
+    """The subtree of one data tile has the known hash."""
+    tile = (real_data / "static" / "tesseract_tile4" / "tile" / "data" / "004").read_bytes()
+    known = json.loads((real_data / "static" / "info.json").read_text())["tesseract_tile4"]
+
+    assert base64.b64encode(Tree(leaf_hashes(tile)).root()).decode() == known["subtree_root"]
