@@ -1,0 +1,279 @@
+"""Logs of the Static CT API, well-behaved and not."""
+
+import hashlib
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ctkit.embedded import EmbeddedLog, Request, Response
+from ctkit.entry import EntryBlock
+from ctkit.errors import LogProtocolError, LogUnavailableError
+from ctkit.http import Patience
+from ctkit.static_ct import StaticCtLog, tile_path
+from tests.fakes import FakeLog
+
+AGENT = "ctkit tests, ct@example.org"
+FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
+
+Serve = Callable[[EmbeddedLog], str]
+
+
+@pytest.fixture(scope="module")
+def fake() -> FakeLog:
+    """Return a log of 600 entries whose knobs no test turns."""
+    return FakeLog("shared", 600, protocols=["static-ct"])
+
+
+@pytest.fixture
+def small() -> FakeLog:
+    """Return a log of 260 entries whose knobs may be turned."""
+    return FakeLog("small", 260, protocols=["static-ct"])
+
+
+def _open(url: str) -> StaticCtLog:
+    return StaticCtLog(url, user_agent=AGENT, name="a log", patience=FAST)
+
+
+def _certificates(block: EntryBlock) -> list[bytes]:
+    return [block.data[start:end] for start, end in block.certificate.tolist()]
+
+
+def _chains(block: EntryBlock) -> list[list[bytes]]:
+    bounds = zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True)
+    return [[block.issuers[i] for i in block.chain[start:end]] for start, end in bounds]
+
+
+def _fingerprint(fake: FakeLog, index: int) -> str:
+    return hashlib.sha256(fake.entries[index].chain[0]).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("number", "path"),
+    [
+        (0, "000"),
+        (999, "999"),
+        (1000, "x001/000"),
+        (1234067, "x001/x234/067"),
+        ((1 << 32) - 1, "x004/x294/x967/295"),
+    ],
+)
+def test_tile_path_groups_digits(number: int, path: str) -> None:
+    """The number of a tile is written in groups of three digits, all but the last marked."""
+    assert tile_path(number) == path
+
+
+def test_get_checkpoint_reads_the_note(fake: FakeLog, serve: Serve) -> None:
+    """The checkpoint is that of the log, with its signature."""
+    with _open(serve(fake) + "/") as log:
+        checkpoint = log.get_checkpoint()
+
+    assert (checkpoint.url, checkpoint.tree_size, checkpoint.root_hash) == (log.url, 600, fake.tree.root(600))
+    assert checkpoint.verify(fake.public_key).tree_size == 600
+
+
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 256), (255, 256), (256, 512), (300, 310), (512, 600)])
+def test_get_entries_returns_what_was_asked_for(fake: FakeLog, serve: Serve, start: int, end: int) -> None:
+    """Every entry of a stretch comes with its index, its certificate and its chain."""
+    with _open(serve(fake)) as log:
+        block = log.get_entries(start, end)
+
+    expected = fake.entries[start:end]
+    assert block.index.tolist() == list(range(start, end))
+    assert _certificates(block) == [entry.certificate for entry in expected]
+    assert _chains(block) == [list(entry.chain) for entry in expected]
+    assert block.missing_issuers == ()
+
+
+@pytest.mark.parametrize(("start", "end", "stop"), [(255, 600, 256), (256, 600, 512), (512, 700, 600)])
+def test_get_entries_when_a_tile_ends_the_answer(fake: FakeLog, serve: Serve, start: int, end: int, stop: int) -> None:
+    """An answer ends with its tile, and a partial tile with the tree."""
+    with _open(serve(fake)) as log:
+        block = log.get_entries(start, end)
+
+    assert block.index.tolist() == list(range(start, stop))
+
+
+def test_get_entries_asks_for_the_tiles_that_the_checkpoint_covers(small: FakeLog, serve: Serve) -> None:
+    """Full tiles are asked for as such, the last one by its width, and the checkpoint once."""
+    with _open(serve(small)) as log:
+        log.get_entries(0, 256)
+        log.get_entries(256, 260)
+
+    assert small.paths("checkpoint") == ["checkpoint"]
+    assert small.paths("tile/") == ["tile/data/000", "tile/data/001.p/4"]
+
+
+def test_get_entries_when_the_partial_tile_has_gone(small: FakeLog, serve: Serve) -> None:
+    """Where the partial tile of a known checkpoint is gone, the full tile is read."""
+    with _open(serve(small)) as log:
+        log.get_checkpoint()
+        small.grow(512 - 260)
+        small.missing_partial_tiles = True
+        block = log.get_entries(256, 512)
+
+    assert block.index.tolist() == list(range(256, 512))
+    assert small.paths("tile/") == ["tile/data/001.p/4", "tile/data/001"]
+
+
+def test_get_entries_when_another_partial_tile_is_there(small: FakeLog, serve: Serve) -> None:
+    """Where neither the known partial tile nor the full one is there, a newer checkpoint tells the width."""
+
+    class Forgetful(EmbeddedLog):
+        """Has only the newest partial tile."""
+
+        def respond(self, request: Request) -> Response:
+            width = request.path.partition(".p/")[2]
+            if width and int(width) != small.tree_size % 256:
+                return Response(404, b"gone")
+            return small.respond(request)
+
+    with _open(serve(Forgetful("forgetful"))) as log:
+        log.get_checkpoint()
+        small.grow(10)
+        block = log.get_entries(256, 512)
+
+    assert block.index.tolist() == list(range(256, 270))
+    assert small.paths("tile/") == ["tile/data/001", "tile/data/001.p/14"]
+
+
+def test_get_entries_when_the_tree_has_grown(small: FakeLog, serve: Serve) -> None:
+    """An index beyond the known tree is looked for in a newer checkpoint."""
+    with _open(serve(small)) as log:
+        log.get_checkpoint()
+        small.grow(10)
+        block = log.get_entries(265, 280)
+
+    assert block.index.tolist() == [265, 266, 267, 268, 269]
+
+
+def test_get_entries_beyond_the_tip(small: FakeLog, serve: Serve) -> None:
+    """An index that the log does not have is not asked for, and not there yet."""
+    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match=r"entry 260 yet .*size 260.*run again"):
+        log.get_entries(260, 270)
+    assert small.paths("tile/") == []
+
+
+def test_get_entries_when_a_tile_is_not_there(small: FakeLog, serve: Serve) -> None:
+    """A tile that the checkpoint covers but the log does not serve is unavailable."""
+    small.missing_tiles = {0}
+
+    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match="entry 3 yet"):
+        log.get_entries(3, 10)
+
+
+def test_get_entries_when_an_entry_is_broken(small: FakeLog, serve: Serve) -> None:
+    """A broken entry ends the answer before it; from it on, the tile is lost."""
+    small.broken_leaves = {7}
+
+    with _open(serve(small)) as log:
+        block = log.get_entries(5, 256)
+        with pytest.raises(LogProtocolError) as raised:
+            log.get_entries(7, 256)
+
+    assert block.index.tolist() == [5, 6]
+    assert (raised.value.start, raised.value.end) == (7, 256)
+
+
+def test_get_entries_when_the_tile_is_another(small: FakeLog, serve: Serve) -> None:
+    """A tile of other entries than its path says is refused."""
+    small.shift = 1
+
+    with _open(serve(small)) as log, pytest.raises(LogProtocolError, match="leaf_index is 1") as raised:
+        log.get_entries(5, 20)
+    assert (raised.value.start, raised.value.end) == (5, 256)
+
+
+def test_get_entries_when_the_tile_is_packed_without_saying_so(small: FakeLog, serve: Serve) -> None:
+    """A tile that is served in gzip without a header for it is unpacked."""
+
+    class Silent(EmbeddedLog):
+        def respond(self, request: Request) -> Response:
+            response = small.respond(replace(request, headers={"accept-encoding": "gzip"}))
+            return replace(response, headers={})
+
+    with _open(serve(Silent("silent"))) as log:
+        block = log.get_entries(0, 256)
+
+    assert _certificates(block) == [entry.certificate for entry in small.entries[:256]]
+
+
+def test_issuers_are_asked_for_once(fake: FakeLog, serve: Serve) -> None:
+    """Each issuer is asked for once in the life of a log object."""
+    fake.requests.clear()
+    with _open(serve(fake)) as log:
+        for start in (0, 1, 300):
+            log.get_entries(start, 512)
+
+    asked = fake.paths("issuer/")
+    assert sorted(asked) == sorted({f"issuer/{hashlib.sha256(d).hexdigest()}" for e in fake.entries for d in e.chain})
+
+
+def test_issuers_are_asked_for_once_by_all_threads(small: FakeLog, serve: Serve) -> None:
+    """Threads that need an issuer at the same time wait for one request."""
+    small.latency = 0.05
+    blocks: list[EntryBlock] = []
+    with _open(serve(small)) as log:
+        threads = [threading.Thread(target=lambda: blocks.append(log.get_entries(0, 1))) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    assert [_chains(block) for block in blocks] == [[list(small.entries[0].chain)]] * 4
+    assert len(small.paths("issuer/")) == len(small.entries[0].chain)
+
+
+def test_get_entries_when_an_issuer_is_missing(small: FakeLog, serve: Serve) -> None:
+    """An issuer that the log does not have is left out of chains, named, and not asked for again."""
+    missing = _fingerprint(small, 0)
+    small.issuer_status = {missing: 404}
+
+    with _open(serve(small)) as log:
+        blocks = [log.get_entries(0, 256), log.get_entries(0, 256)]
+
+    expected = [
+        [der for der in entry.chain if hashlib.sha256(der).hexdigest() != missing] for entry in small.entries[:256]
+    ]
+    assert [_chains(block) for block in blocks] == [expected, expected]
+    assert [block.missing_issuers for block in blocks] == [(missing,)] * 2
+    assert small.paths("issuer/").count(f"issuer/{missing}") == 1
+
+
+@pytest.mark.parametrize("status", [403, 500, 429])
+def test_get_entries_when_an_issuer_cannot_be_had(small: FakeLog, serve: Serve, status: int) -> None:
+    """An issuer that cannot be had just now fails the answer, and is asked for again the next time."""
+    small.issuer_status = {_fingerprint(small, 3): status}
+
+    with _open(serve(small)) as log:
+        with pytest.raises(LogUnavailableError, match=f"issuer/.*{status}") as raised:
+            log.get_entries(3, 9)
+        small.issuer_status = {}
+        block = log.get_entries(3, 9)
+
+    assert (raised.value.start, raised.value.end) == (3, 9)
+    assert len(block) == 6
+
+
+def test_get_entries_when_an_issuer_is_another_certificate(small: FakeLog, serve: Serve) -> None:
+    """An issuer with another SHA-256 than its name is asked for again, then refused for the entries that need it."""
+    wrong = _fingerprint(small, 3)
+    small.wrong_issuers = {wrong}
+
+    with _open(serve(small)) as log, pytest.raises(LogProtocolError, match=f"{wrong} is not") as raised:
+        log.get_entries(3, 9)
+    assert (raised.value.start, raised.value.end) == (3, 9)
+    assert small.paths("issuer/").count(f"issuer/{wrong}") == FAST.tries
+
+
+def test_entry_urls_name_full_tiles() -> None:
+    """The URL of an entry is that of its full tile, for one index or many in any order."""
+    with _open("log.example/2026h2/") as log:
+        urls = log.entry_urls(np.array([256_255, 0, 255, 256_256]))
+        none = log.entry_urls(np.array([], np.int64))
+
+    prefix = "https://log.example/2026h2/tile/data"
+    assert urls.to_pylist() == [f"{prefix}/x001/000", f"{prefix}/000", f"{prefix}/000", f"{prefix}/x001/001"]
+    assert none.to_pylist() == []
