@@ -48,8 +48,6 @@ def is_retired(staging: DeltaTable) -> bool:
 
 
 def _remove_empty(folder: Path, staging: DeltaTable) -> str:
-    if folder.is_symlink():
-        return f"an empty table, because {folder} is a symbolic link; remove it"
     # Files of writers that died before their commit: the table's own by their name, and rows of nobody.
     for orphan in folder.glob(f"{PARTITION}=*/part-*.parquet"):
         orphan.unlink()

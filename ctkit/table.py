@@ -23,9 +23,7 @@ _UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
 
 
 def table_path(uri: str | Path) -> Path:
-    """Return the absolute folder that a bare path or a ``file://`` URI names.
-
-    Symbolic links on the way to it are followed; the folder itself may be one, so that nobody deletes through it.
+    """Return the absolute folder that a bare path or a ``file://`` URI names; symbolic links are followed.
 
     Raises
     ------
@@ -37,6 +35,10 @@ def table_path(uri: str | Path) -> Path:
     >>> table_path("file:///data/main/").as_posix()
     '/data/main'
     """
+    return _named_path(uri).resolve()
+
+
+def _named_path(uri: str | Path) -> Path:
     text = os.fspath(uri)
     if text.startswith("file://"):
         parts = urlsplit(text)
@@ -47,8 +49,7 @@ def table_path(uri: str | Path) -> Path:
     if not text.strip():
         raise ParameterError("a table's path is empty; give the path of a folder")
     path = Path(text).expanduser()
-    path = path.parent.resolve() / path.name if path.name not in ("", "..") else path.resolve()
-    if found := _UNUSABLE.search(str(path)):
+    if found := _UNUSABLE.search(str(path.resolve())):
         raise ParameterError(f"table {text!r}: deltalake cannot use a path with {found[0]!r} in it; rename the folder")
     return path
 
@@ -56,13 +57,15 @@ def table_path(uri: str | Path) -> Path:
 def check_separate(staging: str | Path, main: str | Path) -> None:
     """Refuse a staging table that is main, or where one of the two lies inside the other.
 
+    A staging path that is a symbolic link is refused too: a merge deletes staging, and never through a link.
+
     Raises
     ------
     ParameterError
         Under whatever spelling (relative, ``..``, symbolic link, ``file://``, letter case where the file system
         ignores it) the two share a folder.
     """
-    below, above = table_path(staging).resolve(), table_path(main).resolve()
+    below, above = table_path(staging), table_path(main)
     for inner, outer in ((below, above), (above, below)):
         for folder in (inner, *inner.parents):
             if folder == outer or (folder.exists() and outer.exists() and folder.samefile(outer)):
@@ -71,6 +74,8 @@ def check_separate(staging: str | Path, main: str | Path) -> None:
                     f"staging {str(staging)!r} {relation} (main is {str(main)!r}); "
                     "give staging_path a folder of its own, outside of main"
                 )
+    if _named_path(staging).is_symlink():
+        raise ParameterError(f"staging {str(staging)!r} is a symbolic link; name the folder itself: {below}")
 
 
 def find_table(uri: str | Path) -> DeltaTable | None:

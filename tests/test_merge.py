@@ -1,0 +1,382 @@
+"""Merge: staging into main, once each, in one commit, and staging is gone."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
+
+from ctkit import adopt, merge
+from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
+from ctkit.merge import merge_staging, preview_merge
+from ctkit.schema import row_schema
+from ctkit.table import files_of, find_table, open_table
+from ctkit.write import write_entries
+
+
+def parquet_files(path: Path) -> set[str]:
+    """Return the Parquet files below a folder, whether a table knows them or not."""
+    return {str(file) for file in path.rglob("*.parquet")}
+
+
+def test_merge_when_nothing_overlaps(tmp_path):
+    """The staged files themselves become main's, by hard links, in one commit, and staging's folder is gone."""
+    main = make_table(tmp_path / "main", make_rows(range(10)))
+    staging = make_table(tmp_path / "staging", make_rows(range(10, 14)), make_rows(range(14, 16), day=2))
+    inodes = {os.stat(file).st_ino for file in files_of(staging)}
+
+    report = merge_staging(staging, main)
+
+    assert (report.inserted, report.skipped, report.staging_rows) == (6, 0, 6)
+    assert (report.version_before, report.version, main.version()) == (1, 2, 2)
+    assert report.left == ""
+    assert not (tmp_path / "staging").exists()
+    assert inodes < {os.stat(file).st_ino for file in files_of(main)}
+    assert rows_of(open_table(tmp_path / "main")) == sorted(
+        pa.concat_tables([make_rows(range(14)), make_rows(range(14, 16), day=2)]).to_pylist(),
+        key=lambda row: row["cert_index"],
+    )
+    assert parquet_files(tmp_path / "main") == set(files_of(main))
+
+
+def test_merge_when_keys_overlap_and_repeat(tmp_path):
+    """Keys that main has are skipped, repetitions in staging are merged once, and the sums add up."""
+    main = make_table(tmp_path / "main", make_rows([10, 11, 12]), make_rows([11], url=OTHER_LOG))
+    staging = make_table(
+        tmp_path / "staging", make_rows([11, 12, 13, 13]), make_rows([13, 14, 14], day=2), make_rows([20])
+    )
+
+    preview = preview_merge(staging, main)
+    report = merge_staging(staging, main, expected=preview)
+
+    assert (preview.inserted, preview.skipped, preview.staging_rows, preview.conflicts) == (3, 5, 8, 0)
+    assert (report.inserted, report.skipped, report.staging_rows, report.conflicts) == (3, 5, 8, 0)
+    assert keys_of(main) == sorted([*((LOG, index) for index in (10, 11, 12, 13, 14, 20)), (OTHER_LOG, 11)])
+    assert len(commits_of(tmp_path / "main")) == 4
+    assert parquet_files(tmp_path / "main") == set(files_of(main))
+    assert not (tmp_path / "main" / merge.SCRATCH).exists()
+
+
+def test_merge_when_it_was_done_before(tmp_path):
+    """Merging the same rows again commits nothing and removes the second staging too."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    for attempt in range(2):
+        staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+        report = merge_staging(staging, main)
+        assert (report.inserted, report.skipped) == ((2, 0), (0, 2))[attempt]
+        assert not (tmp_path / "staging").exists()
+
+    assert indices_of(main) == [1, 2, 3]
+    assert (report.version_before, report.version, main.version()) == (2, 2, 2)
+
+
+def test_merge_when_a_key_has_another_certificate(tmp_path):
+    """Main's row stays, the contradiction is counted, and the preview's check names it."""
+    theirs = make_rows([1, 2])
+    ours = theirs.set_column(9, theirs.schema.field("sha256"), pa.array(["00", theirs["sha256"][1].as_py()]))
+    main = make_table(tmp_path / "main", ours)
+    staging = make_table(tmp_path / "staging", make_rows([1, 2, 3]))
+
+    preview = preview_merge(staging, main)
+    with pytest.raises(KeyConflictError, match="1 rows differ"):
+        preview.check()
+    report = merge_staging(staging, main)
+
+    assert (report.inserted, report.skipped, report.conflicts) == (1, 2, 1)
+    assert next(row["sha256"] for row in rows_of(main)) == "00"
+
+
+@pytest.mark.parametrize(("theirs", "ours"), [("string", "binary"), ("binary", "string")])
+def test_merge_when_as_der_differs(tmp_path, theirs, ours):
+    """DER follows main's type, whatever staging's is: bytes never end up as base64 text, nor text as bytes."""
+    DeltaTable.create(tmp_path / "main", row_schema(ours), partition_by=["seen_date"])
+    DeltaTable.create(tmp_path / "staging", row_schema(theirs), partition_by=["seen_date"])
+    main, staging = open_table(tmp_path / "main"), open_table(tmp_path / "staging")
+    write_entries(main, make_rows([1], as_der=ours))
+    write_entries(staging, make_rows([1, 2, 3], as_der=theirs))
+
+    report = merge_staging(staging, main)
+
+    assert (report.inserted, report.skipped) == (2, 1)
+    assert rows_of(main) == make_rows([1, 2, 3], as_der=ours).to_pylist()
+
+
+def test_merge_when_main_is_new(tmp_path):
+    """AC4.2: everything goes into a main that was just created, folder and all."""
+    staging = make_table(tmp_path / "staging", make_rows(range(5)))
+
+    assert preview_merge(staging, None).inserted == 5
+    main = open_table(tmp_path / "new" / "main", like=staging)
+    report = merge_staging(staging, main)
+
+    assert report.inserted == 5
+    assert indices_of(main) == [0, 1, 2, 3, 4]
+
+
+def test_merge_when_main_moves_meanwhile(tmp_path, monkeypatch):
+    """Rows that somebody commits between plan and commit are seen: the commit is tried again without them."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3, 4, 5]), make_rows([6], day=2))
+    live = [make_rows([3, 100]), make_rows([4, 6]), make_rows([101])]
+    commit = merge.commit_files
+
+    def commit_after_somebody(*arguments):
+        if live:
+            write_deltalake(tmp_path / "main", live.pop(0), mode="append")
+        return commit(*arguments)
+
+    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    report = merge_staging(staging, main)
+
+    assert (report.inserted, report.skipped) == (2, 3)
+    assert indices_of(main) == [1, 2, 3, 4, 5, 6, 100, 101]
+    assert (report.version_before, report.version) == (4, 5)
+    assert parquet_files(tmp_path / "main") == set(files_of(main))
+
+
+def test_merge_when_staging_grows_meanwhile(tmp_path, monkeypatch):
+    """Rows added to staging after it was looked at stay there, are said, and the next merge takes them."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    commit = merge.commit_files
+
+    def commit_after_somebody(*arguments):
+        write_deltalake(tmp_path / "staging", make_rows([3]), mode="append")
+        return commit(*arguments)
+
+    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    report = merge_staging(staging, main)
+    monkeypatch.undo()
+
+    assert "1 rows that were added during the merge" in report.left
+    assert indices_of(main) == [1, 2]
+    assert indices_of(open_table(tmp_path / "staging")) == [3]
+    assert merge_staging(open_table(tmp_path / "staging"), main).left == ""
+    assert indices_of(main) == [1, 2, 3]
+    assert not (tmp_path / "staging").exists()
+
+
+@pytest.mark.parametrize("moved", ["main", "staging"])
+def test_merge_when_the_preview_is_stale(tmp_path, moved):
+    """A merge of a preview that no longer holds is refused, and nothing is written."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    preview = preview_merge(staging, main)
+    write_deltalake(tmp_path / moved, make_rows([50]), mode="append")
+    before = {name: commits_of(tmp_path / name) for name in ("main", "staging")}
+
+    with pytest.raises(StalePreviewError, match="preview again") as caught:
+        merge_staging(staging, main, expected=preview)
+
+    assert caught.value.uri == str(tmp_path / moved)
+    assert {name: commits_of(tmp_path / name) for name in ("main", "staging")} == before
+
+
+def test_preview_changes_nothing(tmp_path):
+    """A preview tells rows by log and date, and shows some of what would be inserted, without a new file anywhere."""
+    main = make_table(tmp_path / "main", make_rows([1, 2]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]), make_rows([7], url=OTHER_LOG, name="Other", day=2))
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+
+    preview = preview_merge(staging, main)
+
+    assert preview.summary.to_dict("records") == [
+        {
+            "source_url": LOG,
+            "source_name": "Example 2026h2",
+            "seen_date": "2026-03-01",
+            "first_index": 2,
+            "last_index": 3,
+            "rows": 2,
+            "inserted": 1,
+            "skipped": 1,
+        },
+        {
+            "source_url": OTHER_LOG,
+            "source_name": "Other",
+            "seen_date": "2026-03-02",
+            "first_index": 7,
+            "last_index": 7,
+            "rows": 1,
+            "inserted": 1,
+            "skipped": 0,
+        },
+    ]
+    assert preview.sample["cert_index"].to_list() == [3, 7]
+    assert "as_der" not in preview.sample.columns
+    assert "would insert" in preview._repr_html_()
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+def test_merge_when_staging_is_main(tmp_path):
+    """A table is never merged into itself, nor into one inside it; it is still there afterwards."""
+    make_table(tmp_path / "main", make_rows([1]))
+
+    for staging in (tmp_path / "main", f"file://{tmp_path}/main/"):
+        with pytest.raises(ParameterError, match="is main itself"):
+            merge_staging(open_table(staging), open_table(tmp_path / "main"))
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+
+
+STEPS = [
+    (owner, name, overlap)
+    for overlap in (False, True)
+    for owner, name in (
+        (adopt.os, "link"),
+        (adopt, "_sync"),
+        (adopt.pq, "read_metadata"),
+        (merge, "link_files"),
+        (merge, "commit_files"),
+    )
+]
+
+
+@pytest.mark.parametrize(("owner", "name", "overlap"), [*STEPS, (merge, "write_deltalake", True)])
+def test_merge_when_a_step_fails(tmp_path, monkeypatch, owner, name, overlap):
+    """AC4.3: a failure before the commit leaves staging intact and main unchanged, and the next run completes it."""
+    main = make_table(tmp_path / "main", make_rows([1, 2]))
+    staging = make_table(tmp_path / "staging", make_rows([3, 4]), make_rows([2, 5] if overlap else [5], day=2))
+    before = {folder: sorted(str(path) for path in (tmp_path / folder).rglob("*.*")) for folder in ("main", "staging")}
+
+    def fail(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(owner, name, fail)
+    with pytest.raises(KeyboardInterrupt):
+        merge_staging(staging, main)
+    monkeypatch.undo()
+
+    after = {folder: sorted(str(path) for path in (tmp_path / folder).rglob("*.*")) for folder in ("main", "staging")}
+    assert after == before
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
+    report = merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main"))
+    assert report.inserted == 3
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3, 4, 5]
+
+
+def test_merge_when_linking_is_impossible(tmp_path, monkeypatch):
+    """Files are copied where they cannot be linked."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(adopt.os, "link", refuse)
+    merge_staging(staging, main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
+
+
+def damage_nothing(file: Path) -> None:
+    """Remove the file."""
+    file.unlink()
+
+
+def damage_tail(file: Path) -> None:
+    """Cut the file's footer off."""
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def damage_schema(file: Path) -> None:
+    """Replace the file by one with other columns."""
+    pq.write_table(pa.table({"source_url": [LOG], "cert_index": [5], "sha256": ["x"]}), file)
+
+
+@pytest.mark.parametrize("damage", [damage_nothing, damage_tail, damage_schema])
+def test_merge_when_a_staged_file_is_damaged(tmp_path, damage):
+    """A staged file that is missing, truncated or of another shape stops the merge before main is touched."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]), make_rows([5], day=2))
+    damage(Path(next(file for file in files_of(staging) if "03-02" in file)))
+    before = commits_of(tmp_path / "main")
+
+    with pytest.raises(TableError):
+        merge_staging(staging, main)
+
+    assert commits_of(tmp_path / "main") == before
+    assert parquet_files(tmp_path / "main") == set(files_of(open_table(tmp_path / "main")))
+    assert commits_of(tmp_path / "staging") == [f"{version:020}.json" for version in range(3)]
+
+
+def test_merge_when_staging_holds_other_things(tmp_path):
+    """A file that is not the table's own survives, and is named; the rows are merged and gone from staging."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    (tmp_path / "staging" / "notes.txt").write_text("mine")
+
+    report = merge_staging(staging, main)
+
+    assert "notes.txt" in report.left
+    assert (tmp_path / "staging" / "notes.txt").read_text() == "mine"
+    assert find_table(tmp_path / "staging").count() == 0
+    assert parquet_files(tmp_path / "staging") == set()
+
+
+def test_merge_removes_orphans_of_staging(tmp_path):
+    """Files that a dead writer left in staging without a commit go with it."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    file = Path(files_of(staging)[0])
+    shutil.copy(file, file.with_name("part-00000-dead-c000.zstd.parquet"))
+
+    assert merge_staging(staging, main).left == ""
+    assert not (tmp_path / "staging").exists()
+
+
+def test_merge_when_main_was_written_by_somebody_else(tmp_path):
+    """A main written with deltalake's defaults, compacted and checkpointed, is merged into and stays readable."""
+    DeltaTable.create(tmp_path / "main", row_schema(), partition_by=["seen_date"])
+    for index in range(5):
+        write_deltalake(tmp_path / "main", make_rows([index, 90 - index]), mode="append")
+    main = open_table(tmp_path / "main")
+    main.optimize.compact()
+    main.create_checkpoint()
+    staging = make_table(tmp_path / "staging", make_rows([3, 88, 200]))
+
+    report = merge_staging(staging, main)
+    write_deltalake(tmp_path / "main", make_rows([300]), mode="append")
+    main.update_incremental()
+    main.create_checkpoint()
+
+    assert (report.inserted, report.skipped) == (1, 2)
+    assert indices_of(open_table(tmp_path / "main")) == [0, 1, 2, 3, 4, 86, 87, 88, 89, 90, 200, 300]
+    assert DeltaTable(tmp_path / "main", version=report.version_before).count() == 10
+
+
+rows_of_logs = st.lists(
+    st.tuples(st.sampled_from([LOG, OTHER_LOG]), st.integers(0, 12), st.integers(1, 3)), max_size=12
+)
+
+
+def write_rows(path: Path, rows: list[tuple[str, int, int]], *, commits: int) -> DeltaTable:
+    """Create a table with the given (log, index, day) rows, spread over some commits."""
+    tables = [make_rows([index], url=url, day=day) for url, index, day in rows]
+    return make_table(path, *(pa.concat_tables(tables[at::commits]) for at in range(commits) if tables[at::commits]))
+
+
+@given(main_rows=rows_of_logs, staging_rows=rows_of_logs.filter(bool), commits=st.integers(1, 3))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_merge_is_the_union_by_key(tmp_path_factory, main_rows, staging_rows, commits):
+    """Whatever the two hold, main keeps its rows and gains each missing key once; a second merge commits nothing."""
+    folder = tmp_path_factory.mktemp("merge")
+    main = write_rows(folder / "main", main_rows, commits=commits)
+    staging = write_rows(folder / "staging", staging_rows, commits=commits)
+    shutil.copytree(folder / "staging", folder / "again")
+    have = sorted((url, index) for url, index, _ in main_rows)
+    missing = {(url, index) for url, index, _ in staging_rows} - set(have)
+
+    report = merge_staging(staging, main)
+    again = merge_staging(open_table(folder / "again"), main)
+
+    assert keys_of(main) == sorted([*have, *missing])
+    assert (report.inserted, report.skipped) == (len(missing), len(staging_rows) - len(missing))
+    assert (again.inserted, again.version) == (0, report.version)
+    assert parquet_files(folder / "main") == set(files_of(main))

@@ -1,0 +1,220 @@
+"""Tables at rest: opened, created, told apart, and held."""
+
+import multiprocessing
+import os
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, rows_of
+
+from ctkit.errors import ParameterError, SchemaMismatchError, TableError
+from ctkit.schema import row_schema
+from ctkit.table import as_der_type, check_separate, find_table, folder_of, hold, open_table, source_names, table_path
+
+
+def test_open_table_when_it_is_missing(tmp_path):
+    """A new table has the 20 columns, one partition column, raw DER, and nothing above reader 1 and writer 2."""
+    table = open_table(tmp_path / "a" / "b" / "main")
+
+    assert pa.schema(table.schema()) == row_schema()
+    assert table.metadata().partition_columns == ["seen_date"]
+    assert (table.protocol().min_reader_version, table.protocol().min_writer_version) == (1, 2)
+    assert table.metadata().configuration == {}
+
+
+def test_open_table_when_it_is_there(tmp_path):
+    """Opening creates nothing a second time."""
+    make_table(tmp_path / "main", make_rows([1, 2]))
+    before = commits_of(tmp_path / "main")
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
+    assert commits_of(tmp_path / "main") == before
+
+
+def test_open_table_like_an_old_one(tmp_path):
+    """A staging table follows a main table that holds DER as base64 text."""
+    old = DeltaTable.create(tmp_path / "old", row_schema("string"), partition_by=["seen_date"])
+
+    assert as_der_type(open_table(tmp_path / "staging", like=old)) == "string"
+
+
+@pytest.mark.parametrize("name", ["my table", "a%b", "ünï", "a+b=c", "q?*x", "a#b"])
+def test_open_table_when_its_name_is_odd(tmp_path, name):
+    """A folder's name may hold spaces, wildcards, and what URIs must escape."""
+    make_table(tmp_path / name / "main", make_rows([1, 2]))
+
+    assert indices_of(find_table(tmp_path / name / "main")) == [1, 2]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", ["a[b]", "a|b", "a^b", "a%20b"])
+def test_open_table_when_deltalake_cannot_have_its_name(tmp_path, name):
+    """Names on which deltalake panics or loses its way are refused, and nothing is written."""
+    with pytest.raises(ParameterError, match="rename the folder"):
+        open_table(tmp_path / name)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_open_table_when_the_folder_holds_other_things(tmp_path):
+    """No table is put into a folder with other files."""
+    (tmp_path / "notes.txt").write_text("mine")
+
+    with pytest.raises(TableError, match="holds other files"):
+        open_table(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_open_table_when_the_path_is_a_file(tmp_path):
+    """A path that is a file is an error of ours."""
+    (tmp_path / "main").write_text("no folder")
+
+    with pytest.raises(TableError, match="main"):
+        open_table(tmp_path / "main")
+
+
+def test_find_table_when_nothing_is_there(tmp_path):
+    """A missing folder and an empty one are no tables, and looking creates nothing."""
+    (tmp_path / "empty").mkdir()
+
+    assert find_table(tmp_path / "missing") is None
+    assert find_table(tmp_path / "empty") is None
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_find_table_when_its_log_is_corrupt(tmp_path):
+    """A table whose log cannot be read is an error, not a missing table."""
+    make_table(tmp_path / "main", make_rows([1]))
+    (tmp_path / "main" / "_delta_log" / "00000000000000000000.json").write_text("{broken")
+
+    with pytest.raises(TableError, match="cannot be opened as a Delta table"):
+        find_table(tmp_path / "main")
+
+
+def test_find_table_when_it_is_not_ours(tmp_path):
+    """Everything that differs is listed, in one message."""
+    rows = make_rows([1]).drop_columns(["chain"]).append_column("extra", pa.array(["x"]))
+    rows = rows.set_column(rows.schema.get_field_index("is_ca"), "is_ca", pa.array(["no"]))
+    write_deltalake(tmp_path / "main", rows)
+
+    with pytest.raises(SchemaMismatchError) as caught:
+        find_table(tmp_path / "main")
+
+    assert caught.value.uri == str(tmp_path / "main")
+    for difference in (
+        "column chain is missing",
+        "column extra is not ours",
+        "column is_ca is string, not bool",
+        "partitioned by [], not by ['seen_date']",
+    ):
+        assert difference in str(caught.value)
+
+
+def test_find_table_when_it_needs_reader_features(tmp_path):
+    """A table with deletion vectors is refused, because its files alone do not say which rows it has."""
+    DeltaTable.create(
+        tmp_path / "main",
+        row_schema(),
+        partition_by=["seen_date"],
+        configuration={"delta.enableDeletionVectors": "true"},
+    )
+
+    with pytest.raises(SchemaMismatchError, match="reader features"):
+        find_table(tmp_path / "main")
+
+
+def test_find_table_when_the_live_server_made_it(tmp_path):
+    """A table created with deltalake's own defaults, by the live server's rules, is one of ours."""
+    for as_der in ("binary", "string"):
+        path = tmp_path / as_der
+        DeltaTable.create(path, row_schema(as_der), partition_by=["seen_date"])
+        write_deltalake(path, make_rows([3, 4], as_der=as_der), mode="append")
+
+        assert rows_of(find_table(path)) == make_rows([3, 4], as_der=as_der).to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("uri", "expected"),
+    [
+        ("/data/main", "/data/main"),
+        ("/data/main/", "/data/main"),
+        ("/data/x/../main", "/data/main"),
+        ("file:///data/main/", "/data/main"),
+        ("file://localhost/data/main", "/data/main"),
+        ("file:///data/my%20main", "/data/my main"),
+    ],
+)
+def test_table_path_of_every_spelling(uri, expected):
+    """Bare paths and file URIs name the same folder."""
+    assert str(table_path(uri)) == expected
+
+
+def test_table_path_when_it_is_relative(tmp_path, monkeypatch):
+    """Relative paths, also in the live server's form of a file URI, are relative to the current directory."""
+    monkeypatch.chdir(tmp_path)
+
+    assert table_path("data/main") == table_path("file://./data/main") == tmp_path / "data" / "main"
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/main", "", "  "])
+def test_table_path_when_it_cannot_be_used(uri):
+    """Remote tables and empty paths are refused by name."""
+    with pytest.raises(ParameterError, match=r"local tables|empty"):
+        table_path(uri)
+
+
+def test_check_separate_under_any_spelling(tmp_path, monkeypatch):
+    """Staging that is main, or above or below it, is refused however the two are spelled."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "main" / "sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "main")
+    spellings = ["main", "main/", "./main", "x/../main", "link", f"file://{tmp_path}/main", tmp_path / "main"]
+
+    for staging in [*spellings, "main/sub", "link/sub", "main/not-there", ".", str(tmp_path)]:
+        for main in spellings:
+            with pytest.raises(ParameterError, match="staging"):
+                check_separate(staging, main)
+
+    (tmp_path / "other").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ParameterError, match="symbolic link; name the folder itself"):
+        check_separate("other", "main")
+    check_separate("staging", "main")
+    check_separate("main2", "main")
+
+
+def test_source_names_of_live_and_backfilled_rows(tmp_path):
+    """A log's name is found beside rows that have the URL in its place."""
+    main = make_table(tmp_path / "main", make_rows([1], name="Example log"), make_rows([2], name=LOG))
+    other = make_table(tmp_path / "other", make_rows([1], url=OTHER_LOG, name=OTHER_LOG))
+
+    assert source_names(main, other, None) == {LOG: "Example log"}
+
+
+def _try_to_hold(path: str, answers) -> None:
+    try:
+        with hold(open_table(path)):
+            answers.put("held")
+    except TableError as error:
+        answers.put(str(error))
+
+
+def test_hold_when_another_run_holds_it(tmp_path):
+    """A second run is refused with words while the first one lasts, and only then."""
+    table = open_table(tmp_path / "staging")
+    context = multiprocessing.get_context("spawn")
+    answers = context.Queue()
+
+    def try_it() -> str:
+        process = context.Process(target=_try_to_hold, args=(folder_of(table), answers))
+        process.start()
+        process.join()
+        return answers.get()
+
+    with hold(table):
+        refused = try_it()
+
+    assert "is being written by another run of ctkit" in refused
+    assert try_it() == "held"
+    assert os.listdir(tmp_path / "staging") == ["_delta_log"]

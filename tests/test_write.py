@@ -1,0 +1,77 @@
+"""Batches become commits of sorted files."""
+
+import random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rows import LOG, OTHER_LOG, commits_of, make_rows, make_table, rows_of
+
+from ctkit import write
+from ctkit.errors import TableError
+from ctkit.table import files_of, open_table
+from ctkit.write import write_batches, write_entries
+
+
+def test_write_entries_sorts_files(tmp_path):
+    """Each file is in one partition's folder and ascends by log and index, so that its statistics prune."""
+    shuffled = list(range(2000))
+    random.Random(1).shuffle(shuffled)
+    rows = pa.concat_tables(make_rows(shuffled, url=url, day=day) for url in (OTHER_LOG, LOG) for day in (2, 1))
+    table = make_table(tmp_path / "main", rows)
+
+    for file in files_of(table):
+        keys = pq.read_table(file, columns=["source_url", "cert_index"], partitioning=None).to_pylist()
+        pairs = [(key["source_url"], key["cert_index"]) for key in keys]
+        assert pairs == sorted(pairs)
+        assert len(pairs) == 4000
+    assert sorted(file.split("/")[-2] for file in files_of(table)) == ["seen_date=2026-03-01", "seen_date=2026-03-02"]
+    assert len(commits_of(tmp_path / "main")) == 2
+
+
+def test_write_entries_keeps_every_column(tmp_path):
+    """What was written is what is read, in all 20 columns."""
+    table = make_table(tmp_path / "main", make_rows([5, 3, 4]))
+
+    assert rows_of(table) == make_rows([3, 4, 5]).to_pylist()
+
+
+def test_write_entries_when_the_folder_cannot_be_written(tmp_path):
+    """A failed commit is an error that names the table, and the table stays as it was."""
+    table = make_table(tmp_path / "main", make_rows([1]))
+    rows = make_rows([2]).set_column(0, "cert_index", pa.array([None], pa.int64()))
+
+    with pytest.raises(TableError, match="nothing of them is in the table: run again") as caught:
+        write_entries(table, rows)
+
+    assert caught.value.uri == str(tmp_path / "main")
+    assert rows_of(open_table(tmp_path / "main")) == make_rows([1]).to_pylist()
+
+
+def test_write_batches_commits_when_due(tmp_path, monkeypatch):
+    """A commit is due after so many rows, and at the end for the rest; each is yielded once it is in the table."""
+    monkeypatch.setattr(write, "ROWS_PER_COMMIT", 4)
+    table = open_table(tmp_path / "staging")
+    batches = [batch for at in range(0, 10, 2) for batch in make_rows(range(at, at + 2)).to_batches()]
+
+    counts = [(rows.num_rows, table.version(), table.count()) for rows in write_batches(table, batches)]
+
+    assert counts == [(4, 1, 4), (4, 2, 8), (2, 3, 10)]
+
+
+@pytest.mark.parametrize(("limit", "value"), [("BYTES_PER_COMMIT", 1), ("SECONDS_PER_COMMIT", 0.0)])
+def test_write_batches_commits_when_bytes_or_time_are_due(tmp_path, monkeypatch, limit, value):
+    """Large rows and slow logs do not wait for the number of rows."""
+    monkeypatch.setattr(write, limit, value)
+    table = open_table(tmp_path / "staging")
+    batches = [batch for at in range(3) for batch in make_rows([at]).to_batches()]
+
+    assert [rows.num_rows for rows in write_batches(table, batches)] == [1, 1, 1]
+
+
+def test_write_batches_when_nothing_comes(tmp_path):
+    """No batches, no commit."""
+    table = open_table(tmp_path / "staging")
+
+    assert list(write_batches(table, [])) == []
+    assert table.version() == 0
