@@ -1,4 +1,4 @@
-"""Entries built by hand, for tests of what comes after their decoding."""
+"""Entries and certificates built by hand, for tests of what comes after the decoding of entries."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from ctkit.entry import EntryBlock
+from ctkit.issuance import der
 from ctkit.ranges import Int64s
 
 TIMESTAMP = 1_773_144_000_123
@@ -47,3 +48,25 @@ def _entry_urls(index: Int64s) -> pa.StringArray:
 
 LOG = SimpleNamespace(url="https://log.example", name="Example log", page_size=32, entry_urls=_entry_urls)
 """What rows need to know of a log."""
+
+ALGORITHM = der(0x30, bytes.fromhex("06082a8648ce3d040302"))
+NAME = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403"), der(0x0C, b"example.org"))))
+DATES = der(0x17, b"260310120000Z"), der(0x17, b"260608115959Z")
+KEY = der(0x30, ALGORITHM, der(0x03, b"\0key"))
+SAN = der(0x30, bytes.fromhex("0603551d11"), der(0x04, der(0x30, der(0x82, b"example.org"))))
+FIELDS = {
+    "version": der(0xA0, der(0x02, b"\2")),
+    "serial_number": der(0x02, b"\x12\x34"),
+    "signature": ALGORITHM,
+    "issuer": NAME,
+    "validity": der(0x30, *DATES),
+    "subject": NAME,
+    "key": KEY,
+    "extensions": der(0xA3, der(0x30, SAN)),
+}
+"""The fields of a ``TBSCertificate`` (RFC 5280, section 4.1), encoded."""
+
+
+def certificate(*, algorithm: bytes = ALGORITHM, **fields: bytes) -> bytes:
+    """Return a certificate with some of its fields replaced by other bytes."""
+    return der(0x30, der(0x30, *(FIELDS | fields).values()), algorithm, der(0x03, b"\0signature"))

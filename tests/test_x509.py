@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
+from blocks import ALGORITHM, DATES, FIELDS, KEY, NAME, SAN, certificate
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,21 +11,6 @@ from ctkit import x509
 from ctkit.issuance import der
 
 NULL = der(0x05)
-ALGORITHM = der(0x30, bytes.fromhex("06082a8648ce3d040302"))
-NAME = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403"), der(0x0C, b"example.org"))))
-DATES = der(0x17, b"260310120000Z"), der(0x17, b"260608115959Z")
-KEY = der(0x30, ALGORITHM, der(0x03, b"\0key"))
-SAN = der(0x30, bytes.fromhex("0603551d11"), der(0x04, der(0x30, der(0x82, b"example.org"))))
-FIELDS = {
-    "version": der(0xA0, der(0x02, b"\2")),
-    "serial_number": der(0x02, b"\x12\x34"),
-    "signature": ALGORITHM,
-    "issuer": NAME,
-    "validity": der(0x30, *DATES),
-    "subject": NAME,
-    "key": KEY,
-    "extensions": der(0xA3, der(0x30, SAN)),
-}
 WHOLE = x509.Certificate(
     readable=True,
     signature_algorithm=bytes.fromhex("2a8648ce3d040302"),
@@ -36,16 +22,6 @@ WHOLE = x509.Certificate(
     extensions={x509.SUBJECT_ALT_NAME: [der(0x30, der(0x82, b"example.org"))]},
 )
 EMPTY = x509.Certificate(False, b"", b"", b"", b"", 0, 0, {})
-
-
-def certificate(*, algorithm: bytes = ALGORITHM, **fields: bytes) -> bytes:
-    """Return a certificate with some of its fields replaced by other bytes."""
-    return der(0x30, der(0x30, *(FIELDS | fields).values()), algorithm, der(0x03, b"\0signature"))
-
-
-def extension(value: bytes) -> bytes:
-    """Return the element that holds one extension with another value, for the `certificate`."""
-    return der(0xA3, der(0x30, der(0x30, bytes.fromhex("0603551d11"), der(0x04, value))))
 
 
 def names(value: bytes) -> list[tuple[int, bytes]]:
