@@ -1,11 +1,11 @@
 """Certificates and precertificates for the embedded log, made thousands a second.
 
-Certificate authorities come from `cryptography`, once per process. What they issue is encoded by hand: everything
+Certificate authorities come from ``cryptography``, once per process. What they issue is encoded by hand: everything
 that does not change from one certificate to the next is encoded once, and a precertificate, its ``TBSCertificate``
 and its final certificate are three arrangements of the same bytes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from hashlib import sha1, sha256
@@ -14,8 +14,9 @@ from random import Random
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.x509.oid import NameOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
+_PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
 # How many DNS names a certificate has: two at the median, seven at the 95th percentile, twenty at the 99th.
@@ -87,12 +88,8 @@ _KEY_USAGE = _extension("2.5.29.15", der(0x03, b"\x05\xa0"), critical=True)
 _EXTENDED_KEY_USAGE = _extension("2.5.29.37", _sequence(_oid("1.3.6.1.5.5.7.3.1"), _oid("1.3.6.1.5.5.7.3.2")))
 # RFC 6962, section 3.1: a critical extension whose value is ASN.1 NULL.
 _POISON = _extension("1.3.6.1.4.1.11129.2.4.3", b"\x05\x00", critical=True)
-_SIGNATURE_ALGORITHMS = {
-    "ecdsa": _sequence(_oid("1.2.840.10045.4.3.2")),
-    "rsa": _sequence(_oid("1.2.840.113549.1.1.11"), b"\x05\x00"),
-}
-
-
+_ECDSA_WITH_SHA256 = _sequence(_oid("1.2.840.10045.4.3.2"))
+_SHA256_WITH_RSA = _sequence(_oid("1.2.840.113549.1.1.11"), b"\x05\x00")
 _CA_KEY_USAGE = x509.KeyUsage(
     digital_signature=True,
     content_commitment=False,
@@ -128,48 +125,46 @@ class Issued:
     issuer_key_hash: bytes
 
 
-@dataclass(frozen=True, eq=False)
 class Authority:
     """One certificate authority that issues.
 
-    Attributes
+    Parameters
     ----------
     key
         Its private key: ECDSA P-256 or RSA.
     chain
         Its own certificate first, the root last.
+
+    Attributes
+    ----------
+    key_hash
+        SHA-256 of its ``SubjectPublicKeyInfo``.
+    name, algorithm, extensions
+        What is the same in all certificates that it issues: the DER of ``issuer``, of ``signature``, and of the
+        extensions that point back to it.
     """
 
-    key: _PrivateKey
-    chain: tuple[bytes, ...]
-    name: bytes = field(init=False)
-    key_hash: bytes = field(init=False)
-    algorithm: bytes = field(init=False)
-    extensions: bytes = field(init=False)
-
-    def __post_init__(self) -> None:
-        certificate = x509.load_der_x509_certificate(self.chain[0])
+    def __init__(self, key: _PrivateKey, chain: tuple[bytes, ...]) -> None:
+        certificate = x509.load_der_x509_certificate(chain[0])
+        self.key = key
+        self.chain = chain
+        self.key_hash = sha256(_spki(key.public_key())).digest()
+        self.name = certificate.subject.public_bytes()
+        self.algorithm = _SHA256_WITH_RSA if isinstance(key, rsa.RSAPrivateKey) else _ECDSA_WITH_SHA256
         key_id = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
         (common_name,) = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         location = f"http://{str(common_name.value).lower()}.public-trust.embedded-authority.example/".encode()
+        crl = der(0xA0, der(0xA0, der(0x86, location + b"server-authentication/partition-17.crl")))
+        practice = _sequence(_oid("1.3.6.1.5.5.7.2.1"), der(0x16, location + b"practice-statement"))
         methods = (("1.3.6.1.5.5.7.48.1", b"ocsp"), ("1.3.6.1.5.5.7.48.2", b"server-authentication.cer"))
-        access = _sequence(*(_sequence(_oid(method), der(0x86, location + path)) for method, path in methods))
-        crl = _sequence(
-            _sequence(der(0xA0, der(0xA0, der(0x86, location + b"server-authentication/partition-17.crl"))))
+        access = (_sequence(_oid(method), der(0x86, location + path)) for method, path in methods)
+        policies = (_sequence(_oid("2.23.140.1.2.1")), _sequence(_oid("2.999.1"), _sequence(practice)))
+        self.extensions = (
+            _extension("2.5.29.35", _sequence(der(0x80, key_id)))
+            + _extension("1.3.6.1.5.5.7.1.1", _sequence(*access))
+            + _extension("2.5.29.31", _sequence(_sequence(crl)))
+            + _extension("2.5.29.32", _sequence(*policies))
         )
-        practice = _sequence(_sequence(_oid("1.3.6.1.5.5.7.2.1"), der(0x16, location + b"practice-statement")))
-        policies = _sequence(_sequence(_oid("2.23.140.1.2.1")), _sequence(_oid("2.999.1"), practice))
-        parts = (
-            _extension("2.5.29.35", _sequence(der(0x80, key_id))),
-            _extension("1.3.6.1.5.5.7.1.1", access),
-            _extension("2.5.29.31", crl),
-            _extension("2.5.29.32", policies),
-        )
-        object.__setattr__(self, "name", certificate.subject.public_bytes())
-        object.__setattr__(self, "key_hash", sha256(_spki(self.key)).digest())
-        kind = "rsa" if isinstance(self.key, rsa.RSAPrivateKey) else "ecdsa"
-        object.__setattr__(self, "algorithm", _SIGNATURE_ALGORITHMS[kind])
-        object.__setattr__(self, "extensions", b"".join(parts))
 
     def sign(self, tbs: bytes) -> bytes:
         """Return the certificate that signing this ``TBSCertificate`` makes."""
@@ -198,7 +193,7 @@ def issue(random: Random, timestamp: int) -> Issued:
     before_extensions = (
         _VERSION_3,
         # RFC 5280, section 4.1.2.2: positive, at most 20 octets.
-        _integer(random.getrandbits(random.choice((63, 127, 127, 159)))),
+        _integer(random.getrandbits(random.choice((64, 128, 128, 159)))),
         authority.algorithm,
         authority.name,
         _sequence(_time(not_before), _time(not_after)),
@@ -262,77 +257,66 @@ def _sct_list(random: Random, timestamp: int) -> bytes:
     return _extension("1.3.6.1.4.1.11129.2.4.2", der(0x04, len(scts).to_bytes(2), scts))
 
 
-def _spki(key: _PrivateKey) -> bytes:
-    form = serialization.PublicFormat.SubjectPublicKeyInfo
-    return key.public_key().public_bytes(serialization.Encoding.DER, form)
+def _spki(key: _PublicKey) -> bytes:
+    return key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
 @cache
 def _subject_keys() -> tuple[list[tuple[bytes, bytes]], list[int]]:
     """Return a few subject public keys with their key identifiers, and how often each is used."""
     random = Random("subject keys")
-    ec_keys = [_spki(ec.derive_private_key(random.getrandbits(255) + 1, ec.SECP256R1())) for _ in range(4)]
-    # Nothing is ever signed with a subject's key, so any odd number will do as an RSA modulus.
-    moduli = [random.getrandbits(2048) | 1 << 2047 | 1 for _ in range(4)]
-    rsa_keys = [
-        rsa.RSAPublicNumbers(65537, n)
-        .public_key()
-        .public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-        for n in moduli
-    ]
-    keys = [(spki, sha1(spki).digest()) for spki in ec_keys + rsa_keys]
-    return keys, [1] * 4 + [4] * 4
+    keys: list[_PublicKey] = []
+    for _ in range(4):
+        keys.append(ec.derive_private_key(random.getrandbits(255), ec.SECP256R1()).public_key())
+        # Nothing is ever signed with a subject's key, so any odd number will do as an RSA modulus.
+        keys.append(rsa.RSAPublicNumbers(65537, random.getrandbits(2048) | 1 << 2047 | 1).public_key())
+    encoded = [_spki(key) for key in keys]
+    return [(spki, sha1(spki).digest()) for spki in encoded], [1, 4] * 4
 
 
 @cache
 def _authorities() -> tuple[list[Authority], list[int]]:
     """Return the issuing authorities and how often each is used: two roots, four intermediates, one cross-sign."""
-    e_root, r_root = ec.generate_private_key(ec.SECP256R1()), rsa.generate_private_key(65537, 2048)
-    e_root_der = _certify("Embedded Root X2", e_root, "Embedded Root X2", e_root)
-    r_root_der = _certify("Embedded Root X1", r_root, "Embedded Root X1", r_root)
-    cross_der = _certify("Embedded Root X2", e_root, "Embedded Root X1", r_root)
-    keys: list[_PrivateKey] = [ec.generate_private_key(ec.SECP256R1()) for _ in range(3)]
-    keys.append(rsa.generate_private_key(65537, 2048))
-    signers: tuple[tuple[str, _PrivateKey, tuple[bytes, ...]], ...] = (
-        ("Embedded Root X2", e_root, (e_root_der,)),
-        ("Embedded Root X2", e_root, (cross_der, r_root_der)),
-        ("Embedded Root X1", r_root, (r_root_der,)),
-        ("Embedded Root X1", r_root, (r_root_der,)),
-    )
+    x1_key, x2_key = rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256R1())
+    x1 = _certify("Embedded Root X1", x1_key, "Embedded Root X1", x1_key)
+    x2 = _certify("Embedded Root X2", x2_key, "Embedded Root X2", x2_key)
+    x2_by_x1 = _certify("Embedded Root X2", x2_key, "Embedded Root X1", x1_key)
+    e5, e6, d1 = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    r10 = rsa.generate_private_key(65537, 2048)
     authorities = [
-        Authority(key, (_certify(name, key, signer, signer_key), *chain))
-        for name, key, (signer, signer_key, chain) in zip(("E5", "E6", "D1", "R10"), keys, signers, strict=True)
+        Authority(e5, (_certify("E5", e5, "Embedded Root X2", x2_key), x2)),
+        Authority(e6, (_certify("E6", e6, "Embedded Root X2", x2_key), x2_by_x1, x1)),
+        Authority(d1, (_certify("D1", d1, "Embedded Root X1", x1_key), x1)),
+        Authority(r10, (_certify("R10", r10, "Embedded Root X1", x1_key), x1)),
     ]
     # RSA signatures are slow to make, so few are.
     return authorities, [40, 35, 13, 12]
 
 
 def _certify(subject: str, key: _PrivateKey, issuer: str, issuer_key: _PrivateKey) -> bytes:
-    start = datetime(2020, 9, 4, tzinfo=UTC)
     is_root = subject.startswith("Embedded Root")
-    access = [
-        x509.AccessDescription(method, x509.UniformResourceIdentifier(f"http://root.example/{path}"))
-        for method, path in (
-            (x509.oid.AuthorityInformationAccessOID.OCSP, "ocsp"),
-            (x509.oid.AuthorityInformationAccessOID.CA_ISSUERS, "root.cer"),
-        )
-    ]
+    start = datetime(2020 if is_root else 2024, 3, 13, tzinfo=UTC)
     builder = (
         x509.CertificateBuilder(_ca_name(issuer), _ca_name(subject), key.public_key(), x509.random_serial_number())
         .not_valid_before(start)
-        .not_valid_after(start + timedelta(days=3650 if is_root else 1826))
+        .not_valid_after(start + timedelta(days=9131 if is_root else 1826))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None if is_root else 0), critical=True)
         .add_extension(_CA_KEY_USAGE, critical=True)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
     )
     if subject != issuer:
-        identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+        authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
+        location = x509.UniformResourceIdentifier("http://root.embedded-authority.example/root.cer")
+        access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
         policy = x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)
-        server_auth = x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH])
-        for extension in (identifier, x509.AuthorityInformationAccess(access), x509.CertificatePolicies([policy])):
-            builder = builder.add_extension(extension, critical=False)
-        if not is_root:
-            builder = builder.add_extension(server_auth, critical=False)
+        builder = (
+            builder.add_extension(authority_key, critical=False)
+            .add_extension(x509.AuthorityInformationAccess([access]), critical=False)
+            .add_extension(x509.CertificatePolicies([policy]), critical=False)
+        )
+    if not is_root:
+        purposes = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        builder = builder.add_extension(purposes, critical=False)
     return builder.sign(issuer_key, hashes.SHA256()).public_bytes(serialization.Encoding.DER)
 
 
