@@ -66,7 +66,9 @@ def fetch_blocks(
     pool = ThreadPoolExecutor(workers, f"fetch {log.url}", initializer=stopping.set, initargs=(halt,))
     try:
         while True:
-            while len(pages) < 2 * workers and strikes < _STRIKES and not stop.is_set() and (page := next(plan, None)):
+            # A log that just failed is asked for one page at a time until it answers.
+            ahead = 2 * workers if strikes == 0 else int(strikes < _STRIKES)
+            while len(pages) < ahead and not stop.is_set() and (page := next(plan, None)):
                 pages.append(pool.submit(fetch, page))
             if not pages:
                 break

@@ -1,0 +1,370 @@
+"""Every wanted index arrives exactly once, in order, or is named in a hole."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ctkit.checkpoint import Checkpoint
+from ctkit.embedded import EmbeddedLog
+from ctkit.entry import EntryBlock
+from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.fetch import fetch_blocks
+from ctkit.http import Patience, stopping
+from ctkit.log import Log, open_log
+from ctkit.ranges import Int64s, RangeSet
+from tests.fakes import FakeLog
+
+AGENT = "ctkit tests, ct@example.org"
+FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
+
+Serve = Callable[[EmbeddedLog], str]
+Hole = tuple[int, int]
+
+
+class PlainLog:
+    """A log without a network: entries are their index, and some cannot be had.
+
+    Attributes
+    ----------
+    broken
+        Indices that cannot be read; each costs as many indices as its value says.
+    away
+        Indices for which the log is unavailable.
+    answer_size
+        Entries in one answer at the most.
+    """
+
+    url = "https://log.example"
+    name = None
+
+    def __init__(self, page_size: int = 8, answer_size: int = 1000) -> None:
+        self.page_size = page_size
+        self.answer_size = answer_size
+        self.broken: dict[int, int] = {}
+        self.away: set[int] = set()
+        self.dead = False
+        self.asked: list[tuple[int, int]] = []
+
+    def get_checkpoint(self) -> Checkpoint:
+        """Is never asked for here."""
+        raise NotImplementedError
+
+    def entry_urls(self, index: Int64s) -> pa.StringArray:
+        """Is never asked for here."""
+        raise NotImplementedError
+
+    def get_entries(self, start: int, end: int) -> EntryBlock:
+        """Return entries up to the first that cannot be had."""
+        self.asked.append((start, end))
+        if self.dead:
+            raise LogProtocolError(self.url, "a page for people")
+        if start in self.away:
+            raise LogUnavailableError(self.url, "away")
+        if start in self.broken:
+            raise LogProtocolError(self.url, "broken", start=start, end=start + self.broken[start])
+        index = np.arange(start, min(end, start + self.answer_size))
+        bad = np.isin(index, [*self.broken, *self.away])
+        index = index[: bad.argmax()] if bad.any() else index
+        empty = np.zeros((len(index), 2), np.int64)
+        offsets = np.zeros(len(index) + 1, np.int64)
+        return EntryBlock(index, index, index.astype(np.uint16), b"", empty, empty, offsets, offsets[:0], ())
+
+
+def _indices(block: EntryBlock) -> list[int]:
+    return block.index.tolist()
+
+
+def _run(log: Log, wanted: RangeSet, workers: int = 4) -> list[list[int] | LogError]:
+    return list(fetch_blocks(log, wanted, workers=workers, stop=threading.Event(), decode=_indices))
+
+
+def _holes(results: list[list[int] | LogError]) -> list[Hole]:
+    return [(result.start, result.end) for result in results if isinstance(result, LogError)]
+
+
+def _fetched(results: list[list[int] | LogError]) -> list[int]:
+    return [index for result in results if not isinstance(result, LogError) for index in result]
+
+
+def _fetch_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("fetch ")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_is_left() -> Iterator[None]:
+    """Fail if threads of the pool survive the test."""
+    yield
+    deadline = time.monotonic() + 5
+    while _fetch_threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert _fetch_threads() == []
+
+
+@pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
+def test_fetch_when_all_is_well(serve: Serve, protocol: str) -> None:
+    """All wanted certificates arrive in order, from either protocol, at any page size."""
+    fake = FakeLog(size=600, page_size=100)
+    wanted = RangeSet.of((3, 300), (310, 311), (511, 600))
+
+    def decode(block: EntryBlock) -> list[tuple[int, bytes]]:
+        spans = block.certificate.tolist()
+        return [(i, block.data[a:b]) for i, (a, b) in zip(block.index.tolist(), spans, strict=True)]
+
+    with open_log(serve(fake), user_agent=AGENT, protocol=protocol, patience=FAST) as log:
+        results = list(fetch_blocks(log, wanted, stop=threading.Event(), decode=decode))
+
+    indices = [index for stretch in wanted for index in range(stretch.start, stretch.end)]
+    assert [row for result in results for row in result] == [(i, fake.entries[i].certificate) for i in indices]
+
+
+def test_fetch_when_a_tile_has_many_gaps(serve: Serve) -> None:
+    """A tile is asked for once, however many gaps it has."""
+    fake = FakeLog(size=512)
+    wanted = RangeSet.of(*((i, i + 1) for i in range(1, 512, 2)))
+
+    with open_log(serve(fake), user_agent=AGENT, protocol="static-ct", patience=FAST) as log:
+        results = _run(log, wanted)
+
+    assert _fetched(results) == list(range(1, 512, 2))
+    assert sorted(fake.paths("tile/")) == ["tile/data/000", "tile/data/001"]
+
+
+def test_fetch_when_nothing_is_wanted() -> None:
+    """Without a wanted index nothing is asked and nothing comes."""
+    log = PlainLog()
+
+    assert _run(log, RangeSet.of()) == []
+    assert log.asked == []
+
+
+def test_fetch_when_answers_are_short() -> None:
+    """A short answer is continued where it stopped, or where the next wanted index is."""
+    log = PlainLog(page_size=100, answer_size=10)
+
+    results = _run(log, RangeSet.of((5, 25), (60, 61), (90, 95)))
+
+    assert results == [[*range(5, 15)], [*range(15, 25)], [60], [90, 91, 92, 93, 94]]
+    assert log.asked == [(5, 95), (15, 95), (60, 95), (90, 95)]
+
+
+def test_fetch_when_an_entry_is_broken() -> None:
+    """A broken entry is a hole of its own; what follows in its page is fetched."""
+    log = PlainLog(page_size=8)
+    log.broken = {3: 1}
+
+    results = _run(log, RangeSet.of((0, 16)))
+
+    assert _fetched(results) == [0, 1, 2, *range(4, 16)]
+    assert _holes(results) == [(3, 4)]
+    assert [str(r) for r in results if isinstance(r, LogError)] == ["https://log.example: broken"]
+
+
+def test_fetch_when_the_rest_of_a_tile_is_broken() -> None:
+    """An error that reaches to the end of a tile costs the wanted indices up to there, and none in the next tile."""
+    log = PlainLog(page_size=8)
+    log.broken = {3: 5}
+
+    results = _run(log, RangeSet.of((0, 4), (6, 7), (9, 12)))
+
+    assert _fetched(results) == [0, 1, 2, 9, 10, 11]
+    assert _holes(results) == [(3, 7)]
+
+
+def test_fetch_when_a_broken_entry_is_not_wanted() -> None:
+    """A broken entry between two wanted ones is no hole."""
+    log = PlainLog(page_size=8)
+    log.broken = {3: 1}
+
+    results = _run(log, RangeSet.of((2, 3), (4, 5)))
+
+    assert results == [[2], [4]]
+
+
+def test_fetch_when_pages_are_away() -> None:
+    """A page that cannot be had is a hole of what was wanted of it; the pages after it are fetched."""
+    log = PlainLog(page_size=8)
+    log.away = {9, 16}
+
+    results = _run(log, RangeSet.of((0, 4), (6, 40)))
+
+    assert _fetched(results) == [*range(4), 6, 7, 8, *range(24, 40)]
+    assert _holes(results) == [(9, 16), (16, 24)]
+
+
+@pytest.mark.parametrize("dead", [True, False])
+def test_fetch_when_the_log_is_dead(dead: bool) -> None:
+    """A log that never answers is left alone soon, and every wanted index is named in a hole."""
+    log = PlainLog(page_size=8)
+    log.dead, log.away = dead, set(range(8_000))
+
+    results = _run(log, RangeSet.of((4, 4000), (5000, 8000)), workers=2)
+
+    assert _holes(results) == [(4, 8), (8, 16), (16, 24), (24, 32), (32, 8000)]
+    assert len(log.asked) == 4
+    assert isinstance(results[-1], LogUnavailableError)
+
+
+def test_fetch_when_the_log_recovers() -> None:
+    """Pages that are away far from each other do not add up."""
+    log = PlainLog(page_size=8)
+    log.away = set(range(16)) | set(range(24, 40)) | set(range(48, 64))
+
+    results = _run(log, RangeSet.of((0, 80)))
+
+    assert _fetched(results) == [*range(16, 24), *range(40, 48), *range(64, 80)]
+
+
+def test_fetch_when_many_entries_are_broken() -> None:
+    """A log that answers with broken entries is not dead."""
+    log = PlainLog(page_size=1)
+    log.broken = dict.fromkeys(range(50), 1)
+
+    results = _run(log, RangeSet.of((0, 52)))
+
+    assert _holes(results) == [(i, i + 1) for i in range(50)]
+    assert _fetched(results) == [50, 51]
+
+
+def test_fetch_reads_ahead_within_bounds() -> None:
+    """No more pages are asked for than twice the workers beyond what was taken."""
+    log = PlainLog(page_size=1)
+    fetching = fetch_blocks(log, RangeSet.of((0, 1000)), workers=2, stop=threading.Event(), decode=_indices)
+
+    next(fetching)
+    time.sleep(0.2)
+    asked = len(log.asked)
+    fetching.close()
+
+    assert 1 < asked <= 5
+
+
+def test_fetch_when_the_page_size_is_learned() -> None:
+    """Pages planned after the log's page size is known have that size."""
+    log = PlainLog(page_size=100)
+
+    def decode(block: EntryBlock) -> list[int]:
+        log.page_size = 10
+        return _indices(block)
+
+    results = list(fetch_blocks(log, RangeSet.of((0, 600)), workers=1, stop=threading.Event(), decode=decode))
+
+    assert _fetched(results) == list(range(600))
+    assert (log.asked[0], log.asked[-1]) == ((0, 100), (590, 600))
+
+
+def test_fetch_decodes_in_worker_threads() -> None:
+    """The expensive part of the work is not done by the thread that takes the results."""
+    results = list(
+        fetch_blocks(
+            PlainLog(),
+            RangeSet.of((0, 20)),
+            stop=threading.Event(),
+            decode=lambda block: threading.current_thread().name,
+        )
+    )
+
+    assert all(name.startswith("fetch https://log.example") for name in results)
+
+
+def test_fetch_when_decoding_fails() -> None:
+    """An error of the caller's own function is raised, not made a hole."""
+
+    def decode(block: EntryBlock) -> list[int]:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        list(fetch_blocks(PlainLog(), RangeSet.of((0, 20)), stop=threading.Event(), decode=decode))
+
+
+class WaitingLog(PlainLog):
+    """A log that asks to wait long before each answer, as http does: the wait ends with the thread's event."""
+
+    def get_entries(self, start: int, end: int) -> EntryBlock:
+        """Wait from the third page on."""
+        if start >= 16:
+            self.asked.append((start, end))
+            stopping.get().wait(60)
+            raise LogUnavailableError(self.url, "stopped")
+        return super().get_entries(start, end)
+
+
+def test_fetch_when_stopped() -> None:
+    """Setting the event ends the iterator at once with what has arrived, without a hole and without a new request."""
+    log, stop = WaitingLog(page_size=8), threading.Event()
+    fetching = fetch_blocks(log, RangeSet.of((0, 8000)), workers=2, stop=stop, decode=_indices)
+    results = [next(fetching), next(fetching)]
+    while len(log.asked) < 4:
+        time.sleep(0.01)
+
+    began = time.monotonic()
+    threading.Timer(0.1, stop.set).start()
+    results += list(fetching)
+
+    assert results == [[*range(8)], [*range(8, 16)]]
+    assert time.monotonic() - began < 5
+    assert len(log.asked) == 4
+
+
+def test_fetch_when_stopped_before_it_begins() -> None:
+    """An event that is set already means that nothing is asked."""
+    log, stop = PlainLog(), threading.Event()
+    stop.set()
+
+    assert list(fetch_blocks(log, RangeSet.of((0, 80)), stop=stop, decode=_indices)) == []
+    assert log.asked == []
+
+
+def test_fetch_when_closed() -> None:
+    """Closing the iterator ends all waits and asks for nothing more; the caller's event stays as it is."""
+    log, stop = WaitingLog(page_size=8), threading.Event()
+    fetching = fetch_blocks(log, RangeSet.of((0, 8000)), workers=2, stop=stop, decode=_indices)
+    next(fetching)
+    while len(log.asked) < 4:
+        time.sleep(0.01)
+
+    began = time.monotonic()
+    fetching.close()
+    while _fetch_threads():
+        time.sleep(0.01)
+
+    assert time.monotonic() - began < 5
+    assert not stop.is_set()
+    assert len(log.asked) == 4
+
+
+indices = st.integers(0, 100)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.tuples(indices, indices), max_size=8),
+    st.dictionaries(indices, st.integers(1, 30), max_size=6),
+    st.sets(indices, max_size=6),
+    st.integers(1, 40),
+    st.integers(1, 40),
+)
+def test_fetch_accounts_for_every_index(
+    pairs: list[tuple[int, int]], broken: dict[int, int], away: set[int], page_size: int, answer_size: int
+) -> None:
+    """Whatever the gaps and the failures, each wanted index is in one block or one hole, and both ascend."""
+    log = PlainLog(page_size, answer_size)
+    log.broken, log.away = broken, away
+    wanted = RangeSet.of(*pairs)
+
+    results = _run(log, wanted, workers=2)
+
+    fetched, holes = _fetched(results), RangeSet.of(*_holes(results))
+    every = [index for stretch in wanted for index in range(stretch.start, stretch.end)]
+    lost = [index for index in every if holes.contains(np.array([index]))[0]]
+    assert sorted(fetched + lost) == every
+    assert fetched == sorted(fetched)
+    assert all(a[1] <= b[0] for a, b in pairwise(_holes(results)))
+    assert all(wanted.contains(np.array([a, b - 1])).all() for a, b in _holes(results))
+    assert not set(fetched) & (set(broken) | away)
