@@ -404,7 +404,8 @@ def test_chain_with_every_extension() -> None:
     (text,) = chain_of(issuer)
     sha1, sha256 = pairs(hashlib.sha1(issuer).digest()), pairs(hashlib.sha256(issuer).digest())
     assert text == (
-        '{"subject":{"C":"DE","CN":"www.example.org","L":"München","O":"Müller / \\"Söhne\\" =株","OU":"Web","ST":"Bayern",'
+        '{"subject":{"C":"DE","CN":"www.example.org","L":"München","O":"Müller / \\"Söhne\\" =株",'
+        '"OU":"Web","ST":"Bayern",'
         '"aggregated":"/C=DE/CN=www.example.org/L=München/O=Müller / \\"Söhne\\" =株/OU=Web/ST=Bayern",'
         '"email_address":"ca@example.org"},'
         '"issuer":{"C":"GB","O":"Example CA","aggregated":"/C=GB/O=Example CA"},'
