@@ -121,6 +121,10 @@ class EmbeddedLog:
 
     Attributes
     ----------
+    slug
+        Path of the log on a server.
+    origin
+        First line of its checkpoints.
     entries
         What the log holds, by index.
     tree
@@ -281,13 +285,15 @@ class EmbeddedLog:
             return NOT_FOUND
         index = int(tile["path"].replace("x", "").replace("/", ""))
         width = int(tile["width"] or TILE_WIDTH)
+        if tile["width"] and width >= TILE_WIDTH:
+            return NOT_FOUND
         if tile["level"] != "data":
             try:
                 return Response(200, self.tree.tile(int(tile["level"]), index, width), "application/octet-stream")
             except ValueError:
                 return NOT_FOUND
         start = index * TILE_WIDTH
-        if not 0 < width <= TILE_WIDTH or start + width > self.tree_size:
+        if start + width > self.tree_size:
             return NOT_FOUND
         body = b"".join(entry.tile_leaf for entry in self.read(start, start + width))
         if "gzip" not in headers.get("accept-encoding", ""):
