@@ -306,7 +306,7 @@ def _certify(subject: str, key: _PrivateKey, issuer: str, issuer_key: _PrivateKe
     )
     if subject != issuer:
         authority_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key())
-        location = x509.UniformResourceIdentifier("http://root.embedded-authority.example/root.cer")
+        location = x509.UniformResourceIdentifier("http://anchor.embedded-authority.example/anchor.cer")
         access = x509.AccessDescription(AuthorityInformationAccessOID.CA_ISSUERS, location)
         policy = x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1"), None)
         builder = (
