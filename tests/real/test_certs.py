@@ -112,7 +112,7 @@ def test_extensions_are_those_of_cryptography(real_data: Path) -> None:
         with warnings.catch_warnings(action="ignore"):
             try:
                 extensions = x509.load_der_x509_certificate(certificate).extensions
-            except (ValueError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType):
+            except Exception:  # It refuses in many ways.
                 continue
         expected[certificate] = {key: text for extension in extensions for key, text in shown(extension.value)}
     assert expected
