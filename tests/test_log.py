@@ -1,0 +1,195 @@
+"""Logs are opened by what they speak, log lists are read for what they are."""
+
+import base64
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ctkit.embedded import EmbeddedLog, Request, Response
+from ctkit.errors import LogUnavailableError, ParameterError
+from ctkit.http import Patience
+from ctkit.log import LogDescription, open_log, read_log_list
+from ctkit.rfc6962 import Rfc6962Log
+from ctkit.static_ct import StaticCtLog
+from tests.fakes import FakeLog
+
+AGENT = "ctkit tests, ct@example.org"
+FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
+KEY = b"a key"
+KEY_TEXT = base64.b64encode(KEY).decode()
+
+Serve = Callable[[EmbeddedLog], str]
+
+
+@pytest.mark.parametrize(
+    ("protocols", "kind"),
+    [(["rfc6962"], Rfc6962Log), (["static-ct"], StaticCtLog), (["rfc6962", "static-ct"], StaticCtLog)],
+)
+def test_open_log_when_it_is_to_find_out(serve: Serve, protocols: list[str], kind: type) -> None:
+    """A log is asked what it speaks; tiles are preferred where it speaks both."""
+    url = serve(FakeLog(size=3, protocols=protocols))
+
+    with open_log(url + "/", user_agent=AGENT, name="a log", patience=FAST) as log:
+        assert (type(log), log.url, log.name) == (kind, url, "a log")
+        assert len(log.get_entries(0, 3)) == 3
+
+
+@pytest.mark.parametrize(("protocol", "kind"), [("rfc6962", Rfc6962Log), ("static-ct", StaticCtLog)])
+def test_open_log_when_the_protocol_is_given(serve: Serve, protocol: Any, kind: type) -> None:
+    """A protocol that is given is not questioned: the log is not asked."""
+    fake = FakeLog(size=3)
+
+    with open_log(serve(fake), user_agent=AGENT, protocol=protocol) as log:
+        assert type(log) is kind
+    assert fake.requests == []
+
+
+def test_open_log_when_neither_protocol_answers(serve: Serve) -> None:
+    """A log that gives no tree head is unavailable, for both reasons."""
+    fake = FakeLog(size=3)
+    fake.always = 503
+
+    with pytest.raises(LogUnavailableError, match=r"check the URL.*/checkpoint: .*503.*/ct/v1/get-sth: .*503"):
+        open_log(serve(fake), user_agent=AGENT, patience=FAST)
+
+
+def test_open_log_when_an_address_answers_everything_with_html(serve: Serve) -> None:
+    """A page for people under every path does not hide that the log speaks the other protocol."""
+    fake = FakeLog(size=3, protocols=["rfc6962"])
+
+    class Friendly(EmbeddedLog):
+        def respond(self, request: Request) -> Response:
+            response = fake.respond(request)
+            return response if response.status == 200 else Response(200, b"<html>Hello", "text/html")
+
+    with open_log(serve(Friendly("friendly")), user_agent=AGENT, patience=FAST) as log:
+        assert type(log) is Rfc6962Log
+
+
+def test_open_log_when_the_protocol_is_unknown() -> None:
+    """A protocol that is none is refused, with those that there are."""
+    protocol: Any = "gopher"
+    with pytest.raises(ParameterError, match=r"gopher.*auto, rfc6962, static-ct"):
+        open_log("https://log.example", user_agent=AGENT, protocol=protocol)
+
+
+@pytest.mark.parametrize("protocol", ["auto", "rfc6962", "static-ct"])
+def test_open_log_without_a_contact(protocol: Any) -> None:
+    """No log is asked anonymously."""
+    with pytest.raises(ParameterError, match="user_agent"):
+        open_log("https://log.example", user_agent="me", protocol=protocol)
+
+
+def _log(url: str, state: str | None = "usable", **fields: Any) -> dict[str, Any]:
+    timestamp = {"timestamp": "2026-01-01T00:00:00Z"}
+    return {"description": f"log {url}", "url": url, "key": KEY_TEXT, "state": state and {state: timestamp}, **fields}
+
+
+def _tiled_log(url: str, state: str | None = "usable", **fields: Any) -> dict[str, Any]:
+    log = _log(url, state, **fields)
+    del log["url"]
+    return log | {"monitoring_url": url, "submission_url": "https://submit.example/"}
+
+
+def _list(*logs: dict[str, Any], tiled: tuple[dict[str, Any], ...] = ()) -> bytes:
+    operators = [{"name": "one", "email": [], "logs": list(logs), "tiled_logs": list(tiled)}, {"name": "none"}]
+    return json.dumps({"version": "1.2", "operators": operators}).encode()
+
+
+def _read(path: Path, text: bytes) -> list[LogDescription]:
+    path.write_bytes(text)
+    return read_log_list(path, user_agent=AGENT)
+
+
+def test_read_log_list_reads_logs_of_both_kinds(tmp_path: Path) -> None:
+    """Logs come with canonical URL, protocol, state and key; a tiled log is read from its monitoring URL."""
+    text = _list(_log("https://a.example/"), tiled=(_tiled_log("https://b.example/", "readonly"),))
+
+    assert _read(tmp_path / "list.json", text) == [
+        LogDescription("log https://a.example/", "https://a.example", "rfc6962", "usable", KEY),
+        LogDescription("log https://b.example/", "https://b.example", "static-ct", "readonly", KEY),
+    ]
+
+
+def test_read_log_list_leaves_out_logs_that_are_gone(tmp_path: Path) -> None:
+    """Retired and rejected logs are left out; all others are kept, also without a state."""
+    states = ["pending", "qualified", "usable", "readonly", "retired", "rejected", None]
+    logs = [_log(f"https://{state}.example", state) for state in states]
+    del logs[-1]["state"]
+
+    found = _read(tmp_path / "list.json", _list(*logs))
+
+    assert [log.state for log in found] == ["pending", "qualified", "usable", "readonly", None]
+
+
+def test_read_log_list_when_a_log_has_no_description(tmp_path: Path) -> None:
+    """A log without a description is called by its URL."""
+    log = _log("https://a.example/")
+    del log["description"]
+
+    assert [found.name for found in _read(tmp_path / "list.json", _list(log))] == ["https://a.example"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (b"", "the file: Invalid JSON"),
+        (b"\xff", "the file: Invalid JSON"),
+        (b"[]", "the file: "),
+        (b"{}", "operators: Field required"),
+        (b'{"operators": {}}', "operators: Input should be a valid (list|array)"),
+        (_list(_log("https://a.example", key="no base64!")), r"operators\.0\.logs\.0\.key: "),
+        (_list(_log("https://a.example", key=7)), r"operators\.0\.logs\.0\.key: "),
+        (_list(_log("https://a.example") | {"url": None}), r"operators\.0\.logs\.0\.url: "),
+        (_list(_log("https://a.example", description=7)), r"operators\.0\.logs\.0\.description: "),
+        (_list(tiled=(_log("https://a.example"),)), r"operators\.0\.tiled_logs\.0\.monitoring_url: Field required"),
+        (_list(), "names 0 logs, none of them in use"),
+        (b'{"operators": []}', "names 0 logs, none of them in use"),
+        (_list(_log("https://a.example", "retired")), "names 1 logs, none of them in use"),
+    ],
+)
+def test_read_log_list_when_it_is_none(tmp_path: Path, text: bytes, reason: str) -> None:
+    """A file that is no log list, or has no log to read, is refused with its name and the place of the mistake."""
+    path = tmp_path / "list.json"
+
+    with pytest.raises(ParameterError, match=f"log list {re.escape(str(path))} .*{reason}.*name another"):
+        _read(path, text)
+
+
+def test_read_log_list_when_the_file_is_missing(tmp_path: Path) -> None:
+    """A file that is not there is a wrong parameter."""
+    with pytest.raises(ParameterError, match=r"nowhere\.json cannot be read \(No such file"):
+        read_log_list(tmp_path / "nowhere.json", user_agent=AGENT)
+
+
+class ListServer(EmbeddedLog):
+    """Serves a log list under every path."""
+
+    status = 200
+
+    def respond(self, request: Request) -> Response:
+        """Answer with the list."""
+        return Response(self.status, _list(_log("https://a.example")), "application/json")
+
+
+def test_read_log_list_from_a_url(serve: Serve) -> None:
+    """A list may be had over HTTP, politely."""
+    url = serve(ListServer("lists")) + "/v3/list.json"
+
+    assert [log.url for log in read_log_list(url, user_agent=AGENT)] == ["https://a.example"]
+    with pytest.raises(ParameterError, match="user_agent"):
+        read_log_list(url, user_agent="me")
+
+
+def test_read_log_list_when_its_url_is_not_there(serve: Serve) -> None:
+    """A list that cannot be had is unavailable, with its URL."""
+    server = ListServer("lists")
+    server.status = 404
+    url = serve(server) + "/v3/list.json"
+
+    with pytest.raises(LogUnavailableError, match=f"{url}: .*404"):
+        read_log_list(url, user_agent=AGENT, patience=FAST)
