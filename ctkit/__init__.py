@@ -1,1 +1,70 @@
-"""ctkit makes a Delta Lake table of Certificate Transparency entries complete, and proves it."""
+"""ctkit makes a Delta Lake table of Certificate Transparency entries complete, and proves it.
+
+::
+
+    log     = ctkit.open_log("https://log.example/2026h2", user_agent="analyst@example.org")
+    main    = ctkit.open_table("data/main")
+    staging = ctkit.open_table("data/staging")
+    gaps    = ctkit.find_gaps(main, staging, within={log.url: (0, log.get_checkpoint().tree_size)})
+    report  = ctkit.backfill([log], gaps, staging)
+    preview = ctkit.preview_merge(staging, main)
+    ctkit.merge_staging(staging, main, expected=preview)
+"""
+
+from ctkit.backfill import BackfillReport, Hole, Progress, backfill
+from ctkit.checkpoint import Checkpoint
+from ctkit.entry import EntryBlock
+from ctkit.errors import (
+    CheckpointError,
+    CtkitError,
+    KeyConflictError,
+    LogError,
+    LogProtocolError,
+    LogUnavailableError,
+    ParameterError,
+    SchemaMismatchError,
+    StalePreviewError,
+    TableError,
+)
+from ctkit.gap import find_gaps
+from ctkit.log import Log, open_log, read_log_list
+from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
+from ctkit.parameters import Parameters, read_parameters
+from ctkit.ranges import IndexRange
+from ctkit.situation import Situation, fill_gaps, find_situation
+from ctkit.table import find_table, open_table
+
+__all__ = [
+    "BackfillReport",
+    "Checkpoint",
+    "CheckpointError",
+    "CtkitError",
+    "EntryBlock",
+    "Hole",
+    "IndexRange",
+    "KeyConflictError",
+    "Log",
+    "LogError",
+    "LogProtocolError",
+    "LogUnavailableError",
+    "MergePreview",
+    "MergeReport",
+    "ParameterError",
+    "Parameters",
+    "Progress",
+    "SchemaMismatchError",
+    "Situation",
+    "StalePreviewError",
+    "TableError",
+    "backfill",
+    "fill_gaps",
+    "find_gaps",
+    "find_situation",
+    "find_table",
+    "merge_staging",
+    "open_log",
+    "open_table",
+    "preview_merge",
+    "read_log_list",
+    "read_parameters",
+]

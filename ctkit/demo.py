@@ -1,0 +1,213 @@
+"""The whole cycle on an embedded log: a table with holes is found incomplete, filled, looked at, merged and complete."""
+
+import shutil
+import threading
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from ctkit.backfill import backfill
+from ctkit.embedded import EmbeddedLog, make_log
+from ctkit.errors import ParameterError
+from ctkit.gap import find_gaps
+from ctkit.log import open_log
+from ctkit.ranges import RangeSet
+from ctkit.runbook import find_runbook, prepare_notebook, run_notebook
+from ctkit.schema import GAP_SCHEMA
+from ctkit.server import LogServer
+from ctkit.state import write_state
+from ctkit.table import find_table, open_table
+
+ENTRIES = 12_000
+"""Entries of each of the two logs."""
+
+NEW_ENTRIES = 1_500
+"""By so many each log grows when it is kept up, so that there is something to do in JupyterLab."""
+
+DAYS = 3
+USER_AGENT = "ctkit demo, nobody@example.org"
+
+_MARK = ".ctkit-demo"
+_OURS = ("main", "staging", "state.json", "parameters.yaml", "notebooks", "runs", _MARK)
+
+
+def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> int:
+    """Run the cycle through the runbooks, and tell what happens.
+
+    Parameters
+    ----------
+    folder
+        Where the tables, the parameter file and the output notebooks go. A demo that is there already starts anew.
+    serve
+        Keep the logs up afterwards, until Ctrl+C.
+    entries
+        Size of each of the two logs.
+
+    Returns
+    -------
+    int
+        0 if the table is complete in the end, 1 otherwise.
+
+    Raises
+    ------
+    ParameterError
+        The folder holds something else.
+    """
+    folder = _make_folder(Path(folder))
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
+    print(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...", flush=True)
+    logs = [
+        make_log("Demo RFC 6962", entries, seed=1, protocols=["rfc6962"], start=start, days=DAYS),
+        make_log("Demo Static CT", entries, seed=2, protocols=["static-ct"], start=start, days=DAYS),
+    ]
+    with LogServer(*logs) as server:
+        demo = _Demo(folder, logs, server)
+        code = demo.run_cycle()
+        if serve and code == 0:
+            demo.serve()
+    return code
+
+
+def _make_folder(folder: Path) -> Path:
+    folder = folder.absolute()
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+            raise ParameterError(f"{folder} holds other things than a demo; name an empty or a new folder")
+        for name in _OURS:
+            path = folder / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _MARK).touch()
+    except OSError as error:
+        raise ParameterError(f"{folder} cannot be used for a demo ({error}); name another folder") from error
+    return folder
+
+
+@dataclass
+class _Demo:
+    folder: Path
+    logs: list[EmbeddedLog]
+    server: LogServer
+
+    def run_cycle(self) -> int:
+        """Fill main with holes in it, then find, fetch, look, merge, and find none."""
+        self._write_files()
+        rows = self._fill_main()
+        print(f"A live service filled the main table and missed some: {rows:,} rows in {self.folder / 'main'}\n")
+        self._tell_gaps("1. Gaps: what the logs have and the table has not")
+        steps = [
+            ("2. Backfill: fetch exactly those into staging", "backfill"),
+            ("3. Preview: look at gaps and staging; nothing changes", "preview"),
+            ("4. Merge: staging into main, in one commit", "merge"),
+        ]
+        for title, name in steps:
+            print(f"{title}\n   ctkit run notebooks/{name}.ipynb -f {self._shown('parameters.yaml')}", flush=True)
+            record = self.folder / "runs" / f"{name}.ipynb"
+            if code := run_notebook(find_runbook(name), {}, shared=self._parameters, output=record):
+                print(f"   failed; its record is {record}")
+                return code
+            print(f"   record: {self._shown(f'runs/{name}.ipynb')}\n")
+        left = self._tell_gaps("5. Gaps again")
+        table = find_table(self.folder / "main")
+        rows = table.count() if table else 0
+        expected = sum(log.tree_size for log in self.logs)
+        print(
+            f"Main has {rows:,} rows for the {expected:,} entries of both logs: {'complete' if not left else 'NOT complete'}."
+        )
+        if not left:
+            print(f"Look at {self._shown('runs/')} and {self._shown('main/')}; to try it yourself: ctkit demo --serve")
+        return int(bool(left) or rows != expected)
+
+    def serve(self) -> None:
+        """Let the logs grow, prepare the runbooks for JupyterLab, and wait for Ctrl+C."""
+        for log in self.logs:
+            log.grow(NEW_ENTRIES)
+        self._write_files()
+        for name in ("preview", "backfill", "merge"):
+            prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
+        print(
+            f"\nBoth logs have grown by {NEW_ENTRIES:,} entries and stay up until you press Ctrl+C:\n"
+            + "".join(f"   {self.server.url(log)}  ({log.name})\n" for log in self.logs)
+            + "In another terminal:\n"
+            f"   ctkit gaps -f {self._shown('parameters.yaml')}\n"
+            f"   jupyter lab {self._shown('notebooks')}   (the runbooks, with this demo's parameters filled in)",
+            flush=True,
+        )
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("\nThe logs are down.")
+
+    @property
+    def _parameters(self) -> dict[str, object]:
+        return {
+            "main_path": str(self.folder / "main"),
+            "staging_path": str(self.folder / "staging"),
+            "state_file": str(self.folder / "state.json"),
+            "logs": [
+                {"name": log.name, "url": self.server.url(log), "protocol": log.protocols[0]} for log in self.logs
+            ],
+            "from_index": 0,
+            "user_agent": USER_AGENT,
+        }
+
+    def _write_files(self) -> None:
+        write_state(self.folder / "state.json", {self.server.url(log): log.tree_size for log in self.logs})
+        text = "# Written by `ctkit demo`; the logs are up while `ctkit demo --serve` runs.\n"
+        (self.folder / "parameters.yaml").write_text(text + yaml.safe_dump(self._parameters, sort_keys=False))
+
+    def _fill_main(self) -> int:
+        """Write what a live service would have: all but the holes."""
+        main = open_table(self.folder / "main")
+        clients = [
+            open_log(self.server.url(log), user_agent=USER_AGENT, protocol=log.protocols[0], name=log.name)
+            for log in self.logs
+        ]
+        present = pa.concat_tables(
+            _as_gaps(client.url, _seen(log.tree_size)) for client, log in zip(clients, self.logs, strict=True)
+        )
+        report = backfill(clients, present, main)
+        for client in clients:
+            client.close()
+        report.check()
+        return sum(report.written.values())
+
+    def _tell_gaps(self, title: str) -> int:
+        within = {self.server.url(log): (0, log.tree_size) for log in self.logs}
+        gaps = find_gaps(find_table(self.folder / "main"), find_table(self.folder / "staging"), within=within)
+        missing = sum(
+            end - start for start, end in zip(gaps["start"].to_pylist(), gaps["end"].to_pylist(), strict=True)
+        )
+        print(
+            f"{title}\n   ctkit gaps -f {self._shown('parameters.yaml')}\n   {gaps.num_rows:,} gaps, {missing:,} entries\n"
+        )
+        return missing
+
+    def _shown(self, name: str) -> str:
+        """Return a path as one would type it here."""
+        path = self.folder / name
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _seen(size: int) -> RangeSet:
+    """Return the indices that the live service of the demo wrote, of a log of `size` entries.
+
+    It missed an outage, what other logs had shown it already (holes of one entry all over), and the newest entries.
+    """
+    index = np.arange(size)
+    outage = (index >= size * 3 // 10) & (index < size * 4 // 10)
+    seen_elsewhere = np.random.default_rng(size).random(size) < 0.15
+    missed = outage | seen_elsewhere | (index >= size * 95 // 100)
+    missed[0] = False
+    return RangeSet.merged(index[~missed], index[~missed] + 1)
+
+
+def _as_gaps(url: str, ranges: RangeSet) -> pa.Table:
+    return pa.table({"source_url": [url] * len(ranges), "start": ranges.starts, "end": ranges.ends}, schema=GAP_SCHEMA)
