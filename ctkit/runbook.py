@@ -16,7 +16,6 @@ from typing import Any
 import nbformat
 import papermill
 from jupyter_client.kernelspec import NoSuchKernel
-from nbclient.exceptions import DeadKernelError
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -90,10 +89,11 @@ def run_notebook(
         status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
         problem = f"In [{error.exec_count}] {error.ename}: {error.evalue}"
     except KeyboardInterrupt:
-        status, problem = "interrupted", "gave up waiting for the running cell"
-    except DeadKernelError as error:
-        status, problem = "failed", f"the kernel died: {error}"
+        status, problem = "interrupted", "stopped by a signal"
+    except RuntimeError as error:  # nbclient: the kernel died or does not answer
+        status, problem = "failed", str(error)
     except NoSuchKernel as error:
+        partial.unlink()
         raise ParameterError(f"{notebook}: {error}; install ipykernel or correct the notebook's kernel") from error
     facts = _finish(partial, record, status)
     if status == "complete":
@@ -103,11 +103,36 @@ def run_notebook(
     return 1
 
 
+def find_runbook(name: str) -> Path:
+    """Return the path of one of ctkit's own notebooks: ``backfill``, ``merge`` or ``preview``."""
+    # Beside the package in a checkout, inside it in a wheel.
+    package = Path(__file__).parent
+    folders = (package.parent / "notebooks", package / "notebooks")
+    return next(folder for folder in folders if folder.is_dir()) / f"{name}.ipynb"
+
+
+def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], output: str | Path) -> None:
+    """Write a copy of a notebook with its parameters filled in, to be opened and run by hand.
+
+    Those that the notebook does not declare are left out.
+
+    Raises
+    ------
+    ParameterError
+        As for `run_notebook`.
+    """
+    values = _check_parameters(Path(notebook), {}, parameters)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        _as_template(Path(notebook)), _as_template(Path(output)), values, prepare_only=True, progress_bar=False
+    )
+
+
 def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
     """Return the values to inject; refuse what the notebook does not declare, and secrets."""
     try:
         declared = papermill.inspect_notebook(_as_template(notebook))
-    except (OSError, ValueError, nbformat.reader.NotJSONError) as error:
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
         raise ParameterError(f"notebook {notebook} cannot be read ({error}); name a notebook with a kernel") from error
     for key in [*own, *(key for key in shared if key not in Parameters.model_fields)]:
         if key not in declared:
@@ -140,6 +165,7 @@ def _finish(partial: Path, record: Path, status: str) -> dict[str, Any]:
     book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
     # papermill's own status says "completed" for cells that were interrupted or never run.
     book.metadata["ctkit"] = {"status": status}
+    book.metadata["papermill"]["output_path"] = str(record)
     nbformat.write(book, partial)  # type: ignore[no-untyped-call]
     partial.replace(record)
     results = [
@@ -157,8 +183,13 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     interrupted = False
     running = False
 
+    def execute_cell(self, *args: Any, **kwargs: Any) -> Any:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().execute_cell(*args, **kwargs)
+
     def process_message(self, message: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        # The kernel ignores SIGINT while no cell runs. "execute_input" is the first message for which it does not.
+        # A kernel ignores SIGINT while no cell runs; "execute_input" tells that one does.
         if message["msg_type"] == "execute_input":
             self.running = True
             if self.interrupted:
