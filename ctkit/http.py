@@ -29,7 +29,8 @@ stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("stop
 
 _NEVER = threading.Event()
 _REDIRECTS = 5
-_TOO_LARGE = re.compile(rb"larger than max|too (large|big|many)|exceed|size limit|reduce", re.IGNORECASE)
+# Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
+_TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ class Client:
             stop=tenacity.stop_after_attempt(self._patience.tries) | tenacity.stop_before_delay(self._patience.total),
             wait=tenacity.wait_random_exponential(self._patience.first_wait, self._patience.longest_wait),
             sleep=tenacity.sleep_using_event(stop),
-            before_sleep=tenacity.before_sleep_log(logger, logging.INFO),
+            before_sleep=_log_retry,
             reraise=True,
         )
         try:
@@ -166,7 +167,8 @@ class Client:
             response, body = self._send(path, limit, deadline, stop)
             body = _unpack(body, limit)
         except _OversizeError:
-            raise HttpError(self.url, f"{path}: the answer is larger than {limit} bytes", too_large=True) from None
+            message = f"{path}: the answer is larger than {limit} bytes; ask for less"
+            raise HttpError(self.url, message, too_large=True) from None
         except (httpx.RequestError, EOFError, OSError, zlib.error) as error:
             reason = f"{path}: {type(error).__name__} {error}".rstrip()
             raise TryAgain(HttpError(self.url, f"{reason}; run again later")) from error
@@ -180,7 +182,7 @@ class Client:
             self.url,
             f"{path}: HTTP status {status} ({excerpt}); run again later",
             status=status,
-            too_large=status == 413 or (status in (403, 500) and bool(_TOO_LARGE.search(body))),
+            too_large=status == 413 or (status in (400, 403, 500) and bool(_TOO_LARGE.search(body))),
         )
         if refusal.too_large or not (status == 429 or status >= 500):
             raise refusal
@@ -266,6 +268,12 @@ def _unpack(body: bytes, limit: int) -> bytes:
     if len(unpacked) > limit:
         raise _OversizeError
     return unpacked
+
+
+def _log_retry(state: tenacity.RetryCallState) -> None:
+    if state.outcome and state.next_action:
+        reason, seconds = state.outcome.exception(), state.next_action.sleep
+        logger.info("trying again try=%d seconds=%.1f reason=%s", state.attempt_number + 1, seconds, reason)
 
 
 def _check_user_agent(user_agent: str) -> None:

@@ -73,7 +73,7 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
                         self.page_size = min(self.page_size, max(asked, _SMALLEST_PAGE))
                     continue
                 if error.status in (400, 404):
-                    raise self._not_yet(start, error.message) from error
+                    raise self._not_yet(start, f"HTTP status {error.status}") from error
                 raise
             if len(block) < asked:
                 self._learn_page_size(start, start + len(block), tree_size)

@@ -78,6 +78,7 @@ class StaticCtLog(AbstractContextManager["StaticCtLog"]):
         """Return the data tile that holds `start`, and the index at which its entries stop."""
         path = f"/tile/data/{tile_path(start // TILE_WIDTH)}"
         first = start - start % TILE_WIDTH
+        # The second round knows a newer checkpoint, should the first one have found neither tile.
         for ask in (start >= self._tree_size, True):
             if ask:
                 self.get_checkpoint()

@@ -2,6 +2,7 @@
 
 import email.utils
 import gzip
+import re
 import socket
 import threading
 import time
@@ -141,6 +142,7 @@ def test_get_when_the_request_is_refused(serve: Serve, status: int) -> None:
     [
         (413, b""),
         (403, b"too many entries"),
+        (400, b"requested range exceeds maximum"),
         (500, b"rpc error: code = ResourceExhausted desc = grpc: received message larger than max (1 vs. 2)"),
     ],
 )
@@ -152,6 +154,25 @@ def test_get_when_the_answer_would_be_too_large(serve: Serve, status: int, body:
         _get(serve(log))
 
     assert (len(log.requests), raised.value.status, raised.value.too_large) == (1, status, True)
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(403, b"rate limit exceeded"), (429, b"too many requests"), (500, b"deadline exceeded")]
+)
+def test_get_when_another_limit_is_exceeded(serve: Serve, status: int, body: bytes) -> None:
+    """Limits of rate and time are not taken for limits of size."""
+    with pytest.raises(HttpError) as raised:
+        _get(serve(ScriptedLog(Response(status, body))))
+
+    assert (raised.value.status, raised.value.too_large) == (status, False)
+
+
+def test_get_logs_why_it_tries_again(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """Each further try is logged with its reason."""
+    with caplog.at_level("INFO", "ctkit.http"):
+        _get(serve(ScriptedLog(Response(503, b"later"), OK)))
+
+    assert re.fullmatch(r"trying again try=2 seconds=0\.\d reason=.*/x: HTTP status 503 .*", caplog.messages[0])
 
 
 @pytest.mark.parametrize("body", [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000))])
