@@ -64,6 +64,9 @@ class Log(Protocol):
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the URL of each index, as stored in ``cert_link``."""
 
+    def close(self) -> None:
+        """Close all connections; the log is not asked any more."""
+
 
 def open_log(
     url: str,

@@ -60,6 +60,9 @@ class PlainLog:
         """Is never asked for here."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Has nothing to close."""
+
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Return entries up to the first that cannot be had."""
         self.asked.append((start, end))
