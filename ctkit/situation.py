@@ -1,8 +1,8 @@
-"""What parameters come to: the logs, the tables and the gaps, found the same way for notebooks and the command line."""
+"""What parameters come to: the logs, the tables, the gaps and the merge, the same for notebooks and commands."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -11,14 +11,15 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.backfill import BackfillReport, Progress, backfill
-from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError
 from ctkit.gap import find_gaps
 from ctkit.log import Log, open_log, read_log_list
+from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, find_table, open_table
+from ctkit.table import check_separate, connect, find_table, open_table, read_tables, table_path
 
 T = TypeVar("T")
 
@@ -74,6 +75,26 @@ class Situation(Report):
             }
         )
 
+    def stretches(self) -> dict[str, tuple[int, int]]:
+        """Return ``[start, end)`` of each log with its first and last row filled in, as `find_gaps` took them.
+
+        A log without any row is left out where its start depends on one.
+        """
+        with connect() as connection:
+            rows = read_tables(connection, self.main, self.staging).select("source_url", "cert_index")
+            rows = rows.filter(rows.source_url.isin(list(self.within)))
+            covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
+            bounds = {row["source_url"]: (row["lowest"], row["highest"]) for row in covered.to_pyarrow().to_pylist()}
+        found = {}
+        for url, (start, end) in self.within.items():
+            # Without a row there is no first one to start from, and nothing is internal.
+            lowest, highest = bounds.get(url, (end, -1))
+            start = lowest if start is None else start
+            end = min(end, highest + 1) if self.parameters.internal_only else end
+            if start < end:
+                found[url] = (start, end)
+        return found
+
     def facts(self) -> dict[str, Any]:
         """Return the totals."""
         return {
@@ -122,11 +143,7 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
     named = list(parameters.logs or ())
     if parameters.log_list is not None:
         listed = read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"))
-        named += [
-            LogParameter(url=log.url, name=log.name, protocol=log.protocol)
-            for log in listed
-            if log.state not in ("retired", "rejected")
-        ]
+        named += [LogParameter(url=log.url, name=log.name, protocol=log.protocol) for log in listed]
     by_url: dict[str, LogParameter] = {}
     for log in named:
         by_url.setdefault(canonical_url(log.url), log)
@@ -240,6 +257,50 @@ def fill_gaps(
         )
     table = open_table(path, like=situation.main)
     return backfill(situation.logs, gaps, table, main=situation.main, seen=parameters.seen, on_progress=on_progress)
+
+
+def preview_staged(parameters: Parameters) -> MergePreview:
+    """Tell what a merge of the staging table into main would do; nothing is created or changed.
+
+    A staging table that does not exist is shown as one without rows, at version -1.
+
+    Raises
+    ------
+    ParameterError
+        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
+    TableError
+        A table is not one of ours, or cannot be read.
+    """
+    staging_path = str(table_path(parameters.need("staging_path")))
+    main_path = str(table_path(parameters.need("main_path")))
+    main, staging = find_tables(parameters)
+    if staging is None:
+        version = None if main is None else main.version()
+        return MergePreview(staging_path, main_path, -1, version, 0, 0, 0, 0, pd.DataFrame(), pd.DataFrame())
+    # A main that does not exist has no name of its own.
+    return replace(preview_merge(staging, main), main=main_path)
+
+
+def merge_staged(preview: MergePreview) -> MergeReport:
+    """Merge exactly what was previewed; nothing is created if nothing is staged.
+
+    Raises
+    ------
+    StalePreviewError
+        A table moved since the preview.
+    TableError
+        As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
+    """
+    staging = find_table(preview.staging)
+    if staging is None and preview.staging_version >= 0:
+        message = f"was previewed at version {preview.staging_version} and is gone now; preview again"
+        raise StalePreviewError(preview.staging, message)
+    if staging is None or not staging.count():
+        logger.info("nothing is staged, nothing to merge staging_path=%s", preview.staging)
+        version = -1 if preview.main_version is None else preview.main_version
+        left = "" if staging is None else "an empty table"
+        return MergeReport(preview.main, version, version, 0, 0, 0, 0, preview.staging, left)
+    return merge_staging(staging, open_table(preview.main, like=staging), expected=preview)
 
 
 def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:
