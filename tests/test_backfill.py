@@ -1,0 +1,273 @@
+"""Backfill: gaps of real logs behind a real server become rows of a real table, or named holes."""
+
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+from deltalake import DeltaTable, write_deltalake
+from fakes import FakeLog, check_table
+from rows import commits_of, indices_of
+
+from ctkit import write
+from ctkit.backfill import backfill
+from ctkit.errors import LogUnavailableError, ParameterError, TableError
+from ctkit.gap import find_gaps
+from ctkit.http import Patience
+from ctkit.log import open_log
+from ctkit.schema import GAP_SCHEMA, row_schema
+from ctkit.table import hold, open_table
+
+USER_AGENT = "ctkit tests, nobody@example.org"
+IMPATIENT = Patience(tries=2, first_wait=0.01, longest_wait=0.02)
+
+
+@pytest.fixture
+def both(serve):
+    """Return two fake logs, one for each protocol, with their clients."""
+    logs = [
+        FakeLog("Fake RFC", 700, protocols=["rfc6962"], page_size=100),
+        FakeLog("Fake static", 600, protocols=["static-ct"]),
+    ]
+    clients = [open_log(serve(log), user_agent=USER_AGENT, name=log.name, patience=IMPATIENT) for log in logs]
+    yield logs, clients
+    for client in clients:
+        client.close()
+
+
+def by_url(logs, clients):
+    """Return the fake logs by the URL of their clients."""
+    return {client.url: log for log, client in zip(logs, clients, strict=True)}
+
+
+def gaps_of(*ranges):
+    """Return a gap table from (url, start, end)."""
+    rows = [dict(zip(GAP_SCHEMA.names, each, strict=True)) for each in ranges]
+    return pa.Table.from_pylist(rows, schema=GAP_SCHEMA)
+
+
+def test_backfill_of_two_logs_at_once(tmp_path, both):
+    """Each wanted entry of both protocols becomes exactly one row, equal to the log's entry, and no other does."""
+    logs, (rfc, static) = both
+    table = open_table(tmp_path / "staging")
+    within = {rfc.url: [(0, 1), (99, 302), (699, 700)], static.url: [(0, 300), (511, 513), (590, 600)]}
+    gaps = gaps_of(*((url, *pair) for url, pairs in within.items() for pair in pairs))
+
+    report = backfill([rfc, static], gaps, table)
+
+    check_table(table, by_url(logs, (rfc, static)), within)
+    assert report.complete
+    assert report.wanted == report.written == {rfc.url: 205, static.url: 312}
+    assert (report.holes, report.unreadable, report.missing_issuers) == ((), 0, {})
+    report.check()
+    assert "written=517" in str(report)
+    assert "517" in report._repr_html_()
+
+
+def test_backfill_asks_each_page_once(tmp_path, both):
+    """However many gaps a page or tile has, it is asked for once."""
+    logs, (rfc, static) = both
+    singles = [(client.url, index, index + 1) for client in (rfc, static) for index in range(0, 500, 2)]
+
+    backfill([rfc, static], gaps_of(*singles), open_table(tmp_path / "staging"))
+
+    assert len(logs[1].paths("tile/data")) == 2
+    assert len(logs[0].paths("ct/v1/get-entries")) == 5
+
+
+def test_backfill_when_there_is_nothing_to_do(tmp_path, both):
+    """No gaps, no request, no commit."""
+    logs, clients = both
+
+    report = backfill(clients, GAP_SCHEMA.empty_table(), open_table(tmp_path / "staging"))
+
+    assert report.complete
+    assert report.wanted == {}
+    assert commits_of(tmp_path / "staging") == ["00000000000000000000.json"]
+    assert not logs[0].paths("ct/v1/get-entries")
+
+
+def test_backfill_when_a_gap_is_of_another_log(tmp_path, both):
+    """A gap of a log that was not given is an error before anything is asked or written."""
+    _, clients = both
+
+    with pytest.raises(ParameterError, match=r"https://other\.example"):
+        backfill(clients, gaps_of(("https://other.example", 0, 1)), open_table(tmp_path / "staging"))
+
+
+def test_backfill_when_one_log_is_down(tmp_path, both):
+    """A dead log does not stop the other; its whole stretch is named, and running again completes the table."""
+    logs, (rfc, static) = both
+    table = open_table(tmp_path / "staging")
+    within = {rfc.url: (0, 700), static.url: (0, 600)}
+    logs[0].down = True
+
+    report = backfill([rfc, static], find_gaps(None, table, within=within), table)
+
+    assert not report.complete
+    assert report.written == {rfc.url: 0, static.url: 600}
+    missing = sorted(index for hole in report.holes for index in range(hole.start, hole.end))
+    assert missing == list(range(700))
+    assert {hole.source_url for hole in report.holes} == {rfc.url}
+    with pytest.raises(LogUnavailableError, match="700 entries are still missing"):
+        report.check()
+    assert "Fake-rfc" in report._repr_html_() or rfc.url in report._repr_html_()
+
+    logs[0].down = False
+    again = backfill([rfc, static], find_gaps(None, table, within=within), table)
+    assert again.wanted == again.written == {rfc.url: 700}
+    check_table(table, by_url(logs, (rfc, static)), within)
+
+
+def test_backfill_when_entries_cannot_be_framed(tmp_path, both):
+    """An entry that cannot be framed is a named hole; a certificate that cannot be parsed is a row."""
+    logs, (rfc, _) = both
+    logs[0].broken_leaves = {42, 350}
+    table = open_table(tmp_path / "staging")
+
+    report = backfill([rfc], gaps_of((rfc.url, 0, 700)), table)
+
+    assert [(hole.start, hole.end) for hole in report.holes] == [(42, 43), (350, 351)]
+    check_table(table, by_url(logs, both[1]), {rfc.url: [(0, 42), (43, 350), (351, 700)]})
+
+
+@pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
+def test_backfill_when_certificates_are_unreadable(tmp_path, serve, protocol):
+    """A certificate that cannot be read keeps its bytes and hashes, is counted, and is no hole."""
+    log = FakeLog("Odd", 300, protocols=[protocol], unreadable=[0, 150, 299])
+    table = open_table(tmp_path / "staging")
+    with open_log(serve(log), user_agent=USER_AGENT, name=log.name) as client:
+        report = backfill([client], gaps_of((client.url, 0, 300)), table)
+
+        assert (report.unreadable, report.complete) == (3, True)
+        check_table(table, {client.url: log}, {client.url: (0, 300)})
+
+
+def test_backfill_when_an_issuer_is_missing(tmp_path, serve):
+    """An issuer that the log does not have is left out of the chains and named; the rows are there."""
+    log = FakeLog("Poor", 300, protocols=["static-ct"])
+    missing = sorted(log.issuers)[0]
+    log.issuer_status = {missing: 404}
+    table = open_table(tmp_path / "staging")
+    with open_log(serve(log), user_agent=USER_AGENT, name=log.name) as client:
+        report = backfill([client], gaps_of((client.url, 0, 300)), table)
+
+        assert report.missing_issuers == {client.url: (missing,)}
+        assert report.complete
+        assert missing in report._repr_html_()
+        check_table(table, {client.url: log}, {client.url: (0, 300)}, missing_issuers=[missing])
+
+
+def test_backfill_follows_an_old_table(tmp_path, both):
+    """DER goes as base64 text into a table that holds it so."""
+    logs, (rfc, _) = both
+    DeltaTable.create(tmp_path / "old", row_schema("string"), partition_by=["seen_date"])
+    table = open_table(tmp_path / "old")
+
+    backfill([rfc], gaps_of((rfc.url, 0, 50)), table)
+
+    check_table(table, by_url(logs, both[1]), {rfc.url: (0, 50)})
+
+
+def test_backfill_names_the_log_as_main_does(tmp_path, serve):
+    """A log without a name of its own is called as in main, and by its URL where main does not know it."""
+    log = FakeLog("Nameless", 20)
+    with open_log(serve(log), user_agent=USER_AGENT) as client:
+        main = open_table(tmp_path / "main")
+        with open_log(client.url, user_agent=USER_AGENT, name="As the live server says") as named:
+            backfill([named], gaps_of((client.url, 0, 5)), main)
+        for name, known in (("As the live server says", main), (client.url, None)):
+            table = open_table(tmp_path / f"staging-{known is None}")
+            backfill([client], gaps_of((client.url, 5, 20)), table, main=known)
+            check_table(table, {client.url: log}, {client.url: (5, 20)}, source_names={client.url: name})
+
+
+def test_backfill_when_seen_is_the_time_of_fetch(tmp_path, both):
+    """With seen="fetched" rows have the time of their download, in today's partition, as the live server's have."""
+    logs, (rfc, _) = both
+    table = open_table(tmp_path / "staging")
+    before = int(time.time() * 1000)
+
+    backfill([rfc], gaps_of((rfc.url, 0, 5)), table, seen="fetched")
+
+    check_table(table, by_url(logs, both[1]), {rfc.url: (0, 5)}, seen=False)
+    seen = pa.table(table.scan(columns=["seen"]))["seen"].to_pylist()
+    assert all(before <= moment.timestamp() * 1000 <= time.time() * 1000 for moment in seen)
+
+
+def test_backfill_tells_its_progress(tmp_path, both, monkeypatch):
+    """After each commit the caller's thread hears how many rows are committed; the last call has all of them."""
+    monkeypatch.setattr(write, "ROWS_PER_COMMIT", 200)
+    _, (rfc, _) = both
+    heard = []
+
+    backfill(
+        [rfc],
+        gaps_of((rfc.url, 0, 700)),
+        open_table(tmp_path / "staging"),
+        on_progress=lambda progress: heard.append((threading.current_thread(), progress)),
+    )
+
+    assert [progress.written for _, progress in heard] == [200, 400, 600, 700]
+    assert {(thread, progress.wanted) for thread, progress in heard} == {(threading.main_thread(), 700)}
+    assert [progress.version for _, progress in heard] == [1, 2, 3, 4]
+
+
+def test_backfill_when_it_is_interrupted(tmp_path, both, monkeypatch):
+    """What has arrived when Ctrl+C comes is written; the next run asks for the rest only, and nothing is twice."""
+    monkeypatch.setattr(write, "ROWS_PER_COMMIT", 100)
+    logs, (rfc, static) = both
+    logs[0].latency = logs[1].latency = 0.05
+    table = open_table(tmp_path / "staging")
+    within = {rfc.url: (0, 700), static.url: (0, 600)}
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backfill([rfc, static], find_gaps(None, table, within=within), table, on_progress=interrupt)
+
+    table = open_table(tmp_path / "staging")
+    kept = table.count()
+    assert 0 < kept < 1300
+    report = backfill([rfc, static], find_gaps(None, table, within=within), table)
+    assert sum(report.written.values()) == 1300 - kept
+    check_table(table, by_url(logs, (rfc, static)), within)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch ")]
+
+
+def test_backfill_when_a_commit_fails(tmp_path, both, monkeypatch):
+    """A failed commit ends the run with an error; what was committed before stays, and the next run goes on."""
+    monkeypatch.setattr(write, "ROWS_PER_COMMIT", 100)
+    logs, (rfc, static) = both
+    table = open_table(tmp_path / "staging")
+    within = {rfc.url: (0, 700), static.url: (0, 600)}
+    calls = []
+
+    def fail_third(*arguments, **options):
+        calls.append(1)
+        if len(calls) == 3:
+            raise OSError(28, "No space left on device")
+        return write_deltalake(*arguments, **options)
+
+    monkeypatch.setattr(write, "write_deltalake", fail_third)
+    with pytest.raises(TableError, match="No space left on device"):
+        backfill([rfc, static], find_gaps(None, table, within=within), table)
+
+    kept = open_table(tmp_path / "staging").count()
+    assert len(calls) == 3
+    assert 200 <= kept < 1300
+    backfill([rfc, static], find_gaps(None, table, within=within), table)
+    check_table(table, by_url(logs, (rfc, static)), within)
+
+
+def test_backfill_when_the_table_is_held(tmp_path, both):
+    """A second run into one table is refused with words, and asks the log for nothing."""
+    logs, (rfc, _) = both
+    table = open_table(tmp_path / "staging")
+
+    with hold(table), pytest.raises(TableError, match="another run of ctkit"):
+        backfill([rfc], gaps_of((rfc.url, 0, 5)), open_table(tmp_path / "staging"))
+
+    assert indices_of(table, rfc.url) == []
+    assert not logs[0].paths("ct/v1/get-entries")
