@@ -1,7 +1,7 @@
 """What parameters come to: the logs, the tables, the gaps and the merge, the same for notebooks and commands."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -143,7 +143,8 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
     named = list(parameters.logs or ())
     if parameters.log_list is not None:
         listed = read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"))
-        named += [LogParameter(url=log.url, name=log.name, protocol=log.protocol) for log in listed]
+        # model_construct: whatever URL a list gives is the list's business.
+        named += [LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol) for log in listed]
     by_url: dict[str, LogParameter] = {}
     for log in named:
         by_url.setdefault(canonical_url(log.url), log)
@@ -159,20 +160,13 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
     return chosen
 
 
-def open_logs(parameters: Parameters) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
-    """Open the logs that the parameters name; return them, and the errors of those that could not be opened.
-
-    Raises
-    ------
-    ParameterError
-        No log is named or matches, or no user agent is given.
-    """
-    user_agent = parameters.need("user_agent")
+def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
+    """Open logs at once; return them, and the errors of those that could not be opened."""
 
     def open_one(log: LogParameter) -> Log:
         return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name)
 
-    return _split(ask_each(open_one, choose_logs(parameters)))
+    return _split(ask_each(open_one, chosen))
 
 
 def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable | None]:
@@ -203,31 +197,30 @@ def find_situation(parameters: Parameters) -> Situation:
         A table is not one of ours, or cannot be opened.
     """
     main, staging = find_tables(parameters)
-    state = None
+    stretch = {"from_index": parameters.from_index, "to_index": parameters.to_index}
     if parameters.ceiling == "state":
         if parameters.state_file is None:
             raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
         state = read_state(parameters.state_file)
-    logs, unavailable = open_logs(parameters)
-    if state is None:
-        sizes, unasked = _split(ask_each(lambda log: (log.url, log.get_checkpoint().tree_size), logs))
-        unavailable += unasked
-        ceilings = dict(sizes)
-        logs = tuple(log for log in logs if log.url in ceilings)
+        chosen = choose_logs(parameters)
+        within = find_within([canonical_url(log.url) for log in chosen], state, **stretch)
+        if not within:
+            raise ParameterError(
+                f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of "
+                "the logs, or give ceiling: log"
+            )
+        bounded = [log for log in chosen if canonical_url(log.url) in within]
+        logs, unavailable = open_logs(bounded, user_agent=parameters.need("user_agent"))
     else:
-        ceilings = state
-    within = find_within(
-        [log.url for log in logs], ceilings, from_index=parameters.from_index, to_index=parameters.to_index
-    )
-    if not within and not unavailable:
-        raise ParameterError(
-            f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of the "
-            "logs, or give ceiling: log"
-        )
+        logs, unavailable = open_logs(choose_logs(parameters), user_agent=parameters.need("user_agent"))
+        sizes, silent = _split(ask_each(lambda log: (log.url, log.get_checkpoint().tree_size), logs))
+        unavailable += silent
+        within = find_within([url for url, _ in sizes], dict(sizes), **stretch)
+        logs = tuple(log for log in logs if log.url in within)
+    within = {log.url: within[log.url] for log in logs}
     gaps = GAP_SCHEMA.empty_table()
     if within:
         gaps = find_gaps(main, staging, within=within, internal_only=parameters.internal_only)
-    logs = tuple(log for log in logs if log.url in within)
     return Situation(parameters, logs, main, staging, within, gaps, unavailable)
 
 
@@ -292,8 +285,10 @@ def merge_staged(preview: MergePreview) -> MergeReport:
         As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
     """
     staging = find_table(preview.staging)
-    if staging is None and preview.staging_version >= 0:
-        message = f"was previewed at version {preview.staging_version} and is gone now; preview again"
+    version = -1 if staging is None else staging.version()
+    if version != preview.staging_version:
+        now = f"at {version}" if staging else "gone"
+        message = f"was previewed at version {preview.staging_version} and is {now} now; preview again"
         raise StalePreviewError(preview.staging, message)
     if staging is None or not staging.count():
         logger.info("nothing is staged, nothing to merge staging_path=%s", preview.staging)
