@@ -10,14 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
-# The verbs bring DuckDB, deltalake and papermill with them, so each command imports its own: --help is at hand at once.
+import yaml
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+from ctkit.backfill import Progress
 from ctkit.errors import CtkitError, ParameterError
-from ctkit.parameters import Parameters, read_parameters, read_yaml
+from ctkit.merge import merge_staging
+from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
+from ctkit.retire import is_retired, retire
+from ctkit.situation import fill_gaps, find_situation, find_tables
+from ctkit.table import files_of, open_table
 
-if TYPE_CHECKING:
-    from ctkit.backfill import Progress
+# papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
 
 logger = logging.getLogger(__name__)
 
@@ -37,9 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupt, or a hole that a run planned to fill and did not.
     """
     try:
-        with _signals():
+        with _signals(), _logging():
             arguments = _parse(argv)
-            _log_to_stderr()
             code: int = arguments.command(arguments)
             sys.stdout.flush()
             return code
@@ -57,8 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def gaps(arguments: argparse.Namespace) -> int:
     """Print what is missing."""
-    from ctkit.situation import find_situation
-
     with closing(find_situation(_read(arguments))) as situation:
         if arguments.json:
             print("[", end="")
@@ -76,8 +80,6 @@ def gaps(arguments: argparse.Namespace) -> int:
 
 def backfill(arguments: argparse.Namespace) -> int:
     """Fetch what is missing."""
-    from ctkit.situation import fill_gaps, find_situation
-
     parameters = _read(arguments)
     target = (
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
@@ -98,25 +100,17 @@ def merge(arguments: argparse.Namespace) -> int:
     parameters = _read(arguments)
     if parameters.staging_path is None:
         raise ParameterError("merge requires --staging-path <PATH>")
-    from ctkit.merge import merge_staging
-    from ctkit.situation import find_tables
-    from ctkit.table import open_table
-
-    _, staging = find_tables(parameters)
+    main, staging = find_tables(parameters)
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     if staging is None:
         logger.info("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
-        return 0
-    if not staging.count():
+    elif not files_of(staging):
         logger.info("staging table is empty, nothing to merge staging_path=%s", parameters.staging_path)
-        return 0
-    report = merge_staging(staging, open_table(parameters.need("main_path"), like=staging))
-    logger.info(
-        "merge complete total_inserted=%d total_skipped=%d total_staging_rows=%d",
-        report.inserted,
-        report.skipped,
-        report.staging_rows,
-    )
+        if is_retired(staging):  # by a merge that was interrupted while it removed what it had merged
+            retire(staging, [])
+    else:
+        main = main or open_table(parameters.need("main_path"), like=staging)
+        logger.info("%s", merge_staging(staging, main))
     return 0
 
 
@@ -131,10 +125,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Show the whole cycle."""
-    import ctkit.demo
+    from ctkit.demo import run
 
-    code: int = ctkit.demo.run(arguments.dir, serve=arguments.serve)
-    return code
+    return run(arguments.dir, serve=arguments.serve)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -217,24 +210,28 @@ def _read(arguments: argparse.Namespace) -> Parameters:
 
 
 def _literal(text: str) -> object:
-    import yaml
-
-    from ctkit.parameters import Loader
-
     try:
         return yaml.load(text, Loader)
     except yaml.YAMLError:
         return text
 
 
-def _log_to_stderr() -> None:
+@contextmanager
+def _logging() -> Iterator[None]:
+    """Write ``time level message key=value ...`` to stderr."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    for name in ("ctkit", "papermill"):
-        logging.getLogger(name).handlers[:] = [handler]
-        logging.getLogger(name).setLevel(logging.INFO)
+    loggers = [logging.getLogger("ctkit"), logging.getLogger("papermill")]
+    for each in loggers:
+        each.addHandler(handler)
+        each.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for each in loggers:
+            each.removeHandler(handler)
 
 
 @contextmanager
@@ -249,19 +246,16 @@ def _signals() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> "Iterator[Callable[[Progress], None]]":
+def _progress() -> Iterator[Callable[[Progress], None]]:
     """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done: logger.info(
             "rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version
         )
         return
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
     with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
 
-        def update(done: "Progress") -> None:
+        def update(done: Progress) -> None:
             bar.total = done.wanted
             bar.update(done.written - bar.n)
 

@@ -1,0 +1,390 @@
+"""The command line: texts, exit codes, and the whole cycle with it."""
+
+import json
+import logging
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from fakes import FakeLog, check_table
+from rows import LOG, indices_of, make_rows, make_table
+
+from ctkit.cli import main
+from ctkit.log import DEFAULT_PATIENCE, open_log
+from ctkit.state import write_state
+from ctkit.table import find_table, open_table
+
+COMMAND = Path(sys.executable).with_name("ctkit")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def ctkit(capsys):
+    """Run a command; return its exit code, what it printed, and what it told on stderr."""
+
+    def ctkit(*words):
+        capsys.readouterr()
+        code = main([str(word) for word in words])
+        return code, *capsys.readouterr()
+
+    return ctkit
+
+
+@pytest.fixture
+def write_file(folder):
+    """Write a parameter file for the given logs and return its name."""
+
+    def write_file(*urls, **parameters):
+        values = {
+            "main_path": "main",
+            "staging_path": "staging",
+            "state_file": "state.json",
+            "logs": [{"url": url} for url in urls],
+            "user_agent": "tests of ctkit, nobody@example.org",
+        }
+        given = {key: value for key, value in {**values, **parameters}.items() if value is not None}
+        (folder / "run.yaml").write_text(yaml.safe_dump(given))
+        return "run.yaml"
+
+    return write_file
+
+
+def names(folder):
+    """Return what is in a folder."""
+    return {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], *([command, "-h"] for command in ["gaps", "backfill", "merge", "run", "demo"])]
+)
+def test_help(ctkit, words):
+    """Help is printed on stdout, with exit code 0."""
+    code, out, err = ctkit(*words)
+
+    assert (code, err) == (0, "")
+    assert "usage: ctkit" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Error: the following arguments are required: COMMAND"),
+        (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'"),
+        (["gaps", "--form", "5"], "Error: unknown argument --form; did you mean --from?"),
+        (["gaps", "--zzz"], "Error: unknown argument --zzz; see --help"),
+        (["gaps", "--main", "x"], "Error: unknown argument --main; did you mean --main-path?"),
+        (["gaps", "extra"], "Error: unknown argument extra; see --help"),
+        (["backfill", "--from", "five"], "Error: argument --from: invalid int value: 'five'"),
+        (["backfill", "--staging-path"], "Error: argument --staging-path: expected one argument"),
+        (["merge", "--from", "5"], "Error: unknown argument --from"),
+        (["run"], "Error: the following arguments are required: NOTEBOOK"),
+        (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
+        (["merge"], "Error: merge requires --staging-path <PATH>"),
+        (["merge", "--staging-path", "staging"], "Error: main_path is missing"),
+        (["merge", "--staging-path", "t", "--main-path", "./t"], "Error: staging 't' is main itself"),
+        (["merge", "--staging-path", "t/s", "--main-path", "t"], "Error: staging 't/s' and main lie inside each other"),
+        (["gaps"], "Error: main_path is missing"),
+        (["gaps", "--main-path", "main"], "Error: state_file is missing"),
+        (["gaps", "--main-path", "main", "--state-file", "none"], "Error: state_file none cannot be read"),
+        (["backfill", "--from", "-1"], "Error: argument: from_index: it should be greater than or equal to 0"),
+        (["backfill", "--from", "5", "--to", "5"], "Error: from_index 5 is not below to_index 5"),
+        (["backfill", "-f", "nowhere.yaml"], "Error: nowhere.yaml cannot be read"),
+        (["run", "nowhere.ipynb"], "Error: notebook nowhere.ipynb cannot be read"),
+    ],
+)
+def test_usage_errors(ctkit, folder, words, message):
+    """An error is one clear text on stderr with exit code 1; nothing is written (AC4.5 is among these)."""
+    code, out, err = ctkit(*words)
+
+    assert (code, out) == (1, "")
+    assert message in err
+    assert names(folder) == set()
+
+
+def test_ac4_5_merge_without_staging_path():
+    """The installed command says exactly what is missing, on stderr, with exit code 1."""
+    done = subprocess.run([COMMAND, "merge"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: merge requires --staging-path <PATH>\n"
+
+
+def test_ac4_1_merge_when_staging_is_missing(ctkit, folder):
+    """Missing staging is nothing to do: exit code 0, says so, and creates nothing."""
+    code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert (code, out) == (0, "")
+    assert "staging table does not exist, nothing to merge staging_path=staging" in err
+    assert names(folder) == set()
+
+
+def test_ac4_1_merge_when_staging_is_empty(ctkit, folder):
+    """Empty staging is nothing to do: exit code 0, says so, and is kept."""
+    open_table("staging")
+    code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert (code, out) == (0, "")
+    assert "staging table is empty, nothing to merge staging_path=staging" in err
+    assert names(folder) == {"staging"}
+
+
+def test_merge_removes_what_an_interrupted_merge_left(ctkit, folder):
+    """A staging table that a merge has emptied and could not remove is removed by the next one."""
+    make_table(folder / "staging", make_rows(range(3)))
+    foreign = folder / "staging" / "notes.txt"
+    foreign.write_text("not ours")
+    assert ctkit("merge", "--staging-path", "staging", "--main-path", "main")[0] == 0
+    assert names(folder) == {"main", "staging"}
+
+    foreign.unlink()
+    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert code == 0
+    assert "staging table is empty, nothing to merge" in err
+    assert names(folder) == {"main"}
+
+
+def test_ac3_5_merge_reports_totals(ctkit, folder):
+    """The totals are in one line, and add up; main is created where it is missing (AC4.2)."""
+    make_table(folder / "staging", make_rows(range(3)))
+    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "deep/main")
+
+    assert code == 0
+    assert "merge complete total_inserted=3 total_skipped=0 total_staging_rows=3" in err
+    assert indices_of(find_table("deep/main")) == [0, 1, 2]
+
+    make_table(folder / "staging", make_rows(range(1, 5)))
+    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "deep/main")
+
+    assert code == 0
+    assert "merge complete total_inserted=2 total_skipped=2 total_staging_rows=4" in err
+    assert names(folder) == {"deep"}
+
+
+def test_ac4_3_merge_when_the_commit_fails(ctkit, folder, monkeypatch):
+    """A failure in the middle of the merge is exit code 1, with staging intact and main unchanged."""
+    make_table(folder / "main", make_rows(range(2)))
+    make_table(folder / "staging", make_rows(range(1, 5)))
+
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("ctkit.merge.commit_files", fail)
+    with pytest.raises(OSError, match="disk full"):
+        ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    assert indices_of(find_table("main")) == [0, 1]
+    assert indices_of(find_table("staging")) == [1, 2, 3, 4]
+
+
+def test_merge_when_a_table_is_not_ours(ctkit, folder):
+    """A Delta table of something else is refused with what differs."""
+    make_table(folder / "main", make_rows(range(2)))
+    staging = folder / "staging" / "_delta_log"
+    staging.mkdir(parents=True)
+    (staging / f"{0:020}.json").write_text("no commit")
+    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert code == 1
+    assert re.search("^Error: .*staging: cannot be opened as a Delta table", err, re.MULTILINE)
+
+
+def test_gaps_when_a_log_is_not_in_the_state_file(ctkit, write_file, folder):
+    """No ceiling for any log is said loudly, with exit code 1."""
+    write_state("state.json", {"https://other.example": 5})
+    code, out, err = ctkit("gaps", "-f", write_file(LOG))
+
+    assert (code, out) == (1, "")
+    assert f"WARNING log not in state file, skipping (no ceiling reference) url={LOG}" in err
+    assert "Error: no logs have ceiling values from state file state.json" in err
+    assert names(folder) == {"run.yaml", "state.json"}
+
+
+def test_gaps(ctkit, write_file, folder):
+    """Gaps of main and staging together are shown for each log, or all as JSON; nothing is created."""
+    make_table(folder / "main", make_rows([10, 11, 15, 16]))
+    make_table(folder / "staging", make_rows([12, 13]))
+    write_state("state.json", {LOG: 20})
+    file = write_file(logs=[{"url": f"{LOG}/", "protocol": "rfc6962"}])
+
+    code, out, _ = ctkit("gaps", "-f", file, "--json")
+    assert code == 0
+    assert json.loads(out) == [{"source_url": LOG, "start": a, "end": b} for a, b in [(14, 15), (17, 20)]]
+
+    code, out, _ = ctkit("gaps", "-f", file, "--json", "--from", "0", "--to", "18")
+    assert code == 0
+    assert [(gap["start"], gap["end"]) for gap in json.loads(out)] == [(0, 10), (14, 15), (17, 18)]
+
+    code, out, _ = ctkit("gaps", "-f", file)
+    assert code == 0
+    assert out.splitlines()[1].split() == [LOG, "first", "row", "20", "2", "4"]
+    assert names(folder) == {"main", "staging", "run.yaml", "state.json"}
+
+
+def test_gaps_when_there_are_none(ctkit, write_file, folder):
+    """No gaps are an empty list, and nothing to do for a backfill: exit code 0, nothing created."""
+    make_table(folder / "main", make_rows([10, 11]))
+    write_state("state.json", {LOG: 12})
+    file = write_file(logs=[{"url": LOG, "protocol": "rfc6962"}])
+    code, out, _ = ctkit("gaps", "-f", file, "--json")
+    assert (code, json.loads(out)) == (0, [])
+
+    code, _, err = ctkit("backfill", "-f", file)
+    assert code == 0
+    assert "no gaps detected, nothing to backfill" in err
+    assert names(folder) == {"main", "run.yaml", "state.json"}
+
+
+def test_gaps_when_the_reader_goes_away(write_file, folder):
+    """A pipe that is closed early is no traceback."""
+    make_table(folder / "main", make_rows([0]))
+    write_state("state.json", {LOG: 5})
+    file = write_file(logs=[{"url": LOG, "protocol": "rfc6962"}])
+    process = subprocess.Popen(
+        [COMMAND, "gaps", "-f", file, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()
+
+    assert "Traceback" not in process.stderr.read()
+    process.stderr.close()
+    assert process.wait() == 1
+
+
+def test_logs_when_the_filter_matches_nothing(ctkit, write_file, serve):
+    """A filter that matches no log is exit code 1 and lists what there is."""
+    url = serve(FakeLog(size=1))
+    code, _, err = ctkit("gaps", "-f", write_file(url, ceiling="log"), "--logs", "nothing")
+
+    assert code == 1
+    assert f"Error: no logs matched the filter log_filter='nothing'; there are no name ({url})" in err
+
+
+def test_e2e_two_logs(ctkit, write_file, serve, folder):
+    """The cycle: gaps, backfill into staging, merge, no gaps; main grows by exactly what is inserted."""
+    logs = {
+        serve(log): log
+        for log in (
+            FakeLog("Fake A", 300, protocols=["rfc6962"], seed=1),
+            FakeLog("Fake B", 300, protocols=["static-ct"], seed=2),
+        )
+    }
+    write_state("state.json", dict.fromkeys(logs, 290))
+    file = write_file(logs=[{"url": url, "name": log.name} for url, log in logs.items()])
+
+    # Without a staging path, one log, the historical way: straight into main (AC5.1).
+    direct = write_file(logs=[{"url": url, "name": log.name} for url, log in logs.items()], staging_path=None)
+    code, _, err = ctkit("backfill", "-f", direct, "--from", "20", "--to", "60", "--logs", "FAKE-a")
+    assert code == 0
+    assert "backfill mode starting main_path=main" in err
+    assert names(folder) == {"main", "run.yaml", "state.json"}
+    assert find_table("main").count() == 40
+
+    # Catch-up into staging: from the first row of the one log that has any (AC1.1 to AC1.3).
+    file = write_file(logs=[{"url": url, "name": log.name} for url, log in logs.items()])
+    version = find_table("main").version()
+    code, _, err = ctkit("backfill", "-f", file)
+    assert code == 0
+    assert "backfill mode starting staging_path=staging" in err
+    assert find_table("staging").count() == 290 - 60
+    assert find_table("main").version() == version
+
+    code, _, err = ctkit("backfill", "-f", file, "--from", "0")
+    assert code == 0
+    assert find_table("staging").count() == 2 * 290 - 40
+
+    # Nothing is left to fetch (AC2.2), nothing reached the ceiling (AC2.3).
+    code, out, _ = ctkit("gaps", "-f", file, "--from", "0", "--json")
+    assert (code, json.loads(out)) == (0, [])
+
+    code, _, err = ctkit("merge", "-f", file)
+    assert code == 0
+    assert "merge complete total_inserted=540 total_skipped=0 total_staging_rows=540" in err
+    assert names(folder) == {"main", "run.yaml", "state.json"}
+    check_table(find_table("main"), logs, dict.fromkeys(logs, (0, 290)))
+
+
+def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch):
+    """With ceiling: log, the logs that answer are backfilled; the dead one is named and the exit code is 1."""
+    hasty = replace(DEFAULT_PATIENCE, tries=1)
+    monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
+    alive, dead = FakeLog("Alive", 30, protocols=["rfc6962"]), FakeLog("Dead", 30, protocols=["rfc6962"])
+    urls = [serve(dead), serve(alive)]
+    dead.down = True
+    for protocol in ("auto", "rfc6962"):
+        logs = [{"url": url, "protocol": protocol} for url in urls]
+        code, out, err = ctkit("gaps", "-f", write_file(logs=logs, ceiling="log"), "--from", "0", "--json")
+        assert code == 1
+        assert json.loads(out) == [{"source_url": urls[1], "start": 0, "end": 30}]
+        assert f"Error: {urls[0]}: its gaps are not known" in err
+
+    code, _, err = ctkit("backfill", "-f", write_file(logs=logs, ceiling="log"), "--from", "0")
+    assert code == 1
+    assert f"Error: {urls[0]}: its gaps are not known" in err
+    check_table(find_table("staging"), {urls[1]: alive}, {urls[1]: (0, 30)}, source_names={urls[1]: urls[1]})
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum):
+    """A signal to a backfill gives exit code 1, keeps what was written, and the next run fetches the rest."""
+    log = FakeLog(size=2000, protocols=["rfc6962"], page_size=16)
+    url = serve(log)
+    log.latency = 0.2
+    file = write_file(logs=[{"url": url, "name": log.name, "protocol": "rfc6962"}], ceiling="log", from_index=0)
+    process = subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 30
+    while len(log.requests) < 20:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert err.endswith("Interrupted: nothing is half done; the same command goes on from here.\n")
+    written = find_table("staging").count()
+    assert 0 < written < 2000, err
+
+    log.latency = 0
+    code, _, err = ctkit("backfill", "-f", file)
+    assert code == 0
+    assert f"wanted={2000 - written} " in err
+    check_table(find_table("staging"), {url: log}, {url: (0, 2000)})
+
+
+def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
+    """Numbers, lists, nulls and text of -p arrive as such, and what is no YAML as text."""
+    seen = []
+    monkeypatch.setattr("ctkit.runbook.run_notebook", lambda *words, **more: seen.append((words, more)) or 0)
+    (folder / "run.yaml").write_text("main_path: main")
+    pairs = [
+        ("a", "5"),
+        ("b", "null"),
+        ("c", "[1, x]"),
+        ("d", "2026-01-01"),
+        ("e", "[x"),
+        ("f", "true"),
+        ("g", "ct@x.y"),
+    ]
+    code, _, _ = ctkit("run", "book.ipynb", "-f", "run.yaml", *(word for pair in pairs for word in ("-p", *pair)))
+
+    values = {"a": 5, "b": None, "c": [1, "x"], "d": "2026-01-01", "e": "[x", "f": True, "g": "ct@x.y"}
+    assert code == 0
+    assert seen == [(("book.ipynb", values), {"shared": {"main_path": "main"}})]
+
+
+def test_main_leaves_logging_as_it_was(ctkit):
+    """Who calls main from Python keeps the logging that was set up."""
+    before = list(logging.getLogger("ctkit").handlers)
+    ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert logging.getLogger("ctkit").handlers == before
