@@ -337,28 +337,31 @@ def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum):
     """A signal to a backfill gives exit code 1, keeps what was written, and the next run fetches the rest."""
-    log = FakeLog(size=2000, protocols=["rfc6962"], page_size=16)
+    log = FakeLog(size=5000, protocols=["static-ct"])
     url = serve(log)
-    log.latency = 0.2
-    file = write_file(logs=[{"url": url, "name": log.name, "protocol": "rfc6962"}], ceiling="log", from_index=0)
-    process = subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 30
-    while len(log.requests) < 20:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signum)
-    _, err = process.communicate(timeout=30)
+    log.latency = 0.3
+    file = write_file(logs=[{"url": url, "name": log.name, "protocol": "static-ct"}], ceiling="log", from_index=0)
+    with subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 30
+            while len(log.paths("tile/data/")) < 14:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            process.send_signal(signum)
+            _, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
 
     assert process.returncode == 1
     assert err.endswith("Interrupted: nothing is half done; the same command goes on from here.\n")
     written = find_table("staging").count()
-    assert 0 < written < 2000, err
+    assert 0 < written < 5000, err
 
     log.latency = 0
     code, _, err = ctkit("backfill", "-f", file)
     assert code == 0
-    assert f"wanted={2000 - written} " in err
-    check_table(find_table("staging"), {url: log}, {url: (0, 2000)})
+    assert f"wanted={5000 - written} " in err
+    check_table(find_table("staging"), {url: log}, {url: (0, 5000)})
 
 
 def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
