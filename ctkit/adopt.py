@@ -1,80 +1,21 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
-import json
 import os
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
-from deltalake.transaction import AddAction, RemoveAction, Transaction
+from deltalake.transaction import AddAction, RemoveAction
 
+from ctkit.datafile import DataFile
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION, row_schema
-from ctkit.table import as_der_type, files_of, table_path
-
-
-@dataclass(frozen=True)
-class DataFile:
-    """One Parquet file that a Delta table's version holds.
-
-    Attributes
-    ----------
-    folder
-        The table's folder.
-    action
-        What adds the file to a table; its path is relative to the table's folder, below ``seen_date=.../``.
-    rows
-        ``numRecords`` of the log's statistics; None where it has none.
-    """
-
-    folder: Path
-    action: AddAction
-    rows: int | None
-
-    @property
-    def path(self) -> Path:
-        """Where the file lies."""
-        return self.folder / unquote(self.action.path)
-
-
-def data_files(table: DeltaTable) -> list[DataFile]:
-    """Return the files of the table's version, with the statistics that its log has of them."""
-    folder = table_path(table.table_uri)
-    return [_data_file(folder, added) for added in pa.table(table.get_add_actions()).to_pylist()]
-
-
-def _data_file(folder: Path, added: dict[str, Any]) -> DataFile:
-    statistics = {
-        "numRecords": added["num_records"],
-        "minValues": _present(added.get("min")),
-        "maxValues": _present(added.get("max")),
-        "nullCount": _present(added.get("null_count")),
-    }
-    action = AddAction(
-        path=added["path"],
-        size=added["size_bytes"],
-        partition_values=added["partition"],
-        modification_time=added["modification_time"],
-        data_change=True,
-        stats=json.dumps(statistics, default=_timestamp),
-    )
-    return DataFile(folder, action, added["num_records"])
-
-
-def _present(values: dict[str, Any] | None) -> dict[str, Any]:
-    return {name: value for name, value in (values or {}).items() if value is not None}
-
-
-def _timestamp(value: datetime) -> str:
-    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+from ctkit.table import as_der_type, files_of, folder_of, table_path
 
 
 def link_files(files: Iterable[DataFile], target: DeltaTable) -> None:
@@ -92,7 +33,7 @@ def link_files(files: Iterable[DataFile], target: DeltaTable) -> None:
     folders: set[Path] = set()
     for file in files:
         _verify(file, schema)
-        link = root / unquote(file.action.path)
+        link = root / file.name
         try:
             if link.parent not in folders:
                 link.parent.mkdir(exist_ok=True)
@@ -152,22 +93,21 @@ def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
         Paths relative to the target's folder.
     """
     root = table_path(target.table_uri)
-    taken = set(files_of(target))
+    # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
+    taken = set(files_of(DeltaTable(root.as_uri())))
     for name in names:
         link = root / name
         if str(link) not in taken:
             link.unlink(missing_ok=True)
 
 
-def commit_files(files: list[DataFile], target: DeltaTable, transaction: Transaction, facts: dict[str, str]) -> bool:
-    """Add linked files to the version after the one that the handle has, in one commit.
+def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: CommitProperties | None = None) -> bool:
+    """Add files that lie below the target's folder to the table, in one commit.
 
     Parameters
     ----------
-    transaction
-        Goes into the commit, where it tells a later run that this one got so far.
-    facts
-        Go into the commit, where ``DeltaTable.history()`` shows them.
+    properties
+        With ``max_commit_retries=0`` the commit is made only if it is the next one after the handle's version.
 
     Returns
     -------
@@ -179,19 +119,18 @@ def commit_files(files: list[DataFile], target: DeltaTable, transaction: Transac
     TableError
         Nothing was added.
     """
-    properties = CommitProperties(custom_metadata=facts, app_transactions=[transaction], max_commit_retries=0)
     actions: list[AddAction | RemoveAction] = [file.action for file in files]
     try:
         target.create_write_transaction(actions, "append", target.schema(), [PARTITION], commit_properties=properties)
     except (DeltaError, OSError) as error:
         target.update_incremental()
         # What fails after the commit itself, such as the checkpoint that follows it, leaves the commit in place.
-        if target.transaction_version(transaction.app_id) == transaction.version:
+        if {str(table_path(target.table_uri) / file.name) for file in files} <= set(files_of(target)):
             return True
         if isinstance(error, CommitFailedError):
             return False
         message = f"the commit failed ({error}); nothing was added: mend that and run again"
-        raise TableError(str(table_path(target.table_uri)), message) from error
+        raise TableError(folder_of(target), message) from error
     target.update_incremental()
     return True
 
@@ -209,7 +148,7 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable) -> None:
     _sync(log / f"{target.version():020}.json")
     _sync(log)
     have = set(files_of(DeltaTable(root.as_uri())))
-    if lost := [file.action.path for file in files if str(root / unquote(file.action.path)) not in have]:
+    if lost := [file.action.path for file in files if str(root / file.name) not in have]:
         raise TableError(str(root), f"does not show {lost[:3]} after their commit; look at its history() and run again")
 
 

@@ -15,6 +15,7 @@ anywhere is finished by the next one.
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,11 +26,11 @@ import ibis
 import ibis.expr.types as ir
 import pandas as pd
 import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import Transaction
 
-from ctkit.adopt import DataFile, commit_files, confirm_files, data_files, link_files, unlink_files
+from ctkit.adopt import commit_files, confirm_files, link_files, unlink_files
+from ctkit.datafile import DataFile, data_files, write_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import ROW, Overlap
 from ctkit.report import Report
@@ -42,18 +43,23 @@ from ctkit.table import (
     files_of,
     folder_of,
     hold,
-    open_table,
     table_path,
 )
-from ctkit.write import WRITER_PROPERTIES
 
 logger = logging.getLogger(__name__)
 
 SCRATCH = "_ctkit_merge"
 """Folder inside main for rewritten files. The underscore keeps Delta readers and VACUUM away from it."""
 
+MERGED_FROM = "ctkit.merged_from"
+"""Commit metadata of main: the staging folder that the commit's rows came from."""
+
+TINY_FILE = 1 << 20
+MANY_TINY_FILES = 8
+"""So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
+
+ROWS_PER_BATCH = 4096
 SAMPLE_ROWS = 20
-ROWS_PER_BATCH = 8192
 
 
 @dataclass(frozen=True)
@@ -262,8 +268,12 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
                     link_files(prepared, main)
                 looked_at |= files
                 inserted = overlap.rows - int(overlap.skipped.count().execute())
-                facts = {"ctkit.merged": folder_of(staging), "ctkit.inserted": str(inserted)}
-                if not prepared or commit_files(prepared, main, transaction, facts):
+                properties = CommitProperties(
+                    {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted)},
+                    max_commit_retries=0,
+                    app_transactions=[transaction],
+                )
+                if not prepared or commit_files(prepared, main, properties):
                     break
                 logger.info("main moved, looking again version=%d", main.version())
         finally:
@@ -307,21 +317,27 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
     whole = [file for file in staged if str(file.path) not in skipped]
     if as_der_type(staging) != as_der_type(main):
         whole = []
-    partly = [str(file.path) for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
+    whole = _large_enough(whole)
+    partly = [file for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
     if not partly:
         return whole
-    rows = _follow_as_der(overlap.missing(partly), staging, main).order_by(PARTITION, *KEY)
+    missing = overlap.missing([str(file.path) for file in partly])
+    missing = _follow_as_der(missing, staging, main).order_by(PARTITION, *KEY)
     schema = row_schema(as_der_type(main))
-    batches = rows.select(schema.names).to_pyarrow_batches(chunk_size=ROWS_PER_BATCH)
-    reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
-    scratch = open_table(table_path(main.table_uri) / SCRATCH, like=main)
+    batches = missing.select(schema.names).to_pyarrow_batches(chunk_size=ROWS_PER_BATCH)
+    scratch = table_path(main.table_uri) / SCRATCH
     try:
-        write_deltalake(scratch, reader, mode="append", writer_properties=WRITER_PROPERTIES)
-        scratch.update_incremental()
-    except (DeltaError, OSError) as error:
+        return whole + write_files(scratch, schema, (batch.cast(schema) for batch in batches))
+    except (OSError, pa.ArrowException) as error:
         message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
-    return whole + data_files(scratch)
+
+
+def _large_enough(files: list[DataFile]) -> list[DataFile]:
+    """Leave out the tiny files of partitions that have many of them: main is better off with a few larger ones."""
+    tiny = [file for file in files if file.action.size < TINY_FILE]
+    of_partition = Counter(file.path.parent for file in tiny)
+    return [file for file in files if file not in tiny or of_partition[file.path.parent] < MANY_TINY_FILES]
 
 
 def _follow_as_der(rows: ir.Table, staging: DeltaTable, main: DeltaTable) -> ir.Table:
@@ -344,6 +360,6 @@ def _to_base64(data: bytes) -> str: ...  # type: ignore[empty-body]
 def _discard(main: DeltaTable, files: list[DataFile]) -> None:
     """Remove from main's folder what was prepared and is not part of main."""
     scratch = table_path(main.table_uri) / SCRATCH
-    left = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
-    unlink_files([*left, *(file.action.path for file in files)], main)
+    rewritten = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
+    unlink_files([*rewritten, *(file.name for file in files)], main)
     shutil.rmtree(scratch, ignore_errors=True)

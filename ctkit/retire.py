@@ -7,7 +7,8 @@ from pathlib import Path
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from ctkit.adopt import DataFile, remove_files
+from ctkit.adopt import remove_files
+from ctkit.datafile import DataFile
 from ctkit.schema import PARTITION
 from ctkit.table import files_of, table_path
 

@@ -4,19 +4,17 @@ import time
 from collections.abc import Iterable, Iterator
 
 import pyarrow as pa
-from deltalake import DeltaTable, WriterProperties, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake import DeltaTable
 
+from ctkit.adopt import commit_files, unlink_files
+from ctkit.datafile import ROWS_PER_GROUP, write_files
 from ctkit.errors import TableError
-from ctkit.schema import KEY, PARTITION
-from ctkit.table import folder_of
+from ctkit.schema import KEY, PARTITION, row_schema
+from ctkit.table import as_der_type, folder_of, table_path
 
 ROWS_PER_COMMIT = 100_000
 BYTES_PER_COMMIT = 256 << 20
 SECONDS_PER_COMMIT = 30.0
-
-# DER and chains are most of a table's bytes: zstd halves what the default codec leaves of them.
-WRITER_PROPERTIES = WriterProperties(compression="ZSTD", compression_level=3)
 
 
 def write_entries(table: DeltaTable, rows: pa.Table) -> None:
@@ -36,18 +34,22 @@ def write_entries(table: DeltaTable, rows: pa.Table) -> None:
     TableError
         Nothing was committed.
     """
-    ordered = rows.sort_by([(column, "ascending") for column in (PARTITION, *KEY)])
+    schema = row_schema(as_der_type(table))
     try:
-        write_deltalake(
-            table,
-            ordered,
-            mode="append",
-            writer_properties=WRITER_PROPERTIES,
-        )
-        table.update_incremental()
-    except (DeltaError, OSError, ValueError) as error:
+        ordered = rows.cast(schema).sort_by([(column, "ascending") for column in (PARTITION, *KEY)])
+        files = write_files(table_path(table.table_uri), schema, ordered.to_batches(ROWS_PER_GROUP))
+    except (OSError, ValueError, pa.ArrowException) as error:
         message = f"{rows.num_rows} rows could not be written ({error}); nothing of them is in the table: run again"
         raise TableError(folder_of(table), message) from error
+    try:
+        committed = commit_files(files, table)
+    except TableError:
+        unlink_files([file.name for file in files], table)
+        raise
+    if not committed:
+        unlink_files([file.name for file in files], table)
+        message = "others commit to it so often that this commit never had its turn; run again"
+        raise TableError(folder_of(table), message)
 
 
 def write_batches(table: DeltaTable, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:

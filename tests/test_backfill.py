@@ -5,7 +5,7 @@ import time
 
 import pyarrow as pa
 import pytest
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import commits_of, indices_of
 
@@ -243,14 +243,15 @@ def test_backfill_when_a_commit_fails(tmp_path, both, monkeypatch):
     table = open_table(tmp_path / "staging")
     within = {rfc.url: (0, 700), static.url: (0, 600)}
     calls = []
+    write_files = write.write_files
 
     def fail_third(*arguments, **options):
         calls.append(1)
         if len(calls) == 3:
             raise OSError(28, "No space left on device")
-        return write_deltalake(*arguments, **options)
+        return write_files(*arguments, **options)
 
-    monkeypatch.setattr(write, "write_deltalake", fail_third)
+    monkeypatch.setattr(write, "write_files", fail_third)
     with pytest.raises(TableError, match="No space left on device"):
         backfill([rfc, static], find_gaps(None, table, within=within), table)
 

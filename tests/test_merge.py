@@ -238,7 +238,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "overlap"), [*STEPS, (merge, "write_deltalake", True)])
+@pytest.mark.parametrize(("owner", "name", "overlap"), [*STEPS, (merge, "write_files", True)])
 def test_merge_when_a_step_fails(tmp_path, monkeypatch, owner, name, overlap):
     """AC4.3: a failure before the commit leaves staging intact and main unchanged, and the next run completes it."""
     main = make_table(tmp_path / "main", make_rows([1, 2]))

@@ -1,0 +1,218 @@
+"""The Parquet files of our Delta tables: described as the log of a table has them, and written."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+from uuid import uuid4
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction
+
+from ctkit.schema import KEY, PARTITION
+from ctkit.table import table_path
+
+ROWS_PER_GROUP = 16_384
+"""About 64 MB before compression: what a writer holds in memory, and the least that a reader must read."""
+
+BYTES_PER_FILE = 256 << 20
+
+# Few values, many times each. The others are as good as unique, and a dictionary of them costs time and space.
+_REPEATING = ["update_type", "source_name", "source_url", "signature_algorithm", "issuer_aggregated", "chain"]
+
+# What files and row groups are skipped by: gaps and merges ask for stretches of a log, analysts also for dates.
+_STATISTICS = [*KEY, "seen", "not_before", "not_after"]
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One Parquet file of a Delta table.
+
+    Attributes
+    ----------
+    folder
+        The table's folder.
+    action
+        What adds the file to a table; its path is relative to the table's folder, below ``seen_date=.../``.
+    rows
+        ``numRecords`` of the statistics; None where the table's log has none.
+    """
+
+    folder: Path
+    action: AddAction
+    rows: int | None
+
+    @property
+    def name(self) -> str:
+        """Where the file lies, relative to the table's folder."""
+        return unquote(self.action.path)
+
+    @property
+    def path(self) -> Path:
+        """Where the file lies."""
+        return self.folder / self.name
+
+
+def data_files(table: DeltaTable) -> list[DataFile]:
+    """Return the files of the table's version, with the statistics that its log has of them."""
+    folder = table_path(table.table_uri)
+    return [
+        _data_file(
+            folder,
+            path=added["path"],
+            size=added["size_bytes"],
+            partition=added["partition"],
+            modified=added["modification_time"],
+            rows=added["num_records"],
+            statistics={
+                "minValues": _present(added.get("min")),
+                "maxValues": _present(added.get("max")),
+                "nullCount": _present(added.get("null_count")),
+            },
+        )
+        for added in pa.table(table.get_add_actions()).to_pylist()
+    ]
+
+
+def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[DataFile]:
+    """Write rows to new Parquet files below `folder`, in the layout of our tables; no table knows of them yet.
+
+    No more than one row group is held in memory.
+
+    Parameters
+    ----------
+    folder
+        Of a table, or of one to be.
+    schema
+        `ctkit.schema.row_schema`, for the type of `as_der`.
+    batches
+        Rows in the order of partition, log and index. A new file begins with each partition, and after
+        `BYTES_PER_FILE`.
+
+    Returns
+    -------
+    list of DataFile
+        With the statistics of the columns that files are chosen by.
+    """
+    written: list[DataFile] = []
+    writer: _FileWriter | None = None
+    stored = pa.schema([field for field in schema if field.name != PARTITION])
+    try:
+        for batch in batches:
+            for date, rows in _by_partition(batch):
+                if writer and (writer.date != date or writer.size >= BYTES_PER_FILE):
+                    written.append(writer.close())
+                    writer = None
+                writer = writer or _FileWriter(folder, date, stored)
+                writer.write(rows.select(stored.names))
+        if writer:
+            written.append(writer.close())
+    except BaseException:
+        for path in [file.path for file in written] + ([writer.path] if writer else []):
+            path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+class _FileWriter:
+    """One Parquet file in the making."""
+
+    def __init__(self, folder: Path, date: str, schema: pa.Schema) -> None:
+        self.date = date
+        self._folder = folder
+        self._waiting: list[pa.RecordBatch] = []
+        self._schema = schema
+        self.path = folder / f"{PARTITION}={date}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._writer = pq.ParquetWriter(
+            self.path,
+            schema,
+            compression="zstd",
+            compression_level=3,
+            use_dictionary=_REPEATING,
+            write_statistics=_STATISTICS,
+            # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
+            store_schema=False,
+        )
+
+    @property
+    def size(self) -> int:
+        """Bytes written so far."""
+        return self.path.stat().st_size
+
+    def write(self, rows: pa.RecordBatch) -> None:
+        """Take rows; they are written as whole row groups."""
+        self._waiting.append(rows)
+        if sum(map(len, self._waiting)) >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema), row_group_size=ROWS_PER_GROUP)
+        self._waiting.clear()
+
+    def close(self) -> DataFile:
+        """Finish the file and describe it."""
+        if self._waiting:
+            self._flush()
+        self._writer.close()
+        footer = pq.read_metadata(self.path)
+        status = self.path.stat()
+        return _data_file(
+            self._folder,
+            path=str(self.path.relative_to(self._folder)),
+            size=status.st_size,
+            partition={PARTITION: self.date},
+            modified=status.st_mtime_ns // 1_000_000,
+            rows=footer.num_rows,
+            statistics=_statistics(footer),
+        )
+
+
+def _by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
+    """Cut a batch that is ordered by partition where the partition changes."""
+    runs = pa.compute.run_end_encode(batch[PARTITION])
+    start = 0
+    for date, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+        yield date, batch.slice(start, end - start)
+        start = end
+
+
+def _statistics(footer: pq.FileMetaData) -> dict[str, Any]:
+    found: dict[str, Any] = {"minValues": {}, "maxValues": {}, "nullCount": {}}
+    low, high, nulls = found.values()
+    for at in range(footer.num_row_groups):
+        group = footer.row_group(at)
+        for column in map(group.column, range(group.num_columns)):
+            name, statistics = column.path_in_schema, column.statistics
+            if statistics is not None and statistics.has_min_max:
+                low[name] = min(low.get(name, statistics.min), statistics.min)
+                high[name] = max(high.get(name, statistics.max), statistics.max)
+                nulls[name] = nulls.get(name, 0) + statistics.null_count
+    return found
+
+
+def _data_file(
+    folder: Path,
+    *,
+    path: str,
+    size: int,
+    partition: dict[str, str | None],
+    modified: int,
+    rows: int | None,
+    statistics: dict[str, Any],
+) -> DataFile:
+    stats = json.dumps({"numRecords": rows, **statistics}, default=_timestamp)
+    return DataFile(folder, AddAction(path, size, partition, modified, True, stats), rows)
+
+
+def _present(values: dict[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (values or {}).items() if value is not None}
+
+
+def _timestamp(value: datetime) -> str:
+    return value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
