@@ -10,7 +10,7 @@ RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
 
 
 class Report:
-    """Base of the frozen dataclasses that verbs return.
+    """Base of the frozen dataclasses (``repr=False``) that verbs return.
 
     A report is text in a terminal (one line of facts), HTML in a notebook, and JSON in an executed notebook.
     """
@@ -28,6 +28,8 @@ class Report:
     def __str__(self) -> str:
         return " ".join([self.title, *(f"{name}={value}" for name, value in self.facts().items())])
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         cells = "".join(
             f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"
@@ -36,11 +38,13 @@ class Report:
         )
         parts = [f"<h4>{html.escape(self.title)}</h4><table>{cells}</table>"]
         for heading, table in self.tables().items():
-            parts.append(f"<h5>{html.escape(heading)}</h5>{table.to_html(index=False, border=0, max_rows=50)}")
+            if len(table):
+                parts.append(f"<h5>{html.escape(heading)}</h5>{table.to_html(index=False, border=0, max_rows=50)}")
         return "\n".join(parts)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
+        # The text is what a scheduler's log shows of the cell: one line, not all fields of a dataclass.
+        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}, "text/plain": str(self)}
 
 
 def _readable(value: object) -> str:

@@ -160,7 +160,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
         return str(self.report)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return _with_html(super()._repr_mimebundle_(**kwargs), self.report)
+        return super()._repr_mimebundle_(**kwargs) | _as_text(self.report)
 
 
 class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
@@ -242,7 +242,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         return str(self.report)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return _with_html(super()._repr_mimebundle_(**kwargs), self.report)
+        return super()._repr_mimebundle_(**kwargs) | _as_text(self.report)
 
 
 class ProgressBar:
@@ -313,6 +313,6 @@ def _problem(error: Exception) -> str:
     return f"<div style='color:var(--jp-error-color1, firebrick); white-space:pre-wrap'>{text}</div>"
 
 
-def _with_html(bundle: dict[str, Any], report: Report) -> dict[str, Any]:
-    """Return what a widget shows, with HTML beside it for viewers that do not draw widgets."""
-    return {**bundle, "text/html": report._repr_html_()}
+def _as_text(report: Report) -> dict[str, str]:
+    """Return what viewers and logs that draw no widgets show in its place."""
+    return {"text/html": report._repr_html_(), "text/plain": str(report)}
