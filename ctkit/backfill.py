@@ -60,7 +60,7 @@ class Progress:
     version: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class BackfillReport(Report):
     """What a backfill did.
 

@@ -1,5 +1,6 @@
 """The whole cycle on embedded logs: a table with holes is found incomplete, filled, looked at, merged, complete."""
 
+import logging
 import shutil
 import threading
 from dataclasses import dataclass
@@ -58,6 +59,8 @@ def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> i
         The folder holds something else.
     """
     folder = _make_folder(Path(folder))
+    # What the cells print is in the records; here it would drown the story.
+    logging.getLogger("papermill").setLevel(logging.WARNING)
     start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
     print(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...", flush=True)
     logs = [

@@ -62,7 +62,7 @@ ROWS_PER_BATCH = 4096
 SAMPLE_ROWS = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergePreview(Report):
     """What a merge would do, and with which versions of the two tables.
 
@@ -125,7 +125,7 @@ class MergePreview(Report):
         return {"by log and date": self.summary, "sample of what would be inserted": self.sample}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class MergeReport(Report):
     """What a merge did.
 

@@ -29,7 +29,7 @@ SHOWN = 20
 """How many logs an error message lists."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Situation(Report):
     """What is there, and what is missing.
 
