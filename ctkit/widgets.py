@@ -160,7 +160,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
         return str(self.report)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return super()._repr_mimebundle_(**kwargs) | _as_text(self.report)
+        return {**super()._repr_mimebundle_(**kwargs), **_as_text(self.report)}
 
 
 class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
@@ -242,7 +242,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         return str(self.report)
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return super()._repr_mimebundle_(**kwargs) | _as_text(self.report)
+        return {**super()._repr_mimebundle_(**kwargs), **_as_text(self.report)}
 
 
 class ProgressBar:
