@@ -43,8 +43,7 @@ class Report:
         return "\n".join(parts)
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        # The text is what a scheduler's log shows of the cell: one line, not all fields of a dataclass.
-        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}, "text/plain": str(self)}
+        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
 
 
 def _readable(value: object) -> str:

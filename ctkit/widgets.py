@@ -33,7 +33,7 @@ LARGEST = 8
 """How many gaps are shown one by one; there may be 50 million."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChosenGaps(Report):
     """Which of the gaps that were found are chosen.
 
