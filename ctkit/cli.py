@@ -223,15 +223,13 @@ def _logging() -> Iterator[None]:
     formatter.converter = time.gmtime
     handler = logging.StreamHandler()
     handler.setFormatter(formatter)
-    loggers = [logging.getLogger("ctkit"), logging.getLogger("papermill")]
-    for each in loggers:
-        each.addHandler(handler)
-        each.setLevel(logging.INFO)
+    ours = logging.getLogger("ctkit")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for each in loggers:
-            each.removeHandler(handler)
+        ours.removeHandler(handler)
 
 
 @contextmanager

@@ -95,9 +95,11 @@ def run_notebook(
     except NoSuchKernel as error:
         partial.unlink()
         raise ParameterError(f"{notebook}: {error}; install ipykernel or correct the notebook's kernel") from error
-    facts = _finish(partial, record, status)
+    for result in _finish(partial, record, status):
+        title = result.pop("title", "result")
+        logger.info("%s", " ".join([str(title), *(f"{name}={value}" for name, value in result.items())]))
     if status == "complete":
-        logger.info("run complete output=%s%s", record, "".join(f" {key}={value}" for key, value in facts.items()))
+        logger.info("run complete output=%s", record)
         return 0
     logger.error("run %s output=%s error=%s", status, record, problem)
     return 1
@@ -160,21 +162,20 @@ def _record_path(notebook: Path) -> Path:
     return next(path for path in names if not path.exists())
 
 
-def _finish(partial: Path, record: Path, status: str) -> dict[str, Any]:
-    """Mark the record with how the run ended and move it to its place; return the facts that it reports."""
+def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
+    """Mark the record with how the run ended and move it to its place; return the facts of each report in it."""
     book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
     # papermill's own status says "completed" for cells that were interrupted or never run.
     book.metadata["ctkit"] = {"status": status}
     book.metadata["papermill"]["output_path"] = str(record)
     nbformat.write(book, partial)  # type: ignore[no-untyped-call]
     partial.replace(record)
-    results = [
-        output.data[RESULT_MIME_TYPE]
+    return [
+        dict(output.data[RESULT_MIME_TYPE])
         for cell in book.cells
         for output in cell.get("outputs", [])
         if RESULT_MIME_TYPE in output.get("data", {})
     ]
-    return dict(results[-1]) if results else {}
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]
@@ -182,6 +183,12 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
 
     interrupted = False
     running = False
+
+    def start_new_kernel(self, **kwargs: Any) -> None:
+        if self.km.ipykernel:
+            # It warns on each start that it listens on the loopback interface.
+            self.extra_arguments = ["--IPKernelApp.log_level=ERROR"]
+        super().start_new_kernel(**kwargs)
 
     def execute_cell(self, *args: Any, **kwargs: Any) -> Any:
         if self.interrupted:
@@ -197,6 +204,12 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
             self.running = False
         return super().process_message(message, *args, **kwargs)
+
+    def log_output_message(self, output: Any) -> None:
+        # What cells print and log; papermill would add the text of every table that they show.
+        if output.output_type == "stream":
+            for line in output.text.splitlines():
+                logger.info("%s", line)
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""

@@ -50,7 +50,7 @@ def read(record):
 def test_run_notebook_when_all_cells_run(make, tmp_path, caplog):
     """Own parameters count before shared ones, what only ctkit knows is left out, and the record is in runs/."""
     caplog.set_level("INFO", logger="ctkit")
-    result = "display({'application/vnd.ctkit.result+json': {'written': 5}}, raw=True)"
+    result = "display({'application/vnd.ctkit.result+json': {'title': 'backfill complete', 'written': 5}}, raw=True)"
     shared = {"main_path": "shared", "count": 2, "from_index": 0}
     code = run_notebook(make(PARAMETERS, SHOW, result), {"count": 3}, shared=shared)
 
@@ -58,7 +58,11 @@ def test_run_notebook_when_all_cells_run(make, tmp_path, caplog):
     assert code == 0
     assert re.fullmatch(r"book-\d{8}T\d{6}Z\.ipynb", record.name)
     assert read(record) == ("complete", f"shared 3 here {tmp_path}\n")
-    assert caplog.messages[-1] == f"run complete output={record.relative_to(tmp_path)} written=5"
+    assert caplog.messages == [
+        f"shared 3 here {tmp_path}",
+        "backfill complete written=5",
+        f"run complete output={record.relative_to(tmp_path)}",
+    ]
 
 
 def test_run_notebook_when_a_cell_raises(make, tmp_path, caplog):

@@ -1,0 +1,188 @@
+"""The house: floors, public names, notebooks. What a reviewer would otherwise have to look after."""
+
+import ast
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+import ctkit
+from ctkit.parameters import Parameters
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "ctkit"
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# In this order: a module imports only what stands above it.
+FLOORS = {
+    "errors": 0,
+    "ranges": 0,
+    "schema": 0,
+    "report": 0,
+    "merkle": 1,
+    "entry": 1,
+    "checkpoint": 1,
+    "x509": 1,
+    "issuance": 1,
+    "embedded": 1,
+    "http": 2,
+    "rfc6962": 2,
+    "static_ct": 2,
+    "log": 2,
+    "certificate": 2,
+    "table": 2,
+    "datafile": 2,
+    "server": 2,
+    "state": 3,
+    "fetch": 3,
+    "gap": 3,
+    "adopt": 3,
+    "write": 3,
+    "overlap": 3,
+    "retire": 3,
+    "merge": 3,
+    "backfill": 4,
+    "parameters": 5,
+    "situation": 5,
+    "plots": 5,
+    "widgets": 5,
+    "runbook": 5,
+    "demo": 5,
+    "cli": 5,
+}
+LOG_SIDE = {"entry", "checkpoint", "http", "rfc6962", "static_ct", "log", "fetch"}
+LAKE_SIDE = {"table", "datafile", "write", "gap", "adopt", "overlap", "retire", "merge"}
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imports_of(module):
+    """Return the modules of ctkit that a module imports, wherever in its text."""
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{name.name}" for name in node.names)]
+            assert node.level == 0, f"{module} has a relative import"
+        elif isinstance(node, ast.Import):
+            names = [name.name for name in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("ctkit.")} & set(MODULES)
+    return found
+
+
+def reach_of(modules):
+    """Return everything that modules import, directly or by others."""
+    reached, new = set(), set(modules)
+    while new:
+        reached |= new
+        new = set().union(*map(imports_of, new)) - reached
+    return reached
+
+
+def test_every_module_has_a_floor():
+    """The floors name each module of the package, and nothing else."""
+    assert sorted(FLOORS) == MODULES
+
+
+def test_floors_are_listed_upwards():
+    """The list of modules is also the list of floors."""
+    assert list(FLOORS.values()) == sorted(FLOORS.values())
+
+
+@pytest.mark.parametrize("module", FLOORS)
+def test_module_imports_downwards_only(module):
+    """A module imports only modules that are listed above it, so of lower floors, or of its own in one direction."""
+    above = list(FLOORS)[: list(FLOORS).index(module)]
+
+    assert imports_of(module) - set(above) == set()
+
+
+def test_log_side_and_lake_side_are_apart():
+    """Neither side imports the other, not even by way of a third module."""
+    assert reach_of(LOG_SIDE) & LAKE_SIDE == set()
+    assert reach_of(LAKE_SIDE) & LOG_SIDE == set()
+
+
+def test_modules_are_small():
+    """No module of the package has many more than 400 lines."""
+    lengths = {path.stem: len(path.read_text().splitlines()) for path in PACKAGE.glob("*.py")}
+
+    assert {name: length for name, length in lengths.items() if length > 420} == {}
+
+
+def test_all_is_true():
+    """``ctkit.__all__`` is sorted, each name in it exists, and no other public name does."""
+    public = {name for name in vars(ctkit) if not name.startswith("_") and name not in MODULES}
+    shadowing = set(ctkit.__all__) & set(MODULES)
+
+    assert ctkit.__all__ == sorted(set(ctkit.__all__))
+    assert public | shadowing == set(ctkit.__all__)
+
+
+@pytest.mark.parametrize("name", ctkit.__all__)
+def test_public_name_is_documented(name):
+    """Each public name has a docstring, and is defined in ctkit."""
+    value = getattr(ctkit, name)
+
+    assert value.__doc__
+    assert value.__module__.startswith("ctkit.")
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_is_documented(module):
+    """Each module has a docstring of which the first line is a sentence."""
+    first = (importlib.import_module(f"ctkit.{module}").__doc__ or "").splitlines()[0]
+
+    assert first.endswith((".", "?"))
+
+
+def cells_of(notebook, kind="code"):
+    """Return the cells of one kind."""
+    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
+
+
+@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
+def notebook(request):
+    """Give each notebook in turn."""
+    return request.param
+
+
+def test_notebooks_are_there():
+    """The three runbooks are there."""
+    assert [path.stem for path in NOTEBOOKS] == ["backfill", "merge", "preview"]
+
+
+def test_notebook_is_clean(notebook):
+    """A notebook carries no outputs, no execution counts, no attachments and no traces of a run."""
+    book = json.loads(notebook.read_text())
+
+    assert book["metadata"].keys() <= {"kernelspec", "language_info"}
+    for cell in book["cells"]:
+        assert "attachments" not in cell
+        assert cell["metadata"].keys() <= {"tags"}
+        assert cell.get("outputs", []) == []
+        assert cell.get("execution_count") is None
+
+
+def test_notebook_is_thin(notebook):
+    """Cells hold imports, assignments, calls and displays; anything more belongs into the package."""
+    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr, ast.If)
+    statements = [node for cell in cells_of(notebook) for node in ast.parse("".join(cell["source"])).body]
+
+    assert [type(node).__name__ for node in statements if not isinstance(node, allowed)] == []
+    assert sum(isinstance(node, ast.If) for node in statements) <= 1
+
+
+def test_notebook_parameters_are_those_of_ctkit(notebook):
+    """One cell is tagged; each line in it is a parameter with its default and description, for papermill to read."""
+    (cell,) = (cell for cell in cells_of(notebook) if "parameters" in cell["metadata"].get("tags", []))
+    lines = [line.strip() for line in cell["source"]]
+    found = {}
+    for line in lines:
+        assignment, _, about = line.partition("  # ")
+        key, _, default = assignment.partition(" = ")
+        found[key] = (ast.literal_eval(default), about)
+    fields = {key: (field.default, field.description) for key, field in Parameters.model_fields.items()}
+
+    assert found == {key: fields.get(key) for key in found}
