@@ -29,6 +29,9 @@ ENTRIES = 12_000
 NEW_ENTRIES = 1_500
 """By so many each log grows when it is kept up, so that there is something to do in JupyterLab."""
 
+SERVE_PORT = 8962
+"""Where logs that are kept up listen, if nobody else does; ``parameters/demo.yaml`` has it."""
+
 DAYS = 3
 USER_AGENT = "ctkit demo, nobody@example.org"
 
@@ -61,18 +64,42 @@ def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> i
     folder = _make_folder(Path(folder))
     # What the cells print is in the records; here it would drown the story.
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
     print(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...", flush=True)
-    logs = [
-        make_log("Demo RFC 6962", entries, seed=1, protocols=["rfc6962"], start=start, days=DAYS),
-        make_log("Demo Static CT", entries, seed=2, protocols=["static-ct"], start=start, days=DAYS),
-    ]
-    with LogServer(*logs) as server:
+    logs = make_logs(entries)
+    with _serve(logs, port=SERVE_PORT if serve else 0) as server:
         demo = _Demo(folder, logs, server)
         code = demo.run_cycle()
         if serve and code == 0:
             demo.serve()
     return code
+
+
+def make_logs(entries: int) -> list[EmbeddedLog]:
+    """Return one log for each protocol, of `entries` entries over the last days."""
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
+    return [
+        make_log("Demo RFC 6962", entries, seed=1, protocols=["rfc6962"], start=start, days=DAYS),
+        make_log("Demo Static CT", entries, seed=2, protocols=["static-ct"], start=start, days=DAYS),
+    ]
+
+
+def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> dict[str, object]:
+    """Return the parameters of a demo in `folder`."""
+    return {
+        "main_path": str(folder / "main"),
+        "staging_path": str(folder / "staging"),
+        "state_file": str(folder / "state.json"),
+        "logs": [{"name": log.name, "url": server.url(log), "protocol": log.protocols[0]} for log in logs],
+        "from_index": 0,
+        "user_agent": USER_AGENT,
+    }
+
+
+def _serve(logs: list[EmbeddedLog], *, port: int) -> LogServer:
+    try:
+        return LogServer(*logs, port=port)
+    except OSError:
+        return LogServer(*logs)
 
 
 def _make_folder(folder: Path) -> Path:
@@ -148,16 +175,7 @@ class _Demo:
 
     @property
     def _parameters(self) -> dict[str, object]:
-        return {
-            "main_path": str(self.folder / "main"),
-            "staging_path": str(self.folder / "staging"),
-            "state_file": str(self.folder / "state.json"),
-            "logs": [
-                {"name": log.name, "url": self.server.url(log), "protocol": log.protocols[0]} for log in self.logs
-            ],
-            "from_index": 0,
-            "user_agent": USER_AGENT,
-        }
+        return parameters_of(self.folder, self.logs, self.server)
 
     def _write_files(self) -> None:
         write_state(self.folder / "state.json", {self.server.url(log): log.tree_size for log in self.logs})

@@ -1,0 +1,85 @@
+"""The demo: what a newcomer runs first."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ctkit import demo
+from ctkit.errors import ParameterError
+from ctkit.parameters import read_parameters
+from ctkit.server import LogServer
+from ctkit.situation import find_situation
+from ctkit.table import open_table
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_demo_runs_the_whole_cycle(tmp_path, capsys, monkeypatch):
+    """The demo ends with a complete main table, no staging, and the record of each runbook; it can be run again."""
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert demo.run("demo", entries=700) == 0
+
+        said = capsys.readouterr().out
+        assert "Main has 1,400 rows for the 1,400 entries of both logs: complete, nothing twice." in said
+        assert said.count("0 gaps, 0 entries") == 1
+        assert open_table("demo/main").count() == 1400
+        assert not Path("demo/staging").exists()
+        assert sorted(path.name for path in Path("demo/runs").iterdir()) == [
+            "backfill.ipynb",
+            "merge.ipynb",
+            "preview.ipynb",
+        ]
+
+
+def test_demo_when_the_folder_holds_something_else(tmp_path):
+    """A folder with other things in it is refused and left alone."""
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    with pytest.raises(ParameterError, match="holds other things than a demo"):
+        demo.run(tmp_path)
+
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_demo_that_is_kept_up(tmp_path):
+    """With --serve the logs have grown and stay up for the commands and notebooks that it names, until Ctrl+C."""
+    code = "import sys; from ctkit import demo; sys.exit(demo.run(sys.argv[1], serve=True, entries=300))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path / "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout is not None
+        said = []
+        while not said or "jupyter lab" not in said[-1]:
+            said.append(process.stdout.readline())
+            assert said[-1], process.communicate()[1]
+        situation = find_situation(read_parameters(tmp_path / "demo" / "parameters.yaml"))
+        size = situation.logs[0].get_checkpoint().tree_size
+        situation.close()
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+
+    assert process.returncode == 0
+    assert size == 300 + demo.NEW_ENTRIES
+    assert situation.facts()["missing"] == 2 * demo.NEW_ENTRIES
+    prepared = (tmp_path / "demo" / "notebooks" / "preview.ipynb").read_text()
+    assert str(tmp_path / "demo" / "main") in prepared
+
+
+def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
+    """parameters/demo.yaml says what the demo writes into its default folder, at its default port."""
+    monkeypatch.chdir(tmp_path)
+    example = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
+    paths = {key: str(tmp_path / example[key]) for key in ("main_path", "staging_path", "state_file")}
+    logs = demo.make_logs(0)
+    with LogServer(*logs) as server:
+        written = demo.parameters_of(tmp_path / "ctkit-demo", logs, server)
+        port = server.url(logs[0]).split(":")[2].split("/")[0]
+
+    assert {**example, **paths} == yaml.safe_load(yaml.safe_dump(written).replace(port, str(demo.SERVE_PORT)))
