@@ -1,18 +1,14 @@
-"""The house: floors, public names, notebooks. What a reviewer would otherwise have to look after."""
+"""The house: floors, public names, size and documentation of modules."""
 
 import ast
 import importlib
-import json
 from pathlib import Path
 
 import pytest
 
 import ctkit
-from ctkit.parameters import Parameters
 
-ROOT = Path(__file__).parents[1]
-PACKAGE = ROOT / "ctkit"
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+PACKAGE = Path(__file__).parents[1] / "ctkit"
 
 # In this order: a module imports only what stands above it.
 FLOORS = {
@@ -135,54 +131,3 @@ def test_module_is_documented(module):
     first = (importlib.import_module(f"ctkit.{module}").__doc__ or "").splitlines()[0]
 
     assert first.endswith((".", "?"))
-
-
-def cells_of(notebook, kind="code"):
-    """Return the cells of one kind."""
-    return [cell for cell in json.loads(notebook.read_text())["cells"] if cell["cell_type"] == kind]
-
-
-@pytest.fixture(params=NOTEBOOKS, ids=lambda path: path.stem)
-def notebook(request):
-    """Give each notebook in turn."""
-    return request.param
-
-
-def test_notebooks_are_there():
-    """The three runbooks are there."""
-    assert [path.stem for path in NOTEBOOKS] == ["backfill", "merge", "preview"]
-
-
-def test_notebook_is_clean(notebook):
-    """A notebook carries no outputs, no execution counts, no attachments and no traces of a run."""
-    book = json.loads(notebook.read_text())
-
-    assert book["metadata"].keys() <= {"kernelspec", "language_info"}
-    for cell in book["cells"]:
-        assert "attachments" not in cell
-        assert cell["metadata"].keys() <= {"tags"}
-        assert cell.get("outputs", []) == []
-        assert cell.get("execution_count") is None
-
-
-def test_notebook_is_thin(notebook):
-    """Cells hold imports, assignments, calls and displays; anything more belongs into the package."""
-    allowed = (ast.Import, ast.ImportFrom, ast.Assign, ast.Expr, ast.If)
-    statements = [node for cell in cells_of(notebook) for node in ast.parse("".join(cell["source"])).body]
-
-    assert [type(node).__name__ for node in statements if not isinstance(node, allowed)] == []
-    assert sum(isinstance(node, ast.If) for node in statements) <= 1
-
-
-def test_notebook_parameters_are_those_of_ctkit(notebook):
-    """One cell is tagged; each line in it is a parameter with its default and description, for papermill to read."""
-    (cell,) = (cell for cell in cells_of(notebook) if "parameters" in cell["metadata"].get("tags", []))
-    lines = [line.strip() for line in cell["source"]]
-    found = {}
-    for line in lines:
-        assignment, _, about = line.partition("  # ")
-        key, _, default = assignment.partition(" = ")
-        found[key] = (ast.literal_eval(default), about)
-    fields = {key: (field.default, field.description) for key, field in Parameters.model_fields.items()}
-
-    assert found == {key: fields.get(key) for key in found}
