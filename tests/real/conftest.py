@@ -12,4 +12,4 @@ def real_data() -> Path:
     folder = os.environ.get("CTKIT_REAL_DATA")
     if not folder:
         pytest.skip("CTKIT_REAL_DATA names no folder of real data")
-    return Path(folder)
+    return Path(folder).resolve()
