@@ -58,7 +58,10 @@ def make_world(folder: Path, serve: Callable[[FakeLog], str]) -> World:
             for start, end in zip(edges[::2], edges[1::2], strict=True)
             if start < end
         ]
-    opened = [open_log(url, user_agent="test@example.org", protocol=log.protocols[0]) for url, log in logs.items()]
+    opened = [
+        open_log(url, user_agent="test@example.org", protocol=log.protocols[0], name=log.name)
+        for url, log in logs.items()
+    ]
     backfill(opened, pa.Table.from_pylist(gaps, schema=GAP_SCHEMA), open_table(folder / "main")).check()
     for log in opened:
         log.close()
