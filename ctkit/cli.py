@@ -18,11 +18,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ctkit.backfill import Progress
 from ctkit.errors import CtkitError, ParameterError
-from ctkit.merge import merge_staging
 from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
-from ctkit.retire import is_retired, retire
-from ctkit.situation import fill_gaps, find_situation, find_tables
-from ctkit.table import files_of, open_table
+from ctkit.situation import fill_gaps, find_situation, merge_staged
 
 # papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
 
@@ -100,17 +97,10 @@ def merge(arguments: argparse.Namespace) -> int:
     parameters = _read(arguments)
     if parameters.staging_path is None:
         raise ParameterError("merge requires --staging-path <PATH>")
-    main, staging = find_tables(parameters)
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
-    if staging is None:
-        logger.info("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
-    elif not files_of(staging):
-        logger.info("staging table is empty, nothing to merge staging_path=%s", parameters.staging_path)
-        if is_retired(staging):  # by a merge that was interrupted while it removed what it had merged
-            retire(staging, [])
-    else:
-        main = main or open_table(parameters.need("main_path"), like=staging)
-        logger.info("%s", merge_staging(staging, main))
+    report = merge_staged(parameters)
+    if report.staging_rows:
+        logger.info("%s", report)
     return 0
 
 

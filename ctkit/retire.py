@@ -10,7 +10,7 @@ from deltalake.exceptions import DeltaError
 from ctkit.adopt import remove_files
 from ctkit.datafile import DataFile
 from ctkit.schema import PARTITION
-from ctkit.table import files_of, table_path
+from ctkit.table import folder_of, hold, table_path
 
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
@@ -29,36 +29,61 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile]) -> str:
     str
         What is left and why; "" if the table and its folder are gone.
     """
-    folder = table_path(staging.table_uri)
     try:
-        if merged:
-            remove_files(merged, staging, {MERGED: "all"})
+        remove_files(merged, staging, {MERGED: "all"})
         for file in merged:
             file.path.unlink(missing_ok=True)
         staging.update_incremental()
-        if staging.count():
-            return f"{staging.count()} rows that were added during the merge; merge again"
-        return _remove_empty(folder, staging)
+        if rows := staging.count():
+            return f"{rows} rows that were added during the merge; merge again"
+        return _remove_empty(staging)
     except (DeltaError, OSError) as error:
-        return f"{folder} could not be removed ({error}); merge again or remove it"
+        return f"{folder_of(staging)} could not be removed ({error}); merge again or remove it"
 
 
-def is_retired(staging: DeltaTable) -> bool:
-    """Tell whether the table is what a merge emptied and then could not remove."""
-    return not files_of(staging) and MERGED in staging.history(1)[0]
+def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
+    """Remove what a merge emptied and then could not remove; leave a table alone that is empty for another reason.
+
+    Parameters
+    ----------
+    folder
+        Where staging is, or was.
+    staging
+        The table there, without rows; None if there is none.
+
+    Returns
+    -------
+    str
+        What is left and why; "" if nothing is.
+    """
+    if staging is None:
+        rest = Path(folder)
+        if rest.is_dir() and all(path.name == _REMOVED_LOG for path in rest.iterdir()):
+            _remove_rest(rest)
+        return ""
+    if MERGED not in staging.history(1)[0]:
+        return "an empty table"
+    with hold(staging):
+        return _remove_empty(staging)
 
 
-def _remove_empty(folder: Path, staging: DeltaTable) -> str:
+def _remove_empty(staging: DeltaTable) -> str:
+    folder = table_path(staging.table_uri)
     # Files of writers that died before their commit: the table's own by their name, and rows of nobody.
     for orphan in folder.glob(f"{PARTITION}=*/part-*.parquet"):
         orphan.unlink()
     for partition in folder.glob(f"{PARTITION}=*"):
         if not any(partition.iterdir()):
             partition.rmdir()
+    shutil.rmtree(folder / _REMOVED_LOG, ignore_errors=True)
     if foreign := sorted(path.name for path in folder.iterdir() if path.name != "_delta_log"):
         return f"an empty table, because {folder} also holds {', '.join(foreign[:5])}; remove it"
     # Renamed at once, it is no table any more: half a log would be a broken one.
-    removed = (folder / "_delta_log").rename(folder / _REMOVED_LOG)
-    shutil.rmtree(removed)
-    folder.rmdir()
+    (folder / "_delta_log").rename(folder / _REMOVED_LOG)
+    _remove_rest(folder)
     return ""
+
+
+def _remove_rest(folder: Path) -> None:
+    shutil.rmtree(folder / _REMOVED_LOG, ignore_errors=True)
+    folder.rmdir()

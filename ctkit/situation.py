@@ -17,9 +17,10 @@ from ctkit.log import Log, open_log, read_log_list
 from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.report import Report
+from ctkit.retire import finish_retiring
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, connect, find_table, open_table, read_tables, table_path
+from ctkit.table import check_separate, connect, files_of, find_table, open_table, read_tables, table_path
 
 T = TypeVar("T")
 
@@ -274,28 +275,42 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     return replace(preview_merge(staging, main), main=main_path)
 
 
-def merge_staged(preview: MergePreview) -> MergeReport:
-    """Merge exactly what was previewed; nothing is created if nothing is staged.
+def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None) -> MergeReport:
+    """Merge the staging table into main; nothing is created if nothing is staged.
+
+    What an earlier merge left of a staging table that it had merged is removed.
+
+    Parameters
+    ----------
+    parameters
+        `staging_path` and `main_path` count.
+    expected
+        From `preview_staged`: merge only if both tables are as they were then.
 
     Raises
     ------
+    ParameterError
+        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
     StalePreviewError
         A table moved since the preview.
     TableError
         As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
     """
-    staging = find_table(preview.staging)
+    staging_path = str(table_path(parameters.need("staging_path")))
+    main_path = str(table_path(parameters.need("main_path")))
+    main, staging = find_tables(parameters)
     version = -1 if staging is None else staging.version()
-    if version != preview.staging_version:
+    if expected and version != expected.staging_version:
         now = f"at {version}" if staging else "gone"
-        message = f"was previewed at version {preview.staging_version} and is {now} now; preview again"
-        raise StalePreviewError(preview.staging, message)
-    if staging is None or not staging.count():
-        logger.info("nothing is staged, nothing to merge staging_path=%s", preview.staging)
-        version = -1 if preview.main_version is None else preview.main_version
-        left = "" if staging is None else "an empty table"
-        return MergeReport(preview.main, version, version, 0, 0, 0, 0, preview.staging, left)
-    return merge_staging(staging, open_table(preview.main, like=staging), expected=preview)
+        message = f"was previewed at version {expected.staging_version} and is {now} now; preview again"
+        raise StalePreviewError(staging_path, message)
+    if staging is not None and files_of(staging):
+        return merge_staging(staging, main or open_table(main_path, like=staging), expected=expected)
+    state = "does not exist" if staging is None else "is empty"
+    logger.info("staging table %s, nothing to merge staging_path=%s", state, staging_path)
+    left = finish_retiring(staging_path, staging)
+    version = -1 if main is None else main.version()
+    return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
 
 
 def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:

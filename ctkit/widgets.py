@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ctkit.backfill import Progress
 from ctkit.errors import CtkitError, StalePreviewError
 from ctkit.merge import MergePreview, MergeReport, preview_merge
-from ctkit.parameters import read_parameters
+from ctkit.parameters import Parameters, read_parameters
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA
 from ctkit.situation import Situation, merge_staged, preview_staged
@@ -204,6 +204,10 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         """What the panel has come to, for a record: the merge, or what one would do."""
         return self.value or self.preview
 
+    @property
+    def _parameters(self) -> Parameters:
+        return read_parameters(staging_path=self.preview.staging, main_path=self.preview.main)
+
     def _show(self, preview: MergePreview) -> None:
         self.preview = preview
         self._shown.value = _framed(preview)
@@ -218,7 +222,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.button.description = "Merging"
         self._outcome.value = ""
         try:
-            self.value = merge_staged(self.preview)
+            self.value = merge_staged(self._parameters, expected=self.preview)
             self._outcome.value = _framed(self.value)
         except StalePreviewError as error:
             self._outcome.value = _problem(error)
@@ -234,7 +238,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _look_again(self) -> None:
         try:
-            self._show(preview_staged(read_parameters(staging_path=self.preview.staging, main_path=self.preview.main)))
+            self._show(preview_staged(self._parameters))
         except CtkitError as error:
             self._outcome.value += _problem(error)
 

@@ -14,6 +14,17 @@ hypothesis.settings.register_profile("ctkit", deadline=None)
 hypothesis.settings.load_profile("ctkit")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options of the suite."""
+    parser.addoption("--kills", type=int, default=50, help="random instants at which tests/test_kills.py kills a run")
+
+
+@pytest.fixture(scope="session")
+def kills(pytestconfig: pytest.Config) -> int:
+    """Return how many random instants are to be tried."""
+    return int(pytestconfig.getoption("--kills"))
+
+
 @pytest.fixture
 def serve() -> Iterator[Callable[[EmbeddedLog], str]]:
     """Serve logs until the test ends: ``serve(log)`` returns the log's URL."""

@@ -1,0 +1,173 @@
+"""Runs that are killed at any instant: the next run ends as if nothing had happened.
+
+``--kills N`` sets how many random instants are tried (500 for a merge and 200 for a backfill before a release).
+"""
+
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fakes import FakeLog, check_table
+from rows import LOG, OTHER_LOG, keys_of, make_rows, make_table
+
+import ctkit
+from ctkit import merge
+from ctkit.gap import find_gaps
+from ctkit.parameters import read_parameters
+from ctkit.situation import merge_staged
+from ctkit.table import find_table, open_table
+
+USER_AGENT = "ctkit tests, nobody@example.org"
+
+# A process of its own for each run, forked from one that has imported everything and run nothing: the threads of the
+# libraries do not survive a fork.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["ctkit.situation", "ibis.backends.duckdb", "test_kills"])
+
+
+def run_merge(folder: Path) -> None:
+    """Merge what `folder` holds, as ``ctkit merge`` does."""
+    merge_staged(read_parameters(main_path=str(folder / "main"), staging_path=str(folder / "staging")))
+
+
+def merge_and_die(step: int, folder: Path, counted: Path) -> None:
+    """Merge, and die by SIGKILL before call number `step` of what changes something on the disk; or count the calls."""
+    steps = itertools.count()
+    targets: list[tuple[Any, str]] = [
+        (os, "link"),
+        (os, "fsync"),
+        (os, "utime"),
+        (os, "mkdir"),
+        (os, "unlink"),
+        (os, "rmdir"),
+        (os, "rename"),
+        (merge, "write_files"),
+        (merge, "commit_files"),
+        (merge, "confirm_files"),
+        (merge, "retire"),
+    ]
+
+    def dying(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*arguments: Any, **options: Any) -> Any:
+            if next(steps) == step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return call
+
+    for owner, name in targets:
+        setattr(owner, name, dying(getattr(owner, name)))
+    run_merge(folder)
+    counted.write_text(str(next(steps)))
+
+
+def start(target: Callable[..., None], *arguments: Any) -> Any:
+    """Start a process that can be killed."""
+    process = PROCESSES.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+@pytest.fixture(scope="module")
+def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a main and a staging that overlap in part: some files are linked and some rewritten."""
+    folder = tmp_path_factory.mktemp("pristine")
+    make_table(folder / "main", make_rows(range(50)), make_rows(range(50), url=OTHER_LOG, day=2))
+    staged = [make_rows(range(50, 70)), make_rows(range(45, 60), url=OTHER_LOG, day=2), make_rows([70, 70], day=3)]
+    make_table(folder / "staging", *staged)
+    return folder
+
+
+EXPECTED = sorted([*((LOG, index) for index in range(71)), *((OTHER_LOG, index) for index in range(60))])
+
+
+def copy(pristine: Path, folder: Path) -> Path:
+    """Begin anew in `folder`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(pristine, folder)
+    return folder
+
+
+def check_killed_merge(folder: Path) -> None:
+    """See all or nothing of the merge, run it again, and find it done."""
+    assert keys_of(open_table(folder / "main")) in (EXPECTED, sorted(key for key in EXPECTED if key[1] < 50))
+    run_merge(folder)
+    main = open_table(folder / "main")
+    assert keys_of(main) == EXPECTED
+    assert not (folder / "staging").exists(), sorted(path.name for path in (folder / "staging").rglob("*"))
+    known = {str(folder / "main" / path) for path in pa.table(main.get_add_actions())["path"].to_pylist()}
+    assert {str(path) for path in (folder / "main").rglob("*.parquet")} == known
+    assert not (folder / "main" / merge.SCRATCH).exists()
+
+
+def test_merge_killed_before_every_step(pristine, tmp_path):
+    """A merge that dies before any link, fsync, rename, removal or commit is completed by the next one."""
+    counted = tmp_path / "counted"
+    start(merge_and_die, -1, copy(pristine, tmp_path / "whole"), counted).join()
+    steps = int(counted.read_text())
+    assert steps > 40
+
+    for step in range(steps):
+        folder = copy(pristine, tmp_path / "killed")
+        process = start(merge_and_die, step, folder, counted)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        check_killed_merge(folder)
+
+
+def test_merge_killed_at_any_time(pristine, tmp_path, kills):
+    """A merge that dies at random instants is completed by the next one."""
+    begin = time.perf_counter()
+    start(run_merge, copy(pristine, tmp_path / "whole")).join()
+    duration = time.perf_counter() - begin
+    chance = random.Random(1)
+    died = 0
+    for _ in range(kills):
+        folder = copy(pristine, tmp_path / "killed")
+        process = start(run_merge, folder)
+        time.sleep(chance.uniform(0, duration))
+        process.kill()
+        process.join()
+        died += process.exitcode == -signal.SIGKILL
+        check_killed_merge(folder)
+    assert died > kills / 3
+
+
+def run_backfill(folder: Path, url: str) -> None:
+    """Backfill a log into staging, with commits after few rows."""
+    ctkit.write.ROWS_PER_COMMIT = 50  # type: ignore[attr-defined]
+    with ctkit.open_log(url, user_agent=USER_AGENT, protocol="rfc6962", name="Killed") as log:
+        table = open_table(folder / "staging")
+        ctkit.backfill([log], find_gaps(None, table, within={log.url: (0, 400)}), table)
+
+
+def test_backfill_killed_at_any_time(serve, tmp_path, kills):
+    """A backfill that dies at random instants has written whole commits; the next one fetches exactly the rest."""
+    log = FakeLog("Killed", 400, protocols=["rfc6962"], page_size=32)
+    url = serve(log)
+    begin = time.perf_counter()
+    start(run_backfill, tmp_path / "whole", url).join()
+    duration = time.perf_counter() - begin
+    chance = random.Random(2)
+    kept = []
+    for _ in range(max(1, kills * 2 // 5)):
+        folder = tmp_path / "killed"
+        shutil.rmtree(folder, ignore_errors=True)
+        process = start(run_backfill, folder, url)
+        time.sleep(chance.uniform(0, duration))
+        process.kill()
+        process.join()
+        table = find_table(folder / "staging")
+        kept.append(table.count() if table else 0)
+        run_backfill(folder, url)
+        check_table(open_table(folder / "staging"), {url: log}, {url: (0, 400)})
+    assert any(0 < count < 400 for count in kept)
