@@ -8,6 +8,12 @@ import pandas as pd
 RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
 """Output of a notebook cell that holds a report's facts; whoever runs the notebook reads it from there."""
 
+# One line for each row, however long its texts; in a widget tables stand to the left, as elsewhere.
+_STYLE = (
+    "<style>.ctkit-report {overflow-x: auto} .ctkit-report table {margin: 0} .ctkit-report td "
+    "{white-space: nowrap !important; max-width: 30em; overflow: hidden; text-overflow: ellipsis}</style>"
+)
+
 
 class Report:
     """Base of the frozen dataclasses (``repr=False``) that verbs return.
@@ -36,11 +42,11 @@ class Report:
             f"<td style='text-align:left'>{html.escape(_readable(value))}</td></tr>"
             for name, value in self.facts().items()
         )
-        parts = [f"<h4>{html.escape(self.title)}</h4><table>{cells}</table>"]
+        parts = [f"{_STYLE}<h4>{html.escape(self.title)}</h4><table>{cells}</table>"]
         for heading, table in self.tables().items():
             if len(table):
                 parts.append(f"<h5>{html.escape(heading)}</h5>{table.to_html(index=False, border=0, max_rows=50)}")
-        return "\n".join(parts)
+        return "<div class='ctkit-report'>" + "\n".join(parts) + "</div>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}

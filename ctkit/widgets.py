@@ -69,10 +69,9 @@ class ChosenGaps(Report):
         largest = pc.select_k_unstable(_with_missing(self.chosen), LARGEST, [("missing", "descending")])
         shown = _with_missing(self.chosen.take(largest)).to_pandas()
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
-        return {heading: table.assign(log=table.pop("source_url").map(self._name)) for heading, table in tables.items()}
-
-    def _name(self, url: str) -> str:
-        return self.names.get(url) or url
+        for table in tables.values():
+            table.insert(0, "log", table.pop("source_url").map(lambda url: self.names.get(url, url)))
+        return tables
 
 
 class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
@@ -112,7 +111,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
         self._names: dict[str, str] = names
         counts = _count_by_log(self._found)
         options = [
-            (f"{names.get(url, url)}: {gaps:,} gaps, {missing:,} entries", url)
+            (f"{names.get(url, url)} (gaps: {gaps:,}, entries: {missing:,})", url)
             for url, gaps, missing in zip(counts.index, counts["gaps"], counts["missing"], strict=True)
         ]
         largest = pc.max(_missing(self._found)).as_py() or 1
@@ -308,8 +307,8 @@ def _number(low: int, high: int, value: int, about: str, tooltip: str) -> ipywid
 
 
 def _framed(report: Report) -> str:
-    """Return the report with the looks of an ordinary output, as wide as the panel and no wider."""
-    return f"<div class='jp-RenderedHTMLCommon' style='overflow-x:auto'>{report._repr_html_()}</div>"
+    """Return the report with the looks of an ordinary output."""
+    return f"<div class='jp-RenderedHTMLCommon'>{report._repr_html_()}</div>"
 
 
 def _problem(error: Exception) -> str:

@@ -29,8 +29,8 @@ def test_gap_preview_when_untouched():
 
     assert preview.value == GAPS
     assert preview.logs.options == (
-        (f"{LOG}: 2 gaps, 11 entries", LOG),
-        (f"{OTHER_LOG}: 2 gaps, 103 entries", OTHER_LOG),
+        (f"{LOG} (gaps: 2, entries: 11)", LOG),
+        (f"{OTHER_LOG} (gaps: 2, entries: 103)", OTHER_LOG),
     )
     assert preview.report.facts() == {
         "gaps_chosen": 4,
@@ -186,7 +186,7 @@ def test_panel_when_another_run_holds_the_table(tables):
 def test_panel_when_the_merge_breaks(tables, monkeypatch, caplog):
     """Also an error that nobody thought of is shown, with its type, and logged."""
     panel = MergePreviewPanel(*tables)
-    monkeypatch.setattr("ctkit.widgets.merge_staged", lambda _: [][1])
+    monkeypatch.setattr("ctkit.widgets.merge_staged", lambda *_, **__: [][1])
     panel.button.click()
 
     assert "IndexError: list index out of range" in panel.children[2].value
