@@ -2,7 +2,7 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import TypeVar
 
@@ -19,6 +19,9 @@ _STRIKES = 3
 
 _POLL = 0.1
 """Seconds between two looks at `stop`."""
+
+_GRACE = 2.0
+"""Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
 
 
 def fetch_blocks(
@@ -42,7 +45,7 @@ def fetch_blocks(
     workers
         Requests under way at a time; about twice as many pages are read ahead.
     stop
-        When set, no new request starts, waits end, and the iterator ends with what has arrived in order.
+        When set, no new request starts, waits end, and the iterator ends with what has arrived.
     decode
         Makes the result of a block of wanted entries; called in worker threads.
 
@@ -74,6 +77,8 @@ def fetch_blocks(
                 break
             while not pages[0].done():
                 if stop.is_set():
+                    halt.set()
+                    yield from _arrived(pages)
                     return
                 wait([pages[0]], timeout=_POLL)
             results, answered = pages.popleft().result()
@@ -86,6 +91,16 @@ def fetch_blocks(
         halt.set()
         # A request that still runs ends by its timeout at the latest; nobody needs to wait for it.
         pool.shutdown(wait=not pages, cancel_futures=True)
+
+
+def _arrived(pages: Iterable[Future[tuple[list[T | LogError], bool]]]) -> Iterator[T | LogError]:
+    """Yield what the pages under way have brought: an answer that has come is not thrown away."""
+    started = [page for page in pages if not page.cancel()]
+    done, _ = wait(started, timeout=_GRACE)
+    for page in started:
+        if page in done:
+            # Errors say no more here than that the fetching was stopped.
+            yield from (result for result in page.result()[0] if not isinstance(result, LogError))
 
 
 def _fetch_page(

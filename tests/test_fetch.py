@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 import pytest
+from fakes import FakeLog
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -19,7 +20,6 @@ from ctkit.fetch import fetch_blocks
 from ctkit.http import Patience, stopping
 from ctkit.log import Log, open_log
 from ctkit.ranges import Int64s, RangeSet
-from tests.fakes import FakeLog
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
@@ -313,6 +313,16 @@ def test_fetch_when_stopped() -> None:
     assert results == [[*range(8)], [*range(8, 16)]]
     assert time.monotonic() - began < 5
     assert len(log.asked) == 4
+
+
+def test_fetch_when_stopped_in_the_middle_of_a_page() -> None:
+    """What a page has got before the event is set arrives, though the page is not complete."""
+    log, stop = WaitingLog(page_size=1000, answer_size=8), threading.Event()
+    threading.Timer(0.2, stop.set).start()
+
+    results = list(fetch_blocks(log, RangeSet.of((0, 1000)), stop=stop, decode=_indices))
+
+    assert results == [[*range(8)], [*range(8, 16)]]
 
 
 def test_fetch_when_stopped_before_it_begins() -> None:
