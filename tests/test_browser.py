@@ -160,6 +160,7 @@ def test_preview_in_jupyterlab(world):
         expect(page.get_by_role("heading", name="merge complete")).to_be_visible()
         expect(page.get_by_role("row", name="total inserted 51")).to_be_visible()
         expect(page.get_by_role("button", name="Merged")).to_be_disabled()
+        page.wait_for_timeout(500)  # for the picture only
         page.screenshot(path="after.png")
         browser.close()
 
