@@ -307,7 +307,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     if staging is not None and files_of(staging):
         return merge_staging(staging, main or open_table(main_path, like=staging), expected=expected)
     state = "does not exist" if staging is None else "is empty"
-    logger.info("staging table %s, nothing to merge staging_path=%s", state, staging_path)
+    logger.info("staging table %s, nothing to merge staging_path=%s", state, parameters.staging_path)
     left = finish_retiring(staging_path, staging)
     version = -1 if main is None else main.version()
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)

@@ -20,7 +20,7 @@ from fakes import FakeLog, check_table
 from rows import LOG, OTHER_LOG, keys_of, make_rows, make_table
 
 import ctkit
-from ctkit import merge
+from ctkit import merge, write
 from ctkit.gap import find_gaps
 from ctkit.parameters import read_parameters
 from ctkit.situation import merge_staged
@@ -143,26 +143,32 @@ def test_merge_killed_at_any_time(pristine, tmp_path, kills):
 
 
 def run_backfill(folder: Path, url: str) -> None:
-    """Backfill a log into staging, with commits after few rows."""
-    ctkit.write.ROWS_PER_COMMIT = 50  # type: ignore[attr-defined]
+    """Backfill a log into staging."""
     with ctkit.open_log(url, user_agent=USER_AGENT, protocol="rfc6962", name="Killed") as log:
         table = open_table(folder / "staging")
         ctkit.backfill([log], find_gaps(None, table, within={log.url: (0, 400)}), table)
 
 
+def run_backfill_with_many_commits(folder: Path, url: str) -> None:
+    """Backfill a log into staging, with a commit after few rows; for a process of its own."""
+    write.ROWS_PER_COMMIT = 50
+    run_backfill(folder, url)
+
+
 def test_backfill_killed_at_any_time(serve, tmp_path, kills):
     """A backfill that dies at random instants has written whole commits; the next one fetches exactly the rest."""
     log = FakeLog("Killed", 400, protocols=["rfc6962"], page_size=32)
+    log.latency = 0.05
     url = serve(log)
     begin = time.perf_counter()
-    start(run_backfill, tmp_path / "whole", url).join()
+    start(run_backfill_with_many_commits, tmp_path / "whole", url).join()
     duration = time.perf_counter() - begin
     chance = random.Random(2)
     kept = []
     for _ in range(max(1, kills * 2 // 5)):
         folder = tmp_path / "killed"
         shutil.rmtree(folder, ignore_errors=True)
-        process = start(run_backfill, folder, url)
+        process = start(run_backfill_with_many_commits, folder, url)
         time.sleep(chance.uniform(0, duration))
         process.kill()
         process.join()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import FakeLog
 
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
@@ -15,7 +16,6 @@ from ctkit.http import Patience
 from ctkit.log import LogDescription, open_log, read_log_list
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.static_ct import StaticCtLog
-from tests.fakes import FakeLog
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

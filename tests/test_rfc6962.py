@@ -4,13 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from fakes import FakeLog
 
 from ctkit.embedded import EmbeddedLog
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.http import Patience
 from ctkit.rfc6962 import Rfc6962Log
-from tests.fakes import FakeLog
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from fakes import FakeLog
 
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.http import Patience
 from ctkit.static_ct import StaticCtLog, tile_path
-from tests.fakes import FakeLog
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
