@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import ibis
-import ibis.expr.types as ir
 import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
@@ -32,10 +30,10 @@ from deltalake.transaction import Transaction
 from ctkit.adopt import commit_files, confirm_files, link_files, unlink_files
 from ctkit.datafile import DataFile, data_files, write_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
-from ctkit.overlap import ROW, Overlap
+from ctkit.overlap import Overlap
 from ctkit.report import Report
 from ctkit.retire import retire
-from ctkit.schema import KEY, PARTITION, row_schema
+from ctkit.schema import PARTITION, row_schema
 from ctkit.table import (
     as_der_type,
     check_separate,
@@ -58,7 +56,9 @@ TINY_FILE = 1 << 20
 MANY_TINY_FILES = 8
 """So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
 
-ROWS_PER_BATCH = 4096
+MEMORY = "512MB"
+"""For DuckDB; what does not fit is spilled."""
+
 SAMPLE_ROWS = 20
 
 
@@ -196,29 +196,29 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
         overlap = Overlap(connection, files_of(staging))
         if main:
             overlap.skip_present(main, set())
-        missing = overlap.missing()
-        rows = overlap.staged.left_join(overlap.skipped.mutate(skipped=1), ROW)
-        summary = rows.group_by("source_url", "source_name", PARTITION).agg(
-            first_index=rows.cert_index.min(),
-            last_index=rows.cert_index.max(),
-            rows=rows.count(),
-            inserted=rows.count() - rows.skipped.count(),
-            skipped=rows.skipped.count(),
-        )
-        sample = missing.order_by(*KEY).limit(SAMPLE_ROWS)
-        skipped = int(overlap.skipped.count().execute())
+        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
+        shown = ", ".join(name for name in row_schema().names if name not in ("as_der", "chain"))
+        sample = overlap.missing(shown, f"source_url, cert_index LIMIT {SAMPLE_ROWS}", files_of(staging)).read_pandas()
         return MergePreview(
             staging=folder_of(staging),
             main=folder_of(main) if main else "",
             staging_version=staging.version(),
             main_version=main.version() if main else None,
             staging_rows=overlap.rows,
-            inserted=overlap.rows - skipped,
-            skipped=skipped,
+            inserted=overlap.rows - overlap.skipped,
+            skipped=overlap.skipped,
             conflicts=overlap.conflicts,
-            summary=summary.order_by("source_url", PARTITION).to_pandas(),
-            sample=sample.select(*(name for name in row_schema().names if name not in ("as_der", "chain"))).to_pandas(),
+            summary=summary,
+            sample=sample,
         )
+
+
+_SUMMARY = """
+    SELECT source_url, source_name, seen_date, min(cert_index) AS first_index, max(cert_index) AS last_index,
+        count(*) AS rows, count(*) - count(row) AS inserted, count(row) AS skipped
+    FROM staged LEFT JOIN skipped ON filename = file::VARCHAR AND file_row_number = row
+    GROUP BY ALL ORDER BY source_url, seen_date, source_name
+"""
 
 
 def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None) -> MergeReport:
@@ -267,7 +267,7 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
                     prepared = _prepare(staging, staged, overlap, main)
                     link_files(prepared, main)
                 looked_at |= files
-                inserted = overlap.rows - int(overlap.skipped.count().execute())
+                inserted = overlap.rows - overlap.skipped
                 properties = CommitProperties(
                     {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted)},
                     max_commit_retries=0,
@@ -293,11 +293,11 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
 
 
 @contextmanager
-def _reading(staging: DeltaTable, main: DeltaTable | None) -> Iterator[ibis.BaseBackend]:
+def _reading(staging: DeltaTable, main: DeltaTable | None) -> Iterator[duckdb.DuckDBPyConnection]:
     """Connect, and tell what could not be read in terms of the tables."""
     try:
-        with connect() as connection:
-            yield connection
+        with connect(memory_limit=MEMORY) as connection:
+            yield connection.con
     except duckdb.Error as error:
         tables = f"{folder_of(staging)} or {folder_of(main)}" if main else folder_of(staging)
         message = f"cannot be merged, {tables} cannot be read ({error}); main is as it was: mend that and run again"
@@ -321,16 +321,24 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
     partly = [file for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
     if not partly:
         return whole
-    missing = overlap.missing([str(file.path) for file in partly])
-    missing = _follow_as_der(missing, staging, main).order_by(PARTITION, *KEY)
     schema = row_schema(as_der_type(main))
-    batches = missing.select(schema.names).to_pyarrow_batches(chunk_size=ROWS_PER_BATCH)
+    columns = ", ".join(schema.names)
+    if how := _AS_DER.get((as_der_type(staging), as_der_type(main))):
+        columns = columns.replace("as_der", how)
+    missing = overlap.missing(columns, "seen_date, source_url, cert_index", [str(file.path) for file in partly])
     scratch = table_path(main.table_uri) / SCRATCH
     try:
-        return whole + write_files(scratch, schema, (batch.cast(schema) for batch in batches))
+        return whole + write_files(scratch, schema, (batch.cast(schema) for batch in missing))
     except (OSError, pa.ArrowException) as error:
         message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
+
+
+_AS_DER = {
+    ("string", "binary"): "from_base64(as_der) AS as_der",
+    ("binary", "string"): "to_base64(as_der) AS as_der",
+}
+"""How DER gets from a staging table of the one type into a main table of the other."""
 
 
 def _large_enough(files: list[DataFile]) -> list[DataFile]:
@@ -338,23 +346,6 @@ def _large_enough(files: list[DataFile]) -> list[DataFile]:
     tiny = [file for file in files if file.action.size < TINY_FILE]
     of_partition = Counter(file.path.parent for file in tiny)
     return [file for file in files if file not in tiny or of_partition[file.path.parent] < MANY_TINY_FILES]
-
-
-def _follow_as_der(rows: ir.Table, staging: DeltaTable, main: DeltaTable) -> ir.Table:
-    match as_der_type(staging), as_der_type(main):
-        case "string", "binary":
-            return rows.mutate(as_der=_from_base64(rows.as_der))
-        case "binary", "string":
-            return rows.mutate(as_der=_to_base64(rows.as_der))
-    return rows
-
-
-@ibis.udf.scalar.builtin(name="from_base64")  # type: ignore[untyped-decorator]
-def _from_base64(text: str) -> bytes: ...  # type: ignore[empty-body]
-
-
-@ibis.udf.scalar.builtin(name="to_base64")  # type: ignore[untyped-decorator]
-def _to_base64(data: bytes) -> str: ...  # type: ignore[empty-body]
 
 
 def _discard(main: DeltaTable, files: list[DataFile]) -> None:

@@ -1,88 +1,134 @@
-"""Which rows of staging a merge must skip: keys that main has, and repetitions."""
+"""Which rows of staging a merge must skip: keys that main has, and repetitions.
+
+The questions are asked in SQL, because DuckDB's enums, which ibis does not know, make them cheap: a URL of 50 bytes in
+each of a hundred million keys becomes one byte.
+"""
 
 from typing import Any
 
-import ibis
-import ibis.expr.types as ir
+import duckdb
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable
-from ibis.util import gen_name
 
-from ctkit.schema import KEY
-from ctkit.table import files_of, read_files
+from ctkit.gap import ranges_by_log
+from ctkit.ranges import Int64s, RangeSet
+from ctkit.table import define_rows, files_of
 
-ROW = ("filename", "file_row_number")
-"""What names one row of staging, whatever its key."""
+ROWS_PER_BATCH = 4096
 
 
 class Overlap:
-    """The staged rows that a merge must skip: keys that main has, and repetitions.
+    """The staged rows that a merge must skip.
+
+    In the connection there are then the view ``staged`` (rows of staging, with ``filename`` and ``file_row_number``)
+    and the tables ``keys`` and ``skipped``.
+
+    Parameters
+    ----------
+    connection
+        DuckDB, for this merge only.
+    files
+        Paths of staging's files.
 
     Attributes
     ----------
-    staged
-        ibis table of staging's rows with ``filename`` and ``file_row_number``, which name a row.
-    skipped
-        ibis table (``filename, file_row_number``), in DuckDB; it grows when main does.
+    rows
+        Number of staged rows.
+    conflicts
+        Skipped rows whose certificate differs from the one that main has under the same key.
     """
 
-    def __init__(self, connection: ibis.BaseBackend, files: list[str]) -> None:
+    def __init__(self, connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
         self._connection = connection
-        self.staged = read_files(connection, files, filename=True, file_row_number=True)
-        self.rows = int(self.staged.count().execute())
-        keys = self.staged.group_by(*KEY).agg(copies=ibis._.count())
-        repeated = self.staged.semi_join(keys.filter(keys.copies > 1), KEY)
-        nth = ibis.row_number().over(
-            group_by=[repeated[column] for column in KEY], order_by=[repeated[column] for column in ROW]
+        define_rows(connection, "staged", files, numbered=True)
+        connection.execute(
+            """
+            CREATE TYPE log AS ENUM (SELECT DISTINCT source_url FROM staged);
+            CREATE TYPE file AS ENUM (SELECT DISTINCT filename FROM staged);
+            CREATE TABLE keys AS
+                SELECT source_url::log AS log, cert_index, filename::file AS file, file_row_number AS row FROM staged;
+            CREATE TABLE skipped AS
+                SELECT file, row FROM (
+                    SELECT *, row_number() OVER (PARTITION BY log, cert_index ORDER BY file, row) AS nth
+                    FROM keys SEMI JOIN (FROM keys SELECT log, cert_index GROUP BY ALL HAVING count(*) > 1)
+                    USING (log, cert_index)
+                ) WHERE nth > 1;
+            """
         )
-        repetitions = repeated.mutate(nth=nth).filter(ibis._.nth > 0)
-        self.skipped = connection.create_table("skipped", repetitions.select(*ROW))
-        bounds = self.staged.group_by("source_url").agg(low=ibis._.cert_index.min(), high=ibis._.cert_index.max())
-        self._bounds = bounds.to_pyarrow().to_pylist()
+        self.rows: int = self._value("SELECT count(*) FROM keys")
         self.conflicts = 0
+        bounds = connection.execute(
+            "SELECT log::VARCHAR AS source_url, min(cert_index) AS start, max(cert_index) + 1 AS end "
+            "FROM keys GROUP BY log, file"
+        )
+        self._ranges = ranges_by_log(bounds.to_arrow_table())
 
     def skip_present(self, main: DeltaTable, looked_at: set[str]) -> bool:
         """Skip the rows whose key is in a file of main that was not looked at before; tell whether there are any."""
-        files = [file for file in _overlapping(main, self._bounds) if file not in looked_at]
+        files = [file for file in _overlapping(main, self._ranges) if file not in looked_at]
         if not files:
             return False
-        present = read_files(self._connection, files)
-        present = present.filter(present.source_url.isin([bound["source_url"] for bound in self._bounds]))
-        found = self.staged.semi_join(present, KEY)
-        found = found.anti_join(self.skipped, ROW)
-        found = self._connection.create_table(gen_name("found"), found.select(*ROW, *KEY, "sha256"))
-        count = int(found.count().execute())
-        if count:
-            theirs = present.semi_join(found, KEY).select(*KEY, theirs="sha256")
-            differing = found.join(theirs, KEY).filter(ibis._.sha256 != ibis._.theirs)
-            self.conflicts += int(differing.select(*ROW).distinct().count().execute())
-            self._connection.insert("skipped", found.select(*ROW))
-        return count > 0
+        define_rows(self._connection, "present", files)
+        self._connection.execute(
+            """
+            CREATE OR REPLACE TABLE found AS
+                SELECT * FROM keys
+                SEMI JOIN (SELECT TRY_CAST(source_url AS log) AS log, cert_index FROM present) USING (log, cert_index)
+                ANTI JOIN skipped USING (file, row);
+            INSERT INTO skipped SELECT file, row FROM found;
+            """
+        )
+        found: int = self._value("SELECT count(*) FROM found")
+        if found:
+            self.conflicts += self._value(
+                """
+                SELECT count(DISTINCT (found.file, found.row)) FROM found
+                JOIN staged ON staged.filename = found.file::VARCHAR AND staged.file_row_number = found.row
+                JOIN present ON present.source_url = staged.source_url AND present.cert_index = staged.cert_index
+                WHERE staged.sha256 <> present.sha256
+                """
+            )
+        return found > 0
+
+    def missing(self, columns: str, order: str, files: list[str]) -> pa.RecordBatchReader:
+        """Return the rows of some staged files that are to be inserted; read them before anything else is asked."""
+        define_rows(self._connection, "partly", files, numbered=True)
+        return self._connection.execute(
+            f"SELECT {columns} FROM partly ANTI JOIN skipped ON filename = file::VARCHAR AND file_row_number = row "
+            f"ORDER BY {order}"
+        ).to_arrow_reader(ROWS_PER_BATCH)
+
+    @property
+    def skipped(self) -> int:
+        """Number of staged rows that must not be inserted."""
+        return int(self._value("SELECT count(*) FROM skipped"))
 
     def skipped_by_file(self) -> dict[str, int]:
         """Return path -> number of skipped rows, of each staged file that has any."""
-        counts = self.skipped.group_by("filename").agg(rows=ibis._.count()).to_pyarrow()
-        return dict(zip(counts["filename"].to_pylist(), counts["rows"].to_pylist(), strict=True))
+        return dict(self._connection.execute("SELECT file::VARCHAR, count(*) FROM skipped GROUP BY ALL").fetchall())
 
-    def missing(self, files: list[str] | None = None) -> ir.Table:
-        """Return the staged rows that are to be inserted: all, or those of some files."""
-        rows = self.staged if files is None else self.staged.filter(self.staged.filename.isin(files))
-        return rows.anti_join(self.skipped, ROW)
+    def _value(self, query: str) -> Any:
+        (row,) = self._connection.execute(query).fetchall()
+        return row[0]
 
 
-def _overlapping(main: DeltaTable, bounds: list[dict[str, Any]]) -> list[str]:
-    """Return main's files that can hold an index between a log's bounds, going by the statistics of main's log."""
+def _overlapping(main: DeltaTable, ranges: dict[str, RangeSet]) -> list[str]:
+    """Return main's files that can hold an index of the ranges, going by the statistics of main's log."""
     actions = pa.table(main.get_add_actions(flatten=True))
-    files = files_of(main)
-    statistics = ("min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
-    if any(name not in actions.column_names for name in statistics):
-        return files
-    low_url, high_url, low, high = (actions[name] for name in statistics)
-    hit = pc.is_null(low)
-    for bound in bounds:
-        url = bound["source_url"]
-        of_log = pc.and_(pc.less_equal(low_url, url), pc.greater_equal(high_url, url))
-        in_range = pc.and_(pc.less_equal(low, bound["high"]), pc.greater_equal(high, bound["low"]))
-        hit = pc.or_(hit, pc.fill_null(pc.and_(of_log, in_range), True))
-    return [file for file, may_hold in zip(files, hit.to_pylist(), strict=True) if may_hold]
+    files = np.array(files_of(main), object)
+    names = ("min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
+    if any(name not in actions.column_names or actions[name].null_count for name in names):
+        return list(files)
+    first_url, last_url = (actions[name].to_numpy(zero_copy_only=False) for name in names[:2])
+    low, high = (actions[name].to_numpy() for name in names[2:])
+    hit = np.zeros(len(files), bool)
+    for url, of_log in ranges.items():
+        hit |= (first_url <= url) & (last_url >= url) & _meets(of_log, low, high)
+    return list(files[hit])
+
+
+def _meets(ranges: RangeSet, low: Int64s, high: Int64s) -> Any:
+    """Tell for each stretch, both ends included, whether one of the ranges lies in it at least in part."""
+    at = np.searchsorted(ranges.ends, low, side="right")
+    return (at < len(ranges)) & (ranges.starts[np.minimum(at, len(ranges) - 1)] <= high)

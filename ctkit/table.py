@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
@@ -178,11 +179,17 @@ def files_of(table: DeltaTable) -> list[str]:
 
 
 @contextmanager
-def connect() -> Iterator[ibis.BaseBackend]:
-    """Connect to a DuckDB of our own that lives in memory and spills to a temporary folder."""
+def connect(**settings: str) -> Iterator[ibis.BaseBackend]:
+    """Connect to a DuckDB of our own that lives in memory and spills to a temporary folder.
+
+    Parameters
+    ----------
+    settings
+        DuckDB's, such as ``memory_limit="512MB"``.
+    """
     with tempfile.TemporaryDirectory(prefix="ctkit-") as spill:
         # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
-        connection = ibis.duckdb.connect(temp_directory=spill)
+        connection = ibis.duckdb.connect(temp_directory=spill, **settings)
         try:
             yield connection
         finally:
@@ -195,17 +202,32 @@ def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.
     Columns of different type (`as_der`) are not reconciled: select what is asked before it is executed.
     """
     files = [file for table in tables if table for file in files_of(table)]
-    return read_files(connection, files)
-
-
-def read_files(connection: ibis.BaseBackend, files: list[str], **options: bool) -> ir.Table:
-    """Return the rows of files of our tables as one lazy ibis table; `options` go to DuckDB's ``read_parquet``."""
     if not files:
         return ibis.memtable(row_schema().empty_table())
-    # DuckDB takes each path for a pattern.
+    name = ibis.util.gen_name("rows")
+    define_rows(connection.con, name, files)
+    return connection.table(name)
+
+
+def define_rows(connection: duckdb.DuckDBPyConnection, view: str, files: list[str], *, numbered: bool = False) -> None:
+    """Define a view of the rows in Parquet files of our tables.
+
+    Parameters
+    ----------
+    view
+        Its name; one that is there is replaced.
+    files
+        At least one.
+    numbered
+        Add the columns ``filename`` and ``file_row_number``, which name a row.
+    """
+    # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
     patterns = [re.sub(r"[*?]", r"[\g<0>]", file) for file in files]
-    return connection.read_parquet(
-        patterns, hive_partitioning=True, hive_types_autocast=False, union_by_name=True, **options
+    connection.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet(getvariable('files_of_{view}'), "
+        "hive_partitioning = true, hive_types_autocast = false, union_by_name = true, "
+        f"filename = {numbered}, file_row_number = {numbered})"
     )
 
 
