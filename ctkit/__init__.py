@@ -28,7 +28,7 @@ from ctkit.errors import (
 )
 from ctkit.gap import find_gaps
 from ctkit.log import Log, open_log, read_log_list
-from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
+from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
 from ctkit.parameters import Parameters, read_parameters
 from ctkit.ranges import IndexRange
 from ctkit.situation import Situation, fill_gaps, find_situation
@@ -67,4 +67,5 @@ __all__ = [
     "preview_merge",
     "read_log_list",
     "read_parameters",
+    "undo_merge",
 ]

@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ctkit.backfill import Progress
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
-from ctkit.situation import fill_gaps, find_situation, merge_staged
+from ctkit.situation import fill_gaps, find_situation, merge_staged, undo_staged
 
 # papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
 
@@ -95,6 +95,9 @@ def backfill(arguments: argparse.Namespace) -> int:
 def merge(arguments: argparse.Namespace) -> int:
     """Move staging into main."""
     parameters = _read(arguments)
+    if arguments.undo:
+        undo_staged(parameters)
+        return 0
     if parameters.staging_path is None:
         raise ParameterError("merge requires --staging-path <PATH>")
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
@@ -166,7 +169,11 @@ def _parser() -> _Parser:
     )
     add_flags(finding, main_path, staging_path, *stretch)
     add_flags(add(backfill, "fetch what is missing into staging, or into main"), main_path, staging_path, *stretch)
-    add_flags(add(merge, "move staging into main, in one commit"), main_path, staging_path)
+    merging = add(merge, "move staging into main, in one commit")
+    merging.add_argument(
+        "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
+    )
+    add_flags(merging, main_path, staging_path)
     running = add(run, "run a notebook through papermill; its record goes to runs/")
     running.add_argument("notebook", metavar="NOTEBOOK")
     add_flags(running)

@@ -25,6 +25,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
 from ctkit.adopt import commit_files, confirm_files, link_files, unlink_files
@@ -32,7 +33,7 @@ from ctkit.datafile import DataFile, data_files, write_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import Overlap
 from ctkit.report import Report
-from ctkit.retire import retire
+from ctkit.retire import orphans, retire
 from ctkit.schema import PARTITION, row_schema
 from ctkit.table import (
     as_der_type,
@@ -135,7 +136,7 @@ class MergeReport(Report):
         The folder that was merged into.
     version_before, version
         Main's version that the merge was committed on, and the one it made; equal if there was nothing to insert.
-        ``DeltaTable(main).restore(version_before)`` undoes the merge.
+        `undo_merge` goes back to the former.
     staging_rows, inserted, skipped
         Rows of staging; how many of them went into main, and how many main had or staging repeated. The two add up.
     conflicts
@@ -251,6 +252,8 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         staging.update_incremental()
         main.update_incremental()
         staged = data_files(staging)
+        for orphan in orphans(staging):
+            logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
         overlap = Overlap(connection, [str(file.path) for file in staged])
         looked_at: set[str] = set()
         prepared: list[DataFile] | None = None
@@ -288,8 +291,38 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
             skipped=overlap.rows - inserted,
             conflicts=overlap.conflicts,
             staging=folder_of(staging),
-            left=retire(staging, staged),
+            left=retire(staging, staged) if staged else "an empty table",
         )
+
+
+def undo_merge(main: DeltaTable) -> int:
+    """Take the last merge out of main again, as long as nothing was committed since.
+
+    The merged rows are gaps then; staging does not come back, a backfill fetches them anew.
+
+    Returns
+    -------
+    int
+        Main's version, whose rows are those before the merge.
+
+    Raises
+    ------
+    TableError
+        Main's last commit is not a merge, or somebody commits just now; nothing was changed.
+    """
+    with hold(main):
+        main.update_incremental()
+        merged = main.version()
+        if MERGED_FROM not in main.history(1)[0]:
+            message = f"version {merged} was not made by a merge; DeltaTable.restore() goes back over other commits too"
+            raise TableError(folder_of(main), message)
+        properties = CommitProperties({"ctkit.undone": str(merged)}, max_commit_retries=0)
+        try:
+            main.restore(merged - 1, commit_properties=properties)
+        except (DeltaError, OSError) as error:
+            raise TableError(folder_of(main), f"the merge cannot be undone ({error}); nothing was changed") from error
+        main.update_incremental()
+        return main.version()
 
 
 @contextmanager

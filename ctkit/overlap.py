@@ -42,10 +42,11 @@ class Overlap:
     def __init__(self, connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
         self._connection = connection
         define_rows(connection, "staged", files, numbered=True)
+        # An enum has at least one value, and staging may have no row.
         connection.execute(
             """
-            CREATE TYPE log AS ENUM (SELECT DISTINCT source_url FROM staged);
-            CREATE TYPE file AS ENUM (SELECT DISTINCT filename FROM staged);
+            CREATE TYPE log AS ENUM (SELECT DISTINCT source_url FROM staged UNION SELECT '');
+            CREATE TYPE file AS ENUM (SELECT DISTINCT filename FROM staged UNION SELECT '');
             CREATE TABLE keys AS
                 SELECT source_url::log AS log, cert_index, filename::file AS file, file_row_number AS row FROM staged;
             CREATE TABLE skipped AS

@@ -10,7 +10,7 @@ from deltalake.exceptions import DeltaError
 from ctkit.adopt import remove_files
 from ctkit.datafile import DataFile
 from ctkit.schema import PARTITION
-from ctkit.table import folder_of, hold, table_path
+from ctkit.table import files_of, folder_of, hold, table_path
 
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
@@ -67,10 +67,16 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
         return _remove_empty(staging)
 
 
+def orphans(staging: DeltaTable) -> list[Path]:
+    """Return the files that writers left in the table's folder which died before their commit: rows of nobody."""
+    known = set(files_of(staging))
+    found = table_path(staging.table_uri).glob(f"{PARTITION}=*/part-*.parquet")
+    return sorted(path for path in found if str(path) not in known)
+
+
 def _remove_empty(staging: DeltaTable) -> str:
     folder = table_path(staging.table_uri)
-    # Files of writers that died before their commit: the table's own by their name, and rows of nobody.
-    for orphan in folder.glob(f"{PARTITION}=*/part-*.parquet"):
+    for orphan in orphans(staging):
         orphan.unlink()
     for partition in folder.glob(f"{PARTITION}=*"):
         if not any(partition.iterdir()):

@@ -11,10 +11,10 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.backfill import BackfillReport, Progress, backfill
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError, TableError
 from ctkit.gap import find_gaps
 from ctkit.log import Log, open_log, read_log_list
-from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
+from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.report import Report
 from ctkit.retire import finish_retiring
@@ -311,6 +311,23 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     left = finish_retiring(staging_path, staging)
     version = -1 if main is None else main.version()
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
+
+
+def undo_staged(parameters: Parameters) -> None:
+    """Take the last merge out of main again.
+
+    Raises
+    ------
+    ParameterError
+        `main_path` is missing.
+    TableError
+        There is no main table, or its last commit is not a merge.
+    """
+    main_path = parameters.need("main_path")
+    main = find_table(main_path)
+    if main is None:
+        raise TableError(main_path, "there is no table there; name the main table")
+    logger.info("merge undone main_path=%s version=%d", main_path, undo_merge(main))
 
 
 def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:

@@ -202,8 +202,6 @@ def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.
     Columns of different type (`as_der`) are not reconciled: select what is asked before it is executed.
     """
     files = [file for table in tables if table for file in files_of(table)]
-    if not files:
-        return ibis.memtable(row_schema().empty_table())
     name = ibis.util.gen_name("rows")
     define_rows(connection.con, name, files)
     return connection.table(name)
@@ -217,10 +215,16 @@ def define_rows(connection: duckdb.DuckDBPyConnection, view: str, files: list[st
     view
         Its name; one that is there is replaced.
     files
-        At least one.
+        Their paths; without any the view has no rows.
     numbered
         Add the columns ``filename`` and ``file_row_number``, which name a row.
     """
+    if not files:
+        rows = row_schema().empty_table()
+        for name, type_ in (("filename", pa.string()), ("file_row_number", pa.int64())) if numbered else ():
+            rows = rows.append_column(name, pa.array([], type_))
+        connection.register(view, rows)
+        return
     # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
     patterns = [re.sub(r"[*?]", r"[\g<0>]", file) for file in files]
     connection.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})

@@ -214,6 +214,19 @@ def test_preview_changes_nothing(tmp_path):
     assert sorted(str(path) for path in tmp_path.rglob("*")) == before
 
 
+def test_merge_when_staging_is_empty(tmp_path):
+    """An empty staging table is previewed and merged as what it is, and stays."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = open_table(tmp_path / "staging")
+
+    assert preview_merge(staging, main).staging_rows == 0
+    report = merge_staging(staging, main)
+
+    assert (report.inserted, report.skipped, report.version) == (0, 0, 1)
+    assert report.left == "an empty table"
+    assert find_table(tmp_path / "staging") is not None
+
+
 def test_merge_when_staging_is_main(tmp_path):
     """A table is never merged into itself, nor into one inside it; it is still there afterwards."""
     make_table(tmp_path / "main", make_rows([1]))
