@@ -57,6 +57,17 @@ class DataFile:
         """Where the file lies."""
         return self.folder / self.name
 
+    @property
+    def partition(self) -> str:
+        """The value of ``seen_date`` of all its rows."""
+        return self.action.partition_values[PARTITION] or ""
+
+    @property
+    def first_key(self) -> tuple[str, int]:
+        """Lowest ``source_url`` and ``cert_index``, each by itself, where the statistics have them."""
+        lowest = json.loads(self.action.stats)["minValues"]
+        return lowest.get("source_url", ""), lowest.get("cert_index", 0)
+
 
 def data_files(table: DeltaTable) -> list[DataFile]:
     """Return the files of the table's version, with the statistics that its log has of them."""

@@ -15,6 +15,7 @@ anywhere is finished by the next one.
 
 import logging
 import shutil
+from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,8 +23,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
@@ -59,6 +62,8 @@ MANY_TINY_FILES = 8
 
 MEMORY = "512MB"
 """For DuckDB; what does not fit is spilled."""
+
+ROWS_PER_BATCH = 4096
 
 SAMPLE_ROWS = 20
 
@@ -198,8 +203,7 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
         if main:
             overlap.skip_present(main, set())
         summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
-        shown = ", ".join(name for name in row_schema().names if name not in ("as_der", "chain"))
-        sample = overlap.missing(shown, f"source_url, cert_index LIMIT {SAMPLE_ROWS}", files_of(staging)).read_pandas()
+        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas()
         return MergePreview(
             staging=folder_of(staging),
             main=folder_of(main) if main else "",
@@ -219,6 +223,12 @@ _SUMMARY = """
         count(*) AS rows, count(*) - count(row) AS inserted, count(row) AS skipped
     FROM staged LEFT JOIN skipped ON filename = file::VARCHAR AND file_row_number = row
     GROUP BY ALL ORDER BY source_url, seen_date, source_name
+"""
+
+_SAMPLE = f"""
+    SELECT {", ".join(name for name in row_schema().names if name not in ("as_der", "chain"))}
+    FROM staged ANTI JOIN skipped ON filename = file::VARCHAR AND file_row_number = row
+    ORDER BY source_url, cert_index LIMIT {SAMPLE_ROWS}
 """
 
 
@@ -354,24 +364,39 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
     partly = [file for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
     if not partly:
         return whole
-    schema = row_schema(as_der_type(main))
-    columns = ", ".join(schema.names)
-    if how := _AS_DER.get((as_der_type(staging), as_der_type(main))):
-        columns = columns.replace("as_der", how)
-    missing = overlap.missing(columns, "seen_date, source_url, cert_index", [str(file.path) for file in partly])
     scratch = table_path(main.table_uri) / SCRATCH
+    schema = row_schema(as_der_type(main))
     try:
-        return whole + write_files(scratch, schema, (batch.cast(schema) for batch in missing))
-    except (OSError, pa.ArrowException) as error:
+        return whole + write_files(scratch, schema, _missing_rows(partly, overlap, schema))
+    except (OSError, ValueError, pa.ArrowException) as error:
         message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
 
 
-_AS_DER = {
-    ("string", "binary"): "from_base64(as_der) AS as_der",
-    ("binary", "string"): "to_base64(as_der) AS as_der",
-}
-"""How DER gets from a staging table of the one type into a main table of the other."""
+def _missing_rows(files: list[DataFile], overlap: Overlap, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Read from staged files the rows that are to be inserted, a partition after the other, with main's columns."""
+    for file in sorted(files, key=lambda file: (file.partition, *file.first_key)):
+        row = 0
+        # Unbuffered: a file of another writer may be a single row group of a gigabyte.
+        with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as parquet:
+            kept = np.ones(parquet.metadata.num_rows, bool)
+            kept[overlap.skipped_rows(str(file.path))] = False
+            for batch in parquet.iter_batches(ROWS_PER_BATCH):
+                rows = batch.filter(pa.array(kept[row : row + len(batch)]))
+                row += len(batch)
+                rows = _follow_as_der(rows, schema.field("as_der"))
+                rows = rows.append_column(PARTITION, pa.repeat(file.partition, len(rows)))
+                yield rows.select(schema.names).cast(schema)
+
+
+def _follow_as_der(rows: pa.RecordBatch, field: pa.Field) -> pa.RecordBatch:
+    """Turn base64 text into raw DER or back, where staging has the one and main the other."""
+    raw, wanted_raw = (not pa.types.is_string(type_) for type_ in (rows["as_der"].type, field.type))
+    if raw == wanted_raw:
+        return rows
+    ders = rows["as_der"].to_pylist()
+    values = [b64encode(der).decode() for der in ders] if raw else [b64decode(der, validate=True) for der in ders]
+    return rows.set_column(rows.schema.get_field_index("as_der"), field, pa.array(values, field.type))
 
 
 def _large_enough(files: list[DataFile]) -> list[DataFile]:

@@ -15,8 +15,6 @@ from ctkit.gap import ranges_by_log
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.table import define_rows, files_of
 
-ROWS_PER_BATCH = 4096
-
 
 class Overlap:
     """The staged rows that a merge must skip.
@@ -92,14 +90,6 @@ class Overlap:
             )
         return found > 0
 
-    def missing(self, columns: str, order: str, files: list[str]) -> pa.RecordBatchReader:
-        """Return the rows of some staged files that are to be inserted; read them before anything else is asked."""
-        define_rows(self._connection, "partly", files, numbered=True)
-        return self._connection.execute(
-            f"SELECT {columns} FROM partly ANTI JOIN skipped ON filename = file::VARCHAR AND file_row_number = row "
-            f"ORDER BY {order}"
-        ).to_arrow_reader(ROWS_PER_BATCH)
-
     @property
     def skipped(self) -> int:
         """Number of staged rows that must not be inserted."""
@@ -108,6 +98,12 @@ class Overlap:
     def skipped_by_file(self) -> dict[str, int]:
         """Return path -> number of skipped rows, of each staged file that has any."""
         return dict(self._connection.execute("SELECT file::VARCHAR, count(*) FROM skipped GROUP BY ALL").fetchall())
+
+    def skipped_rows(self, file: str) -> Int64s:
+        """Return the positions of the skipped rows in a staged file, ascending."""
+        query = "SELECT row FROM skipped WHERE file::VARCHAR = $file ORDER BY row"
+        rows: Int64s = self._connection.execute(query, {"file": file}).to_arrow_table()["row"].to_numpy()
+        return rows
 
     def _value(self, query: str) -> Any:
         (row,) = self._connection.execute(query).fetchall()

@@ -1,0 +1,103 @@
+"""Tables of real-sized rows, made fast: DER that does not compress, two chain certificates, stretches of one log."""
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from ctkit.schema import row_schema
+from ctkit.table import open_table
+from ctkit.write import write_entries
+
+URL = "https://ct.example.com/2026h2"
+DAYS = 4
+
+_RANDOM = np.random.default_rng(1)
+_DERS = [_RANDOM.bytes(int(size)) for size in np.clip(_RANDOM.normal(1317, 150, 3000), 900, 3000)]
+_ISSUERS = [
+    f'{{"subject":{{"C":"US","CN":"Example Issuer {at}","O":"Example"}},"sha256":"{_RANDOM.bytes(350).hex()}"}}'
+    for at in range(20)
+]
+
+
+def make_rows(start: int, count: int) -> pa.Table:
+    """Return the rows ``[start, start + count)`` of the one log, spread over some days."""
+    index = np.arange(start, start + count)
+    digest = [f"{at * 0x9E3779B97F4A7C15 % 2**256:064X}" for at in index.tolist()]
+    seen = np.datetime64("2026-03-01", "us") + (np.arange(count) * (DAYS * 86_400_000_000 // count)).astype("m8[us]")
+    names = [f"{at}.example.com" for at in index.tolist()]
+    columns = {
+        "cert_index": index,
+        "update_type": ["PrecertLogEntry"] * count,
+        "seen": pa.array(seen, pa.timestamp("us", tz="UTC")),
+        "seen_date": np.datetime_as_string(seen, unit="D").tolist(),
+        "source_name": ["Example 2026h2"] * count,
+        "source_url": [URL] * count,
+        "cert_link": [f"{URL}/ct/v1/get-entries?start={at}&end={at}" for at in index.tolist()],
+        "serial_number": [each[:32] for each in digest],
+        "fingerprint": [each[:59] for each in digest],
+        "sha256": [each + each[:31] for each in digest],
+        "sha1": [each[:59] for each in digest],
+        "not_before": index,
+        "not_after": index + 7_776_000,
+        "is_ca": np.zeros(count, bool),
+        "signature_algorithm": ["ecdsa, sha256"] * count,
+        "subject_aggregated": [f"/CN={name}" for name in names],
+        "issuer_aggregated": ["/C=US/CN=Example Issuer/O=Example"] * count,
+        "all_domains": [[name, f"www.{name}"] for name in names],
+        "as_der": [at.to_bytes(8) + _DERS[at % len(_DERS)] for at in index.tolist()],
+        "chain": [[_ISSUERS[at % 20], _ISSUERS[(at + 7) % 20]] for at in index.tolist()],
+    }
+    return pa.table(columns, schema=row_schema())
+
+
+def make_pair(folder: Path, main_rows: int, staged_rows: int, *, overlap: float = 0.0) -> None:
+    """Create ``main`` and ``staging`` in `folder`: ten stretches of main, each followed by what is staged.
+
+    Parameters
+    ----------
+    overlap
+        Share of the staged keys that main has too, spread over all of staging's files.
+    """
+    main, staging = open_table(folder / "main"), open_table(folder / "staging")
+    stretch, gap = main_rows // 10, staged_rows // 10
+    for at in range(10):
+        start = at * (stretch + gap)
+        write_entries(main, make_rows(start, stretch))
+        rows = make_rows(start + stretch, gap)
+        write_entries(staging, rows)
+        if overlap:
+            write_entries(main, rows.filter(pa.array(np.arange(gap) % round(1 / overlap) == 0)))
+
+
+def timed(action: Callable[[], object]) -> float:
+    """Return the seconds that an action takes."""
+    began = time.perf_counter()
+    action()
+    return time.perf_counter() - began
+
+
+def in_process(code: str, folder: Path) -> tuple[float, float]:
+    """Run code in a process of its own, `folder` being ``sys.argv[1]``; it prints its seconds.
+
+    Returns
+    -------
+    tuple
+        Seconds as printed, and the peak of the resident memory in MB.
+    """
+    code += "\nimport resource; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    seconds, memory = done.stdout.split()[-2:]
+    return float(seconds), float(memory)
+
+
+def merge_in_one_call(main: DeltaTable, staging: DeltaTable) -> None:
+    """Merge as deltalake does it: the baseline."""
+    condition = "s.source_url = t.source_url AND s.cert_index = t.cert_index"
+    merging = main.merge(staging.scan(), condition, source_alias="s", target_alias="t")
+    merging.when_not_matched_insert_all().execute()
