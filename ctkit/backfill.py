@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,9 +15,9 @@ from deltalake import DeltaTable
 
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.entry import EntryBlock
-from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.fetch import fetch_blocks
-from ctkit.gap import ranges_by_log
+from ctkit.gap import ranges_by_log, still_missing
 from ctkit.log import Log
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
@@ -27,22 +27,32 @@ from ctkit.write import write_batches
 READ_AHEAD = 16
 """Batches that may wait for the writer: about 20 kB to 5 MB each."""
 
+LOGS_AT_ONCE = 16
+"""So many logs are read at a time; the others wait for their turn."""
+
 
 @dataclass(frozen=True, order=True)
 class Hole:
-    """Indices ``[start, end)`` of one log that a run planned to fill and did not, and why."""
+    """Indices ``[start, end)`` of one log that a run planned to fill and did not, and why.
+
+    Attributes
+    ----------
+    lasting
+        Whether running again will hardly help, because the log broke its protocol there.
+    """
 
     source_url: str
     start: int
     end: int
     reason: str
+    lasting: bool
 
     def __str__(self) -> str:
         return f"{self.source_url} [{self.start}, {self.end}): {self.reason}"
 
 
-@dataclass(frozen=True)
-class Progress:
+@dataclass(frozen=True, repr=False)
+class Progress(Report):
     """How far a backfill is; given to `on_progress` after each commit.
 
     Attributes
@@ -58,6 +68,12 @@ class Progress:
     wanted: int
     written: int
     version: int
+
+    title = "rows written"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals so far."""
+        return {"wanted": self.wanted, "written": self.written, "version": self.version}
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,7 +107,10 @@ class BackfillReport(Report):
     missing_issuers: dict[str, tuple[str, ...]]
     seconds: float
 
-    title = "backfill complete"
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """What became of the run."""
+        return "backfill complete" if self.complete else "backfill incomplete"
 
     @property
     def complete(self) -> bool:
@@ -105,14 +124,21 @@ class BackfillReport(Report):
         ------
         LogUnavailableError
             Names the holes. What was fetched is in the table; running again asks for the rest only.
+        LogProtocolError
+            Likewise, where the log broke its protocol in every hole, so that running again will hardly help.
         """
         if self.complete:
             return
         named = "; ".join(str(hole) for hole in self.holes[:10])
         more = f"; and {len(self.holes) - 10} more" if len(self.holes) > 10 else ""
         missing = sum(self.wanted.values()) - sum(self.written.values())
-        url = self.holes[0].source_url
-        raise LogUnavailableError(url, f"{missing} entries are still missing: {named}{more}; run again to fetch them")
+        lasting = all(hole.lasting for hole in self.holes)
+        error, advice = (
+            (LogProtocolError, "report them to the log's operator")
+            if lasting
+            else (LogUnavailableError, "run again to fetch them")
+        )
+        raise error(self.holes[0].source_url, f"{missing} entries are still missing: {named}{more}; {advice}")
 
     def facts(self) -> dict[str, Any]:
         """Return the totals."""
@@ -151,8 +177,9 @@ def backfill(
 ) -> BackfillReport:
     """Fetch the missing entries and append them to a table.
 
-    Everything that can be had is written, a commit every few seconds of work; what cannot is in the report. On Ctrl+C
-    (``KeyboardInterrupt``) the rows that have arrived are written before it goes on. To resume, find the gaps again.
+    Everything that can be had is written, a commit every few seconds of work; what cannot is in the report. Gaps that
+    somebody filled since they were found are left alone, so that the same call can be made again. On Ctrl+C
+    (``KeyboardInterrupt``) the rows that have arrived are written before it goes on.
 
     Parameters
     ----------
@@ -177,21 +204,54 @@ def backfill(
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
-    began = time.monotonic()
     by_url = {log.url: log for log in logs}
-    plan = ranges_by_log(gaps)
-    if unknown := sorted(plan.keys() - by_url.keys()):
+    if unknown := sorted(ranges_by_log(gaps).keys() - by_url.keys()):
         raise ParameterError(f"gaps name {unknown}, but no such log was given; give it, or leave those gaps out")
-    names, as_der = source_names(main, table), as_der_type(table)
+    stop = threading.Event()
+    commits: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
+
+    def run() -> BackfillReport:
+        try:
+            with hold(table):
+                return _run(by_url, gaps, table, main, seen, stop, commits.put)
+        finally:
+            commits.put(None)
+
+    # An interrupt reaches the main thread only, and the main thread only listens: it never falls between a commit and
+    # its bookkeeping, and the lock is held until what has arrived is written.
+    with ThreadPoolExecutor(1, "backfill") as runner:
+        try:
+            running = runner.submit(run)
+            for progress in iter(commits.get, None):
+                if on_progress:
+                    on_progress(progress)
+        finally:
+            stop.set()
+    return running.result()
+
+
+def _run(
+    by_url: Mapping[str, Log],
+    gaps: pa.Table,
+    table: DeltaTable,
+    main: DeltaTable | None,
+    seen: Literal["log", "fetched"],
+    stop: threading.Event,
+    on_commit: Callable[[Progress], None],
+) -> BackfillReport:
+    """Fetch and write until everything is there, or `stop` is set; the table is held."""
+    began = time.monotonic()
+    table.update_incremental()
+    # Somebody may have filled some of the gaps since they were found: this very call, made a second time.
+    plan = still_missing(gaps, table)
+    nameless = any(by_url[url].name is None for url in plan)
+    names, as_der = source_names(main, table) if nameless else {}, as_der_type(table)
     wanted = {url: ranges.size for url, ranges in plan.items()}
     written = dict.fromkeys(plan, 0)
     missing_issuers: dict[str, set[str]] = defaultdict(set)
     holes: list[Hole] = []
     unreadable = 0
-
-    stop = threading.Event()
     arrivals: queue.Queue[_Arrival | LogError | None] = queue.Queue(READ_AHEAD)
-    commits: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 
     def fetch(log: Log, ranges: RangeSet) -> None:
         name = log.name or names.get(log.url, log.url)
@@ -220,34 +280,22 @@ def backfill(
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
                 yield arrival.rows
 
-    def write() -> None:
-        nonlocal unreadable
+    with ThreadPoolExecutor(max(1, min(len(plan), LOGS_AT_ONCE)), "log") as pool:
+        fetching = [pool.submit(fetch, by_url[url], ranges) for url, ranges in plan.items()]
         arrived = arriving()
         try:
             for rows in write_batches(table, batches(arrived)):
                 unreadable += count_unreadable(rows)
                 for count in rows["source_url"].value_counts().to_pylist():
                     written[count["values"]] += count["counts"]
-                commits.put(Progress(sum(wanted.values()), sum(written.values()), table.version()))
+                on_commit(Progress(sum(wanted.values()), sum(written.values()), table.version()))
         finally:
             # After a failed commit nothing more can be kept: let the fetching threads end.
             stop.set()
             for _ in arrived:
                 pass
-            commits.put(None)
-
-    # Commits happen in a thread of their own: an interrupt reaches the main thread only, so it never falls between a
-    # commit and its bookkeeping, and leaving the pool waits until what has arrived is written.
-    with hold(table), ThreadPoolExecutor(len(plan) + 1) as pool:
-        try:
-            tasks = [pool.submit(write), *(pool.submit(fetch, by_url[url], plan[url]) for url in plan)]
-            for progress in iter(commits.get, None):
-                if on_progress:
-                    on_progress(progress)
-        finally:
-            stop.set()
-        for task in tasks:
-            task.result()
+    for each in fetching:
+        each.result()
     return BackfillReport(
         table=folder_of(table),
         version=table.version(),
@@ -270,4 +318,4 @@ class _Arrival:
 def _hole(error: LogError) -> Hole:
     if error.start is None or error.end is None:
         raise error
-    return Hole(error.url, error.start, error.end, error.message)
+    return Hole(error.url, error.start, error.end, error.message, isinstance(error, LogProtocolError))

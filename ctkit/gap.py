@@ -1,5 +1,6 @@
 """Tables -> gaps: which indices of a log no row has."""
 
+import json
 from collections.abc import Mapping
 
 import ibis
@@ -8,12 +9,15 @@ from deltalake import DeltaTable
 
 from ctkit.ranges import RangeSet
 from ctkit.schema import GAP_SCHEMA, canonical_url
-from ctkit.table import connect, read_tables
+from ctkit.table import connect, folder_of, read_tables
 
 Within = Mapping[str, tuple[int | None, int]]
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
 
 _NOWHERE = -1
+
+_LOOKED_AT = b"ctkit.looked_at"
+"""Metadata of a gap table: JSON of folder -> version of the tables that it was found in."""
 
 
 def find_gaps(
@@ -81,7 +85,32 @@ def find_gaps(
         steps = indices.mutate(following=following)
         gaps = steps.filter(steps.following - steps.cert_index > 1)
         gaps = gaps.select("source_url", start=gaps.cert_index + 1, end=gaps.following)
-        return gaps.order_by("source_url", "start").to_pyarrow().cast(GAP_SCHEMA)
+        found = gaps.order_by("source_url", "start").to_pyarrow().cast(GAP_SCHEMA)
+    return found.replace_schema_metadata(
+        {_LOOKED_AT: json.dumps({folder_of(table): table.version() for table in (main, staging) if table})}
+    )
+
+
+def still_missing(gaps: pa.Table, table: DeltaTable) -> dict[str, RangeSet]:
+    """Return the gaps of each log that the table has no row for, as arrays.
+
+    The table is asked only if it is not at the version that the gaps were found in: another run may have filled them.
+
+    Parameters
+    ----------
+    gaps
+        As for `ranges_by_log`.
+    table
+        What is to be written to, at its newest version.
+    """
+    wanted = ranges_by_log(gaps)
+    looked_at = json.loads((pa.table(gaps).schema.metadata or {}).get(_LOOKED_AT, b"{}"))
+    if looked_at.get(folder_of(table)) == table.version():
+        return wanted
+    within = {url: (int(ranges.starts[0]), int(ranges.ends[-1])) for url, ranges in wanted.items()}
+    missing = ranges_by_log(find_gaps(table, within=within))
+    left = {url: ranges.intersect(missing[url]) for url, ranges in wanted.items() if url in missing}
+    return {url: ranges for url, ranges in left.items() if len(ranges)}
 
 
 def ranges_by_log(gaps: pa.Table) -> dict[str, RangeSet]:

@@ -113,6 +113,21 @@ class RangeSet:
         inside[inside] = self.starts[at[inside]] <= index[inside]
         return inside
 
+    def intersect(self, other: "RangeSet") -> Self:
+        """Return the indices that both sets have.
+
+        Examples
+        --------
+        >>> [str(each) for each in RangeSet.of((0, 5), (7, 9)).intersect(RangeSet.of((3, 8)))]
+        ['[3, 5)', '[7, 8)']
+        """
+        points = np.concatenate((self.starts, other.starts, self.ends, other.ends))
+        steps = np.repeat(np.array([1, -1]), len(self) + len(other))
+        # Where one range ends and another begins the end comes first: touching is not sharing.
+        order = np.lexsort((steps, points))
+        shared = np.flatnonzero(np.cumsum(steps[order]) == 2)
+        return type(self)(points[order][shared], points[order][shared + 1])
+
     def pages(self, page_size: Callable[[], int]) -> Iterator[IndexRange]:
         """Yield the requests that cover the set: at most one for each page that holds a wanted index.
 

@@ -1,5 +1,9 @@
 """Backfill: gaps of real logs behind a real server become rows of a real table, or named holes."""
 
+import contextlib
+import multiprocessing
+import os
+import signal
 import threading
 import time
 
@@ -9,9 +13,9 @@ from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import commits_of, indices_of
 
-from ctkit import write
+from ctkit import gap, write
 from ctkit.backfill import backfill
-from ctkit.errors import LogUnavailableError, ParameterError, TableError
+from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError, TableError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience
 from ctkit.log import open_log
@@ -234,6 +238,113 @@ def test_backfill_when_it_is_interrupted(tmp_path, both, monkeypatch):
     assert sum(report.written.values()) == 1300 - kept
     check_table(table, by_url(logs, (rfc, static)), within)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("fetch ")]
+
+
+def test_backfill_made_twice(tmp_path, both, monkeypatch):
+    """The same call with the same gaps asks for nothing the second time; after an interrupt, for the rest."""
+    monkeypatch.setattr(write, "ROWS_PER_COMMIT", 100)
+    logs, (rfc, _) = both
+    table = open_table(tmp_path / "main")
+    gaps = find_gaps(table, within={rfc.url: (0, 700)})
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    logs[0].latency, logs[0].page_size = 0.05, 10
+    with pytest.raises(KeyboardInterrupt):
+        backfill([rfc], gaps, table, on_progress=interrupt)
+    logs[0].latency = 0.0
+    kept = open_table(tmp_path / "main").count()
+    first = backfill([rfc], gaps, table)
+    second = backfill([rfc], gaps, table)
+
+    assert 0 < kept < 700
+    assert (first.wanted, second.wanted) == ({rfc.url: 700 - kept}, {})
+    assert second.complete
+    check_table(table, by_url(logs, both[1]), {rfc.url: (0, 700)})
+
+
+def test_backfill_made_twice_asks_the_table_only_if_it_moved(tmp_path, both, monkeypatch):
+    """Gaps are taken as they are while the table is at the version that they were found in."""
+    _, (rfc, _) = both
+    table = open_table(tmp_path / "main")
+    gaps = find_gaps(table, within={rfc.url: (0, 10)})
+    monkeypatch.setattr(gap, "find_gaps", lambda *_, **__: pytest.fail("the table did not move"))
+
+    assert backfill([rfc], gaps, table).written == {rfc.url: 10}
+
+
+def _backfill_many(path: str, url: str, ready) -> None:
+    with contextlib.suppress(KeyboardInterrupt):
+        clients = [open_log(f"{url}/{at}", user_agent=USER_AGENT, protocol="rfc6962") for at in range(100)]
+        gaps = gaps_of(*((client.url, 0, 10) for client in clients))
+        threading.Timer(0.05, ready.set).start()
+        backfill(clients, gaps, open_table(path))
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.02, 0.1])
+def test_backfill_of_many_logs_when_it_is_interrupted_at_once(tmp_path, serve, delay):
+    """An interrupt while many logs are being started ends the run."""
+    log = FakeLog("Slow", 20)
+    log.latency = 1.0
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    process = context.Process(target=_backfill_many, args=(str(tmp_path / "main"), serve(log), ready))
+    process.start()
+    assert ready.wait(30)
+    time.sleep(delay)
+    os.kill(process.pid, signal.SIGINT)
+    process.join(20)
+    ended = not process.is_alive()
+    process.kill()
+
+    assert ended
+
+
+def test_backfill_when_it_is_interrupted_twice(tmp_path, both, monkeypatch):
+    """A second Ctrl+C does not give the table away while a commit is still under way."""
+    _, (rfc, _) = both
+    table = open_table(tmp_path / "main")
+    committing, go_on = threading.Event(), threading.Event()
+    write_files = write.write_files
+
+    def slow(*arguments):
+        committing.set()
+        go_on.wait(30)
+        return write_files(*arguments)
+
+    def interrupt_twice() -> None:
+        committing.wait(30)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+
+    monkeypatch.setattr(write, "write_files", slow)
+    interrupter = threading.Thread(target=interrupt_twice)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        backfill([rfc], gaps_of((rfc.url, 0, 50)), table)
+    interrupter.join()
+
+    with pytest.raises(TableError, match="another run of ctkit"), hold(open_table(tmp_path / "main")):
+        pass
+    go_on.set()
+    wait_until = time.monotonic() + 10
+    while open_table(tmp_path / "main").count() < 50 and time.monotonic() < wait_until:
+        time.sleep(0.05)
+    assert open_table(tmp_path / "main").count() == 50
+
+
+def test_backfill_when_every_hole_lasts(tmp_path, both):
+    """Where the log breaks its protocol the error says so, and not that running again would help."""
+    logs, (rfc, _) = both
+    logs[0].broken_leaves = {3}
+
+    report = backfill([rfc], gaps_of((rfc.url, 0, 10)), open_table(tmp_path / "staging"))
+
+    assert str(report).startswith("backfill incomplete ")
+    with pytest.raises(LogProtocolError, match=r"\[3, 4\).*report them to the log's operator"):
+        report.check()
 
 
 def test_backfill_when_a_commit_fails(tmp_path, both, monkeypatch):

@@ -124,3 +124,14 @@ def test_pages_at_large_indices() -> None:
     pages = RangeSet.of((LAST - 1, LAST + 1), (LAST + 256, LAST + 257)).pages(lambda: 256)
 
     assert list(pages) == [IndexRange(LAST - 1, LAST), IndexRange(LAST, LAST + 1), IndexRange(LAST + 256, LAST + 257)]
+
+
+@given(pairs, pairs)
+def test_intersect_equals_set_intersection(some: list[tuple[int, int]], others: list[tuple[int, int]]) -> None:
+    """Whatever the two sets, what they share is what the sets of their indices share."""
+    ours, theirs = RangeSet.of(*some), RangeSet.of(*others)
+
+    shared = ours.intersect(theirs)
+
+    assert _indices(shared) == _indices(ours) & _indices(theirs)
+    assert list(shared) == list(RangeSet.of(*((each.start, each.end) for each in shared)))
