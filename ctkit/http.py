@@ -112,15 +112,20 @@ class Client:
         self._resume_at = 0.0
         try:
             self._host = httpx.URL(url).host
-        except httpx.InvalidURL as error:
+            self._host.encode("idna")  # as the resolver will: a label may not be empty or too long
+        except (httpx.InvalidURL, UnicodeError) as error:
             raise ParameterError(f"{url!r} is no URL ({error}): correct it") from error
         if not self._host:
             raise ParameterError(f"{url!r} names no host: give a URL like https://log.example/2026h2")
-        self._http = httpx.Client(
-            headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
-            timeout=patience.timeout,
-            limits=httpx.Limits(max_keepalive_connections=None),
-        )
+        try:
+            self._http = httpx.Client(
+                headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
+                timeout=patience.timeout,
+                limits=httpx.Limits(max_keepalive_connections=None),
+            )
+        except (ImportError, ValueError, httpx.InvalidURL) as error:
+            message = f"the environment names a proxy that cannot be used ({error}): correct HTTPS_PROXY or ALL_PROXY"
+            raise ParameterError(message) from error
 
     def close(self) -> None:
         """Close all connections."""

@@ -71,11 +71,21 @@ def test_client_sends_the_user_agent(serve: Serve, user_agent: str) -> None:
     assert log.requests[0].headers["user-agent"] == user_agent
 
 
-@pytest.mark.parametrize("url", ["https://", "https://log.example:port", "http:///x"])
+@pytest.mark.parametrize(
+    "url", ["https://", "https://log.example:port", "http:///x", f"https://{'a' * 64}.example", "https://log..example"]
+)
 def test_client_when_the_url_is_none(url: str) -> None:
     """A URL that cannot be asked is a wrong parameter, named in the error."""
     with pytest.raises(ParameterError, match=url):
         Client(url, user_agent=AGENT)
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1:1", "http://127.0.0.1:port"])
+def test_client_when_the_proxy_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    """A proxy of the environment that the client cannot use is an error that says where it is from."""
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(ParameterError, match="the environment names a proxy that cannot be used"):
+        Client("https://log.example", user_agent=AGENT)
 
 
 @pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
