@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 import yaml
-from deltalake import DeltaTable
+from deltalake import DeltaTable, write_deltalake
 from fakes import FakeLog, check_table
 from rows import commits_of, indices_of, keys_of, make_rows
 
@@ -211,7 +211,9 @@ def test_ac2_4_tables_that_are_missing(world, capsys):
 def test_ac3_merge_inserts_what_main_lacks(world, caplog):
     """AC3.1 to 3.5: missing rows are inserted, known and repeated ones skipped, the sums are told, staging is gone."""
     file = world.write_files()
-    world.fill(world.staging, (0, 90, 120), (0, 110, 130), (1, 250, 300))
+    world.fill(world.staging, (0, 90, 120), (1, 250, 300))
+    twin = world.fill(world.folder / "twin", (0, 110, 130))
+    write_deltalake(world.staging, pa.table(twin.scan()), mode="append")
     before = DeltaTable(world.main).count()
 
     assert ctkit("merge", "-f", file) == 0
