@@ -110,13 +110,7 @@ class Client:
         self._patience = patience
         # When the log names a time to come back, all threads keep to it.
         self._resume_at = 0.0
-        try:
-            self._host = httpx.URL(url).host
-            self._host.encode("idna")  # as the resolver will: a label may not be empty or too long
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise ParameterError(f"{url!r} is no URL ({error}): correct it") from error
-        if not self._host:
-            raise ParameterError(f"{url!r} names no host: give a URL like https://log.example/2026h2")
+        self._host = host_of(url)
         try:
             self._http = httpx.Client(
                 headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
@@ -221,6 +215,31 @@ class Client:
                 raise HttpError(self.url, f"{path}: redirected to {target}; if that is the log, name it as its URL")
             request = response.next_request
         raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
+
+
+def host_of(url: str) -> str:
+    """Return the host that requests to a URL go to.
+
+    Raises
+    ------
+    ParameterError
+        No request can be sent to `url`.
+
+    Examples
+    --------
+    >>> host_of("http://[::1]:8080/log")
+    '::1'
+    """
+    try:
+        parts = httpx.URL(url)
+        parts.host.encode("idna")  # as the resolver will: a label may not be empty or too long
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ParameterError(f"{url!r} is no URL ({error}): correct it") from error
+    if not parts.host or (parts.port or 0) >= 1 << 16:  # a socket would take the port modulo 2**16
+        raise ParameterError(
+            f"{url!r} names no host, or a port above 65535: give a URL like https://log.example/2026h2"
+        )
+    return parts.host
 
 
 def retry_after(value: str, now: float) -> float | None:

@@ -72,7 +72,15 @@ def test_client_sends_the_user_agent(serve: Serve, user_agent: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://", "https://log.example:port", "http:///x", f"https://{'a' * 64}.example", "https://log..example"]
+    "url",
+    [
+        "https://",
+        "https://log.example:port",
+        "https://log.example:65536",
+        "http:///x",
+        f"https://{'a' * 64}.example",
+        "https://log..example",
+    ],
 )
 def test_client_when_the_url_is_none(url: str) -> None:
     """A URL that cannot be asked is a wrong parameter, named in the error."""
