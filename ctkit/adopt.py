@@ -12,7 +12,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from ctkit.datafile import DataFile
+from ctkit.datafile import DataFile, plain_schema
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION, row_schema
 from ctkit.table import as_der_type, files_of, folder_of, table_path
@@ -58,7 +58,7 @@ def link_files(files: Iterable[DataFile], target: DeltaTable) -> None:
 def _verify(file: DataFile, schema: pa.Schema) -> None:
     try:
         footer = pq.read_metadata(file.path)
-        have = footer.schema.to_arrow_schema()
+        have = plain_schema(footer.schema.to_arrow_schema())
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
     else:

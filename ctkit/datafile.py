@@ -90,6 +90,27 @@ def data_files(table: DeltaTable) -> list[DataFile]:
     ]
 
 
+def plain_schema(schema: pa.Schema) -> pa.Schema:
+    """Return the schema with text as string and bytes as binary, whichever of Arrow's layouts a writer had in mind.
+
+    deltalake notes views in the files that it writes from them, others dictionaries or large types; the bytes in the
+    file are the same.
+    """
+    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+
+
+def _plain(type_: pa.DataType) -> pa.DataType:
+    if pa.types.is_dictionary(type_):
+        return _plain(type_.value_type)
+    if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_list_view(type_):
+        return pa.list_(_plain(type_.value_type))
+    if pa.types.is_string_view(type_) or pa.types.is_large_string(type_):
+        return pa.string()
+    if pa.types.is_binary_view(type_) or pa.types.is_large_binary(type_):
+        return pa.binary()
+    return type_
+
+
 def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[DataFile]:
     """Write rows to new Parquet files below `folder`, in the layout of our tables; no table knows of them yet.
 

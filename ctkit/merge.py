@@ -32,7 +32,7 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
 from ctkit.adopt import commit_files, confirm_files, link_files, unlink_files
-from ctkit.datafile import DataFile, data_files, write_files
+from ctkit.datafile import DataFile, data_files, plain_schema, write_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import Overlap
 from ctkit.report import Report
@@ -382,7 +382,7 @@ def _missing_rows(files: list[DataFile], overlap: Overlap, schema: pa.Schema) ->
             kept = np.ones(parquet.metadata.num_rows, bool)
             kept[overlap.skipped_rows(str(file.path))] = False
             for batch in parquet.iter_batches(ROWS_PER_BATCH):
-                rows = batch.filter(pa.array(kept[row : row + len(batch)]))
+                rows = batch.cast(plain_schema(batch.schema)).filter(pa.array(kept[row : row + len(batch)]))
                 row += len(batch)
                 rows = _follow_as_der(rows, schema.field("as_der"))
                 rows = rows.append_column(PARTITION, pa.repeat(file.partition, len(rows)))

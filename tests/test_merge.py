@@ -107,6 +107,20 @@ def test_merge_when_as_der_differs(tmp_path, theirs, ours):
     assert rows_of(main) == make_rows([1, 2, 3], as_der=ours).to_pylist()
 
 
+@pytest.mark.parametrize("overlap", [False, True])
+def test_merge_when_staging_was_written_from_views(tmp_path, overlap):
+    """Files that deltalake wrote from its own reader's views are staged files like any other."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    source = make_table(tmp_path / "source", make_rows([1, 2, 3] if overlap else [2, 3]))
+    open_table(tmp_path / "staging")
+    write_deltalake(tmp_path / "staging", pa.table(source.scan()), mode="append")
+
+    report = merge_staging(open_table(tmp_path / "staging"), main)
+
+    assert report.inserted == 2
+    assert rows_of(main) == make_rows([1, 2, 3]).to_pylist()
+
+
 def test_merge_when_main_is_new(tmp_path):
     """AC4.2: everything goes into a main that was just created, folder and all."""
     staging = make_table(tmp_path / "staging", make_rows(range(5)))
