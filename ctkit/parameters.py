@@ -12,10 +12,21 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from ctkit.errors import ParameterError
+from ctkit.http import host_of
+from ctkit.schema import canonical_url
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Index = Annotated[int, Field(ge=0)]
@@ -26,6 +37,19 @@ def _as_path(value: object) -> object:
 
 
 FilePath = Annotated[Text, BeforeValidator(_as_path)]
+
+
+def _check_url(url: str) -> str:
+    host_of(canonical_url(url))
+    return url
+
+
+# The host may be an IPv6 address in brackets (RFC 3986, section 3.2.2).
+LogUrl = Annotated[
+    Text,
+    StringConstraints(pattern=r"^(https?://)?(\[[0-9A-Fa-f:.]+\]|[^:/\s]+)(:\d+)?(/\S*)?$"),
+    AfterValidator(_check_url),
+]
 
 
 class LogParameter(BaseModel):
@@ -43,7 +67,7 @@ class LogParameter(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    url: Annotated[Text, StringConstraints(pattern=r"^(https?://)?[^:/\s]+(:\d+)?(/\S*)?$")]
+    url: LogUrl
     name: Text | None = None
     protocol: Literal["auto", "rfc6962", "static-ct"] = "auto"
 
@@ -173,6 +197,8 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
         return f"{origin}: {place}: unknown key; {hint}"
     if problem["type"] == "missing":
         return f"{origin}: {place}: missing; add it"
+    if problem["type"] == "value_error":
+        return f"{origin}: {place}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{origin}: {place}: {message.replace('input should', 'it should')}, but is {problem['input']!r}"
 
@@ -184,9 +210,11 @@ class Loader(yaml.SafeLoader):
         """Return the mapping; refuse a key that is given twice."""
         seen = set()
         for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
-            seen.add(key.value)
+            # Other keys than texts and numbers are refused below.
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in seen:
+                    raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
+                seen.add(key.value)
         return super().construct_mapping(node, deep)
 
 
@@ -209,7 +237,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} cannot be read ({error}); name a parameter file") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ParameterError(f"{path} is no YAML; correct it: {error}") from error
     if values is None:
         return {}

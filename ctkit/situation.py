@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from ctkit.backfill import BackfillReport, Progress, backfill
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError, TableError
 from ctkit.gap import find_gaps
+from ctkit.http import host_of
 from ctkit.log import Log, open_log, read_log_list
 from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
 from ctkit.parameters import LogParameter, Parameters
@@ -27,7 +28,7 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 SHOWN = 20
-"""How many logs an error message lists."""
+"""How many logs a message lists."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,11 +82,7 @@ class Situation(Report):
 
         A log without any row is left out where its start depends on one.
         """
-        with connect() as connection:
-            rows = read_tables(connection, self.main, self.staging).select("source_url", "cert_index")
-            rows = rows.filter(rows.source_url.isin(list(self.within)))
-            covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
-            bounds = {row["source_url"]: (row["lowest"], row["highest"]) for row in covered.to_pyarrow().to_pylist()}
+        bounds = _first_and_last(self.main, self.staging, list(self.within))
         found = {}
         for url, (start, end) in self.within.items():
             # Without a row there is no first one to start from, and nothing is internal.
@@ -155,16 +152,24 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
     chosen = [log for url, log in by_url.items() if wanted in url.casefold() or wanted in (log.name or "").casefold()]
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
-        more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-        there = ", ".join(known[:SHOWN]) + more
-        raise ParameterError(f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {there}")
+        raise ParameterError(
+            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {_first_of(known)}"
+        )
     return chosen
 
 
 def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
-    """Open logs at once; return them, and the errors of those that could not be opened."""
+    """Open logs at once; return them, and the errors of those that could not be opened.
+
+    A URL that cannot be asked costs that log only. It comes from a log list: those of `logs` were checked when read.
+    """
 
     def open_one(log: LogParameter) -> Log:
+        url = canonical_url(log.url)
+        try:
+            host_of(url)
+        except ParameterError as error:
+            raise LogUnavailableError(url, f"the log list gives a URL that cannot be asked: {error}") from error
         return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name)
 
     return _split(ask_each(open_one, chosen))
@@ -204,6 +209,12 @@ def find_situation(parameters: Parameters) -> Situation:
             raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
         state = read_state(parameters.state_file)
         chosen = choose_logs(parameters)
+        others = sorted(state.keys() - {canonical_url(log.url) for log in chosen})
+        if others and parameters.log_filter is None:
+            # As where the live server follows its built-in list, which its configuration does not name.
+            logger.warning(
+                "logs of the state file that nobody named, skipping count=%d %s", len(others), _first_of(others)
+            )
         within = find_within([canonical_url(log.url) for log in chosen], state, **stretch)
         if not within:
             raise ParameterError(
@@ -222,6 +233,10 @@ def find_situation(parameters: Parameters) -> Situation:
     gaps = GAP_SCHEMA.empty_table()
     if within:
         gaps = find_gaps(main, staging, within=within, internal_only=parameters.internal_only)
+        with_gaps = set(gaps["source_url"].unique().to_pylist())
+        startless = [url for url, (start, _) in within.items() if start is None and url not in with_gaps]
+        for url in sorted(set(startless) - _first_and_last(main, staging, startless).keys()):
+            logger.warning("log has no row in either table, skipping (catch-up) url=%s", url)
     return Situation(parameters, logs, main, staging, within, gaps, unavailable)
 
 
@@ -328,6 +343,24 @@ def undo_staged(parameters: Parameters) -> None:
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
     logger.info("merge undone main_path=%s version=%d", main_path, undo_merge(main))
+
+
+def _first_and_last(
+    main: DeltaTable | None, staging: DeltaTable | None, urls: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """Return the lowest and the highest index of each log that has a row in either table."""
+    if not urls:
+        return {}
+    with connect() as connection:
+        rows = read_tables(connection, main, staging).select("source_url", "cert_index")
+        rows = rows.filter(rows.source_url.isin(urls))
+        covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
+        return {row["source_url"]: (row["lowest"], row["highest"]) for row in covered.to_pyarrow().to_pylist()}
+
+
+def _first_of(names: Sequence[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
 
 
 def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:

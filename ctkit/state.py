@@ -27,8 +27,9 @@ def read_state(path: str | Path) -> dict[str, int]:
     """Return ``current_index`` of each log in a state file of the live server.
 
     ``current_index`` is the next index that the server will fetch: an exclusive ceiling. Reading is lenient where
-    the server is strict: a trailing slash, a missing ``version`` and missing other fields do no harm, and an entry
-    that cannot be used is skipped with a warning. Of two entries for one log the lower ceiling counts.
+    the server is strict: a byte order mark, a trailing slash, a missing ``version`` and missing other fields do no
+    harm, and an entry that cannot be used is skipped with a warning. Of two entries for one log the lower ceiling
+    counts.
 
     Raises
     ------
@@ -36,8 +37,8 @@ def read_state(path: str | Path) -> dict[str, int]:
         The file cannot be read, or is no JSON object with an object ``logs``.
     """
     try:
-        state = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        state = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
         raise ParameterError(
             f"state_file {path} cannot be read ({error}); name the live server's state file"
         ) from error
@@ -47,7 +48,7 @@ def read_state(path: str | Path) -> dict[str, int]:
     ceilings: dict[str, int] = {}
     for url, entry in logs.items():
         index = entry.get("current_index") if isinstance(entry, dict) else None
-        if type(index) is not int or index < 0:  # type(): True is an int to isinstance
+        if type(index) is not int or not 0 <= index < 1 << 63:  # type(): True is an int to isinstance
             logger.warning("state file entry has no usable current_index, skipping path=%s url=%s", path, url)
             continue
         known = ceilings.setdefault(canonical_url(url), index)

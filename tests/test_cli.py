@@ -20,6 +20,7 @@ from ctkit.log import DEFAULT_PATIENCE, open_log
 from ctkit.state import write_state
 from ctkit.table import find_table, open_table
 
+NEW = "https://new.example/2027h1"
 COMMAND = Path(sys.executable).with_name("ctkit")
 
 
@@ -259,6 +260,43 @@ def test_gaps_when_the_reader_goes_away(write_file, folder):
     assert "Traceback" not in process.stderr.read()
     process.stderr.close()
     assert process.wait() == 1
+
+
+def test_gaps_names_what_is_left_out(ctkit, write_file):
+    """Logs of the state file that nobody named, and logs without any row in catch-up, are each said once."""
+    others = {f"https://other{number}.example": 9 for number in range(100, 122)}
+    write_state("state.json", {LOG: 5, NEW: 5, **others})
+    make_table("main", make_rows([2]))
+    logs = [{"url": url, "protocol": "rfc6962"} for url in (LOG, NEW)]
+    first = ", ".join(list(others)[:20])
+    unnamed = f"WARNING logs of the state file that nobody named, skipping count=22 {first} and 2 more\n"
+    without_row = f"WARNING log has no row in either table, skipping (catch-up) url={NEW}\n"
+
+    code, _, err = ctkit("gaps", "-f", write_file(logs=logs))
+    assert (code, err.count(unnamed), err.count(without_row), err.count("WARNING")) == (0, 1, 1, 2)
+
+    # With a filter the others are left out on purpose; with --from, a log needs no row.
+    for words, warning in [(("--logs", "example"), without_row), (("--from", "0"), unnamed)]:
+        code, _, err = ctkit("gaps", "-f", write_file(logs=logs), *words)
+        assert (code, err.count(warning), err.count("WARNING")) == (0, 1, 1)
+
+    # A log that is complete has rows and no gaps.
+    code, _, err = ctkit("gaps", "-f", write_file(logs=logs[:1]), "--logs", "example", "--to", "3")
+    assert (code, err.count("WARNING")) == (0, 0)
+
+
+@pytest.mark.parametrize("bad", [f"https://{'a' * 64}.example/", "https://log..example", "https://log.example:port/"])
+def test_a_bad_url_in_a_log_list_does_not_stop_others(ctkit, write_file, serve, folder, bad):
+    """The other logs of the list are backfilled; the one that cannot be asked is named and the exit code is 1."""
+    log = FakeLog("Good", 30, protocols=["rfc6962"])
+    listed = [{"url": url, "key": "", "description": url} for url in (bad, serve(log))]
+    (folder / "list.json").write_text(json.dumps({"operators": [{"logs": listed}]}))
+    code, _, err = ctkit("backfill", "-f", write_file(logs=None, log_list="list.json", ceiling="log"), "--from", "0")
+
+    assert code == 1
+    assert find_table("staging").count() == 30
+    assert f"Error: {bad.rstrip('/')}: its gaps are not known: " in err
+    assert "the log list gives a URL that cannot be asked" in err
 
 
 def test_logs_when_the_filter_matches_nothing(ctkit, write_file, serve):

@@ -130,6 +130,10 @@ def test_parameters_of_a_notebook():
         ("logs: [{url: a.example, protcol: auto}]", "logs.0.protcol: unknown key; did you mean protocol?"),
         ("logs: [{url: a.example, protocol: rfc9162}]", "logs.0.protocol: it should be 'auto', 'rfc6962' or"),
         ("logs: [{url: 'ftp://a.example'}]", "logs.0.url: string should match pattern"),
+        ("logs: [{url: 'https://a.example:port/'}]", "logs.0.url: string should match pattern"),
+        ("logs: [{url: a.example}, {url: a..example}]", "logs.1.url: 'https://a..example' is no URL"),
+        ("logs: [{url: 'a.example:65536'}]", "logs.0.url: 'https://a.example:65536' names no host, or a port above"),
+        (f"logs: [{{url: 'https://{'a' * 64}.example/'}}]", f"logs.0.url: 'https://{'a' * 64}.example' is no URL"),
         (
             "logs: [a.example]",
             "logs.0: it should be a valid dictionary or instance of LogParameter, but is 'a.example'",
@@ -166,7 +170,28 @@ def test_parameters_of_a_notebook_when_wrong():
         Parameters.of({"from_index": "0"})
 
 
-@pytest.mark.parametrize("text", ["a: [", "a: b: c", "- main_path", "5: x", "just words", "\t"])
+def test_read_parameters_when_a_log_has_an_ipv6_address(write):
+    """An address in brackets is the URL of a log like any other."""
+    parameters = read_parameters(write("logs: [{url: 'http://[::1]:8080/log'}]"))
+
+    assert parameters.logs == (LogParameter(url="http://[::1]:8080/log"),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: [",
+        "a: b: c",
+        "- main_path",
+        "5: x",
+        "just words",
+        "\t",
+        "? [a, b]\n: 1",
+        "? {a: b}\n: 1",
+        "a: !!int b",
+        pytest.param("[" * 10_000, id="nested"),
+    ],
+)
 def test_read_yaml_when_it_is_no_mapping(write, text):
     """What is no list of keys and values is an error that names the file."""
     file = write(text)

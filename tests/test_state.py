@@ -39,7 +39,21 @@ def test_read_state_when_one_log_has_two_entries(tmp_path):
     assert read_state(path) == {A: 7}
 
 
-@pytest.mark.parametrize("index", [-1, 1.5, "12", None, True, [1]])
+def test_read_state_when_it_has_a_byte_order_mark(tmp_path):
+    """A file that a Windows editor has saved is read."""
+    (tmp_path / "state.json").write_bytes(b"\xef\xbb\xbf" + json.dumps({"logs": {A: {"current_index": 5}}}).encode())
+
+    assert read_state(tmp_path / "state.json") == {A: 5}
+
+
+def test_read_state_up_to_the_highest_ceiling(tmp_path):
+    """A ceiling is as high as an index of a table can be."""
+    path = write(tmp_path / "state.json", {"logs": {A: {"current_index": 2**63 - 1}}})
+
+    assert read_state(path) == {A: 2**63 - 1}
+
+
+@pytest.mark.parametrize("index", [-1, 1.5, "12", None, True, [1], 2**63, 10**30])
 def test_read_state_when_one_entry_is_bad(tmp_path, caplog, index):
     """The bad entry is skipped with a warning that names it, the others are kept."""
     path = write(tmp_path / "state.json", {"logs": {A: {"current_index": index}, B: {"current_index": 5}}})
@@ -58,7 +72,10 @@ def test_read_state_when_an_entry_is_no_object(tmp_path, caplog):
     assert len(caplog.messages) == 1
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "5", "{}", '{"logs": []}', '{"logs": null}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "{", "[]", "5", "{}", '{"logs": []}', '{"logs": null}', pytest.param("[" * 100_000, id="nested")],
+)
 def test_read_state_when_it_is_no_state_file(tmp_path, content):
     """What holds no object of logs is an error that names the file, not an empty state."""
     path = write(tmp_path / "state.json", content)
