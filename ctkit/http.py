@@ -18,6 +18,7 @@ from typing import TypeVar
 import httpx
 import tenacity
 
+from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class Patience:
     first_wait
         Seconds before the second try at the most; doubled for each further one, with jitter.
     longest_wait
-        Seconds between two tries at the most, whatever ``Retry-After`` says.
+        Seconds between two tries at the most. A log that asks for more in ``Retry-After`` is given up until then.
     timeout
         Seconds to connect, and between two pieces of an answer.
     total
@@ -108,8 +109,9 @@ class Client:
         _check_user_agent(user_agent)
         self.url = url
         self._patience = patience
-        # When the log names a time to come back, all threads keep to it.
+        # When the log names a time to come back, all threads keep to it, and to the latest if it names several.
         self._resume_at = 0.0
+        self._lock = threading.Lock()
         self._host = host_of(url)
         try:
             self._http = httpx.Client(
@@ -166,7 +168,7 @@ class Client:
             response, body = self._send(path, limit, deadline, stop)
             body = _unpack(body, limit)
         except _OversizeError:
-            message = f"{path}: the answer is larger than {limit} bytes; ask for less"
+            message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
             raise HttpError(self.url, message, too_large=True) from None
         except (httpx.RequestError, EOFError, OSError, zlib.error) as error:
             reason = f"{path}: {type(error).__name__} {error}".rstrip()
@@ -187,18 +189,26 @@ class Client:
             raise refusal
         wait = retry_after(response.headers.get("Retry-After", ""), time.time())
         if wait is not None:
-            self._resume_at = time.monotonic() + min(wait, self._patience.longest_wait)
+            with self._lock:
+                self._resume_at = max(self._resume_at, time.monotonic() + wait)
+            self._seconds_to_turn(deadline)
         raise TryAgain(refusal)
 
     def _wait_for_turn(self, deadline: float, stop: threading.Event) -> None:
         """Wait until the time that the log named in ``Retry-After``, and a little longer, each thread its own."""
-        if self._resume_at > deadline:
-            raise HttpError(self.url, "the log asks to wait longer than patience lasts; run again later")
-        seconds = self._resume_at - time.monotonic()
+        seconds = self._seconds_to_turn(deadline)
         if seconds > 0:
             stop.wait(seconds + random.uniform(0, self._patience.first_wait))
         if stop.is_set():
             raise HttpError(self.url, "stopped before the log answered; run again")
+
+    def _seconds_to_turn(self, deadline: float) -> float:
+        """Return how long to wait for the time that the log named; nothing is asked before, so give up if it is far."""
+        seconds = self._resume_at - time.monotonic()
+        if seconds > self._patience.longest_wait or self._resume_at > deadline:
+            message = f"the log asks to be left alone for another {seconds:.6g} seconds; run again after that"
+            raise HttpError(self.url, message, status=429)
+        return seconds
 
     def _send(self, path: str, limit: int, deadline: float, stop: threading.Event) -> tuple[httpx.Response, bytes]:
         """Return the answer and its body as sent, after redirects within the host."""

@@ -70,9 +70,9 @@ def run_notebook(
     """
     notebook = Path(notebook)
     values = _check_parameters(notebook, parameters, shared or {})
-    record = _record_path(notebook) if output is None else Path(output)
+    record = _reserve_record(notebook) if output is None else Path(output)
     record.parent.mkdir(parents=True, exist_ok=True)
-    partial = record.with_name(f".{record.stem}.partial.ipynb")
+    partial = _partial_of(record)
     watched = sys.stderr.isatty()
     status, problem = "complete", ""
     try:
@@ -95,7 +95,13 @@ def run_notebook(
     except NoSuchKernel as error:
         partial.unlink()
         raise ParameterError(f"{notebook}: {error}; install ipykernel or correct the notebook's kernel") from error
-    for result in _finish(partial, record, status):
+    try:
+        results = _finish(partial, record, status)
+    except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill had written it
+        partial.unlink(missing_ok=True)
+        logger.error("run %s before it began, nothing is recorded error=%s", status, problem)
+        return 1
+    for result in results:
         title = result.pop("title", "result")
         logger.info("%s", " ".join([str(title), *(f"{name}={value}" for name, value in result.items())]))
     if status == "complete":
@@ -156,10 +162,30 @@ def _as_template(path: Path) -> str:
     return str(path.absolute()).replace("{", "{{").replace("}", "}}")
 
 
-def _record_path(notebook: Path) -> Path:
+def _reserve_record(notebook: Path) -> Path:
+    """Return a path in ``runs/`` that no other run has."""
+    Path("runs").mkdir(exist_ok=True)
     base = f"{notebook.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (Path("runs", f"{base}{suffix}.ipynb") for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
-    return next(path for path in names if not path.exists())
+    return next(filter(_reserve, names))
+
+
+def _reserve(record: Path) -> bool:
+    """Create the partial file of a record, which keeps the name from other runs, unless one of those has it."""
+    partial = _partial_of(record)
+    try:
+        partial.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    # If another run had the name and ended just now, its partial file has become the record.
+    if record.exists():
+        partial.unlink()
+        return False
+    return True
+
+
+def _partial_of(record: Path) -> Path:
+    return record.with_name(f".{record.stem}.partial.ipynb")
 
 
 def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
@@ -203,6 +229,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
                 self._interrupt_kernel()
         elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
             self.running = False
+        elif message["msg_type"] in ("display_data", "update_display_data"):
+            self._log_progress(message["content"])
         return super().process_message(message, *args, **kwargs)
 
     def log_output_message(self, output: Any) -> None:
@@ -210,6 +238,11 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         if output.output_type == "stream":
             for line in output.text.splitlines():
                 logger.info("%s", line)
+
+    def _log_progress(self, content: dict[str, Any]) -> None:
+        # An output with an id is one that is drawn anew, such as a progress bar: a line for each time.
+        if self.log_output and (content.get("transient") or {}).get("display_id"):
+            logger.info("progress %s", content["data"].get("text/plain", "").strip())
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""

@@ -198,7 +198,7 @@ def test_get_when_the_body_is_larger_than_allowed(serve: Serve, body: bytes) -> 
     """A body beyond the limit is refused, packed or not."""
     log = ScriptedLog(Response(200, body, headers={"Content-Encoding": "gzip"}))
 
-    with pytest.raises(HttpError, match="larger than 1000 bytes") as raised:
+    with pytest.raises(HttpError, match=r"larger than the 1000 bytes .*; report this") as raised:
         _get(serve(log))
 
     assert (len(log.requests), raised.value.too_large) == (1, True)
@@ -284,19 +284,60 @@ def test_get_when_the_log_names_a_time(serve: Serve) -> None:
     assert waited >= 0.5
 
 
-def test_get_when_the_log_names_a_far_time(serve: Serve) -> None:
-    """Retry-After is not waited for beyond the longest wait."""
-    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "86400"}), OK)
+def test_get_when_the_log_names_an_earlier_time_later(serve: Serve) -> None:
+    """A shorter Retry-After that arrives after a longer one does not end the longer wait."""
+    log = ScriptedLog(
+        Response(429, b"", headers={"Retry-After": "0.6"}), Response(429, b"", headers={"Retry-After": "0"}), OK
+    )
+    times: list[float] = []
+    together = threading.Barrier(2)
 
-    assert _get(serve(log)) == b"hello"
+    class Recorded(EmbeddedLog):
+        """Notes when it is asked, and gives its second answer late."""
+
+        def respond(self, request: Request) -> Response:
+            times.append(time.monotonic())
+            response = log.respond(request)
+            if len(log.requests) <= 2:
+                together.wait(5)
+            if response.headers.get("Retry-After") == "0":
+                time.sleep(0.1)
+            return response
+
+    client = Client(serve(Recorded("recorded")), user_agent=AGENT, patience=replace(FAST, longest_wait=5))
+    threads = [threading.Thread(target=client.get, args=("/x", bytes), kwargs={"limit": 9}) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    client.close()
+
+    assert len(times) == 4
+    assert min(times[2:]) - max(times[:2]) >= 0.6
+
+
+def test_get_when_the_log_names_a_far_time(serve: Serve) -> None:
+    """Nothing is asked before the time that the log named, by no thread: where it is too far, the log is given up."""
+    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "86400"}), OK)
+    client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, first_wait=30, longest_wait=60, total=1e6))
+    began = time.monotonic()
+
+    for path in ("/x", "/y"):
+        with pytest.raises(HttpError, match=r"left alone for another 86\d+(\.\d)? seconds; run again after") as raised:
+            client.get(path, bytes, limit=9)
+        assert raised.value.status == 429
+    client.close()
+
+    assert len(log.requests) == 1
+    assert time.monotonic() - began < 1
 
 
 def test_get_when_patience_ends_before_the_named_time(serve: Serve) -> None:
-    """Nothing is asked before the time that the log named, even where that means to give up."""
-    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "86400"}), OK)
+    """A log whose time comes after all patience is given up, however long a wait may be."""
+    log = ScriptedLog(Response(503, b"", headers={"Retry-After": "20"}), OK)
 
-    with pytest.raises(HttpError, match="wait longer than patience"):
-        _get(serve(log), replace(FAST, longest_wait=30, first_wait=0.01, total=2))
+    with pytest.raises(HttpError, match="left alone for another 20 seconds"):
+        _get(serve(log), replace(FAST, longest_wait=30, total=2))
     assert len(log.requests) == 1
 
 

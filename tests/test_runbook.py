@@ -6,14 +6,17 @@ import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
+from datetime import datetime
 from pathlib import Path
 
 import nbformat
+import papermill
 import pytest
 
 from ctkit.errors import ParameterError
-from ctkit.runbook import _Client, run_notebook
+from ctkit.runbook import _Client, _reserve, run_notebook
 
 pytestmark = pytest.mark.filterwarnings(
     # Sockets of the kernel's client that papermill leaves to the garbage collector.
@@ -219,12 +222,85 @@ def test_run_notebook_when_signalled_between_cells(make, monkeypatch):
     assert read("out.ipynb") == ("interrupted", "")
 
 
-def test_run_notebook_keeps_two_runs_of_one_second_apart(make, tmp_path):
-    """Each run has a record of its own."""
-    notebook = make(PARAMETERS)
+class Noon(datetime):
+    """A clock that stands still."""
 
-    assert [run_notebook(notebook, {}), run_notebook(notebook, {})] == [0, 0]
-    assert len(list(tmp_path.glob("runs/book-*.ipynb"))) == 2
+    @classmethod
+    def now(cls, zone=None):
+        """Return noon of a certain day."""
+        return cls(2026, 2, 3, 12, tzinfo=zone)
+
+
+def test_run_notebook_keeps_runs_of_one_second_apart(make, tmp_path, monkeypatch):
+    """Each run has a record of its own, also beside one that is still running."""
+    monkeypatch.setattr("ctkit.runbook.datetime", Noon)
+    notebook = make(PARAMETERS, SHOW)
+    execute = papermill.execute_notebook
+
+    def execute_beside_another(*words, **more):
+        monkeypatch.setattr(papermill, "execute_notebook", execute)
+        assert run_notebook(notebook, {"count": 2}) == 0
+        return execute(*words, **more)
+
+    monkeypatch.setattr(papermill, "execute_notebook", execute_beside_another)
+    assert run_notebook(notebook, {"count": 1}) == 0
+    assert run_notebook(notebook, {"count": 3}) == 0
+    assert {path.name: read(path)[1].split()[1] for path in (tmp_path / "runs").iterdir()} == {
+        "book-20260203T120000Z.ipynb": "1",
+        "book-20260203T120000Z-2.ipynb": "2",
+        "book-20260203T120000Z-3.ipynb": "3",
+    }
+
+
+def test_reserve_when_another_run_ends_at_that_moment(tmp_path, monkeypatch):
+    """A name whose run has ended since one looked is not taken."""
+    record = tmp_path / "record.ipynb"
+    touch = Path.touch
+
+    def end_and_touch(partial, **more):
+        record.write_text("of the other run")
+        touch(partial, **more)
+
+    monkeypatch.setattr(Path, "touch", end_and_touch)
+
+    assert not _reserve(record)
+    assert list(tmp_path.iterdir()) == [record]
+
+
+@pytest.mark.parametrize("content", [None, "", '{"cells": ['])
+@pytest.mark.parametrize("output", [None, "runs/out.ipynb"])
+def test_run_notebook_when_signalled_before_it_began(make, tmp_path, monkeypatch, caplog, output, content):
+    """A signal before papermill has written anything gives exit code 1, says so, and leaves nothing behind."""
+
+    def stop(_, partial, *__, **___):
+        if content is not None:
+            Path(partial).write_text(content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(papermill, "execute_notebook", stop)
+
+    assert run_notebook(make(PARAMETERS), {}, output=output) == 1
+    assert caplog.messages == ["run interrupted before it began, nothing is recorded error=stopped by a signal"]
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_run_notebook_tells_progress(make, caplog):
+    """An output that is drawn anew is a line in the log each time; one that is drawn once is not."""
+    caplog.set_level("INFO", logger="ctkit")
+    draw = """
+    class Text(str):
+        __repr__ = str.__str__
+    display(Text("once"))
+    shown = display(Text(" 33% version=1"), display_id=True)
+    shown.update(Text(" 67% version=2"))
+    """
+
+    assert run_notebook(make(PARAMETERS, textwrap.dedent(draw)), {}, output="out.ipynb") == 0
+    assert caplog.messages == [
+        "progress 33% version=1",
+        "progress 67% version=2",
+        "run complete output=out.ipynb",
+    ]
 
 
 def test_record_holds_no_trace_of_the_partial_file(make, tmp_path):
