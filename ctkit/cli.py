@@ -53,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read our output has gone; the interpreter must not try to flush it once more on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:
+        print(f"Error: {error}; nothing is half done: correct that, then run the same command again", file=sys.stderr)
     except SystemExit as exit_:  # argparse, for --help
         return int(exit_.code or 0)
     return 1

@@ -114,6 +114,14 @@ def test_usage_errors(ctkit, folder, words, message):
     assert names(folder) == set()
 
 
+def test_python_m_ctkit():
+    """The package can be run where the command is not on the path."""
+    done = subprocess.run([sys.executable, "-m", "ctkit", "merge"], capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "Error: merge requires --staging-path <PATH>\n"
+
+
 def test_ac4_5_merge_without_staging_path():
     """The installed command says exactly what is missing, on stderr, with exit code 1."""
     done = subprocess.run([COMMAND, "merge"], capture_output=True, text=True, check=False)
@@ -183,8 +191,11 @@ def test_ac4_3_merge_when_the_commit_fails(ctkit, folder, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("ctkit.merge.commit_files", fail)
-    with pytest.raises(OSError, match="disk full"):
-        ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert (code, out) == (1, "")
+    assert err.splitlines()[-1].startswith("Error: ")
+    assert "disk full" in err
     assert indices_of(find_table("main")) == [0, 1]
     assert indices_of(find_table("staging")) == [1, 2, 3, 4]
 

@@ -49,7 +49,7 @@ FLOORS = {
 }
 LOG_SIDE = {"entry", "checkpoint", "http", "rfc6962", "static_ct", "log", "fetch"}
 LAKE_SIDE = {"table", "datafile", "write", "gap", "adopt", "overlap", "retire", "merge"}
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
 
 def imports_of(module):
