@@ -4,7 +4,8 @@ import binascii
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -18,6 +19,8 @@ X509_ENTRY = 0
 PRECERT_ENTRY = 1
 """``LogEntryType`` of RFC 6962, section 3.1."""
 
+_LARGEST_INT64 = (1 << 63) - 1
+
 REPORT = "report this to the log's operator"
 
 
@@ -30,7 +33,7 @@ class EntryBlock:
     index
         int64[n]: position of each entry in its log, strictly ascending, not always consecutive.
     timestamp
-        int64[n]: ``TimestampedEntry.timestamp``, milliseconds since the Unix epoch.
+        int64[n]: ``TimestampedEntry.timestamp``, milliseconds since the Unix epoch; the largest int64 for all beyond.
     entry_type
         uint16[n]: ``X509_ENTRY`` or ``PRECERT_ENTRY``.
     data
@@ -49,6 +52,8 @@ class EntryBlock:
         DER of each distinct chain certificate, once.
     missing_issuers
         Lowercase hex SHA-256 of issuers that the log names but does not have; they are left out of `chain`.
+    cut
+        The log sent more entries than these, but the next one cannot be read.
     """
 
     index: Int64s
@@ -60,7 +65,8 @@ class EntryBlock:
     chain_offsets: Int64s
     chain: Int64s
     issuers: tuple[bytes, ...]
-    missing_issuers: tuple[str, ...] = field(default=())
+    missing_issuers: tuple[str, ...] = ()
+    cut: bool = False
 
     def __len__(self) -> int:
         return len(self.index)
@@ -119,7 +125,8 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     Returns
     -------
     EntryBlock
-        The entries up to the first that cannot be read; empty if the log sent none.
+        The entries up to the first that cannot be read; empty if the log sent none. A chain goes as far as it can be
+        read: the log signs entries, not their chains.
 
     Raises
     ------
@@ -143,11 +150,12 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     parts: list[bytes] = []
     size = lost = 0
     reason: _MalformedError | None = None
+    cut = False
     for index, entry in enumerate(entries[:limit], start):
         try:
             leaf_input, leaf, pre_certificate, chain = _read_entry(entry, index)
         except _MalformedError as malformed:
-            if columns.types:
+            if cut := bool(columns.types):
                 break
             reason, lost = reason or malformed, lost + 1
             continue
@@ -164,7 +172,7 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
         columns.append(leaf, leaf_span, certificate, chain)
     if reason:
         raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
-    return columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions))
+    return columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions), cut=cut)
 
 
 def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[EntryBlock, tuple[bytes, ...]]:
@@ -182,18 +190,21 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
     Returns
     -------
     EntryBlock
-        The entries from `start` up to `end`, or up to the first that cannot be read. It has no issuers yet.
+        The entries from `start` up to `end`, or up to the first that cannot be read or is of another index. It has no
+        issuers yet.
     tuple of bytes
         The SHA-256 fingerprints that ``chain`` of the block points into; see `EntryBlock.with_issuers`.
 
     Raises
     ------
     LogProtocolError
-        The entry at `start`, or one before it in the tile, cannot be read, and thereby none up to the tile's end.
+        The entry at `start`, or one before it in the tile, cannot be read, and thereby none up to the tile's end; or
+        the entries from `start` on say that they are of other indices. ``[start, end)`` covers these entries.
     """
     columns = _Columns()
     first = start - start % TILE_WIDTH
-    at = 0
+    at = lost = 0
+    reason: _MalformedError | None = None
     for index in range(first, end):
         # struct {
         #     TimestampedEntry timestamped_entry;
@@ -204,21 +215,30 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         #     Fingerprint certificate_chain<0..2^16-1>;      opaque Fingerprint[32];
         # } TileLeaf;
         try:
-            leaf = _read_timestamped_entry(data, at, index)
+            leaf = _read_timestamped_entry(data, at)
             is_precert = leaf.entry_type == PRECERT_ENTRY
             certificate = _certificate(data, leaf.end) if is_precert else leaf.signed
             chain_start, chain_end = _opaque(data, certificate[1] if is_precert else leaf.end, 2)
-            if (chain_end - chain_start) % 32:
-                raise _MalformedError("the length of its chain is not a multiple of 32 bytes")
         except _MalformedError as malformed:
             if index > start:
                 break
             message = f"entry {index} in its data tile: {malformed}; {REPORT}"
             raise LogProtocolError(url, message, start=start, end=first + TILE_WIDTH) from malformed
-        if index >= start:
-            chain = [data[i : i + 32] for i in range(chain_start, chain_end, 32)]
-            columns.append(leaf, (at, leaf.end), certificate, chain)
-        at = chain_end
+        entry, at = at, chain_end
+        if index < start:
+            continue
+        if leaf.leaf_index not in (None, index):
+            if columns.types:
+                break
+            reason, lost = reason or _other_index(leaf), lost + 1
+            continue
+        if reason:
+            break
+        whole = chain_end - (chain_end - chain_start) % 32
+        chain = [data[i : i + 32] for i in range(chain_start, whole, 32)]
+        columns.append(leaf, (entry, leaf.end), certificate, chain)
+    if reason:
+        raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
     return columns.block(start, data, issuers=()), tuple(columns.chain_positions)
 
 
@@ -230,6 +250,7 @@ class _TimestampedEntry(NamedTuple):
     timestamp: int
     entry_type: int
     signed: tuple[int, int]
+    leaf_index: int | None
     end: int
 
 
@@ -256,7 +277,7 @@ class _Columns:
         self.chain.extend([positions.setdefault(issuer, len(positions)) for issuer in chain])
         self.chain_offsets.append(len(self.chain))
 
-    def block(self, start: int, data: bytes, issuers: tuple[bytes, ...]) -> EntryBlock:
+    def block(self, start: int, data: bytes, issuers: tuple[bytes, ...], cut: bool = False) -> EntryBlock:
         return EntryBlock(
             index=np.arange(start, start + len(self.types), dtype=np.int64),
             timestamp=np.array(self.timestamps, np.int64),
@@ -267,6 +288,7 @@ class _Columns:
             chain_offsets=np.array(self.chain_offsets, np.int64),
             chain=np.array(self.chain, np.int64),
             issuers=issuers,
+            cut=cut,
         )
 
 
@@ -284,9 +306,11 @@ def _read_entry(entry: Any, index: int) -> tuple[bytes, _TimestampedEntry, bytes
     # } MerkleTreeLeaf;                                     RFC 6962, section 3.4
     if leaf_input[:2] != b"\0\0":
         raise _MalformedError("its leaf is not a timestamped_entry of version v1")
-    leaf = _read_timestamped_entry(leaf_input, 2, index)
+    leaf = _read_timestamped_entry(leaf_input, 2)
     if leaf.end != len(leaf_input):
         raise _MalformedError("bytes follow its leaf")
+    if leaf.leaf_index not in (None, index):
+        raise _other_index(leaf)
     # x509_entry:    ASN.1Cert certificate_chain<0..2^24-1>;
     # precert_entry: struct {
     #                    ASN.1Cert pre_certificate;
@@ -296,14 +320,15 @@ def _read_entry(entry: Any, index: int) -> tuple[bytes, _TimestampedEntry, bytes
     if leaf.entry_type == PRECERT_ENTRY:
         begin, at = _certificate(extra_data, 0)
         pre_certificate = extra_data[begin:at]
-    at, end = _opaque(extra_data, at, 3)
-    if end != len(extra_data):
-        raise _MalformedError("bytes follow its chain")
-    return leaf_input, leaf, pre_certificate, list(_certificates(extra_data, at))
+    return leaf_input, leaf, pre_certificate, list(_chain(extra_data, at))
 
 
-def _read_timestamped_entry(data: bytes, at: int, index: int) -> _TimestampedEntry:
-    """Read the entry at `index` of the log from position `at` on; `signed` is its certificate or TBSCertificate."""
+def _other_index(leaf: _TimestampedEntry) -> _MalformedError:
+    return _MalformedError(f"its leaf_index is {leaf.leaf_index}")
+
+
+def _read_timestamped_entry(data: bytes, at: int) -> _TimestampedEntry:
+    """Read the entry from position `at` on; `signed` is its certificate or TBSCertificate."""
     # struct {
     #     uint64 timestamp;
     #     LogEntryType entry_type;
@@ -316,16 +341,12 @@ def _read_timestamped_entry(data: bytes, at: int, index: int) -> _TimestampedEnt
     if at + 10 > len(data):
         raise _MalformedError("it ends before its type")
     timestamp, entry_type = struct.unpack_from(">QH", data, at)
-    if timestamp >> 63:
-        raise _MalformedError(f"its timestamp {timestamp} is beyond any time")
     if entry_type not in (X509_ENTRY, PRECERT_ENTRY):
         raise _MalformedError(f"its type {entry_type} is unknown")
     signed = _certificate(data, at + 10 + (32 if entry_type == PRECERT_ENTRY else 0))
     extensions = _opaque(data, signed[1], 2)
     leaf_index = _leaf_index(data, *extensions)
-    if leaf_index is not None and leaf_index != index:
-        raise _MalformedError(f"its leaf_index is {leaf_index}")
-    return _TimestampedEntry(timestamp, entry_type, signed, extensions[1])
+    return _TimestampedEntry(min(timestamp, _LARGEST_INT64), entry_type, signed, leaf_index, extensions[1])
 
 
 def _leaf_index(data: bytes, at: int, end: int) -> int | None:
@@ -342,11 +363,14 @@ def _leaf_index(data: bytes, at: int, end: int) -> int | None:
     return None
 
 
-def _certificates(data: bytes, at: int) -> Iterator[bytes]:
-    """Yield the ``ASN.1Cert`` from position `at` to the end of `data`."""
-    while at < len(data):
-        begin, at = _certificate(data, at)
-        yield data[begin:at]
+def _chain(data: bytes, at: int) -> Iterator[bytes]:
+    """Yield the certificates of the chain at position `at` of `data`, up to the first that is not whole."""
+    start = at + 3
+    chain, at = data[start : start + int.from_bytes(data[at:start], "big")], 0
+    with suppress(_MalformedError):
+        while at < len(chain):
+            begin, at = _certificate(chain, at)
+            yield chain[begin:at]
 
 
 def _certificate(data: bytes, at: int) -> tuple[int, int]:

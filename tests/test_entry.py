@@ -76,14 +76,19 @@ BROKEN = {
     "another version": (b"\1" + LEAVES[0][0][1:], LEAVES[0][1]),
     "another leaf type": (b"\0\1" + LEAVES[0][0][2:], LEAVES[0][1]),
     "an unknown entry type": (LEAVES[0][0][:10] + b"\x80\0" + LEAVES[0][0][12:], LEAVES[0][1]),
-    "a timestamp beyond int64": _entry(b"zero", timestamp=1 << 63),
     "an empty certificate": _entry(b""),
-    "a chain that is cut": (LEAVES[0][0], LEAVES[0][1][:-1]),
-    "a chain that is too long": (LEAVES[0][0], LEAVES[0][1] + b"\0"),
-    "an issuer that is cut": (LEAVES[0][0], _opaque(_opaque(ROOT, 3)[:-1], 3)),
-    "no extra_data": (LEAVES[0][0], b""),
     "a pre-certificate that is cut": (LEAVES[1][0], LEAVES[1][1][:5]),
     "another leaf_index": _entry(b"zero", extensions=_leaf_index(9)),
+}
+ODD_CHAINS = {
+    "a chain that is cut": (LEAVES[0][1][:-1], [ISSUER]),
+    "a chain that is too long": (LEAVES[0][1] + b"\0", [ISSUER, ROOT]),
+    "another vector after the chain": (LEAVES[0][1] + _chain_vector(b"other"), [ISSUER, ROOT]),
+    "an issuer that is cut": (_opaque(_opaque(ISSUER, 3) + _opaque(ROOT, 3)[:-1], 3), [ISSUER]),
+    "an issuer that reaches beyond its chain": (_opaque(_opaque(ISSUER, 3)[:-1], 3) + b"x", []),
+    "an empty issuer": (_chain_vector(ISSUER, b"", ROOT), [ISSUER]),
+    "half a length": (b"\0", []),
+    "no chain": (b"", []),
 }
 
 
@@ -112,7 +117,7 @@ def test_decode_get_entries_when_there_are_none() -> None:
     """An answer without entries becomes an empty block whose columns have their shapes."""
     block = decode_get_entries(b'{"entries": []}', 7, URL, 3)
 
-    assert {f.name: np.shape(getattr(block, f.name)) for f in fields(block) if f.name != "data"} == {
+    assert {f.name: np.shape(getattr(block, f.name)) for f in fields(block) if f.name not in ("data", "cut")} == {
         "index": (0,),
         "timestamp": (0,),
         "entry_type": (0,),
@@ -140,6 +145,39 @@ def test_decode_get_entries_when_a_later_entry_is_broken(broken: tuple[bytes, by
     block = decode_get_entries(_answer(LEAVES[1], broken, LEAVES[2]), 7, URL, 3)
 
     assert _spans(block, block.certificate) == [b"one"]
+
+
+@pytest.mark.parametrize("precert", [False, True])
+@pytest.mark.parametrize(("chain", "expected"), ODD_CHAINS.values(), ids=ODD_CHAINS)
+def test_decode_get_entries_when_a_chain_is_odd(chain: bytes, expected: list[bytes], precert: bool) -> None:
+    """An entry whose leaf is sound is kept, with as much of its chain as can be read."""
+    leaf, extra_data = _entry(b"one", precert=precert)
+    odd = (leaf, extra_data[:-3] + chain)
+
+    block = decode_get_entries(_answer(odd, LEAVES[2]), 7, URL, 2)
+
+    assert _spans(block, block.certificate) == [b"one", b"two"]
+    assert _chains(block) == [expected, [ROOT]]
+
+
+def test_decoders_when_a_timestamp_is_beyond_int64() -> None:
+    """A timestamp that no time can be is kept as the largest number; the bytes of the leaf say what it was."""
+    options = {"timestamp": (1 << 64) - 1}
+    block = decode_get_entries(_answer(_entry(b"zero", **options)), 0, URL, 1)
+    tiled, _ = decode_data_tile(_tile_leaf(b"zero", **options), 0, 1, URL)
+
+    assert block.timestamp.tolist() == tiled.timestamp.tolist() == [(1 << 63) - 1]
+    assert _spans(block, block.leaf) == _spans(tiled, tiled.leaf) == [_timestamped_entry(b"zero", **options)]
+
+
+def test_decode_get_entries_tells_why_it_ends() -> None:
+    """A block is cut where the next entry cannot be read, not where the answer ends."""
+    broken = next(iter(BROKEN.values()))
+
+    assert [
+        decode_get_entries(_answer(*entries), 7, URL, limit).cut
+        for entries, limit in [(LEAVES, 3), (LEAVES[:2], 3), ((*LEAVES, broken), 3), ((*LEAVES, broken), 4)]
+    ] == [False, False, False, True]
 
 
 def test_decode_get_entries_when_several_first_entries_are_broken() -> None:
@@ -220,8 +258,6 @@ def test_decode_data_tile_when_its_leaf_index_is_right(position: int) -> None:
     [
         pytest.param(b"", id="the end"),
         pytest.param(_tile_leaf(b"three")[:20], id="a cut leaf"),
-        pytest.param(_tile_leaf(b"three", extensions=_leaf_index(3)), id="another leaf_index"),
-        pytest.param(_tile_leaf(b"three")[:-2] + _opaque(bytes(16), 2), id="half a fingerprint"),
         pytest.param(_tile_leaf(b"three", ROOT)[:-1], id="a cut chain"),
         pytest.param(_tile_leaf(b"three", precert=True)[:-5], id="a cut pre-certificate"),
     ],
@@ -239,6 +275,33 @@ def test_decode_data_tile_when_an_entry_is_broken(broken: bytes) -> None:
     assert block.index.tolist() == [512, 513, 514]
     assert (raised.value.start, raised.value.end) == (515, 768)
     assert (raised_later.value.start, raised_later.value.end) == (600, 768)
+
+
+def test_decode_data_tile_when_entries_are_of_other_indices() -> None:
+    """Entries that say that they are of other indices cost themselves only: the tile can be read on."""
+    say = [512, 7, 514, 515, 7, 8]
+    tile = b"".join(_tile_leaf(b"%d" % index, extensions=_leaf_index(index)) for index in say)
+
+    blocks = [decode_data_tile(tile, start, 518, URL)[0] for start in (512, 514)]
+    lost = []
+    for start in (513, 516):
+        with pytest.raises(LogProtocolError, match=rf"entry {start}: its leaf_index is 7; report this") as raised:
+            decode_data_tile(tile, start, 518, URL)
+        lost.append((raised.value.start, raised.value.end))
+
+    assert [block.index.tolist() for block in blocks] == [[512], [514, 515]]
+    assert [_spans(block, block.certificate) for block in blocks] == [[b"512"], [b"514", b"515"]]
+    assert lost == [(513, 514), (516, 518)]
+
+
+def test_decode_data_tile_when_a_fingerprint_is_cut() -> None:
+    """A chain whose length is odd keeps the fingerprints that are whole; the tile can be read on."""
+    odd = _tile_leaf(b"three")[:-2] + _opaque(bytes(32) + b"half", 2)
+
+    block, fingerprints = decode_data_tile(TILE + odd + _tile_leaf(b"four"), 515, 517, URL)
+
+    assert _spans(block, block.certificate) == [b"three", b"four"]
+    assert (fingerprints, block.chain_offsets.tolist()) == ((bytes(32),), [0, 1, 1])
 
 
 def test_with_issuers_when_one_is_missing() -> None:
@@ -311,7 +374,7 @@ def _consistent(block: EntryBlock, start: int) -> bool:
 
 @given(st.binary(max_size=200) | st.builds(lambda at, x: TILE[:at] + x + TILE[at:], st.integers(0, 300), st.binary()))
 def test_decode_data_tile_whatever_the_bytes(data: bytes) -> None:
-    """Any bytes become consistent entries or our error that names all indices to the tile's end."""
+    """Any bytes become consistent entries or our error that names indices up to the tile's end."""
     lost = None
     try:
         block, fingerprints = decode_data_tile(data, 512, 768, URL)
@@ -320,7 +383,7 @@ def test_decode_data_tile_whatever_the_bytes(data: bytes) -> None:
     if lost is None:
         assert _consistent(block, 512)
         assert all(position < len(fingerprints) for position in block.chain)
-    assert lost in (None, (512, 768))
+    assert lost is None or (lost[0] == 512 < lost[1] <= 768)
 
 
 json_values = st.recursive(
