@@ -57,8 +57,9 @@ class Log(Protocol):
         LogUnavailableError
             After all retries; also when the log does not have index `start` yet.
         LogProtocolError
-            The answer cannot be read from `start` on; the error's ``[start, end)`` says which indices that costs. It
-            names none if what came was not the log's answer at all.
+            The answer cannot be read from `start` on, or is not the log's at all.
+
+        The error's ``[start, end)`` says which indices that costs. If it names none, fewer entries may be had.
         """
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:

@@ -1,7 +1,7 @@
 """Logs that speak RFC 6962: get-sth and get-entries."""
 
 import threading
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import Any
 
 import pyarrow as pa
@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 
 from ctkit.checkpoint import Checkpoint, read_sth
 from ctkit.entry import EntryBlock, decode_get_entries
-from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience, TryAgain
 from ctkit.ranges import Int64s
 from ctkit.schema import canonical_url
@@ -18,7 +18,7 @@ _PAGE_LIMIT = 64 << 20
 _STH_LIMIT = 1 << 20
 _LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
-"""A refusal for size never makes pages smaller than this: one stretch of large entries says little about the log."""
+"""Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
 
 
 class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
@@ -44,7 +44,7 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
         self.page_size = _LARGEST_PAGE
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
-        self._tree_size = 0
+        self._known_size = 0
         self._short_stops: set[int] = set()
 
     def close(self) -> None:
@@ -57,26 +57,31 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
     def get_checkpoint(self) -> Checkpoint:
         """Ask the log for its current signed tree head (RFC 6962, section 4.3)."""
         checkpoint = self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
-        self._tree_size = max(self._tree_size, checkpoint.tree_size)
+        self._learn(known_size=checkpoint.tree_size)
         return checkpoint
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.log.Log.get_entries`."""
-        asked, tree_size = end - start, self._tree_size
+        asked, known_size = min(end - start, self.page_size), self._known_size
         while True:
             try:
                 block = self._ask(start, start + asked)
             except HttpError as error:
                 if error.too_large and asked > 1:
                     asked //= 2
-                    with self._lock:
-                        self.page_size = min(self.page_size, max(asked, _SMALLEST_PAGE))
+                    self._learn(page_size=asked)
                     continue
-                if error.status in (400, 404):
-                    raise self._not_yet(start, f"HTTP status {error.status}") from error
+                if error.too_large:
+                    error.start, error.end = start, start + 1
+                elif error.status in (400, 404):
+                    raise self._not_yet(start, end, f"HTTP status {error.status}") from error
+                elif error.status == 429:
+                    error.start, error.end = start, end
                 raise
-            if len(block) < asked:
-                self._learn_page_size(start, start + len(block), tree_size)
+            stop = start + len(block)
+            self._learn(known_size=stop)
+            if len(block) < asked and not block.cut:
+                self._learn_from_short_answer(start, stop, known_size)
             return block
 
     def _ask(self, start: int, end: int) -> EntryBlock:
@@ -88,32 +93,35 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
                     raise TryAgain(error) from error
                 raise
             if not len(block):
-                raise TryAgain(self._not_yet(start, "get-entries brought none"))
+                raise TryAgain(self._not_yet(start, end, "get-entries brought none"))
             return block
 
         # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
         return self._client.get(f"/ct/v1/get-entries?start={start}&end={end - 1}", read, limit=_PAGE_LIMIT)
 
-    def _not_yet(self, start: int, reason: str) -> LogUnavailableError:
-        return LogUnavailableError(self.url, f"the log does not have entry {start} yet ({reason}); run again later")
+    def _not_yet(self, start: int, end: int, reason: str) -> LogUnavailableError:
+        message = f"the log does not have entry {start} yet ({reason}); run again later"
+        return LogUnavailableError(self.url, message, start=start, end=end)
 
-    def _learn_page_size(self, start: int, stop: int, tree_size: int) -> None:
+    def _learn_from_short_answer(self, start: int, stop: int, known_size: int) -> None:
         """Take the length of the short answer ``[start, stop)`` for the log's page size, if it can be nothing else.
 
         Logs cut their answers at a number of entries, some of them counted from 0, not from the first one asked for:
         so only an answer that starts where a short one stopped shows a whole page. And it must not be the tip of the
-        tree that cut it: `tree_size` is what was known of it before the log was asked.
+        tree that cut it: `known_size` is what was known of it before the log was asked.
         """
         with self._lock:
             follows = start in self._short_stops
             self._short_stops.discard(start)
             self._short_stops.add(stop)
-            if follows and stop < tree_size:
-                self.page_size = min(self.page_size, stop - start)
-        if follows and stop >= tree_size:
-            # For the next time; whether the tree size is known changes nothing about this answer.
-            with suppress(LogError):
-                self.get_checkpoint()
+        if follows and stop < known_size:
+            self._learn(page_size=stop - start)
+
+    def _learn(self, *, known_size: int = 0, page_size: int = _LARGEST_PAGE) -> None:
+        """Note that the tree has at least `known_size` entries, and that no answer brings more than `page_size`."""
+        with self._lock:
+            self._known_size = max(self._known_size, known_size)
+            self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the get-entries URL of each index."""

@@ -86,13 +86,14 @@ def test_get_entries_when_the_answer_is_short(serve: Serve) -> None:
 
 def test_page_size_when_the_log_caps_its_answers(serve: Serve) -> None:
     """The length of an answer that continues a short one is the log's page size."""
-    fake = FakeLog(size=100, page_size=10)
+    fake = FakeLog(size=300, page_size=40)
 
     with _open(serve(fake)) as log:
+        log.get_checkpoint()
         before = log.page_size
-        _read(log, 3, 40)
+        _read(log, 3, 130)
 
-        assert (before, log.page_size) == (1024, 10)
+        assert (before, log.page_size) == (1024, 40)
 
 
 def test_page_size_when_the_log_aligns_its_answers(serve: Serve) -> None:
@@ -101,9 +102,46 @@ def test_page_size_when_the_log_aligns_its_answers(serve: Serve) -> None:
     fake.page_alignment = 32
 
     with _open(serve(fake)) as log:
+        log.get_checkpoint()
         _read(log, 28, 150)
 
         assert log.page_size == 32
+
+
+def test_page_size_when_later_entries_show_that_it_is_not_the_tip(serve: Serve) -> None:
+    """The page size is learned without any question but for entries: one that came from further on tells enough."""
+    fake = FakeLog(size=300, page_size=40)
+
+    with _open(serve(fake)) as log:
+        log.get_entries(250, 260)
+        _read(log, 3, 130)
+
+        assert log.page_size == 40
+    assert set(fake.paths("")) == {PAGE}
+
+
+def test_page_size_when_the_log_gives_few_at_a_time(serve: Serve) -> None:
+    """Pages are not taken for smaller than 32 entries, however short the answers."""
+    fake = FakeLog(size=100, page_size=3)
+
+    with _open(serve(fake)) as log:
+        log.get_checkpoint()
+        _read(log, 0, 40)
+
+        assert log.page_size == 32
+
+
+def test_page_size_when_a_broken_entry_cuts_an_answer(serve: Serve) -> None:
+    """An answer that ends before a broken entry teaches nothing."""
+    fake = FakeLog(size=600, page_size=256)
+    fake.broken_leaves = {296}
+
+    with _open(serve(fake)) as log:
+        log.get_checkpoint()
+        blocks = [log.get_entries(0, 600), log.get_entries(256, 600)]
+
+        assert log.page_size == 1024
+    assert [len(block) for block in blocks] == [256, 40]
 
 
 def test_page_size_when_a_single_answer_is_short(serve: Serve) -> None:
@@ -129,7 +167,6 @@ def test_page_size_when_the_answer_is_full(fake: FakeLog, serve: Serve) -> None:
 def test_page_size_at_the_tip_of_a_growing_log(serve: Serve) -> None:
     """Answers that are short because the tree ends do not shrink the page size, even where each continues the last."""
     fake = FakeLog(size=20)
-    fake.grow_by = 1
     start = 10
 
     with _open(serve(fake)) as log:
@@ -138,21 +175,22 @@ def test_page_size_at_the_tip_of_a_growing_log(serve: Serve) -> None:
             fake.grow(growth)
 
         assert log.page_size == 1024
-    assert [first for first, _ in _asked(fake)] == [10, 20, 25, 29, 32]
+    assert [first for first, _ in _asked(fake)] == [10, 20, 25, 28, 30]
+    assert set(fake.paths("")) == {PAGE}
 
 
 @pytest.mark.parametrize("status", [403, 413, 500])
 def test_get_entries_when_too_many_are_asked_for(serve: Serve, status: int) -> None:
-    """A size error halves the request until it fits, and the page size with it."""
+    """A size error halves the request until it fits, and the page size with it: the next one fits at once."""
     fake = FakeLog(size=600, page_size=1000)
     fake.too_many, fake.too_many_status = 70, status
 
     with _open(serve(fake)) as log:
-        block = log.get_entries(0, 512)
+        blocks = [log.get_entries(0, 512), log.get_entries(64, 512)]
 
         assert log.page_size == 64
-    assert block.index.tolist() == list(range(64))
-    assert _asked(fake) == [(0, 512), (0, 256), (0, 128), (0, 64)]
+    assert [block.index.tolist() for block in blocks] == [list(range(64)), list(range(64, 128))]
+    assert _asked(fake) == [(0, 512), (0, 256), (0, 128), (0, 64), (64, 128)]
 
 
 def test_page_size_when_even_few_are_too_many(serve: Serve) -> None:
@@ -168,13 +206,25 @@ def test_page_size_when_even_few_are_too_many(serve: Serve) -> None:
 
 
 def test_get_entries_when_one_is_too_many(serve: Serve) -> None:
-    """A log that refuses even one entry for its size is unavailable."""
+    """An entry that is refused for its size, alone, is what cannot be had, not those after it."""
     fake = FakeLog(size=60)
     fake.too_many = 0
 
-    with _open(serve(fake)) as log, pytest.raises(LogUnavailableError, match="413"):
+    with _open(serve(fake)) as log, pytest.raises(LogUnavailableError, match="413") as raised:
         log.get_entries(0, 4)
+    assert (raised.value.start, raised.value.end) == (0, 1)
     assert _asked(fake) == [(0, 4), (0, 2), (0, 1)]
+
+
+@pytest.mark.parametrize(("status", "lost"), [(429, (3, 9)), (500, (None, None)), (403, (None, None))])
+def test_get_entries_when_the_log_refuses(serve: Serve, status: int, lost: tuple[int | None, int | None]) -> None:
+    """A log that is busy gives none of the entries; any other refusal may be due to some of them only."""
+    fake = FakeLog(size=20)
+    fake.always = status
+
+    with _open(serve(fake)) as log, pytest.raises(LogUnavailableError, match=str(status)) as raised:
+        log.get_entries(3, 9)
+    assert (raised.value.start, raised.value.end) == lost
 
 
 @pytest.mark.parametrize("status", [400, 404])
@@ -183,8 +233,10 @@ def test_get_entries_beyond_the_tip(serve: Serve, status: int) -> None:
     fake = FakeLog(size=20)
     fake.tip_status = status
 
-    with _open(serve(fake)) as log, pytest.raises(LogUnavailableError, match=r"not have entry 20 yet .*run again"):
+    not_yet = pytest.raises(LogUnavailableError, match=r"not have entry 20 yet .*run again")
+    with _open(serve(fake)) as log, not_yet as raised:
         log.get_entries(20, 30)
+    assert (raised.value.start, raised.value.end) == (20, 30)
     assert len(fake.requests) == 1
 
 
