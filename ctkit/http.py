@@ -227,6 +227,11 @@ class Client:
         raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
 
 
+def stopped() -> bool:
+    """Tell whether this thread's `stopping` is set: what fails then says nothing about the log."""
+    return stopping.get(_NEVER).is_set()
+
+
 def host_of(url: str) -> str:
     """Return the host that requests to a URL go to.
 

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import AbstractContextManager
 from functools import partial
 from hashlib import sha256
@@ -14,11 +14,12 @@ import pyarrow as pa
 from ctkit.checkpoint import Checkpoint, read_checkpoint
 from ctkit.entry import REPORT, EntryBlock, decode_data_tile
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
-from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience, TryAgain
+from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience, TryAgain, stopped
 from ctkit.merkle import TILE_WIDTH
 from ctkit.ranges import Int64s
 from ctkit.schema import canonical_url
 
+_TILE_LIMIT = 64 << 20
 _BODY_LIMIT = 16 << 20
 
 
@@ -64,14 +65,15 @@ class StaticCtLog(AbstractContextManager["StaticCtLog"]):
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.log.Log.get_entries`."""
-        tile, stop = self._get_tile(start)
-        block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
         try:
+            tile, stop = self._get_tile(start)
+            block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
             issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in fingerprints}
         except LogError as error:
-            # The error is shared by all who wait for the issuer, what it costs is not.
-            kind = LogProtocolError if isinstance(error, LogProtocolError) else LogUnavailableError
-            raise kind(self.url, error.message, start=start, end=end) from error
+            if error.end is None:
+                # Fewer entries would take the same tile.
+                error.start, error.end = start, end
+            raise
         return block.with_issuers(fingerprints, issuers)
 
     def _get_tile(self, start: int) -> tuple[bytes, int]:
@@ -85,27 +87,42 @@ class StaticCtLog(AbstractContextManager["StaticCtLog"]):
             if start >= self._tree_size:
                 break
             width = min(self._tree_size - first, TILE_WIDTH)
-            if width < TILE_WIDTH and (tile := self._get_or_none(f"{path}.p/{width}")) is not None:
+            if width < TILE_WIDTH and (tile := self._get_or_none(f"{path}.p/{width}", bytes, _TILE_LIMIT)) is not None:
                 return tile, first + width
             # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell.
-            if (tile := self._get_or_none(path)) is not None:
+            if (tile := self._get_or_none(path, bytes, _TILE_LIMIT)) is not None:
                 return tile, first + TILE_WIDTH
         message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}); run again later"
         raise LogUnavailableError(self.url, message)
 
     def _get_issuer(self, fingerprint: bytes) -> bytes | None:
         """Return the certificate with this SHA-256, None if the log does not have it; threads ask for it once."""
-        with self._lock:
-            known = self._issuers.get(fingerprint)
-            future = known or self._issuers.setdefault(fingerprint, Future())
-        if known is None:
+        while True:
+            with self._lock:
+                known = self._issuers.get(fingerprint)
+                future = known or self._issuers.setdefault(fingerprint, Future())
+            if known is None:
+                self._ask_for_issuer(fingerprint, future)
             try:
-                future.set_result(self._get_or_none(f"/issuer/{fingerprint.hex()}", partial(self._check, fingerprint)))
-            except BaseException as error:
-                with self._lock:
-                    del self._issuers[fingerprint]
-                future.set_exception(error)
-        return future.result()
+                return future.result()
+            except CancelledError:
+                continue
+            except LogError as error:
+                # The error is shared by all who wait for the issuer, what it costs is not.
+                kind = LogProtocolError if isinstance(error, LogProtocolError) else LogUnavailableError
+                raise kind(self.url, error.message) from error
+
+    def _ask_for_issuer(self, fingerprint: bytes, future: "Future[bytes | None]") -> None:
+        try:
+            future.set_result(self._get_or_none(f"/issuer/{fingerprint.hex()}", partial(self._check, fingerprint)))
+        except BaseException as error:
+            with self._lock:
+                del self._issuers[fingerprint]
+            if not isinstance(error, LogError) or stopped():
+                # That says nothing about the issuer: whoever waits for it asks again, for as long as it is not stopped.
+                future.cancel()
+                raise
+            future.set_exception(error)
 
     def _check(self, fingerprint: bytes, certificate: bytes) -> bytes:
         if sha256(certificate).digest() != fingerprint:
@@ -113,9 +130,9 @@ class StaticCtLog(AbstractContextManager["StaticCtLog"]):
             raise TryAgain(LogProtocolError(self.url, message))
         return certificate
 
-    def _get_or_none(self, path: str, read: Callable[[bytes], bytes] = bytes) -> bytes | None:
+    def _get_or_none(self, path: str, read: Callable[[bytes], bytes], limit: int = _BODY_LIMIT) -> bytes | None:
         try:
-            return self._client.get(path, read, limit=_BODY_LIMIT)
+            return self._client.get(path, read, limit=limit)
         except HttpError as error:
             if error.status == 404:
                 return None

@@ -2,8 +2,10 @@
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import numpy as np
 import pytest
@@ -12,7 +14,8 @@ from fakes import FakeLog
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.http import Patience
+from ctkit.http import Patience, stopping
+from ctkit.issuance import issue
 from ctkit.static_ct import StaticCtLog, tile_path
 
 AGENT = "ctkit tests, ct@example.org"
@@ -160,8 +163,9 @@ def test_get_entries_when_a_tile_is_not_there(small: FakeLog, serve: Serve) -> N
     """A tile that the checkpoint covers but the log does not serve is unavailable."""
     small.missing_tiles = {0}
 
-    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match="entry 3 yet"):
+    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match="entry 3 yet") as raised:
         log.get_entries(3, 10)
+    assert (raised.value.start, raised.value.end) == (3, 10)
 
 
 def test_get_entries_when_an_entry_is_broken(small: FakeLog, serve: Serve) -> None:
@@ -181,9 +185,46 @@ def test_get_entries_when_the_tile_is_another(small: FakeLog, serve: Serve) -> N
     """A tile of other entries than its path says is refused."""
     small.shift = 1
 
-    with _open(serve(small)) as log, pytest.raises(LogProtocolError, match="leaf_index is 1") as raised:
+    with _open(serve(small)) as log, pytest.raises(LogProtocolError, match="leaf_index is 6") as raised:
         log.get_entries(5, 20)
-    assert (raised.value.start, raised.value.end) == (5, 256)
+    assert (raised.value.start, raised.value.end) == (5, 20)
+
+
+def test_get_entries_when_one_entry_is_of_another_index(small: FakeLog, serve: Serve) -> None:
+    """An entry whose leaf_index is wrong costs itself only."""
+    entry = small.entries[7]
+    small.entries[7] = replace(entry, timestamped_entry=entry.timestamped_entry[:-5] + (99).to_bytes(5))
+
+    with _open(serve(small)) as log:
+        blocks = [log.get_entries(5, 256), log.get_entries(8, 256)]
+        with pytest.raises(LogProtocolError, match="leaf_index is 99") as raised:
+            log.get_entries(7, 256)
+
+    assert [block.index.tolist() for block in blocks] == [[5, 6], list(range(8, 256))]
+    assert (raised.value.start, raised.value.end) == (7, 8)
+
+
+def test_get_entries_when_a_certificate_is_as_large_as_allowed(serve: Serve) -> None:
+    """A tile with a certificate of 16 MiB, beside others, is read."""
+    fake = FakeLog("large", 0, protocols=["static-ct"])
+    issued = replace(issue(Random(0), 1_700_000_000_000), certificate=bytes((1 << 24) - 1), tbs=None)
+    fake.append(issued, 1_700_000_000_000)
+    fake.grow(9)
+
+    with _open(serve(fake)) as log:
+        block = log.get_entries(0, 10)
+
+    assert _certificates(block) == [entry.certificate for entry in fake.entries]
+
+
+def test_get_entries_when_a_tile_is_too_large(small: FakeLog, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile beyond the limit is lost as a whole, and the error does not advise to ask for less: there is no less."""
+    monkeypatch.setattr("ctkit.static_ct._TILE_LIMIT", 1000)
+
+    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match=r"larger than .*report this") as raised:
+        log.get_entries(5, 200)
+    assert (raised.value.start, raised.value.end) == (5, 200)
+    assert len(small.paths("tile/")) == 1
 
 
 def test_get_entries_when_the_tile_is_packed_without_saying_so(small: FakeLog, serve: Serve) -> None:
@@ -266,6 +307,43 @@ def test_get_entries_when_an_issuer_is_another_certificate(small: FakeLog, serve
         log.get_entries(3, 9)
     assert (raised.value.start, raised.value.end) == (3, 9)
     assert small.paths("issuer/").count(f"issuer/{wrong}") == FAST.tries
+
+
+def test_issuer_when_whoever_asked_for_it_was_stopped(small: FakeLog, serve: Serve) -> None:
+    """A run that is stopped while it asks for an issuer does not spoil it for another run with the same log."""
+    blocks: list[EntryBlock] = []
+    stop = threading.Event()
+    asked = threading.Event()
+
+    class Slow(EmbeddedLog):
+        """Gives no issuer to the run that is stopped."""
+
+        def respond(self, request: Request) -> Response:
+            if request.path.startswith("issuer/") and not asked.is_set():
+                asked.set()
+                stop.wait(5)
+                return Response(503, b"later")
+            return small.respond(request)
+
+    def run(own: threading.Event) -> None:
+        stopping.set(own)
+        try:
+            blocks.append(log.get_entries(0, 1))
+        except LogUnavailableError:
+            assert own is stop
+
+    with StaticCtLog(serve(Slow("slow")), user_agent=AGENT, patience=FAST) as log:
+        threads = [threading.Thread(target=run, args=(stop,))]
+        threads[0].start()
+        assert asked.wait(5)
+        threads.append(threading.Thread(target=run, args=(threading.Event(),)))
+        threads[1].start()
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join(10)
+
+    assert [_chains(block) for block in blocks] == [[list(small.entries[0].chain)]]
 
 
 def test_entry_urls_name_full_tiles() -> None:
