@@ -115,11 +115,11 @@ class Situation(Report):
         Raises
         ------
         LogUnavailableError
-            Names the logs that could not; run again later.
+            Names the logs that could not, and what to do about each.
         """
         if self.unavailable:
             named = "; ".join(str(error) for error in self.unavailable)
-            raise LogUnavailableError(self.unavailable[0].url, f"its gaps are not known: {named}; run again")
+            raise LogUnavailableError(self.unavailable[0].url, f"its gaps are not known: {named}")
 
     def close(self) -> None:
         """Close the connections to the logs."""

@@ -310,6 +310,23 @@ def test_a_bad_url_in_a_log_list_does_not_stop_others(ctkit, write_file, serve, 
     assert "the log list gives a URL that cannot be asked" in err
 
 
+def test_gaps_when_the_output_cannot_be_written(write_file, folder):
+    """An error of the system is a clear text, not a traceback."""
+    make_table(folder / "main", make_rows([0]))
+    write_state("state.json", {LOG: 5})
+    command = [COMMAND, "gaps", "-f", write_file(logs=[{"url": LOG, "protocol": "rfc6962"}])]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert (done.returncode, done.stderr.splitlines()) == (
+        1,
+        [
+            "Error: [Errno 28] No space left on device; nothing is half done: correct that, then run the same command "
+            "again"
+        ],
+    )
+
+
 def test_logs_when_the_filter_matches_nothing(ctkit, write_file, serve):
     """A filter that matches no log is exit code 1 and lists what there is."""
     url = serve(FakeLog(size=1))
