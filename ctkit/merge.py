@@ -15,7 +15,6 @@ anywhere is finished by the next one.
 
 import logging
 import shutil
-from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,20 +22,19 @@ from dataclasses import dataclass
 from typing import Any
 
 import duckdb
-import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
 from ctkit.adopt import commit_files, confirm_files, link_files, unlink_files
-from ctkit.datafile import DataFile, data_files, plain_schema, write_files
+from ctkit.datafile import DataFile, data_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import Overlap
 from ctkit.report import Report
 from ctkit.retire import orphans, retire
+from ctkit.rewrite import rewrite
 from ctkit.schema import PARTITION, row_schema
 from ctkit.table import (
     as_der_type,
@@ -60,10 +58,9 @@ TINY_FILE = 1 << 20
 MANY_TINY_FILES = 8
 """So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
 
-MEMORY = "512MB"
+MEMORY = "256MB"
 """For DuckDB; what does not fit is spilled."""
 
-ROWS_PER_BATCH = 4096
 
 SAMPLE_ROWS = 20
 
@@ -364,39 +361,11 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
     partly = [file for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
     if not partly:
         return whole
-    scratch = table_path(main.table_uri) / SCRATCH
-    schema = row_schema(as_der_type(main))
     try:
-        return whole + write_files(scratch, schema, _missing_rows(partly, overlap, schema))
+        return whole + rewrite(partly, overlap, main, table_path(main.table_uri) / SCRATCH)
     except (OSError, ValueError, pa.ArrowException) as error:
         message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
-
-
-def _missing_rows(files: list[DataFile], overlap: Overlap, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Read from staged files the rows that are to be inserted, a partition after the other, with main's columns."""
-    for file in sorted(files, key=lambda file: (file.partition, *file.first_key)):
-        row = 0
-        # Unbuffered: a file of another writer may be a single row group of a gigabyte.
-        with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            kept = np.ones(parquet.metadata.num_rows, bool)
-            kept[overlap.skipped_rows(str(file.path))] = False
-            for batch in parquet.iter_batches(ROWS_PER_BATCH):
-                rows = batch.cast(plain_schema(batch.schema)).filter(pa.array(kept[row : row + len(batch)]))
-                row += len(batch)
-                rows = _follow_as_der(rows, schema.field("as_der"))
-                rows = rows.append_column(PARTITION, pa.repeat(file.partition, len(rows)))
-                yield rows.select(schema.names).cast(schema)
-
-
-def _follow_as_der(rows: pa.RecordBatch, field: pa.Field) -> pa.RecordBatch:
-    """Turn base64 text into raw DER or back, where staging has the one and main the other."""
-    raw, wanted_raw = (not pa.types.is_string(type_) for type_ in (rows["as_der"].type, field.type))
-    if raw == wanted_raw:
-        return rows
-    ders = rows["as_der"].to_pylist()
-    values = [b64encode(der).decode() for der in ders] if raw else [b64decode(der, validate=True) for der in ders]
-    return rows.set_column(rows.schema.get_field_index("as_der"), field, pa.array(values, field.type))
 
 
 def _large_enough(files: list[DataFile]) -> list[DataFile]:

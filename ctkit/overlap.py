@@ -15,6 +15,9 @@ from ctkit.gap import ranges_by_log
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.table import define_rows, files_of
 
+KEYS_AT_ONCE = 250_000
+"""So many keys are compared with each other at a time, so that a staging table of any size takes the same memory."""
+
 
 class Overlap:
     """The staged rows that a merge must skip.
@@ -46,16 +49,26 @@ class Overlap:
             CREATE TYPE log AS ENUM (SELECT DISTINCT source_url FROM staged UNION SELECT '');
             CREATE TYPE file AS ENUM (SELECT DISTINCT filename FROM staged UNION SELECT '');
             CREATE TABLE keys AS
-                SELECT source_url::log AS log, cert_index, filename::file AS file, file_row_number AS row FROM staged;
-            CREATE TABLE skipped AS
-                SELECT file, row FROM (
-                    SELECT *, row_number() OVER (PARTITION BY log, cert_index ORDER BY file, row) AS nth
-                    FROM keys SEMI JOIN (FROM keys SELECT log, cert_index GROUP BY ALL HAVING count(*) > 1)
-                    USING (log, cert_index)
-                ) WHERE nth > 1;
+                SELECT source_url::log AS log, cert_index, filename::file AS file, file_row_number::UINTEGER AS row
+                FROM staged;
+            CREATE TABLE skipped (file file, row UINTEGER);
             """
         )
         self.rows: int = self._value("SELECT count(*) FROM keys")
+        parts = -(-self.rows // KEYS_AT_ONCE)
+        for part in range(parts):
+            connection.execute(
+                """
+                INSERT INTO skipped SELECT file, row FROM (
+                    SELECT file, row, row_number() OVER (PARTITION BY log, cert_index ORDER BY file, row) AS nth
+                    FROM keys SEMI JOIN (
+                        SELECT log, cert_index FROM keys WHERE cert_index % $parts = $part
+                        GROUP BY ALL HAVING count(*) > 1
+                    ) USING (log, cert_index)
+                ) WHERE nth > 1
+                """,
+                {"parts": parts, "part": part},
+            )
         self.conflicts = 0
         bounds = connection.execute(
             "SELECT log::VARCHAR AS source_url, min(cert_index) AS start, max(cert_index) + 1 AS end "

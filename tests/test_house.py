@@ -37,6 +37,7 @@ FLOORS = {
     "write": 3,
     "overlap": 3,
     "retire": 3,
+    "rewrite": 3,
     "merge": 3,
     "backfill": 4,
     "parameters": 5,
@@ -48,7 +49,7 @@ FLOORS = {
     "cli": 5,
 }
 LOG_SIDE = {"entry", "checkpoint", "http", "rfc6962", "static_ct", "log", "fetch"}
-LAKE_SIDE = {"table", "datafile", "write", "gap", "adopt", "overlap", "retire", "merge"}
+LAKE_SIDE = {"table", "datafile", "write", "gap", "adopt", "overlap", "retire", "rewrite", "merge"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
 

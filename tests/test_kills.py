@@ -20,7 +20,7 @@ from fakes import FakeLog, check_table
 from rows import LOG, OTHER_LOG, keys_of, make_rows, make_table
 
 import ctkit
-from ctkit import merge, write
+from ctkit import merge, rewrite, write
 from ctkit.gap import find_gaps
 from ctkit.parameters import read_parameters
 from ctkit.situation import merge_staged
@@ -50,7 +50,7 @@ def merge_and_die(step: int, folder: Path, counted: Path) -> None:
         (os, "unlink"),
         (os, "rmdir"),
         (os, "rename"),
-        (merge, "write_files"),
+        (rewrite, "write_files"),
         (merge, "commit_files"),
         (merge, "confirm_files"),
         (merge, "retire"),

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
 
-from ctkit import adopt, merge
+from ctkit import adopt, merge, rewrite
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
 from ctkit.merge import merge_staging, preview_merge
 from ctkit.schema import row_schema
@@ -265,7 +265,7 @@ STEPS = [
 ]
 
 
-@pytest.mark.parametrize(("owner", "name", "overlap"), [*STEPS, (merge, "write_files", True)])
+@pytest.mark.parametrize(("owner", "name", "overlap"), [*STEPS, (rewrite, "write_files", True)])
 def test_merge_when_a_step_fails(tmp_path, monkeypatch, owner, name, overlap):
     """AC4.3: a failure before the commit leaves staging intact and main unchanged, and the next run completes it."""
     main = make_table(tmp_path / "main", make_rows([1, 2]))

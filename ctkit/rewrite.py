@@ -1,0 +1,74 @@
+"""Staged files of which main has some rows already: written anew without them."""
+
+from base64 import b64decode, b64encode
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from ctkit.datafile import DataFile, plain_schema, write_files
+from ctkit.overlap import Overlap
+from ctkit.ranges import Int64s
+from ctkit.schema import PARTITION, row_schema
+from ctkit.table import as_der_type
+
+ROWS_PER_BATCH = 4096
+
+WRITERS = 2
+"""So many partitions are rewritten at a time; each holds a row group in memory."""
+
+
+def rewrite(files: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path) -> list[DataFile]:
+    """Write the rows of staged files that are to be inserted to new files below `scratch`, with main's columns.
+
+    Partitions are written side by side, each in the order of its files, a few row groups in memory at a time.
+
+    Raises
+    ------
+    OSError, ValueError, pyarrow.ArrowException
+        A file cannot be read, or nothing can be written.
+    """
+    schema = row_schema(as_der_type(main))
+    in_order = sorted(files, key=lambda file: (file.partition, *file.first_key))
+    skipped = {file.path: overlap.skipped_rows(str(file.path)) for file in files}
+    with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
+        try:
+            writing = [
+                pool.submit(write_files, scratch, schema, _missing_rows(list(partition), skipped, schema))
+                for _, partition in groupby(in_order, key=lambda file: file.partition)
+            ]
+            return [file for written in writing for file in written.result()]
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _missing_rows(files: list[DataFile], skipped: Mapping[Path, Int64s], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Read staged files of one partition without their skipped rows, with main's columns."""
+    for file in files:
+        row = 0
+        # Unbuffered: a file of another writer may be a single row group of a gigabyte.
+        with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as parquet:
+            kept = np.ones(parquet.metadata.num_rows, bool)
+            kept[skipped[file.path]] = False
+            for batch in parquet.iter_batches(ROWS_PER_BATCH):
+                rows = batch.cast(plain_schema(batch.schema)).filter(pa.array(kept[row : row + len(batch)]))
+                row += len(batch)
+                rows = _follow_as_der(rows, schema.field("as_der"))
+                rows = rows.append_column(PARTITION, pa.repeat(file.partition, len(rows)))
+                yield rows.select(schema.names).cast(schema)
+
+
+def _follow_as_der(rows: pa.RecordBatch, field: pa.Field) -> pa.RecordBatch:
+    """Turn base64 text into raw DER or back, where staging has the one and main the other."""
+    raw, wanted_raw = (not pa.types.is_string(type_) for type_ in (rows["as_der"].type, field.type))
+    if raw == wanted_raw:
+        return rows
+    ders = rows["as_der"].to_pylist()
+    values = [b64encode(der).decode() for der in ders] if raw else [b64decode(der, validate=True) for der in ders]
+    return rows.set_column(rows.schema.get_field_index("as_der"), field, pa.array(values, field.type))
