@@ -2,20 +2,22 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, wait
+from functools import partial
+from queue import SimpleQueue
+from typing import Any, Generic, TypeVar
 
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.http import stopping
 from ctkit.log import Log
-from ctkit.ranges import IndexRange, RangeSet
+from ctkit.ranges import RangeSet
 
 T = TypeVar("T")
 
 _STRIKES = 3
-"""So many pages in a row without any answer, and the log is left alone."""
+"""So many pages in a row without any answer, and the log is asked for entries further on; if in vain, it is left."""
 
 _POLL = 0.1
 """Seconds between two looks at `stop`."""
@@ -23,12 +25,16 @@ _POLL = 0.1
 _GRACE = 2.0
 """Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
 
+_END = 1 << 62
+"""Beyond all indices."""
+
 
 def fetch_blocks(
     log: Log,
     wanted: RangeSet,
     *,
     workers: int = 8,
+    ahead: Callable[[], int] | None = None,
     stop: threading.Event,
     decode: Callable[[EntryBlock], T],
 ) -> Iterator[T | LogError]:
@@ -43,7 +49,10 @@ def fetch_blocks(
     wanted
         The indices to fetch.
     workers
-        Requests under way at a time; about twice as many pages are read ahead.
+        Requests under way at a time.
+    ahead
+        How many pages may be under way or wait to be taken, asked anew before each; at least one always may. Who
+        fetches from many logs at once bounds their memory by it. Twice `workers` by default.
     stop
         When set, no new request starts, waits end, and the iterator ends with what has arrived.
     decode
@@ -54,43 +63,68 @@ def fetch_blocks(
     T
         What `decode` made, in the order of the indices.
     LogError
-        In the place of entries that cannot be had: ``[start, end)`` runs from the first to the last wanted index that
-        is missing, with nothing between them that could be had. What follows is fetched all the same, until the log
-        does not answer for several pages: then one error stands for all the rest.
+        In the place of entries that cannot be had, as the log raised it: ``[start, end)`` runs from the first to the
+        last wanted index that is missing, with nothing between them that could be had. What follows is fetched all
+        the same, unless the log answers for no page any more, here or further on: then one `LogUnavailableError`
+        stands for all the rest.
     """
     halt = threading.Event()
     plan = wanted.pages(lambda: log.page_size)
+    planned = strikes = 0
     pages: deque[Future[tuple[list[T | LogError], bool]]] = deque()
-    strikes = 0
+    reader = _PageReader(log, decode, lambda: stop.is_set() or halt.is_set())
+    threads = _Threads(workers, f"fetch {log.url}", halt)
 
-    def fetch(page: IndexRange) -> tuple[list[T | LogError], bool]:
-        return _fetch_page(log, wanted.between(page.start, page.end), lambda: stop.is_set() or halt.is_set(), decode)
+    def read_ahead() -> int:
+        # A log that just failed is asked for one page at a time until it answers.
+        if strikes:
+            return int(strikes < _STRIKES)
+        return max(ahead(), 1) if ahead else 2 * workers
 
-    pool = ThreadPoolExecutor(workers, f"fetch {log.url}", initializer=stopping.set, initargs=(halt,))
     try:
-        while True:
-            # A log that just failed is asked for one page at a time until it answers.
-            ahead = 2 * workers if strikes == 0 else int(strikes < _STRIKES)
-            while len(pages) < ahead and not stop.is_set() and (page := next(plan, None)):
-                pages.append(pool.submit(fetch, page))
-            if not pages:
-                break
-            while not pages[0].done():
-                if stop.is_set():
-                    halt.set()
-                    yield from _arrived(pages)
+        while not stop.is_set():
+            while len(pages) < read_ahead() and not stop.is_set() and (page := next(plan, None)):
+                pages.append(threads.submit(reader.read, wanted.between(page.start, page.end)))
+                planned = page.end
+            if pages:
+                if not _come([pages[0]], stop):
+                    break
+                results, answered = pages.popleft().result()
+                strikes = 0 if answered else strikes + 1
+                yield from results
+            else:
+                rest = wanted.between(planned, _END)
+                if not len(rest):
                     return
-                wait([pages[0]], timeout=_POLL)
-            results, answered = pages.popleft().result()
-            strikes = 0 if answered else strikes + 1
-            yield from results
-        if not stop.is_set() and (page := next(plan, None)):
-            message = f"not asked for, because {strikes} pages in a row had no answer; run again later"
-            yield LogUnavailableError(log.url, message, start=page.start, end=int(wanted.ends[-1]))
+                probes = [threads.submit(reader.has, index) for index in _spread(rest, log.page_size)]
+                if not _come(probes, stop):
+                    break
+                if not any(probe.result() for probe in probes):
+                    message = f"not asked for, because {strikes} pages in a row had no answer, nor any further on"
+                    first, last = int(rest.starts[0]), int(rest.ends[-1])
+                    yield LogUnavailableError(log.url, f"{message}; run again later", start=first, end=last)
+                    return
+                strikes = 0
+        halt.set()
+        yield from _arrived(pages)
     finally:
         halt.set()
-        # A request that still runs ends by its timeout at the latest; nobody needs to wait for it.
-        pool.shutdown(wait=not pages, cancel_futures=True)
+        threads.end()
+
+
+def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
+    """Return a few wanted indices of different pages: the last one, and some between it and the first."""
+    first, last = int(wanted.starts[0]), int(wanted.ends[-1]) - 1
+    spread = [int(wanted.between(first + (last - first) * part // 4, _END).starts[0]) for part in (4, 2, 1, 3)]
+    return {index // page_size: index for index in spread}.values()
+
+
+def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
+    """Wait until all have a result; tell whether they do, which they may not if `stop` is set."""
+    pending = set(futures)
+    while pending and not stop.is_set():
+        _, pending = wait(pending, timeout=_POLL)
+    return not pending
 
 
 def _arrived(pages: Iterable[Future[tuple[list[T | LogError], bool]]]) -> Iterator[T | LogError]:
@@ -103,29 +137,123 @@ def _arrived(pages: Iterable[Future[tuple[list[T | LogError], bool]]]) -> Iterat
             yield from (result for result in page.result()[0] if not isinstance(result, LogError))
 
 
-def _fetch_page(
-    log: Log, missing: RangeSet, stopped: Callable[[], bool], decode: Callable[[EntryBlock], T]
-) -> tuple[list[T | LogError], bool]:
-    """Fetch the entries `missing` from one page; tell also whether the log answered for any, readable or not."""
-    results: list[T | LogError] = []
-    answered = False
-    end = int(missing.ends[-1])
-    while len(missing) and not stopped():
-        start = reach = int(missing.starts[0])
+class _PageReader(Generic[T]):
+    """Reads pages of one log, in several threads, and knows whether the log answers at all."""
+
+    def __init__(self, log: Log, decode: Callable[[EntryBlock], T], is_stopped: Callable[[], bool]) -> None:
+        self._log = log
+        self._decode = decode
+        self._is_stopped = is_stopped
+        self._lock = threading.Lock()
+        # How many answers have come. Threads may overwrite each other's count, but it never stays what it was.
+        self._answers = 0
+        self._answered_for: int | None = None
+        self._silent_since = -1
+
+    def read(self, missing: RangeSet) -> tuple[list[T | LogError], bool]:
+        """Fetch the entries `missing` from one page; tell also whether the log answered for any, readable or not.
+
+        An error that names no entries may be due to one of them: as long as the log has answers to something else, the
+        request is halved until that entry is found, which takes about ``2 * log2(page size)`` requests.
+        """
+        results: list[T | LogError] = []
+        answered = False
+        end = int(missing.ends[-1])
+        patience = 2 * (end - int(missing.starts[0])).bit_length()
+        suspect = failures = 0
+        while len(missing) and not self._is_stopped():
+            start = int(missing.starts[0])
+            # Some entry before `suspect` cannot be had.
+            stop = start + (suspect - start + 1) // 2 if start < suspect else end
+            answers = self._answers
+            try:
+                block = self._log.get_entries(start, stop)
+            except LogError as error:
+                reach = stop if error.end is None else min(error.end, end)
+                if isinstance(error, LogProtocolError) and error.end is not None:
+                    answered = self._count_answer(start)
+                else:
+                    failures += 1
+                    may_be_one = error.end is None and stop - start > 1
+                    if may_be_one or reach < end:
+                        if failures > patience or not self._answers_since(answers, (start, end - 1)):
+                            reach = end
+                        elif may_be_one:
+                            suspect = stop
+                            continue
+                lost = missing.between(start, reach)
+                error.start, error.end = int(lost.starts[0]), int(lost.ends[-1])
+                results.append(error)
+            else:
+                reach = int(block.index[-1]) + 1
+                failures = 0
+                answered = self._count_answer(start)
+                results.append(self._decode(block.take(missing.contains(block.index))))
+            missing = missing.between(reach, end)
+        return results, answered
+
+    def has(self, index: int) -> bool:
+        """Tell whether the log answers for the entry at `index`, whether that can be read or not."""
+        if self._is_stopped():
+            return False
         try:
-            block = log.get_entries(start, end)
+            self._log.get_entries(index, index + 1)
         except LogError as error:
-            if isinstance(error, LogProtocolError) and error.end is not None:
-                reach = min(error.end, end)
-                answered = True
-            # An error about no entry in particular costs the page.
-            reach = reach if reach > start else end
-            lost = missing.between(start, reach)
-            error.start, error.end = int(lost.starts[0]), int(lost.ends[-1])
-            results.append(error)
-        else:
-            reach = int(block.index[-1]) + 1
-            answered = True
-            results.append(decode(block.take(missing.contains(block.index))))
-        missing = missing.between(reach, end)
-    return results, answered
+            return isinstance(error, LogProtocolError) and error.end is not None and self._count_answer(index)
+        return self._count_answer(index)
+
+    def _count_answer(self, index: int) -> bool:
+        self._answers += 1
+        self._answered_for = index
+        return True
+
+    def _answers_since(self, answers: int, indices: Sequence[int]) -> bool:
+        """Tell whether the log has answered since there were so many `answers`, or answers now.
+
+        It is asked for an entry that it had before, if there is one, otherwise for `indices`.
+        """
+        with self._lock:
+            # If it did not answer another thread, it is not asked again.
+            if self._answers == answers != self._silent_since:
+                probes = indices if self._answered_for is None else [self._answered_for]
+                if not any(map(self.has, probes)):
+                    self._silent_since = answers
+        return self._answers != answers
+
+
+class _Threads:
+    """Threads that run calls, and do not hold up the end of the process as those of `concurrent.futures` do."""
+
+    def __init__(self, limit: int, name: str, halt: threading.Event) -> None:
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._limit, self._name, self._halt = limit, name, halt
+
+    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Let a thread call the function."""
+        future: Future[T] = Future()
+        self._calls.put(partial(_call, future, function, arguments))
+        if len(self._threads) < self._limit:
+            self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
+            self._threads[-1].start()
+        return future
+
+    def end(self) -> None:
+        """Let the threads end after what they have been given; nobody needs to wait for them."""
+        for _ in self._threads:
+            self._calls.put(None)
+
+    def _run(self) -> None:
+        stopping.set(self._halt)
+        for call in iter(self._calls.get, None):
+            call()
+            # What it made must not stay in memory until the next call.
+            del call
+
+
+def _call(future: Future[T], function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
+    if future.set_running_or_notify_cancel():
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)

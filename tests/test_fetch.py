@@ -36,7 +36,9 @@ class PlainLog:
     broken
         Indices that cannot be read; each costs as many indices as its value says.
     away
-        Indices for which the log is unavailable.
+        Indices from which on the log has nothing of what is asked for.
+    poison
+        Indices that spoil every answer they are part of.
     answer_size
         Entries in one answer at the most.
     """
@@ -49,6 +51,7 @@ class PlainLog:
         self.answer_size = answer_size
         self.broken: dict[int, int] = {}
         self.away: set[int] = set()
+        self.poison: set[int] = set()
         self.dead = False
         self.asked: list[tuple[int, int]] = []
 
@@ -69,7 +72,9 @@ class PlainLog:
         if self.dead:
             raise LogProtocolError(self.url, "a page for people")
         if start in self.away:
-            raise LogUnavailableError(self.url, "away")
+            raise LogUnavailableError(self.url, "away", start=start, end=end)
+        if not self.poison.isdisjoint(range(start, end)):
+            raise LogUnavailableError(self.url, "internal error")
         if start in self.broken:
             raise LogProtocolError(self.url, "broken", start=start, end=start + self.broken[start])
         index = np.arange(start, min(end, start + self.answer_size))
@@ -201,17 +206,79 @@ def test_fetch_when_pages_are_away() -> None:
     assert _holes(results) == [(9, 16), (16, 24)]
 
 
-@pytest.mark.parametrize("dead", [True, False])
-def test_fetch_when_the_log_is_dead(dead: bool) -> None:
-    """A log that never answers is left alone soon, and every wanted index is named in a hole."""
+@pytest.mark.parametrize(("dead", "requests"), [(True, 4 + 2 + 4), (False, 4 + 4)])
+def test_fetch_when_the_log_is_dead(dead: bool, requests: int) -> None:
+    """A log that answers nowhere is left alone soon, and every wanted index is named in a hole."""
     log = PlainLog(page_size=8)
     log.dead, log.away = dead, set(range(8_000))
 
     results = _run(log, RangeSet.of((4, 4000), (5000, 8000)), workers=2)
 
     assert _holes(results) == [(4, 8), (8, 16), (16, 24), (24, 32), (32, 8000)]
-    assert len(log.asked) == 4
+    assert len(log.asked) == requests
     assert isinstance(results[-1], LogUnavailableError)
+
+
+@pytest.mark.parametrize("tip", [800, 792])
+def test_fetch_when_many_pages_at_the_front_are_away(tip: int) -> None:
+    """However many pages cannot be had, what follows is fetched, though the last page may not be there either."""
+    log = PlainLog(page_size=8)
+    log.away = set(range(240)) | set(range(tip, 800))
+
+    results = _run(log, RangeSet.of((0, 800)), workers=2)
+
+    assert _fetched(results) == list(range(240, tip))
+    assert _holes(results) == [(i, i + 8) for i in range(0, 800, 8) if i in log.away]
+    assert len(log.asked) <= 100 + 4 * 30 / 3
+
+
+@pytest.mark.parametrize("poison", [0, 1, 311, 512, 1022, 1023])
+@pytest.mark.parametrize("wanted", [(0, 1024), (0, 5000)])
+def test_fetch_when_an_entry_spoils_its_page(wanted: Hole, poison: int) -> None:
+    """An entry that fails every request with it is found by halves, also where nothing but its page is wanted."""
+    log = PlainLog(page_size=1024)
+    log.poison = {poison}
+
+    results = _run(log, RangeSet.of(wanted))
+
+    assert _holes(results) == [(poison, poison + 1)]
+    assert len(_fetched(results)) == wanted[1] - 1
+    vain = [start for start, end in log.asked if start <= poison < end]
+    assert len(vain) <= 11 + 1
+    assert len(log.asked) <= 3 * 11 + 1 + 4
+
+
+def test_fetch_when_several_entries_spoil_their_page() -> None:
+    """Each of several such entries is a hole of its own."""
+    log = PlainLog(page_size=256)
+    log.poison = {3, 4, 100, 255, 300}
+
+    results = _run(log, RangeSet.of((0, 1024)))
+
+    assert _holes(results) == [(i, i + 1) for i in sorted(log.poison)]
+    assert _fetched(results) == [i for i in range(1024) if i not in log.poison]
+
+
+def test_fetch_when_a_whole_page_is_spoilt() -> None:
+    """A page without a sound entry is not asked for entry by entry, while the others are fetched."""
+    log = PlainLog(page_size=256)
+    log.poison = set(range(256, 512))
+
+    results = _run(log, RangeSet.of((0, 1024)))
+
+    assert _fetched(results) == [*range(256), *range(512, 1024)]
+    assert len(log.asked) <= 3 + 2 * (2 * 9 + 1)
+    assert _holes(results)[-1][1] == 512
+
+
+def test_fetch_keeps_the_kind_of_errors() -> None:
+    """A hole is the error that the log raised, so that the caller can tell what to do about it."""
+    log = PlainLog(page_size=8)
+    log.broken, log.away = {3: 1}, {16}
+
+    results = _run(log, RangeSet.of((0, 40)))
+
+    assert [type(r) for r in results if isinstance(r, LogError)] == [LogProtocolError, LogUnavailableError]
 
 
 def test_fetch_when_the_log_recovers() -> None:
@@ -246,6 +313,26 @@ def test_fetch_reads_ahead_within_bounds() -> None:
     fetching.close()
 
     assert 1 < asked <= 5
+
+
+def test_fetch_reads_ahead_as_far_as_it_may() -> None:
+    """Whoever fetches from many logs at once says how many pages each may have; one always may."""
+    log = PlainLog(page_size=1)
+    may = [0]
+    wanted = RangeSet.of((0, 1000))
+    fetching = fetch_blocks(log, wanted, ahead=lambda: may[0], stop=threading.Event(), decode=_indices)
+
+    def taken() -> int:
+        next(fetching)
+        time.sleep(0.1)
+        return len(log.asked)
+
+    asked = [taken(), taken()]
+    may[0] = 5
+    asked += [taken(), taken()]
+    fetching.close()
+
+    assert asked == [1, 2, 7, 8]
 
 
 def test_fetch_when_the_page_size_is_learned() -> None:
@@ -360,15 +447,21 @@ indices = st.integers(0, 100)
     st.lists(st.tuples(indices, indices), max_size=8),
     st.dictionaries(indices, st.integers(1, 30), max_size=6),
     st.sets(indices, max_size=6),
+    st.sets(indices, max_size=6),
     st.integers(1, 40),
     st.integers(1, 40),
 )
 def test_fetch_accounts_for_every_index(
-    pairs: list[tuple[int, int]], broken: dict[int, int], away: set[int], page_size: int, answer_size: int
+    pairs: list[tuple[int, int]],
+    broken: dict[int, int],
+    away: set[int],
+    poison: set[int],
+    page_size: int,
+    answer_size: int,
 ) -> None:
     """Whatever the gaps and the failures, each wanted index is in one block or one hole, and both ascend."""
     log = PlainLog(page_size, answer_size)
-    log.broken, log.away = broken, away
+    log.broken, log.away, log.poison = broken, away, poison
     wanted = RangeSet.of(*pairs)
 
     results = _run(log, wanted, workers=2)
@@ -380,4 +473,4 @@ def test_fetch_accounts_for_every_index(
     assert fetched == sorted(fetched)
     assert all(a[1] <= b[0] for a, b in pairwise(_holes(results)))
     assert all(wanted.contains(np.array([a, b - 1])).all() for a, b in _holes(results))
-    assert not set(fetched) & (set(broken) | away)
+    assert not set(fetched) & (set(broken) | away | poison)
