@@ -120,6 +120,7 @@ def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: Comm
         Nothing was added.
     """
     actions: list[AddAction | RemoveAction] = [file.action for file in files]
+    before = target.version()
     try:
         target.create_write_transaction(actions, "append", target.schema(), [PARTITION], commit_properties=properties)
     except (DeltaError, OSError) as error:
@@ -127,7 +128,7 @@ def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: Comm
         # What fails after the commit itself, such as the checkpoint that follows it, leaves the commit in place.
         if {str(table_path(target.table_uri) / file.name) for file in files} <= set(files_of(target)):
             return True
-        if isinstance(error, CommitFailedError):
+        if isinstance(error, CommitFailedError) and target.version() > before:
             return False
         message = f"the commit failed ({error}); nothing was added: mend that and run again"
         raise TableError(folder_of(target), message) from error

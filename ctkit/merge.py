@@ -355,10 +355,9 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
     """Return files that hold exactly the missing rows: staging's own where possible, else rewritten ones."""
     skipped = overlap.skipped_by_file()
     whole = [file for file in staged if str(file.path) not in skipped]
-    if as_der_type(staging) != as_der_type(main):
-        whole = []
-    whole = _large_enough(whole)
-    partly = [file for file in staged if file not in whole and skipped.get(str(file.path)) != file.rows]
+    whole = _large_enough(whole) if as_der_type(staging) == as_der_type(main) else []
+    adopted = {file.path for file in whole}
+    partly = [file for file in staged if file.path not in adopted and skipped.get(str(file.path)) != file.rows]
     if not partly:
         return whole
     try:
@@ -370,9 +369,8 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
 
 def _large_enough(files: list[DataFile]) -> list[DataFile]:
     """Leave out the tiny files of partitions that have many of them: main is better off with a few larger ones."""
-    tiny = [file for file in files if file.action.size < TINY_FILE]
-    of_partition = Counter(file.path.parent for file in tiny)
-    return [file for file in files if file not in tiny or of_partition[file.path.parent] < MANY_TINY_FILES]
+    tiny = Counter(file.partition for file in files if file.action.size < TINY_FILE)
+    return [file for file in files if file.action.size >= TINY_FILE or tiny[file.partition] < MANY_TINY_FILES]
 
 
 def _discard(main: DeltaTable, files: list[DataFile]) -> None:
