@@ -120,11 +120,11 @@ def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
 
 
 def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
-    """Wait until all have a result; tell whether they do, which they may not if `stop` is set."""
+    """Wait until all have a result; tell whether they have, and had it before `stop` was set."""
     pending = set(futures)
     while pending and not stop.is_set():
         _, pending = wait(pending, timeout=_POLL)
-    return not pending
+    return not stop.is_set()
 
 
 def _arrived(pages: Iterable[Future[tuple[list[T | LogError], bool]]]) -> Iterator[T | LogError]:

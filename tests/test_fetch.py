@@ -1,5 +1,7 @@
 """Every wanted index arrives exactly once, in order, or is named in a hole."""
 
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -437,6 +439,27 @@ def test_fetch_when_closed() -> None:
     assert time.monotonic() - began < 5
     assert not stop.is_set()
     assert len(log.asked) == 4
+
+
+STOPPED_RUN = """
+import socket, threading
+from ctkit.fetch import fetch_blocks
+from ctkit.log import open_log
+from ctkit.ranges import RangeSet
+
+silent = socket.create_server(("127.0.0.1", 0))
+stop = threading.Event()
+threading.Timer(0.3, stop.set).start()
+log = open_log(f"http://127.0.0.1:{silent.getsockname()[1]}", user_agent="ct@example.org", protocol="rfc6962")
+print(list(fetch_blocks(log, RangeSet.of((0, 9000)), stop=stop, decode=len)))
+"""
+
+
+def test_fetch_when_stopped_while_a_log_is_silent() -> None:
+    """A process that stops fetching ends soon, though requests wait for a log that accepts them and never answers."""
+    ended = subprocess.run([sys.executable, "-c", STOPPED_RUN], capture_output=True, text=True, timeout=20)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n", "")
 
 
 indices = st.integers(0, 100)
