@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -145,8 +146,10 @@ def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
         if writer:
             written.append(writer.close())
     except BaseException:
-        for path in [file.path for file in written] + ([writer.path] if writer else []):
-            path.unlink(missing_ok=True)
+        if writer:
+            writer.abort()
+        for file in written:
+            file.path.unlink(missing_ok=True)
         raise
     return written
 
@@ -161,8 +164,9 @@ class _FileWriter:
         self._schema = schema
         self.path = folder / f"{PARTITION}={date}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._sink = pa.OSFile(str(self.path), "wb")
         self._writer = pq.ParquetWriter(
-            self.path,
+            self._sink,
             schema,
             compression="zstd",
             compression_level=3,
@@ -192,6 +196,7 @@ class _FileWriter:
         if self._waiting:
             self._flush()
         self._writer.close()
+        self._sink.close()
         footer = pq.read_metadata(self.path)
         status = self.path.stat()
         return _data_file(
@@ -203,6 +208,15 @@ class _FileWriter:
             rows=footer.num_rows,
             statistics=_statistics(footer),
         )
+
+    def abort(self) -> None:
+        """Give the file up and remove it."""
+        with suppress(OSError, pa.ArrowException):
+            self._writer.close()
+        # It would try once more when it is collected, and complain where nobody listens.
+        self._writer.is_open = False
+        self._sink.close()
+        self.path.unlink(missing_ok=True)
 
 
 def _by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
