@@ -47,9 +47,6 @@ class Hole:
     reason: str
     lasting: bool
 
-    def __str__(self) -> str:
-        return f"{self.source_url} [{self.start}, {self.end}): {self.reason}"
-
 
 @dataclass(frozen=True, repr=False)
 class Progress(Report):
@@ -129,16 +126,23 @@ class BackfillReport(Report):
         """
         if self.complete:
             return
-        named = "; ".join(str(hole) for hole in self.holes[:10])
-        more = f"; and {len(self.holes) - 10} more" if len(self.holes) > 10 else ""
-        missing = sum(self.wanted.values()) - sum(self.written.values())
         lasting = all(hole.lasting for hole in self.holes)
         error, advice = (
             (LogProtocolError, "report them to the log's operator")
             if lasting
             else (LogUnavailableError, "run again to fetch them")
         )
-        raise error(self.holes[0].source_url, f"{missing} entries are still missing: {named}{more}; {advice}")
+        of_each = "; and of ".join(filter(None, map(self._missing_of, self.wanted)))
+        url, _, message = of_each.partition(": ")
+        raise error(url, f"{message}; {advice}")
+
+    def _missing_of(self, url: str) -> str:
+        """Say what is missing of one log, and why; "" if nothing is."""
+        missing = self.wanted[url] - self.written[url]
+        holes = [hole for hole in self.holes if hole.source_url == url]
+        named = ", ".join(f"[{hole.start}, {hole.end}) {hole.reason}" for hole in holes[:5])
+        more = f", and {len(holes) - 5} more" if len(holes) > 5 else ""
+        return f"{url}: {missing} entries are still missing: {named}{more}" if missing else ""
 
     def facts(self) -> dict[str, Any]:
         """Return the totals."""

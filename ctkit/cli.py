@@ -72,7 +72,7 @@ def gaps(arguments: argparse.Namespace) -> int:
                 separator = ",\n"
             print("\n]")
         else:
-            print(situation.summary().to_string(index=False))
+            print(situation.summary().to_string(index=False) if situation.within else "no log could be asked")
         situation.check()
     return 0
 

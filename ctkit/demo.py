@@ -1,8 +1,11 @@
 """The whole cycle on embedded logs: a table with holes is found incomplete, filled, looked at, merged, complete."""
 
+import fcntl
 import logging
 import shutil
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -36,7 +39,7 @@ DAYS = 3
 USER_AGENT = "ctkit demo, nobody@example.org"
 
 _MARK = ".ctkit-demo"
-_OURS = ("main", "staging", "state.json", "parameters.yaml", "notebooks", "runs", _MARK)
+_OURS = ("main", "staging", "state.json", "parameters.yaml", "notebooks", "runs")
 
 
 def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> int:
@@ -61,7 +64,13 @@ def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> i
     ParameterError
         The folder holds something else.
     """
-    folder = _make_folder(Path(folder))
+    folder = Path(folder).absolute()
+    with _hold(folder):
+        return _run(folder, serve=serve, entries=entries)
+
+
+def _run(folder: Path, *, serve: bool, entries: int) -> int:
+    _clear(folder)
     # What the cells print is in the records; here it would drown the story.
     logging.getLogger("papermill").setLevel(logging.WARNING)
     print(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...", flush=True)
@@ -102,22 +111,30 @@ def _serve(logs: list[EmbeddedLog], *, port: int) -> LogServer:
         return LogServer(*logs)
 
 
-def _make_folder(folder: Path) -> Path:
-    folder = folder.absolute()
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep a second demo out of it."""
     try:
         if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
             raise ParameterError(f"{folder} holds other things than a demo; name an empty or a new folder")
-        for name in _OURS:
-            path = folder / name
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _MARK).touch()
+        mark = (folder / _MARK).open("w")
     except OSError as error:
         raise ParameterError(f"{folder} cannot be used for a demo ({error}); name another folder") from error
-    return folder
+    with mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ParameterError(f"a demo is running in {folder}; stop it, or name another folder") from None
+        yield
+
+
+def _clear(folder: Path) -> None:
+    for path in (folder / name for name in _OURS):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @dataclass

@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 
 from ctkit.ranges import RangeSet
 from ctkit.schema import GAP_SCHEMA, canonical_url
-from ctkit.table import connect, folder_of, read_tables
+from ctkit.table import folder_of, read_tables, reading
 
 Within = Mapping[str, tuple[int | None, int]]
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
@@ -59,7 +59,7 @@ def find_gaps(
         },
         schema=pa.schema({"source_url": pa.string(), "start": pa.int64(), "ceiling": pa.int64()}),
     )
-    with connect() as connection:
+    with reading(main, staging) as connection:
         rows = read_tables(connection, main, staging).select("source_url", "cert_index")
         # The URLs are few and known: as literals they let DuckDB skip row groups by their statistics.
         rows = rows.filter(rows.source_url.isin(bounds["source_url"].to_pylist()))

@@ -16,12 +16,9 @@ anywhere is finished by the next one.
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import duckdb
 import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
@@ -39,10 +36,10 @@ from ctkit.schema import PARTITION, row_schema
 from ctkit.table import (
     as_der_type,
     check_separate,
-    connect,
     files_of,
     folder_of,
     hold,
+    reading,
     table_path,
 )
 
@@ -195,12 +192,12 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     """
     if main:
         check_separate(folder_of(staging), folder_of(main))
-    with _reading(staging, main) as connection:
-        overlap = Overlap(connection, files_of(staging))
+    with reading(staging, main, memory_limit=MEMORY) as connection:
+        overlap = Overlap(connection.con, files_of(staging))
         if main:
             overlap.skip_present(main, set())
-        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
-        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas()
+        summary = connection.con.execute(_SUMMARY).to_arrow_table().to_pandas()
+        sample = connection.con.execute(_SAMPLE).to_arrow_table().to_pandas()
         return MergePreview(
             staging=folder_of(staging),
             main=folder_of(main) if main else "",
@@ -255,13 +252,13 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
     """
     check_separate(folder_of(staging), folder_of(main))
-    with hold(main), hold(staging), _reading(staging, main) as connection:
+    with hold(main), hold(staging), reading(staging, main, memory_limit=MEMORY) as connection:
         staging.update_incremental()
         main.update_incremental()
         staged = data_files(staging)
         for orphan in orphans(staging):
             logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
-        overlap = Overlap(connection, [str(file.path) for file in staged])
+        overlap = Overlap(connection.con, [str(file.path) for file in staged])
         looked_at: set[str] = set()
         prepared: list[DataFile] | None = None
         transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
@@ -330,18 +327,6 @@ def undo_merge(main: DeltaTable) -> int:
             raise TableError(folder_of(main), f"the merge cannot be undone ({error}); nothing was changed") from error
         main.update_incremental()
         return main.version()
-
-
-@contextmanager
-def _reading(staging: DeltaTable, main: DeltaTable | None) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Connect, and tell what could not be read in terms of the tables."""
-    try:
-        with connect(memory_limit=MEMORY) as connection:
-            yield connection.con
-    except duckdb.Error as error:
-        tables = f"{folder_of(staging)} or {folder_of(main)}" if main else folder_of(staging)
-        message = f"cannot be merged, {tables} cannot be read ({error}); main is as it was: mend that and run again"
-        raise TableError(folder_of(staging), message) from error
 
 
 def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:

@@ -21,7 +21,7 @@ from ctkit.report import Report
 from ctkit.retire import finish_retiring
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, connect, files_of, find_table, open_table, read_tables, table_path
+from ctkit.table import check_separate, files_of, find_table, open_table, read_tables, reading, table_path
 
 T = TypeVar("T")
 
@@ -203,6 +203,8 @@ def find_situation(parameters: Parameters) -> Situation:
         A table is not one of ours, or cannot be opened.
     """
     main, staging = find_tables(parameters)
+    if main is None:
+        logger.warning("main table does not exist main_path=%s", parameters.main_path)
     stretch = {"from_index": parameters.from_index, "to_index": parameters.to_index}
     if parameters.ceiling == "state":
         if parameters.state_file is None:
@@ -320,7 +322,10 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
         message = f"was previewed at version {expected.staging_version} and is {now} now; preview again"
         raise StalePreviewError(staging_path, message)
     if staging is not None and files_of(staging):
-        return merge_staging(staging, main or open_table(main_path, like=staging), expected=expected)
+        if main is None:
+            logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
+            main = open_table(main_path, like=staging)
+        return merge_staging(staging, main, expected=expected)
     state = "does not exist" if staging is None else "is empty"
     logger.info("staging table %s, nothing to merge staging_path=%s", state, parameters.staging_path)
     left = finish_retiring(staging_path, staging)
@@ -343,6 +348,7 @@ def undo_staged(parameters: Parameters) -> None:
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
     logger.info("merge undone main_path=%s version=%d", main_path, undo_merge(main))
+    logger.info("its rows are gaps again, and staging does not come back: backfill to fetch them anew")
 
 
 def _first_and_last(
@@ -351,7 +357,7 @@ def _first_and_last(
     """Return the lowest and the highest index of each log that has a row in either table."""
     if not urls:
         return {}
-    with connect() as connection:
+    with reading(main, staging) as connection:
         rows = read_tables(connection, main, staging).select("source_url", "cert_index")
         rows = rows.filter(rows.source_url.isin(urls))
         covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())

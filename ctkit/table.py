@@ -90,6 +90,8 @@ def find_table(uri: str | Path) -> DeltaTable | None:
         There is a table, but it cannot be opened.
     """
     path = table_path(uri)
+    if path.exists() and not path.is_dir():
+        raise TableError(str(path), "is a file, not the folder of a table; name a folder")
     try:
         if not DeltaTable.is_deltatable(path.as_uri()):
             return None
@@ -179,19 +181,31 @@ def files_of(table: DeltaTable) -> list[str]:
 
 
 @contextmanager
-def connect(**settings: str) -> Iterator[ibis.BaseBackend]:
-    """Connect to a DuckDB of our own that lives in memory and spills to a temporary folder.
+def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBackend]:
+    """Connect to a DuckDB of our own, to read the given tables; it lives in memory and spills to a temporary folder.
 
     Parameters
     ----------
+    tables
+        Whom errors of reading are about; None stands for a table that does not exist.
     settings
         DuckDB's, such as ``memory_limit="512MB"``.
+
+    Raises
+    ------
+    TableError
+        A file of the tables cannot be read.
     """
     with tempfile.TemporaryDirectory(prefix="ctkit-") as spill:
         # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
         connection = ibis.duckdb.connect(temp_directory=spill, **settings)
         try:
             yield connection
+        except duckdb.Error as error:
+            folders = [folder_of(table) for table in tables if table]
+            named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
+            message = f"a file of it cannot be read ({_first_line(error)}); nothing was changed: mend it and run again"
+            raise TableError(named, message) from error
         finally:
             connection.disconnect()
 
@@ -237,7 +251,7 @@ def define_rows(connection: duckdb.DuckDBPyConnection, view: str, files: list[st
 
 def source_names(*tables: DeltaTable | None) -> dict[str, str]:
     """Return source URL -> ``source_name`` as the tables have it, for every log that has a name other than its URL."""
-    with connect() as connection:
+    with reading(*tables) as connection:
         rows = read_tables(connection, *tables)
         rows = rows.filter(rows.source_name != rows.source_url)
         names = rows.group_by("source_url").agg(name=rows.source_name.max()).to_pyarrow()
@@ -253,10 +267,14 @@ def hold(table: DeltaTable) -> Iterator[None]:
     Raises
     ------
     TableError
-        Another run holds it.
+        Another run holds it, or it is gone.
     """
     folder = folder_of(table)
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        message = f"is not there any more ({error.strerror}); a merge may have removed it: open_table() makes it anew"
+        raise TableError(folder, message) from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

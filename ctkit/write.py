@@ -39,8 +39,8 @@ def write_entries(table: DeltaTable, rows: pa.Table) -> None:
         ordered = rows.cast(schema).sort_by([(column, "ascending") for column in (PARTITION, *KEY)])
         files = write_files(table_path(table.table_uri), schema, ordered.to_batches(ROWS_PER_GROUP))
     except (OSError, ValueError, pa.ArrowException) as error:
-        message = f"{rows.num_rows} rows could not be written ({error}); nothing of them is in the table: run again"
-        raise TableError(folder_of(table), message) from error
+        message = f"{rows.num_rows} rows could not be written ({error}); nothing of them is in the table"
+        raise TableError(folder_of(table), f"{message}: mend that and run again") from error
     try:
         committed = commit_files(files, table)
     except TableError:

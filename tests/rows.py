@@ -10,7 +10,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from ctkit.schema import AsDer, row_schema
-from ctkit.table import connect, open_table, read_tables
+from ctkit.table import open_table, read_tables, reading
 from ctkit.write import write_entries
 
 LOG = "https://ct.example.com/2026h2"
@@ -63,7 +63,7 @@ def make_table(path: Path, *commits: pa.Table) -> DeltaTable:
 
 def keys_of(table: DeltaTable) -> list[tuple[str, int]]:
     """Return the keys of all rows, ascending, duplicates included."""
-    with connect() as connection:
+    with reading(table) as connection:
         rows = read_tables(connection, table).select("source_url", "cert_index").to_pyarrow().to_pylist()
     return sorted((row["source_url"], row["cert_index"]) for row in rows)
 
@@ -75,7 +75,7 @@ def indices_of(table: DeltaTable, url: str = LOG) -> list[int]:
 
 def rows_of(table: DeltaTable) -> list[dict[str, object]]:
     """Return all rows, ordered by key."""
-    with connect() as connection:
+    with reading(table) as connection:
         rows = read_tables(connection, table).select(row_schema().names).order_by("source_url", "cert_index")
         return rows.to_pyarrow().to_pylist()
 

@@ -191,7 +191,7 @@ def test_ac2_3_nothing_reaches_the_ceiling(world, capsys):
     check_table(DeltaTable(world.staging), world.by_url, within)
 
 
-def test_ac2_4_tables_that_are_missing(world, capsys):
+def test_ac2_4_tables_that_are_missing(world, capsys, caplog):
     """AC2.4: without staging main decides, without main staging does, without both everything from N is a gap."""
     file = world.write_files()
     first, second = world.urls
@@ -203,6 +203,8 @@ def test_ac2_4_tables_that_are_missing(world, capsys):
 
     world.staging.rename(world.folder / "elsewhere")
     assert gaps_json(capsys, "-f", file) == []
+    assert f"main table does not exist main_path={world.main}" in caplog.text
+    assert caplog.text.count("log has no row in either table, skipping (catch-up)") == 2
     assert gaps_json(capsys, "-f", file, "--from", 7) == sorted([(first, 7, 500), (second, 7, 400)])
     assert not world.main.exists()
     assert not world.staging.exists()
@@ -254,7 +256,7 @@ def test_ac4_1_staging_is_missing_or_empty(world, caplog):
     assert commits_of(world.main) == before
 
 
-def test_ac4_2_missing_main_is_created(world):
+def test_ac4_2_missing_main_is_created(world, caplog):
     """AC4.2: a main that does not exist, folder included, is created and gets everything."""
     world.fill(world.staging, (0, 0, 30))
     main = world.folder / "new" / "folder" / "main"
@@ -263,6 +265,7 @@ def test_ac4_2_missing_main_is_created(world):
 
     check_table(DeltaTable(main), world.by_url, {world.urls[0]: (0, 30)})
     assert not world.staging.exists()
+    assert f"main table does not exist, creating it main_path={main}" in caplog.text
 
 
 def test_ac4_3_a_failing_merge_changes_nothing(world, monkeypatch, capsys):

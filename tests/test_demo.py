@@ -61,6 +61,8 @@ def test_demo_that_is_kept_up(tmp_path):
         situation = find_situation(read_parameters(tmp_path / "demo" / "parameters.yaml"))
         size = situation.logs[0].get_checkpoint().tree_size
         situation.close()
+        with pytest.raises(ParameterError, match="a demo is running in"):
+            demo.run(tmp_path / "demo")
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)

@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,8 +11,19 @@ from deltalake import DeltaTable, write_deltalake
 from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, rows_of
 
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
+from ctkit.gap import find_gaps
 from ctkit.schema import row_schema
-from ctkit.table import as_der_type, check_separate, find_table, folder_of, hold, open_table, source_names, table_path
+from ctkit.table import (
+    as_der_type,
+    check_separate,
+    files_of,
+    find_table,
+    folder_of,
+    hold,
+    open_table,
+    source_names,
+    table_path,
+)
 
 
 def test_open_table_when_it_is_missing(tmp_path):
@@ -218,3 +231,24 @@ def test_hold_when_another_run_holds_it(tmp_path):
     assert "is being written by another run of ctkit" in refused
     assert try_it() == "held"
     assert os.listdir(tmp_path / "staging") == ["_delta_log"]
+
+
+def test_hold_when_the_table_is_gone(tmp_path):
+    """A handle of a table that a merge removed says so, and how to go on."""
+    table = open_table(tmp_path / "staging")
+    shutil.rmtree(tmp_path / "staging")
+
+    with pytest.raises(TableError, match=r"is not there any more.*open_table"), hold(table):
+        pass
+
+
+def test_reading_when_a_file_is_missing_or_damaged(tmp_path):
+    """A table of which a file cannot be read is named, in one line."""
+    main, staging = make_table(tmp_path / "main", make_rows([1])), make_table(tmp_path / "staging", make_rows([2]))
+    file = Path(files_of(staging)[0])
+    for damage in (lambda: file.write_bytes(file.read_bytes()[:-30]), file.unlink):
+        damage()
+        with pytest.raises(TableError, match="a file of it cannot be read") as caught:
+            find_gaps(main, staging, within={LOG: (0, 5)})
+        assert caught.value.uri == str(tmp_path / "staging")
+        assert "\n" not in str(caught.value)

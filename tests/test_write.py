@@ -41,7 +41,7 @@ def test_write_entries_when_the_folder_cannot_be_written(tmp_path):
     table = make_table(tmp_path / "main", make_rows([1]))
     rows = make_rows([2]).set_column(0, "cert_index", pa.array([None], pa.int64()))
 
-    with pytest.raises(TableError, match="nothing of them is in the table: run again") as caught:
+    with pytest.raises(TableError, match="nothing of them is in the table: mend that and run again") as caught:
         write_entries(table, rows)
 
     assert caught.value.uri == str(tmp_path / "main")
