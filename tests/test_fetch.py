@@ -414,6 +414,24 @@ def test_fetch_when_stopped_in_the_middle_of_a_page() -> None:
     assert results == [[*range(8)], [*range(8, 16)]]
 
 
+def test_fetch_when_stopped_while_a_failing_log_is_asked_further_on() -> None:
+    """A log that fails because the fetching was stopped is not given up for that."""
+    stop = threading.Event()
+
+    class Stopping(PlainLog):
+        """Stops the fetching when it is asked for a single entry."""
+
+        def get_entries(self, start: int, end: int) -> EntryBlock:
+            """Have nothing."""
+            if end - start == 1:
+                stop.set()
+            raise LogUnavailableError(self.url, "away", start=start, end=end)
+
+    results = list(fetch_blocks(Stopping(), RangeSet.of((0, 40)), workers=2, stop=stop, decode=_indices))
+
+    assert _holes(results) == [(0, 8), (8, 16), (16, 24), (24, 32)]
+
+
 def test_fetch_when_stopped_before_it_begins() -> None:
     """An event that is set already means that nothing is asked."""
     log, stop = PlainLog(), threading.Event()
