@@ -1,10 +1,12 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
+import json
 import os
 import shutil
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,10 +20,15 @@ from ctkit.schema import PARTITION, row_schema
 from ctkit.table import as_der_type, files_of, folder_of, table_path
 
 
-def link_files(files: Iterable[DataFile], target: DeltaTable) -> None:
+def link_files(files: Iterable[DataFile], target: DeltaTable) -> int:
     """Make the files durable below the target's folder: hard links, or copies where linking is impossible.
 
     They are not part of the target until they are committed.
+
+    Returns
+    -------
+    int
+        How many rows they have, by their footers.
 
     Raises
     ------
@@ -31,8 +38,9 @@ def link_files(files: Iterable[DataFile], target: DeltaTable) -> None:
     root = table_path(target.table_uri)
     schema = row_schema(as_der_type(target))
     folders: set[Path] = set()
+    rows = 0
     for file in files:
-        _verify(file, schema)
+        rows += _verify(file, schema)
         link = root / file.name
         try:
             if link.parent not in folders:
@@ -53,23 +61,33 @@ def link_files(files: Iterable[DataFile], target: DeltaTable) -> None:
             raise TableError(str(root), f"{message}: mend that and run again") from error
     for folder in (*folders, root):
         _sync(folder)
+    return rows
 
 
-def _verify(file: DataFile, schema: pa.Schema) -> None:
+def _verify(file: DataFile, schema: pa.Schema) -> int:
+    """Refuse a file that the target could not be read with; return how many rows it has."""
     try:
         footer = pq.read_metadata(file.path)
-        have = plain_schema(footer.schema.to_arrow_schema())
-    except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-    else:
+        hints = footer.schema.to_arrow_schema()
+        have = plain_schema(hints)
         wrong = [name for name in schema.names if name != PARTITION and _type_of(have, name) != schema.field(name).type]
         if wrong:
             reason = f"its columns {', '.join(wrong)} are missing or of another type"
         elif file.rows not in (None, footer.num_rows) or file.path.stat().st_size != file.action.size:
             reason = f"it has {footer.num_rows} rows in {file.path.stat().st_size} bytes, not what its table's log says"
+        elif nulls := _with_nulls(file.path, [field.name for field in hints if field.nullable]):
+            reason = f"its columns {', '.join(nulls)} have nulls"
         else:
-            return
-    raise TableError(str(file.folder), f"{file.action.path} is damaged: {reason}; remove this table and backfill anew")
+            return int(footer.num_rows)
+    except (OSError, pa.ArrowException) as error:
+        reason = str(error).splitlines()[0]
+    message = f"{file.action.path} cannot become part of another table: {reason}; remove this table and backfill anew"
+    raise TableError(str(file.folder), message)
+
+
+def _with_nulls(path: Path, names: list[str]) -> list[str]:
+    """Return which of the columns have nulls; one is in memory at a time."""
+    return [name for name in names if pq.ParquetFile(path).read([name])[name].null_count]
 
 
 def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
@@ -85,12 +103,12 @@ def _sync(path: Path) -> None:
 
 
 def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
-    """Remove what `link_files` left below the target's folder and no commit has taken up.
+    """Remove what was written or linked below the target's folder and no commit has taken up.
 
     Parameters
     ----------
     names
-        Paths relative to the target's folder.
+        Paths relative to the target's folder, which no commit before has ever named.
     """
     root = table_path(target.table_uri)
     # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
@@ -136,21 +154,29 @@ def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: Comm
     return True
 
 
-def confirm_files(files: Iterable[DataFile], target: DeltaTable) -> None:
+def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -> None:
     """Make the commit of the files durable, and read it back from the disk.
+
+    Parameters
+    ----------
+    version
+        What they were committed as; others may have committed since, and even replaced the files.
 
     Raises
     ------
     TableError
-        The table on the disk does not have them.
+        The commit on the disk does not have them.
     """
     root = table_path(target.table_uri)
-    log = root / "_delta_log"
-    _sync(log / f"{target.version():020}.json")
-    _sync(log)
-    have = set(files_of(DeltaTable(root.as_uri())))
-    if lost := [file.action.path for file in files if str(root / file.name) not in have]:
-        raise TableError(str(root), f"does not show {lost[:3]} after their commit; look at its history() and run again")
+    commit = root / "_delta_log" / f"{version:020}.json"
+    _sync(commit)
+    _sync(commit.parent)
+    actions = map(json.loads, commit.read_text().splitlines())
+    have = {unquote(action["add"]["path"]) for action in actions if "add" in action}
+    if lost := [file.name for file in files if file.name not in have]:
+        raise TableError(
+            str(root), f"does not show {lost[:3]} in version {version}; look at its history() and run again"
+        )
 
 
 def remove_files(files: Iterable[DataFile], table: DeltaTable, facts: dict[str, str]) -> None:

@@ -27,6 +27,9 @@ from ctkit.write import write_batches
 READ_AHEAD = 16
 """Batches that may wait for the writer: about 20 kB to 5 MB each."""
 
+PAGES_AHEAD = 64
+"""Pages of all logs together that are fetched ahead of the writer."""
+
 LOGS_AT_ONCE = 16
 """So many logs are read at a time; the others wait for their turn."""
 
@@ -216,8 +219,8 @@ def backfill(
 
     def run() -> BackfillReport:
         try:
-            with hold(table):
-                return _run(by_url, gaps, table, main, seen, stop, commits.put)
+            with hold(table) as held:
+                return _run(by_url, gaps, held, main, seen, stop, commits.put)
         finally:
             commits.put(None)
 
@@ -231,7 +234,9 @@ def backfill(
                     on_progress(progress)
         finally:
             stop.set()
-    return running.result()
+    report = running.result()
+    table.update_incremental()
+    return report
 
 
 def _run(
@@ -245,7 +250,6 @@ def _run(
 ) -> BackfillReport:
     """Fetch and write until everything is there, or `stop` is set; the table is held."""
     began = time.monotonic()
-    table.update_incremental()
     # Somebody may have filled some of the gaps since they were found: this very call, made a second time.
     plan = still_missing(gaps, table)
     nameless = any(by_url[url].name is None for url in plan)
@@ -256,6 +260,7 @@ def _run(
     holes: list[Hole] = []
     unreadable = 0
     arrivals: queue.Queue[_Arrival | LogError | None] = queue.Queue(READ_AHEAD)
+    unfinished = set(plan)
 
     def fetch(log: Log, ranges: RangeSet) -> None:
         name = log.name or names.get(log.url, log.url)
@@ -266,10 +271,14 @@ def _run(
             return _Arrival(log.url, rows, block.missing_issuers)
 
         try:
-            for arrival in fetch_blocks(log, ranges, stop=stop, decode=read):
+            for arrival in fetch_blocks(log, ranges, ahead=pages_ahead, stop=stop, decode=read):
                 arrivals.put(arrival)
         finally:
+            unfinished.discard(log.url)
             arrivals.put(None)
+
+    def pages_ahead() -> int:
+        return PAGES_AHEAD // max(1, min(len(unfinished), LOGS_AT_ONCE))
 
     def arriving() -> Iterator[_Arrival | LogError]:
         for _ in plan:

@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
 from ctkit.schema import KEY, PARTITION
-from ctkit.table import table_path
+from ctkit.table import files_of, table_path
 
 ROWS_PER_GROUP = 16_384
 """About 64 MB before compression: what a writer holds in memory, and the least that a reader must read."""
@@ -51,7 +51,7 @@ class DataFile:
     @property
     def name(self) -> str:
         """Where the file lies, relative to the table's folder."""
-        return unquote(self.action.path)
+        return self.action.path
 
     @property
     def path(self) -> Path:
@@ -71,12 +71,20 @@ class DataFile:
 
 
 def data_files(table: DeltaTable) -> list[DataFile]:
-    """Return the files of the table's version, with the statistics that its log has of them."""
+    """Return the files of the table's version, with the statistics that its log has of them.
+
+    Raises
+    ------
+    TableError
+        As `ctkit.table.files_of`.
+    """
     folder = table_path(table.table_uri)
+    files_of(table)
     return [
         _data_file(
             folder,
-            path=added["path"],
+            # An action takes the path as it is on the disk, and encodes it by itself.
+            path=unquote(added["path"]),
             size=added["size_bytes"],
             partition=added["partition"],
             modified=added["modification_time"],

@@ -16,9 +16,12 @@ anywhere is finished by the next one.
 import logging
 import shutil
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
@@ -46,7 +49,10 @@ from ctkit.table import (
 logger = logging.getLogger(__name__)
 
 SCRATCH = "_ctkit_merge"
-"""Folder inside main for rewritten files. The underscore keeps Delta readers and VACUUM away from it."""
+"""Folder inside main for rewritten files, by the id of their staging table.
+
+The underscore keeps Delta readers and VACUUM away from it.
+"""
 
 MERGED_FROM = "ctkit.merged_from"
 """Commit metadata of main: the staging folder that the commit's rows came from."""
@@ -252,51 +258,76 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
     """
     check_separate(folder_of(staging), folder_of(main))
-    with hold(main), hold(staging), reading(staging, main, memory_limit=MEMORY) as connection:
-        staging.update_incremental()
-        main.update_incremental()
-        staged = data_files(staging)
-        for orphan in orphans(staging):
-            logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
-        overlap = Overlap(connection.con, [str(file.path) for file in staged])
-        looked_at: set[str] = set()
-        prepared: list[DataFile] | None = None
-        transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
-        # What a run that died here linked and did not commit.
-        _discard(main, staged)
-        try:
-            while True:
-                if expected:
-                    _check_expected(expected, staging, main)
-                before, files = main.version(), set(files_of(main))
-                if overlap.skip_present(main, looked_at) or prepared is None:
-                    _discard(main, prepared or [])
-                    prepared = _prepare(staging, staged, overlap, main)
-                    link_files(prepared, main)
-                looked_at |= files
-                inserted = overlap.rows - overlap.skipped
-                properties = CommitProperties(
-                    {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted)},
-                    max_commit_retries=0,
-                    app_transactions=[transaction],
-                )
-                if not prepared or commit_files(prepared, main, properties):
-                    break
-                logger.info("main moved, looking again version=%d", main.version())
-        finally:
-            _discard(main, [*(prepared or []), *staged])
-        confirm_files(prepared, main)
-        return MergeReport(
-            main=folder_of(main),
-            version_before=before,
-            version=before + 1 if prepared else before,
-            staging_rows=overlap.rows,
-            inserted=inserted,
-            skipped=overlap.rows - inserted,
-            conflicts=overlap.conflicts,
-            staging=folder_of(staging),
-            left=retire(staging, staged) if staged else "an empty table",
-        )
+    with (
+        hold(main) as target,
+        hold(staging) as source,
+        reading(source, target, memory_limit=MEMORY) as connection,
+    ):
+        report = _merge(connection.con, source, target, expected)
+    main.update_incremental()
+    return report
+
+
+def _merge(
+    connection: duckdb.DuckDBPyConnection, staging: DeltaTable, main: DeltaTable, expected: MergePreview | None
+) -> MergeReport:
+    """Merge two tables that are held."""
+    staged, dead = data_files(staging), orphans(staging)
+    for orphan in dead:
+        logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
+    overlap = Overlap(connection, [str(file.path) for file in staged])
+    transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
+    scratch = table_path(main.table_uri) / SCRATCH / str(staging.metadata().id)
+    if main.transaction_version(transaction.app_id) is None:
+        # What a run that died here linked or wrote, and did not commit. After a commit it would be main's.
+        rewritten = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
+        unlink_files([*rewritten, *(file.name for file in staged)], main)
+    _remove_scratch(scratch)
+    looked_at: set[str] = set()
+    prepared: list[DataFile] | None = None
+    rows = 0
+    try:
+        while True:
+            if expected:
+                _check_expected(expected, staging, main)
+            before, files = main.version(), set(files_of(main))
+            if overlap.skip_present(main, looked_at) or prepared is None:
+                unlink_files([file.name for file in prepared or []], main)
+                prepared = _prepare(staging, staged, overlap, main, scratch)
+                rows = link_files(prepared, main)
+            looked_at |= files
+            inserted = overlap.rows - overlap.skipped
+            if rows != inserted:
+                message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
+                raise TableError(folder_of(staging), message)
+            properties = CommitProperties(
+                {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted)},
+                max_commit_retries=0,
+                app_transactions=[transaction],
+            )
+            if not prepared or commit_files(prepared, main, properties):
+                break
+            logger.info("main moved, looking again version=%d", main.version())
+    except BaseException:
+        # An interrupt may have come after the commit, and others may have replaced the files since.
+        if DeltaTable(main.table_uri).transaction_version(transaction.app_id) != transaction.version:
+            unlink_files([file.name for file in prepared or []], main)
+        raise
+    finally:
+        _remove_scratch(scratch)
+    if prepared:
+        confirm_files(prepared, main, before + 1)
+    return MergeReport(
+        main=folder_of(main),
+        version_before=before,
+        version=before + 1 if prepared else before,
+        staging_rows=overlap.rows,
+        inserted=inserted,
+        skipped=overlap.rows - inserted,
+        conflicts=overlap.conflicts,
+        staging=folder_of(staging),
+        left=retire(staging, staged, dead) if staged else "an empty table",
+    )
 
 
 def undo_merge(main: DeltaTable) -> int:
@@ -314,29 +345,33 @@ def undo_merge(main: DeltaTable) -> int:
     TableError
         Main's last commit is not a merge, or somebody commits just now; nothing was changed.
     """
-    with hold(main):
-        main.update_incremental()
-        merged = main.version()
-        if MERGED_FROM not in main.history(1)[0]:
+    with hold(main) as held:
+        merged = held.version()
+        if MERGED_FROM not in held.history(1)[0]:
             message = f"version {merged} was not made by a merge; DeltaTable.restore() goes back over other commits too"
             raise TableError(folder_of(main), message)
         properties = CommitProperties({"ctkit.undone": str(merged)}, max_commit_retries=0)
         try:
-            main.restore(merged - 1, commit_properties=properties)
+            held.restore(merged - 1, commit_properties=properties)
         except (DeltaError, OSError) as error:
             raise TableError(folder_of(main), f"the merge cannot be undone ({error}); nothing was changed") from error
-        main.update_incremental()
-        return main.version()
+    main.update_incremental()
+    return merged + 1
 
 
 def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
-    for table, version in ((staging, expected.staging_version), (main, expected.main_version)):
+    shown = ((staging, expected.staging, expected.staging_version), (main, expected.main, expected.main_version))
+    for table, folder, version in shown:
+        if folder and folder != folder_of(table):
+            raise StalePreviewError(folder_of(table), f"was not previewed, {folder} was; preview again")
         if table.version() != (version or 0):
             message = f"was previewed at version {version} and is at {table.version()} now; preview again"
             raise StalePreviewError(folder_of(table), message)
 
 
-def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main: DeltaTable) -> list[DataFile]:
+def _prepare(
+    staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path
+) -> list[DataFile]:
     """Return files that hold exactly the missing rows: staging's own where possible, else rewritten ones."""
     skipped = overlap.skipped_by_file()
     whole = [file for file in staged if str(file.path) not in skipped]
@@ -346,7 +381,7 @@ def _prepare(staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main
     if not partly:
         return whole
     try:
-        return whole + rewrite(partly, overlap, main, table_path(main.table_uri) / SCRATCH)
+        return whole + rewrite(partly, overlap, main, scratch)
     except (OSError, ValueError, pa.ArrowException) as error:
         message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
@@ -358,9 +393,8 @@ def _large_enough(files: list[DataFile]) -> list[DataFile]:
     return [file for file in files if file.action.size >= TINY_FILE or tiny[file.partition] < MANY_TINY_FILES]
 
 
-def _discard(main: DeltaTable, files: list[DataFile]) -> None:
-    """Remove from main's folder what was prepared and is not part of main."""
-    scratch = table_path(main.table_uri) / SCRATCH
-    rewritten = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
-    unlink_files([*rewritten, *(file.name for file in files)], main)
+def _remove_scratch(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
+    with suppress(OSError):
+        # Another staging table's merge may have died, and its files are there.
+        scratch.parent.rmdir()

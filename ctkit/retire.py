@@ -9,20 +9,28 @@ from deltalake.exceptions import DeltaError
 
 from ctkit.adopt import remove_files
 from ctkit.datafile import DataFile
+from ctkit.errors import TableError
 from ctkit.schema import PARTITION
-from ctkit.table import files_of, folder_of, hold, table_path
+from ctkit.table import files_of, find_table, folder_of, hold, table_path
 
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
 
-_REMOVED_LOG = "_delta_log.removed"
 
-
-def retire(staging: DeltaTable, merged: Sequence[DataFile]) -> str:
+def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]) -> str:
     """Remove merged files, and the table with its folder if nothing was added to it meanwhile.
 
     A commit takes the files out of the table first. From then on no reader and no later run can take them for rows, so
     that what follows may be interrupted anywhere.
+
+    Parameters
+    ----------
+    staging
+        The table, held.
+    merged
+        Its files that were merged.
+    dead
+        Its `orphans` from before the merge.
 
     Returns
     -------
@@ -31,12 +39,9 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile]) -> str:
     """
     try:
         remove_files(merged, staging, {MERGED: "all"})
-        for file in merged:
-            file.path.unlink(missing_ok=True)
-        staging.update_incremental()
-        if rows := staging.count():
-            return f"{rows} rows that were added during the merge; merge again"
-        return _remove_empty(staging)
+        for path in (*(file.path for file in merged), *dead):
+            path.unlink(missing_ok=True)
+        return _remove_empty(table_path(staging.table_uri))
     except (DeltaError, OSError) as error:
         return f"{folder_of(staging)} could not be removed ({error}); merge again or remove it"
 
@@ -56,40 +61,51 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
     str
         What is left and why; "" if nothing is.
     """
-    if staging is None:
-        rest = Path(folder)
-        if rest.is_dir() and all(path.name == _REMOVED_LOG for path in rest.iterdir()):
-            _remove_rest(rest)
-        return ""
-    if MERGED not in staging.history(1)[0]:
-        return "an empty table"
-    with hold(staging):
-        return _remove_empty(staging)
+    try:
+        if staging is None:
+            shutil.rmtree(_husk(Path(folder)), ignore_errors=True)
+            return ""
+        with hold(staging) as held:
+            if files_of(held) or MERGED not in held.history(1)[0]:
+                return "an empty table"
+            for orphan in orphans(held):
+                orphan.unlink()
+            return _remove_empty(table_path(folder))
+    except (DeltaError, OSError) as error:
+        return f"{folder} could not be removed ({error}); remove it"
 
 
 def orphans(staging: DeltaTable) -> list[Path]:
     """Return the files that writers left in the table's folder which died before their commit: rows of nobody."""
     known = set(files_of(staging))
-    found = table_path(staging.table_uri).glob(f"{PARTITION}=*/part-*.parquet")
+    partitions = table_path(staging.table_uri).glob(f"{PARTITION}=*")
+    found = (path for folder in partitions if not folder.is_symlink() for path in folder.glob("part-*.parquet"))
     return sorted(path for path in found if str(path) not in known)
 
 
-def _remove_empty(staging: DeltaTable) -> str:
-    folder = table_path(staging.table_uri)
-    for orphan in orphans(staging):
-        orphan.unlink()
+def _remove_empty(folder: Path) -> str:
+    table = find_table(folder)
+    if table is None:
+        raise TableError(str(folder), "is gone; somebody else removed it")
+    if files := files_of(table):
+        return f"{len(files)} files that were added during the merge; merge again"
     for partition in folder.glob(f"{PARTITION}=*"):
-        if not any(partition.iterdir()):
+        if not partition.is_symlink() and not any(partition.iterdir()):
             partition.rmdir()
-    shutil.rmtree(folder / _REMOVED_LOG, ignore_errors=True)
     if foreign := sorted(path.name for path in folder.iterdir() if path.name != "_delta_log"):
         return f"an empty table, because {folder} also holds {', '.join(foreign[:5])}; remove it"
-    # Renamed at once, it is no table any more: half a log would be a broken one.
-    (folder / "_delta_log").rename(folder / _REMOVED_LOG)
-    _remove_rest(folder)
+    # Renamed, it is gone at once: half a log would be a broken table.
+    husk = _husk(folder)
+    shutil.rmtree(husk, ignore_errors=True)
+    folder.rename(husk)
+    if (husk / "_delta_log" / f"{table.version() + 1:020}.json").exists():
+        # A writer without our lock was quicker than the rename: give it its table back.
+        husk.rename(folder)
+        return "files that were added during the merge; merge again"
+    shutil.rmtree(husk)
     return ""
 
 
-def _remove_rest(folder: Path) -> None:
-    shutil.rmtree(folder / _REMOVED_LOG, ignore_errors=True)
-    folder.rmdir()
+def _husk(folder: Path) -> Path:
+    """Return where a staging folder goes that is about to be deleted."""
+    return folder.with_name(f".{folder.name}.ctkit-removed")

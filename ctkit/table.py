@@ -152,8 +152,10 @@ def check_schema(table: DeltaTable) -> None:
     wrong.sort()
     if (partition := table.metadata().partition_columns) != [PARTITION]:
         wrong.append(f"it is partitioned by {partition}, not by ['{PARTITION}']")
-    if features := table.protocol().reader_features:
-        wrong.append(f"it needs the reader features {sorted(features)}")
+    protocol = table.protocol()
+    if protocol.min_reader_version > 1:
+        features = f" with the features {sorted(protocol.reader_features)}" if protocol.reader_features else ""
+        wrong.append(f"it needs readers of version {protocol.min_reader_version}{features}")
     if wrong:
         raise SchemaMismatchError(
             folder_of(table), f"is not a table of CT entries: {'; '.join(wrong)}; name another table"
@@ -175,9 +177,19 @@ def files_of(table: DeltaTable) -> list[str]:
 
     ``DeltaTable.file_uris`` is not used: it percent-encodes the table's own folder, so that the files of a table
     below ``my tables/`` are not found under the paths that it returns.
+
+    Raises
+    ------
+    TableError
+        The table's log names a file outside of its folder, as that of a shallow clone does.
     """
     folder = table_path(table.table_uri)
-    return [str(folder / unquote(path)) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    names = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    for parent in {os.path.dirname(name) for name in names}:
+        if not (folder / parent).resolve().is_relative_to(folder):
+            message = f"names files outside of its folder ({parent}); copy it to a table of its own"
+            raise TableError(str(folder), message)
+    return [str(folder / name) for name in names]
 
 
 @contextmanager
@@ -201,6 +213,11 @@ def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBa
         connection = ibis.duckdb.connect(temp_directory=spill, **settings)
         try:
             yield connection
+        except RuntimeError as error:
+            # What DuckDB makes of Ctrl+C.
+            if "interrupted" in str(error).lower():
+                raise KeyboardInterrupt from error
+            raise
         except duckdb.Error as error:
             folders = [folder_of(table) for table in tables if table]
             named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
@@ -242,10 +259,12 @@ def define_rows(connection: duckdb.DuckDBPyConnection, view: str, files: list[st
     # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
     patterns = [re.sub(r"[*?]", r"[\g<0>]", file) for file in files]
     connection.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})
+    # Not hive_partitioning: it would also take folders above the table, such as env=prod, for columns.
+    date = rf"regexp_extract(filename, '{PARTITION}=([^/]*)/[^/]*$', 1) AS {PARTITION}"
     connection.execute(
-        f"CREATE OR REPLACE VIEW {view} AS SELECT * FROM read_parquet(getvariable('files_of_{view}'), "
-        "hive_partitioning = true, hive_types_autocast = false, union_by_name = true, "
-        f"filename = {numbered}, file_row_number = {numbered})"
+        f"CREATE OR REPLACE VIEW {view} AS SELECT *{'' if numbered else ' EXCLUDE (filename)'}, {date} "
+        f"FROM read_parquet(getvariable('files_of_{view}'), hive_partitioning = false, union_by_name = true, "
+        f"filename = true, file_row_number = {numbered})"
     )
 
 
@@ -259,30 +278,42 @@ def source_names(*tables: DeltaTable | None) -> dict[str, str]:
 
 
 @contextmanager
-def hold(table: DeltaTable) -> Iterator[None]:
+def hold(table: DeltaTable) -> Iterator[DeltaTable]:
     """Hold the table against other runs of ctkit for as long as the context lasts; readers are not kept out.
 
-    The lock lies on the folder itself and dies with its process, so nothing is left to clean up.
+    The lock lies on the folder itself and dies with its process, so nothing is left to clean up. What is yielded is the
+    table as it is on the disk now: the handle may be of a time long ago.
 
     Raises
     ------
+    SchemaMismatchError
+        The table has become one that is not ours.
     TableError
-        Another run holds it, or it is gone.
+        Another run holds it, or it is gone, or another table is in its place.
     """
     folder = folder_of(table)
+    gone = TableError(folder, "is not the table any more that was opened; a merge may have removed it: open it anew")
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:
-        message = f"is not there any more ({error.strerror}); a merge may have removed it: open_table() makes it anew"
-        raise TableError(folder, message) from error
+        raise gone from error
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise TableError(
-                folder, "is being written by another run of ctkit; wait until that has ended, then run again"
-            ) from None
-        yield
+            message = "is being written by another run of ctkit; wait until that has ended, then run again"
+            raise TableError(folder, message) from None
+        except OSError as error:
+            message = f"cannot be locked here ({error.strerror}); keep it on a file system with flock"
+            raise TableError(folder, message) from error
+        held = find_table(folder)
+        if (
+            held is None
+            or held.metadata().id != table.metadata().id
+            or not os.path.samestat(os.fstat(descriptor), os.stat(folder))
+        ):
+            raise gone
+        yield held
     finally:
         os.close(descriptor)
 

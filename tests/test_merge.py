@@ -4,6 +4,7 @@ import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -168,7 +169,7 @@ def test_merge_when_staging_grows_meanwhile(tmp_path, monkeypatch):
     report = merge_staging(staging, main)
     monkeypatch.undo()
 
-    assert "1 rows that were added during the merge" in report.left
+    assert "1 files that were added during the merge" in report.left
     assert indices_of(main) == [1, 2]
     assert indices_of(open_table(tmp_path / "staging")) == [3]
     assert merge_staging(open_table(tmp_path / "staging"), main).left == ""
@@ -376,6 +377,108 @@ def test_merge_when_main_was_written_by_somebody_else(tmp_path):
     assert (report.inserted, report.skipped) == (1, 2)
     assert indices_of(open_table(tmp_path / "main")) == [0, 1, 2, 3, 4, 86, 87, 88, 89, 90, 200, 300]
     assert DeltaTable(tmp_path / "main", version=report.version_before).count() == 10
+
+
+def test_merge_again_after_others_compacted_main(tmp_path, monkeypatch):
+    """Files that a merge brought and others replaced belong to main's history: a later merge leaves them there."""
+    main = make_table(tmp_path / "main", make_rows([1]), make_rows([2]))
+    staging = make_table(tmp_path / "staging", make_rows([3, 4]))
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(merge, "retire", die)
+    with pytest.raises(KeyboardInterrupt):
+        merge_staging(staging, main)
+    monkeypatch.undo()
+    merged = DeltaTable(tmp_path / "main").version()
+    DeltaTable(tmp_path / "main").optimize.compact()
+
+    assert merge_staging(open_table(tmp_path / "staging"), main).inserted == 0
+
+    assert sorted(pa.table(DeltaTable(tmp_path / "main", version=merged).scan())["cert_index"].to_pylist()) == [
+        1,
+        2,
+        3,
+        4,
+    ]
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3, 4]
+
+
+def test_merge_when_others_compact_at_once(tmp_path, monkeypatch):
+    """A compaction right after the commit is no failure of the merge, and its version can still be read."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    commit = merge.commit_files
+
+    def compact_after(*arguments):
+        done = commit(*arguments)
+        DeltaTable(tmp_path / "main").optimize.compact()
+        return done
+
+    monkeypatch.setattr(merge, "commit_files", compact_after)
+    report = merge_staging(staging, main)
+
+    assert report.left == ""
+    assert pa.table(DeltaTable(tmp_path / "main", version=report.version).scan()).num_rows == 2
+    assert indices_of(main) == [1, 2]
+
+
+def test_merge_when_staging_was_made_anew(tmp_path):
+    """A handle of a staging table that is gone does not pass for the one that is there now."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    old = make_table(tmp_path / "staging", make_rows([2]))
+    preview = preview_merge(old, main)
+    shutil.rmtree(tmp_path / "staging")
+    new = make_table(tmp_path / "staging", make_rows([10, 11]), make_rows([12]))
+
+    for options in ({}, {"expected": preview}):
+        with pytest.raises(TableError, match="not the table any more"):
+            merge_staging(old, main, **options)
+
+    assert merge_staging(new, main).inserted == 3
+    with pytest.raises(TableError, match="not the table any more"):
+        merge_staging(new, main)
+
+
+def test_merge_when_the_preview_is_of_other_tables(tmp_path):
+    """A preview of one pair of tables does not allow to merge another."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    preview = preview_merge(make_table(tmp_path / "other", make_rows([2])), main)
+    staging = make_table(tmp_path / "staging", make_rows([3]))
+
+    with pytest.raises(StalePreviewError, match="was not previewed"):
+        merge_staging(staging, main, expected=preview)
+
+    assert indices_of(main) == [1]
+
+
+def test_merge_when_a_staged_file_has_nulls(tmp_path):
+    """A null never gets into a main that has none: readers would refuse all of it."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    nullable = pa.schema([field.with_nullable(True) for field in row_schema()])
+    DeltaTable.create(tmp_path / "staging", nullable, partition_by=["seen_date"])
+    rows = make_rows([2, 3]).cast(nullable)
+    rows = rows.set_column(9, "sha256", pa.array([None, "x"]))
+    write_deltalake(tmp_path / "staging", rows, mode="append")
+
+    with pytest.raises(TableError, match="sha256 have nulls"):
+        merge_staging(open_table(tmp_path / "staging"), main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+
+
+def test_merge_when_rows_and_counts_disagree(tmp_path, monkeypatch):
+    """A merge that would insert another number of rows than it counted commits nothing."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([1, 2, 3]))
+    monkeypatch.setattr(merge.Overlap, "skipped_rows", lambda *_: np.array([0, 1]))
+
+    with pytest.raises(TableError, match="has 1 rows to insert where 2 were counted"):
+        merge_staging(staging, main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert parquet_files(tmp_path / "main") == set(files_of(main))
 
 
 rows_of_logs = st.lists(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from deltalake.transaction import AddAction
 from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, rows_of
 
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
@@ -134,7 +135,7 @@ def test_find_table_when_it_needs_reader_features(tmp_path):
         configuration={"delta.enableDeletionVectors": "true"},
     )
 
-    with pytest.raises(SchemaMismatchError, match="reader features"):
+    with pytest.raises(SchemaMismatchError, match="it needs readers of version 3 with the features"):
         find_table(tmp_path / "main")
 
 
@@ -238,7 +239,7 @@ def test_hold_when_the_table_is_gone(tmp_path):
     table = open_table(tmp_path / "staging")
     shutil.rmtree(tmp_path / "staging")
 
-    with pytest.raises(TableError, match=r"is not there any more.*open_table"), hold(table):
+    with pytest.raises(TableError, match="is not the table any more that was opened"), hold(table):
         pass
 
 
@@ -252,3 +253,56 @@ def test_reading_when_a_file_is_missing_or_damaged(tmp_path):
             find_gaps(main, staging, within={LOG: (0, 5)})
         assert caught.value.uri == str(tmp_path / "staging")
         assert "\n" not in str(caught.value)
+
+
+def test_hold_when_another_table_is_in_its_place(tmp_path):
+    """A handle of a table that was removed and made anew is refused: its versions are not those on the disk."""
+    table = make_table(tmp_path / "staging", make_rows([1]))
+    shutil.rmtree(tmp_path / "staging")
+    make_table(tmp_path / "staging", make_rows([2]), make_rows([3]))
+
+    with pytest.raises(TableError, match="is not the table any more that was opened"), hold(table):
+        pass
+
+
+def test_hold_yields_the_newest_version(tmp_path):
+    """A handle from before somebody's commit is not what is held."""
+    table = make_table(tmp_path / "main", make_rows([1]))
+    write_deltalake(tmp_path / "main", make_rows([2]), mode="append")
+
+    with hold(table) as held:
+        assert (table.version(), held.version()) == (1, 2)
+
+
+def test_tables_below_folders_that_look_like_columns(tmp_path):
+    """Folders above a table have no say in its columns, whatever their names."""
+    main = make_table(tmp_path / "env=prod" / "cert_index=7" / "seen_date=no" / "main", make_rows([1, 2]))
+    staging = make_table(tmp_path / "other=x" / "staging", make_rows([4], day=2))
+
+    assert find_gaps(main, staging, within={LOG: (0, 6)})["start"].to_pylist() == [0, 3, 5]
+    assert rows_of(main) == make_rows([1, 2]).to_pylist()
+
+
+@pytest.mark.parametrize("path", ["../other/{}", "{root}/other/{}"])
+def test_files_outside_of_the_folder_are_refused(tmp_path, path):
+    """A table whose log names files elsewhere is refused, because a merge would take them for staging's own."""
+    other = make_table(tmp_path / "other", make_rows([1]))
+    (name,) = pa.table(other.get_add_actions())["path"].to_pylist()
+    table = open_table(tmp_path / "staging")
+    action = AddAction(path.format(name, root=tmp_path), 1, {"seen_date": "2026-03-01"}, 0, True, "{}")
+    table.create_write_transaction([action], "append", table.schema(), ["seen_date"])
+
+    with pytest.raises(TableError, match="outside of its folder"):
+        files_of(open_table(tmp_path / "staging"))
+
+
+def test_files_behind_a_linked_partition_are_refused(tmp_path):
+    """A partition folder that is a symbolic link to another table's is no part of this one."""
+    make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    partition = tmp_path / "staging" / "seen_date=2026-03-01"
+    shutil.rmtree(partition)
+    partition.symlink_to(tmp_path / "main" / "seen_date=2026-03-01")
+
+    with pytest.raises(TableError, match="outside of its folder"):
+        files_of(staging)
