@@ -16,7 +16,7 @@ hypothesis.settings.load_profile("ctkit")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
-    parser.addoption("--kills", type=int, default=50, help="random instants at which tests/test_kills.py kills a run")
+    parser.addoption("--kills", type=int, default=20, help="random instants at which tests/test_kills.py kills a run")
 
 
 @pytest.fixture(scope="session")
