@@ -57,7 +57,9 @@ def make_rows(start: int, count: int) -> pa.Table:
 
 
 def make_pair(folder: Path, main_rows: int, staged_rows: int, *, overlap: float = 0.0) -> None:
-    """Create ``main`` and ``staging`` in `folder`: ten stretches of main, each followed by what is staged.
+    """Create ``main`` and ``staging`` in `folder`, of ten commits each: staging has the holes of main.
+
+    The holes are single rows all over, as in a table whose live service drops what another log has shown it.
 
     Parameters
     ----------
@@ -65,14 +67,13 @@ def make_pair(folder: Path, main_rows: int, staged_rows: int, *, overlap: float 
         Share of the staged keys that main has too, spread over all of staging's files.
     """
     main, staging = open_table(folder / "main"), open_table(folder / "staging")
-    stretch, gap = main_rows // 10, staged_rows // 10
+    stretch, every = (main_rows + staged_rows) // 10, (main_rows + staged_rows) // staged_rows
     for at in range(10):
-        start = at * (stretch + gap)
-        write_entries(main, make_rows(start, stretch))
-        rows = make_rows(start + stretch, gap)
-        write_entries(staging, rows)
-        if overlap:
-            write_entries(main, rows.filter(pa.array(np.arange(gap) % round(1 / overlap) == 0)))
+        rows = make_rows(at * stretch, stretch)
+        hole = np.arange(stretch) % every == 0
+        known = hole & (np.arange(stretch) % round(every / overlap) == 0) if overlap else np.zeros(stretch, bool)
+        write_entries(main, rows.filter(pa.array(~hole | known)))
+        write_entries(staging, rows.filter(pa.array(hole)))
 
 
 def timed(action: Callable[[], object]) -> float:

@@ -33,7 +33,7 @@ print(time.perf_counter() - began)
 
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory) -> Path:
-    """Return 200,000 staged rows and a main of a million, without a common key."""
+    """Return 200,000 staged rows, the holes of a main of a million: no common key."""
     folder = tmp_path_factory.mktemp("apart")
     make_pair(folder, 1_000_000, 200_000)
     return folder
