@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pyarrow as pa
@@ -111,12 +112,12 @@ def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
         Paths relative to the target's folder, which no commit before has ever named.
     """
     root = table_path(target.table_uri)
-    # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
-    taken = set(files_of(DeltaTable(root.as_uri())))
-    for name in names:
-        link = root / name
-        if str(link) not in taken:
-            link.unlink(missing_ok=True)
+    if links := [link for name in names if (link := root / name).exists()]:
+        # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
+        taken = set(files_of(DeltaTable(root.as_uri())))
+        for link in links:
+            if str(link) not in taken:
+                link.unlink()
 
 
 def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: CommitProperties | None = None) -> bool:
@@ -144,7 +145,7 @@ def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: Comm
     except (DeltaError, OSError) as error:
         target.update_incremental()
         # What fails after the commit itself, such as the checkpoint that follows it, leaves the commit in place.
-        if {str(table_path(target.table_uri) / file.name) for file in files} <= set(files_of(target)):
+        if {file.name for file in files} <= files_added(actions_since(target, before)):
             return True
         if isinstance(error, CommitFailedError) and target.version() > before:
             return False
@@ -167,16 +168,44 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
     TableError
         The commit on the disk does not have them.
     """
-    root = table_path(target.table_uri)
-    commit = root / "_delta_log" / f"{version:020}.json"
+    commit = _commit_path(target, version)
     _sync(commit)
     _sync(commit.parent)
-    actions = map(json.loads, commit.read_text().splitlines())
-    have = {unquote(action["add"]["path"]) for action in actions if "add" in action}
+    have = files_added(_read_commit(commit))
     if lost := [file.name for file in files if file.name not in have]:
-        raise TableError(
-            str(root), f"does not show {lost[:3]} in version {version}; look at its history() and run again"
-        )
+        message = f"does not show {lost[:3]} in version {version}; look at its history() and run again"
+        raise TableError(folder_of(target), message)
+
+
+def actions_since(table: DeltaTable, version: int) -> list[dict[str, Any]]:
+    """Return the actions of all commits after `version`, up to the one that the handle shows (Delta protocol, Actions).
+
+    What is new in a table of many files costs as much as is new, and not a listing of all.
+
+    Raises
+    ------
+    TableError
+        A commit is not there any more.
+    """
+    commits = [_commit_path(table, later) for later in range(version + 1, table.version() + 1)]
+    try:
+        return [action for commit in commits for action in _read_commit(commit)]
+    except (OSError, ValueError) as error:
+        message = f"its commits after version {version} cannot be read ({error}); nothing was changed: run again"
+        raise TableError(folder_of(table), message) from error
+
+
+def files_added(actions: Iterable[dict[str, Any]]) -> set[str]:
+    """Return the paths of the files that the actions add, relative to the table's folder."""
+    return {unquote(action["add"]["path"]) for action in actions if "add" in action}
+
+
+def _commit_path(table: DeltaTable, version: int) -> Path:
+    return table_path(table.table_uri) / "_delta_log" / f"{version:020}.json"
+
+
+def _read_commit(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def remove_files(files: Iterable[DataFile], table: DeltaTable, facts: dict[str, str]) -> None:

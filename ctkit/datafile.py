@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 from uuid import uuid4
 
 import pyarrow as pa
@@ -16,7 +15,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
 from ctkit.schema import KEY, PARTITION
-from ctkit.table import files_of, table_path
+from ctkit.table import add_actions, table_path
 
 ROWS_PER_GROUP = 16_384
 """About 64 MB before compression: what a writer holds in memory, and the least that a reader must read."""
@@ -76,15 +75,14 @@ def data_files(table: DeltaTable) -> list[DataFile]:
     Raises
     ------
     TableError
-        As `ctkit.table.files_of`.
+        As `ctkit.table.add_actions`.
     """
     folder = table_path(table.table_uri)
-    files_of(table)
     return [
         _data_file(
             folder,
             # An action takes the path as it is on the disk, and encodes it by itself.
-            path=unquote(added["path"]),
+            path=added["path"],
             size=added["size_bytes"],
             partition=added["partition"],
             modified=added["modification_time"],
@@ -95,7 +93,7 @@ def data_files(table: DeltaTable) -> list[DataFile]:
                 "nullCount": _present(added.get("null_count")),
             },
         )
-        for added in pa.table(table.get_add_actions()).to_pylist()
+        for added in add_actions(table).to_pylist()
     ]
 
 

@@ -21,17 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import duckdb
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
-from ctkit.adopt import commit_files, confirm_files, link_files, unlink_files
+from ctkit.adopt import actions_since, commit_files, confirm_files, files_added, link_files, unlink_files
 from ctkit.datafile import DataFile, data_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
-from ctkit.overlap import Overlap
+from ctkit.overlap import MEMORY, Overlap
 from ctkit.report import Report
 from ctkit.retire import orphans, retire
 from ctkit.rewrite import rewrite
@@ -39,10 +39,10 @@ from ctkit.schema import PARTITION, row_schema
 from ctkit.table import (
     as_der_type,
     check_separate,
-    files_of,
+    define_rows,
     folder_of,
     hold,
-    reading,
+    querying,
     table_path,
 )
 
@@ -60,10 +60,6 @@ MERGED_FROM = "ctkit.merged_from"
 TINY_FILE = 1 << 20
 MANY_TINY_FILES = 8
 """So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
-
-MEMORY = "256MB"
-"""For DuckDB; what does not fit is spilled."""
-
 
 SAMPLE_ROWS = 20
 
@@ -198,12 +194,16 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     """
     if main:
         check_separate(folder_of(staging), folder_of(main))
-    with reading(staging, main, memory_limit=MEMORY) as connection:
-        overlap = Overlap(connection.con, files_of(staging))
-        if main:
-            overlap.skip_present(main, set())
-        summary = connection.con.execute(_SUMMARY).to_arrow_table().to_pandas()
-        sample = connection.con.execute(_SAMPLE).to_arrow_table().to_pandas()
+    staged = data_files(staging)
+    overlap = Overlap(staging, staged)
+    if main:
+        overlap.skip_present(main, overlap.may_be_in(main))
+    with querying(staging, memory_limit=MEMORY) as connection:
+        define_rows(connection, "staged", [str(file.path) for file in staged], numbered=True)
+        connection.register("skipped_rows", overlap.skipped_rows())
+        connection.execute("CREATE TABLE skipped AS FROM skipped_rows")
+        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
+        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas()
         return MergePreview(
             staging=folder_of(staging),
             main=folder_of(main) if main else "",
@@ -221,13 +221,13 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
 _SUMMARY = """
     SELECT source_url, source_name, seen_date, min(cert_index) AS first_index, max(cert_index) AS last_index,
         count(*) AS rows, count(*) - count(row) AS inserted, count(row) AS skipped
-    FROM staged LEFT JOIN skipped ON filename = file::VARCHAR AND file_row_number = row
+    FROM staged LEFT JOIN skipped ON file_index = file AND file_row_number = row
     GROUP BY ALL ORDER BY source_url, seen_date, source_name
 """
 
 _SAMPLE = f"""
     SELECT {", ".join(name for name in row_schema().names if name not in ("as_der", "chain"))}
-    FROM staged ANTI JOIN skipped ON filename = file::VARCHAR AND file_row_number = row
+    FROM staged ANTI JOIN skipped ON file_index = file AND file_row_number = row
     ORDER BY source_url, cert_index LIMIT {SAMPLE_ROWS}
 """
 
@@ -258,24 +258,18 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
     """
     check_separate(folder_of(staging), folder_of(main))
-    with (
-        hold(main) as target,
-        hold(staging) as source,
-        reading(source, target, memory_limit=MEMORY) as connection,
-    ):
-        report = _merge(connection.con, source, target, expected)
+    with hold(main) as target, hold(staging) as source:
+        report = _merge(source, target, expected)
     main.update_incremental()
     return report
 
 
-def _merge(
-    connection: duckdb.DuckDBPyConnection, staging: DeltaTable, main: DeltaTable, expected: MergePreview | None
-) -> MergeReport:
+def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None) -> MergeReport:
     """Merge two tables that are held."""
     staged, dead = data_files(staging), orphans(staging)
     for orphan in dead:
         logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
-    overlap = Overlap(connection, [str(file.path) for file in staged])
+    overlap = Overlap(staging, staged)
     transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
     scratch = table_path(main.table_uri) / SCRATCH / str(staging.metadata().id)
     if main.transaction_version(transaction.app_id) is None:
@@ -283,19 +277,18 @@ def _merge(
         rewritten = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
         unlink_files([*rewritten, *(file.name for file in staged)], main)
     _remove_scratch(scratch)
-    looked_at: set[str] = set()
+    present = overlap.may_be_in(main)
     prepared: list[DataFile] | None = None
     rows = 0
     try:
         while True:
             if expected:
                 _check_expected(expected, staging, main)
-            before, files = main.version(), set(files_of(main))
-            if overlap.skip_present(main, looked_at) or prepared is None:
+            before = main.version()
+            if overlap.skip_present(main, present) or prepared is None:
                 unlink_files([file.name for file in prepared or []], main)
                 prepared = _prepare(staging, staged, overlap, main, scratch)
                 rows = link_files(prepared, main)
-            looked_at |= files
             inserted = overlap.rows - overlap.skipped
             if rows != inserted:
                 message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
@@ -308,6 +301,7 @@ def _merge(
             if not prepared or commit_files(prepared, main, properties):
                 break
             logger.info("main moved, looking again version=%d", main.version())
+            present = _added_since(main, before)
     except BaseException:
         # An interrupt may have come after the commit, and others may have replaced the files since.
         if DeltaTable(main.table_uri).transaction_version(transaction.app_id) != transaction.version:
@@ -359,6 +353,16 @@ def undo_merge(main: DeltaTable) -> int:
     return merged + 1
 
 
+def _added_since(main: DeltaTable, version: int) -> list[str]:
+    """Return the paths of the files that others have added; what is new is all that must be looked at once more."""
+    actions = actions_since(main, version)
+    if any(action.get("remove", {}).get("dataChange") for action in actions):
+        # A key that main had before may be gone, and its row must not be left out then.
+        message = "lost rows while this merge was being prepared; nothing was committed: run again"
+        raise TableError(folder_of(main), message)
+    return [f"{folder_of(main)}/{name}" for name in files_added(actions)]
+
+
 def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
     shown = ((staging, expected.staging, expected.staging_version), (main, expected.main, expected.main_version))
     for table, folder, version in shown:
@@ -373,11 +377,15 @@ def _prepare(
     staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path
 ) -> list[DataFile]:
     """Return files that hold exactly the missing rows: staging's own where possible, else rewritten ones."""
-    skipped = overlap.skipped_by_file()
-    whole = [file for file in staged if str(file.path) not in skipped]
+    skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
+    whole = [file for file, count in zip(staged, skipped, strict=True) if not count]
     whole = _large_enough(whole) if as_der_type(staging) == as_der_type(main) else []
-    adopted = {file.path for file in whole}
-    partly = [file for file in staged if file.path not in adopted and skipped.get(str(file.path)) != file.rows]
+    adopted = {file.name for file in whole}
+    partly = {
+        at: file
+        for at, (file, count) in enumerate(zip(staged, skipped, strict=True))
+        if file.name not in adopted and count < len(overlap.skipped_in(at))
+    }
     if not partly:
         return whole
     try:

@@ -1,144 +1,158 @@
 """Which rows of staging a merge must skip: keys that main has, and repetitions.
 
-The questions are asked in SQL, because DuckDB's enums, which ibis does not know, make them cheap: a URL of 50 bytes in
-each of a hundred million keys becomes one byte.
+Keys are integers in sorted arrays outside of memory (`ctkit.keys`), so that a staging table of any size takes the same
+memory, and asking for the few keys of somebody else's late commit takes no time.
 """
 
-from typing import Any
+from collections.abc import Sequence
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
+from numpy.typing import NDArray
 
-from ctkit.gap import ranges_by_log
-from ctkit.ranges import Int64s, RangeSet
-from ctkit.table import define_rows, files_of
+from ctkit.datafile import DataFile
+from ctkit.errors import TableError
+from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys
+from ctkit.ranges import Int64s
+from ctkit.table import add_actions, define_rows, folder_of, querying
 
-KEYS_AT_ONCE = 250_000
-"""So many keys are compared with each other at a time, so that a staging table of any size takes the same memory."""
+KEYS_AT_ONCE = 4_000_000
+"""About so many staged keys are in memory at a time; main is read once for so many."""
+
+MEMORY = "256MB"
+"""For DuckDB; what does not fit is spilled."""
 
 
 class Overlap:
     """The staged rows that a merge must skip.
 
-    In the connection there are then the view ``staged`` (rows of staging, with ``filename`` and ``file_row_number``)
-    and the tables ``keys`` and ``skipped``.
+    Rows have numbers: those of the first file come first, and so on.
 
     Parameters
     ----------
-    connection
-        DuckDB, for this merge only.
-    files
-        Paths of staging's files.
+    staging
+        The table; named in errors.
+    staged
+        Its files, known by their position here.
 
     Attributes
     ----------
     rows
         Number of staged rows.
     conflicts
-        Skipped rows whose certificate differs from the one that main has under the same key.
+        Skipped rows whose certificate differs from the one that stays under the same key.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read, or has a row without a key.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, files: list[str]) -> None:
-        self._connection = connection
-        define_rows(connection, "staged", files, numbered=True)
-        # An enum has at least one value, and staging may have no row.
-        connection.execute(
-            """
-            CREATE TYPE log AS ENUM (SELECT DISTINCT source_url FROM staged UNION SELECT '');
-            CREATE TYPE file AS ENUM (SELECT DISTINCT filename FROM staged UNION SELECT '');
-            CREATE TABLE keys AS
-                SELECT source_url::log AS log, cert_index, filename::file AS file, file_row_number::UINTEGER AS row
-                FROM staged;
-            CREATE TABLE skipped (file file, row UINTEGER);
-            """
-        )
-        self.rows: int = self._value("SELECT count(*) FROM keys")
-        parts = -(-self.rows // KEYS_AT_ONCE)
-        for part in range(parts):
-            connection.execute(
-                """
-                INSERT INTO skipped SELECT file, row FROM (
-                    SELECT file, row, row_number() OVER (PARTITION BY log, cert_index ORDER BY file, row) AS nth
-                    FROM keys SEMI JOIN (
-                        SELECT log, cert_index FROM keys WHERE cert_index % $parts = $part
-                        GROUP BY ALL HAVING count(*) > 1
-                    ) USING (log, cert_index)
-                ) WHERE nth > 1
-                """,
-                {"parts": parts, "part": part},
-            )
+    def __init__(self, staging: DeltaTable, staged: Sequence[DataFile]) -> None:
+        self._staging = staging
+        self._files = [str(file.path) for file in staged]
+        self._logs: dict[str, int] = {}
+        self._starts = np.zeros(1, np.int64)
+        count = -(-sum(file.rows or KEYS_AT_ONCE for file in staged) // KEYS_AT_ONCE)
+        self._parts = [self._sorted(part, count) for part in range(count)]
+        self.rows = int(self._starts[-1])
+        self._skipped = Spilled(np.zeros(self.rows, np.bool_)).mapped()
         self.conflicts = 0
-        bounds = connection.execute(
-            "SELECT log::VARCHAR AS source_url, min(cert_index) AS start, max(cert_index) + 1 AS end "
-            "FROM keys GROUP BY log, file"
-        )
-        self._ranges = ranges_by_log(bounds.to_arrow_table())
+        for part in self._parts:
+            again, first = part.repeated()
+            self._skipped[again] = True
+            file = self._file_of(first)
+            self.conflicts += self._differing(again, staging, self._files, file, first - self._starts[file])
 
-    def skip_present(self, main: DeltaTable, looked_at: set[str]) -> bool:
-        """Skip the rows whose key is in a file of main that was not looked at before; tell whether there are any."""
-        files = [file for file in _overlapping(main, self._ranges) if file not in looked_at]
-        if not files:
-            return False
-        define_rows(self._connection, "present", files)
-        self._connection.execute(
-            """
-            CREATE OR REPLACE TABLE found AS
-                SELECT * FROM keys
-                SEMI JOIN (SELECT TRY_CAST(source_url AS log) AS log, cert_index FROM present) USING (log, cert_index)
-                ANTI JOIN skipped USING (file, row);
-            INSERT INTO skipped SELECT file, row FROM found;
-            """
-        )
-        found: int = self._value("SELECT count(*) FROM found")
-        if found:
-            self.conflicts += self._value(
+    def _sorted(self, part: int, count: int) -> SortedKeys:
+        """Sort every `count`-th of the keys."""
+        keys_of_part, rows_of_part, starts = [], [], [0]
+        for file, found in zip(self._files, map(read_keys, self._files), strict=True):
+            for url in filter(None, found.urls):
+                self._logs.setdefault(url, len(self._logs))
+            keys = found.numbered(self._logs)
+            if (keys == NO_KEY).any():
+                message = f"has rows without source_url or with a cert_index outside of [0, 2**{INDEX_BITS})"
+                raise TableError(file, f"{message}; remove this staging table and backfill anew")
+            mine = np.flatnonzero(keys % count == part)
+            keys_of_part.append(keys[mine])
+            rows_of_part.append(mine + starts[-1])
+            starts.append(starts[-1] + len(keys))
+        self._starts = np.array(starts)
+        return SortedKeys(np.concatenate(keys_of_part), np.concatenate(rows_of_part))
+
+    def may_be_in(self, main: DeltaTable) -> list[str]:
+        """Return the paths of main's files that can hold a staged key, going by the statistics of main's log."""
+        actions = add_actions(main, flatten=True)
+        folder = folder_of(main)
+        files = np.array([f"{folder}/{name}" for name in actions["path"].to_pylist()], object)
+        names = ("min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
+        if any(name not in actions.column_names for name in names):
+            return list(files)
+        # A file without statistics can hold anything.
+        hit = np.logical_or.reduce([actions[name].is_null().to_numpy() for name in names])
+        first_url, last_url = (actions[name].fill_null("").to_numpy() for name in names[:2])
+        low, high = (np.clip(actions[name].fill_null(0).to_numpy(), 0, (1 << INDEX_BITS) - 1) for name in names[2:])
+        for keys in (part.keys for part in self._parts):
+            for url, log in self._logs.items():
+                open_ = np.flatnonzero(~hit & (first_url <= url) & (last_url >= url))
+                first = np.searchsorted(keys, log << INDEX_BITS | low[open_])
+                hit[open_] = first < np.searchsorted(keys, log << INDEX_BITS | high[open_], side="right")
+        return list(files[hit])
+
+    def skip_present(self, main: DeltaTable, files: list[str]) -> bool:
+        """Skip the rows whose key is in one of main's files; tell whether that are more than before."""
+        before = self.skipped
+        for part in self._parts:
+            found: list[tuple[Int64s, Int64s, Int64s]] = []
+            for at, keys in enumerate(map(read_keys, files)):
+                rows, others = part.common(keys.numbered(self._logs))
+                rows, first = np.unique(rows, return_index=True)
+                new = ~self._skipped[rows]
+                found.append((rows[new], np.full(np.count_nonzero(new), at), others[first[new]]))
+                self._skipped[rows] = True
+            if found:
+                rows, places, others = (np.concatenate(column) for column in zip(*found, strict=True))
+                self.conflicts += self._differing(rows, main, files, places, others)
+        return self.skipped > before
+
+    def _differing(self, rows: Int64s, table: DeltaTable, files: list[str], at: Int64s, others: Int64s) -> int:
+        """Return how many rows have another certificate than row ``others[i]`` of ``files[at[i]]``, pair by pair."""
+        if not len(rows):
+            return 0
+        own_files, own = np.unique(self._file_of(rows), return_inverse=True)
+        other_files, other = np.unique(at, return_inverse=True)
+        pairs = {"own": own, "row": rows - self._starts[own_files][own], "other": other, "other_row": others}
+        with querying(self._staging, table, memory_limit=MEMORY) as connection:
+            define_rows(connection, "staged", [self._files[file] for file in own_files], numbered=True)
+            define_rows(connection, "others", [files[file] for file in other_files], numbered=True)
+            connection.register("pairs", pa.table(pairs))
+            (counted,) = connection.execute(
                 """
-                SELECT count(DISTINCT (found.file, found.row)) FROM found
-                JOIN staged ON staged.filename = found.file::VARCHAR AND staged.file_row_number = found.row
-                JOIN present ON present.source_url = staged.source_url AND present.cert_index = staged.cert_index
-                WHERE staged.sha256 <> present.sha256
+                SELECT count(*) FROM pairs
+                JOIN staged ON staged.file_index = own AND staged.file_row_number = row
+                JOIN others ON others.file_index = other AND others.file_row_number = other_row
+                WHERE staged.sha256 <> others.sha256
                 """
-            )
-        return found > 0
+            ).fetchone() or (0,)
+        return int(counted)
+
+    def _file_of(self, rows: Int64s) -> Int64s:
+        return np.searchsorted(self._starts, rows, side="right") - 1
 
     @property
     def skipped(self) -> int:
         """Number of staged rows that must not be inserted."""
-        return int(self._value("SELECT count(*) FROM skipped"))
+        return int(np.count_nonzero(self._skipped))
 
-    def skipped_by_file(self) -> dict[str, int]:
-        """Return path -> number of skipped rows, of each staged file that has any."""
-        return dict(self._connection.execute("SELECT file::VARCHAR, count(*) FROM skipped GROUP BY ALL").fetchall())
+    def skipped_in(self, file: int) -> NDArray[np.bool_]:
+        """Tell for each row of the staged file at a position whether it must not be inserted."""
+        return self._skipped[self._starts[file] : self._starts[file + 1]]
 
-    def skipped_rows(self, file: str) -> Int64s:
-        """Return the positions of the skipped rows in a staged file, ascending."""
-        query = "SELECT row FROM skipped WHERE file::VARCHAR = $file ORDER BY row"
-        rows: Int64s = self._connection.execute(query, {"file": file}).to_arrow_table()["row"].to_numpy()
-        return rows
-
-    def _value(self, query: str) -> Any:
-        (row,) = self._connection.execute(query).fetchall()
-        return row[0]
-
-
-def _overlapping(main: DeltaTable, ranges: dict[str, RangeSet]) -> list[str]:
-    """Return main's files that can hold an index of the ranges, going by the statistics of main's log."""
-    actions = pa.table(main.get_add_actions(flatten=True))
-    files = np.array(files_of(main), object)
-    names = ("min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
-    if any(name not in actions.column_names or actions[name].null_count for name in names):
-        return list(files)
-    first_url, last_url = (actions[name].to_numpy(zero_copy_only=False) for name in names[:2])
-    low, high = (actions[name].to_numpy() for name in names[2:])
-    hit = np.zeros(len(files), bool)
-    for url, of_log in ranges.items():
-        hit |= (first_url <= url) & (last_url >= url) & _meets(of_log, low, high)
-    return list(files[hit])
-
-
-def _meets(ranges: RangeSet, low: Int64s, high: Int64s) -> Any:
-    """Tell for each stretch, both ends included, whether one of the ranges lies in it at least in part."""
-    at = np.searchsorted(ranges.ends, low, side="right")
-    return (at < len(ranges)) & (ranges.starts[np.minimum(at, len(ranges) - 1)] <= high)
+    def skipped_rows(self) -> pa.RecordBatchReader:
+        """Return position of the file and of the row in it (``file, row``) of all rows that must not be inserted."""
+        schema = pa.schema([("file", pa.int64()), ("row", pa.int64())])
+        rows = ((at, np.flatnonzero(self.skipped_in(at))) for at in range(len(self._files)))
+        batches = (pa.record_batch([np.full(len(found), at), found], schema=schema) for at, found in rows)
+        return pa.RecordBatchReader.from_batches(schema, batches)

@@ -6,14 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from ctkit.datafile import DataFile, plain_schema, write_files
 from ctkit.overlap import Overlap
-from ctkit.ranges import Int64s
 from ctkit.schema import PARTITION, row_schema
 from ctkit.table import as_der_type
 
@@ -23,10 +21,15 @@ WRITERS = 2
 """So many partitions are rewritten at a time; each holds a row group in memory."""
 
 
-def rewrite(files: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path) -> list[DataFile]:
+def rewrite(files: Mapping[int, DataFile], overlap: Overlap, main: DeltaTable, scratch: Path) -> list[DataFile]:
     """Write the rows of staged files that are to be inserted to new files below `scratch`, with main's columns.
 
     Partitions are written side by side, each in the order of its files, a few row groups in memory at a time.
+
+    Parameters
+    ----------
+    files
+        By their position in the `overlap`.
 
     Raises
     ------
@@ -34,13 +37,12 @@ def rewrite(files: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: 
         A file cannot be read, or nothing can be written.
     """
     schema = row_schema(as_der_type(main))
-    in_order = sorted(files, key=lambda file: (file.partition, *file.first_key))
-    skipped = {file.path: overlap.skipped_rows(str(file.path)) for file in files}
+    in_order = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
     with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
         try:
             writing = [
-                pool.submit(write_files, scratch, schema, _missing_rows(list(partition), skipped, schema))
-                for _, partition in groupby(in_order, key=lambda file: file.partition)
+                pool.submit(write_files, scratch, schema, _missing_rows(list(partition), overlap, schema))
+                for _, partition in groupby(in_order, key=lambda item: item[1].partition)
             ]
             return [file for written in writing for file in written.result()]
         except BaseException:
@@ -48,14 +50,13 @@ def rewrite(files: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: 
             raise
 
 
-def _missing_rows(files: list[DataFile], skipped: Mapping[Path, Int64s], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _missing_rows(files: list[tuple[int, DataFile]], overlap: Overlap, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
     """Read staged files of one partition without their skipped rows, with main's columns."""
-    for file in files:
+    for at, file in files:
         row = 0
         # Unbuffered: a file of another writer may be a single row group of a gigabyte.
         with pq.ParquetFile(file.path, pre_buffer=False, buffer_size=1 << 20) as parquet:
-            kept = np.ones(parquet.metadata.num_rows, bool)
-            kept[skipped[file.path]] = False
+            kept = ~overlap.skipped_in(at)
             for batch in parquet.iter_batches(ROWS_PER_BATCH):
                 rows = batch.cast(plain_schema(batch.schema)).filter(pa.array(kept[row : row + len(batch)]))
                 row += len(batch)

@@ -181,19 +181,39 @@ def files_of(table: DeltaTable) -> list[str]:
     Raises
     ------
     TableError
+        As `add_actions`.
+    """
+    folder = folder_of(table)
+    return [f"{folder}/{name}" for name in add_actions(table)["path"].to_pylist()]
+
+
+def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
+    """Return `DeltaTable.get_add_actions` of the table's version, the paths as they are on the disk.
+
+    Raises
+    ------
+    TableError
         The table's log names a file outside of its folder, as that of a shallow clone does.
     """
     folder = table_path(table.table_uri)
-    names = [unquote(path) for path in pa.table(table.get_add_actions())["path"].to_pylist()]
+    actions = pa.table(table.get_add_actions(flatten=flatten))
+    names = [unquote(path) for path in actions["path"].to_pylist()]
     for parent in {os.path.dirname(name) for name in names}:
         if not (folder / parent).resolve().is_relative_to(folder):
             message = f"names files outside of its folder ({parent}); copy it to a table of its own"
             raise TableError(str(folder), message)
-    return [str(folder / name) for name in names]
+    return actions.set_column(actions.column_names.index("path"), "path", pa.array(names, pa.string()))
 
 
 @contextmanager
-def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBackend]:
+def reading(*tables: DeltaTable | None) -> Iterator[ibis.BaseBackend]:
+    """Connect ibis to a DuckDB of our own, to ask the given tables; see `querying`."""
+    with querying(*tables) as connection:
+        yield ibis.duckdb.from_connection(connection)
+
+
+@contextmanager
+def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.DuckDBPyConnection]:
     """Connect to a DuckDB of our own, to read the given tables; it lives in memory and spills to a temporary folder.
 
     Parameters
@@ -210,7 +230,7 @@ def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBa
     """
     with tempfile.TemporaryDirectory(prefix="ctkit-") as spill:
         # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
-        connection = ibis.duckdb.connect(temp_directory=spill, **settings)
+        connection = duckdb.connect(config={"temp_directory": spill, **settings})
         try:
             yield connection
         except RuntimeError as error:
@@ -224,7 +244,7 @@ def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBa
             message = f"a file of it cannot be read ({_first_line(error)}); nothing was changed: mend it and run again"
             raise TableError(named, message) from error
         finally:
-            connection.disconnect()
+            connection.close()
 
 
 def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.Table:
@@ -248,12 +268,12 @@ def define_rows(connection: duckdb.DuckDBPyConnection, view: str, files: list[st
     files
         Their paths; without any the view has no rows.
     numbered
-        Add the columns ``filename`` and ``file_row_number``, which name a row.
+        Add the columns ``file_index``, the position in `files`, and ``file_row_number``, which together name a row.
     """
     if not files:
         rows = row_schema().empty_table()
-        for name, type_ in (("filename", pa.string()), ("file_row_number", pa.int64())) if numbered else ():
-            rows = rows.append_column(name, pa.array([], type_))
+        for name in ("file_index", "file_row_number") if numbered else ():
+            rows = rows.append_column(name, pa.array([], pa.int64()))
         connection.register(view, rows)
         return
     # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
@@ -262,9 +282,9 @@ def define_rows(connection: duckdb.DuckDBPyConnection, view: str, files: list[st
     # Not hive_partitioning: it would also take folders above the table, such as env=prod, for columns.
     date = rf"regexp_extract(filename, '{PARTITION}=([^/]*)/[^/]*$', 1) AS {PARTITION}"
     connection.execute(
-        f"CREATE OR REPLACE VIEW {view} AS SELECT *{'' if numbered else ' EXCLUDE (filename)'}, {date} "
-        f"FROM read_parquet(getvariable('files_of_{view}'), hive_partitioning = false, union_by_name = true, "
-        f"filename = true, file_row_number = {numbered})"
+        f"CREATE OR REPLACE VIEW {view} AS SELECT * EXCLUDE (filename), {date}{', file_index' if numbered else ''} "
+        f"FROM read_parquet(getvariable('files_of_{view}'), hive_partitioning = false, filename = true, "
+        f"file_row_number = {numbered})"
     )
 
 

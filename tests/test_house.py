@@ -29,6 +29,7 @@ FLOORS = {
     "certificate": 2,
     "table": 2,
     "datafile": 2,
+    "keys": 2,
     "server": 2,
     "state": 3,
     "fetch": 3,
@@ -49,7 +50,7 @@ FLOORS = {
     "cli": 5,
 }
 LOG_SIDE = {"entry", "checkpoint", "http", "rfc6962", "static_ct", "log", "fetch"}
-LAKE_SIDE = {"table", "datafile", "write", "gap", "adopt", "overlap", "retire", "rewrite", "merge"}
+LAKE_SIDE = {"table", "datafile", "keys", "write", "gap", "adopt", "overlap", "retire", "rewrite", "merge"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
 

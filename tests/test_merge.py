@@ -472,7 +472,7 @@ def test_merge_when_rows_and_counts_disagree(tmp_path, monkeypatch):
     """A merge that would insert another number of rows than it counted commits nothing."""
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([1, 2, 3]))
-    monkeypatch.setattr(merge.Overlap, "skipped_rows", lambda *_: np.array([0, 1]))
+    monkeypatch.setattr(merge.Overlap, "skipped_in", lambda *_: np.array([True, True, False]))
 
     with pytest.raises(TableError, match="has 1 rows to insert where 2 were counted"):
         merge_staging(staging, main)

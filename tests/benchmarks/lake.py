@@ -18,9 +18,12 @@ URL = "https://ct.example.com/2026h2"
 DAYS = 4
 
 _RANDOM = np.random.default_rng(1)
-_DERS = [_RANDOM.bytes(int(size)) for size in np.clip(_RANDOM.normal(1317, 150, 3000), 900, 3000)]
+# Sizes and what zstd makes of them are those of entries of public logs: 1.3 kB of DER, one half of it keys, signatures
+# and hashes, the other what an issuer's certificates have in common; a chain of two, 1 kB of JSON each.
+_COMMON = [_RANDOM.bytes(660) for _ in range(20)]
+_SIZES = np.clip(_RANDOM.normal(660, 150, 3000), 300, 2000).astype(int)
 _ISSUERS = [
-    f'{{"subject":{{"C":"US","CN":"Example Issuer {at}","O":"Example"}},"sha256":"{_RANDOM.bytes(350).hex()}"}}'
+    f'{{"subject":{{"C":"US","CN":"Example Issuer {at}","O":"Example"}},"sha256":"{_RANDOM.bytes(480).hex()}"}}'
     for at in range(20)
 ]
 
@@ -28,9 +31,12 @@ _ISSUERS = [
 def make_rows(start: int, count: int) -> pa.Table:
     """Return the rows ``[start, start + count)`` of the one log, spread over some days."""
     index = np.arange(start, start + count)
-    digest = [f"{at * 0x9E3779B97F4A7C15 % 2**256:064X}" for at in index.tolist()]
+    each = index.tolist()
     seen = np.datetime64("2026-03-01", "us") + (np.arange(count) * (DAYS * 86_400_000_000 // count)).astype("m8[us]")
-    names = [f"{at}.example.com" for at in index.tolist()]
+    serial = _hex(count, 16)
+    names = [f"{at}.customers.example.com" for at in each]
+    unique = _RANDOM.bytes(int(_SIZES[index % len(_SIZES)].sum()))
+    ends = np.cumsum(_SIZES[index % len(_SIZES)]).tolist()
     columns = {
         "cert_index": index,
         "update_type": ["PrecertLogEntry"] * count,
@@ -38,22 +44,30 @@ def make_rows(start: int, count: int) -> pa.Table:
         "seen_date": np.datetime_as_string(seen, unit="D").tolist(),
         "source_name": ["Example 2026h2"] * count,
         "source_url": [URL] * count,
-        "cert_link": [f"{URL}/ct/v1/get-entries?start={at}&end={at}" for at in index.tolist()],
-        "serial_number": [each[:32] for each in digest],
-        "fingerprint": [each[:59] for each in digest],
-        "sha256": [each + each[:31] for each in digest],
-        "sha1": [each[:59] for each in digest],
+        "cert_link": [f"{URL}/ct/v1/get-entries?start={at}&end={at}" for at in each],
+        "serial_number": [text.replace(":", "") for text in serial],
+        "fingerprint": (sha1 := _hex(count, 20)),
+        "sha256": _hex(count, 32),
+        "sha1": sha1,
         "not_before": index,
         "not_after": index + 7_776_000,
         "is_ca": np.zeros(count, bool),
         "signature_algorithm": ["ecdsa, sha256"] * count,
         "subject_aggregated": [f"/CN={name}" for name in names],
-        "issuer_aggregated": ["/C=US/CN=Example Issuer/O=Example"] * count,
-        "all_domains": [[name, f"www.{name}"] for name in names],
-        "as_der": [at.to_bytes(8) + _DERS[at % len(_DERS)] for at in index.tolist()],
-        "chain": [[_ISSUERS[at % 20], _ISSUERS[(at + 7) % 20]] for at in index.tolist()],
+        "issuer_aggregated": [f"/C=US/CN=Example Issuer {at % 20}/O=Example" for at in each],
+        "all_domains": [[name, f"www.{name}", f"mail.{name}"] for name in names],
+        "as_der": [
+            _COMMON[at % 20] + unique[begin:end] for at, begin, end in zip(each, [0, *ends], ends, strict=False)
+        ],
+        "chain": [[_ISSUERS[at % 20], _ISSUERS[(at + 7) % 20]] for at in each],
     }
     return pa.table(columns, schema=row_schema())
+
+
+def _hex(count: int, size: int) -> list[str]:
+    """Return random bytes as the table has hashes: ``4F:0A:...``."""
+    text = _RANDOM.bytes(count * size).hex(":").upper() + ":"
+    return [text[at : at + 3 * size - 1] for at in range(0, len(text), 3 * size)]
 
 
 def make_pair(folder: Path, main_rows: int, staged_rows: int, *, overlap: float = 0.0) -> None:

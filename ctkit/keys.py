@@ -1,0 +1,128 @@
+"""Keys of rows as integers: read from Parquet files, sorted, and kept out of memory."""
+
+import weakref
+from dataclasses import dataclass
+from tempfile import TemporaryFile
+from typing import Generic, TypeVar
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from ctkit.errors import TableError
+from ctkit.ranges import Int64s
+from ctkit.schema import KEY
+
+Number = TypeVar("Number", bound=np.generic)
+
+INDEX_BITS = 40
+"""What a key has for ``cert_index``: as many as ``leaf_index`` of the Static CT API (``uint40``)."""
+
+NO_KEY = -1
+"""Stands for a row of another log, or of an index that no log has."""
+
+
+@dataclass(frozen=True, eq=False)
+class Keys:
+    """The keys of one file: row ``i`` is of the log ``urls[log[i]]``, at ``index[i]``."""
+
+    urls: list[str | None]
+    log: Int64s
+    index: Int64s
+
+    def numbered(self, logs: dict[str, int]) -> Int64s:
+        """Return each key as ``number of the log << INDEX_BITS | index``, `NO_KEY` where that is not possible."""
+        numbers = np.array([logs.get(url or "", NO_KEY) for url in self.urls] + [NO_KEY], np.int64)[self.log]
+        known = (numbers != NO_KEY) & (self.index >> INDEX_BITS == 0)
+        return np.where(known, numbers << INDEX_BITS | self.index, NO_KEY)
+
+
+def read_keys(path: str) -> Keys:
+    """Read the key columns of a Parquet file.
+
+    Raises
+    ------
+    TableError
+        It cannot be read.
+    """
+    try:
+        with pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
+            table = parquet.read(list(KEY), use_threads=False)
+        urls = table[KEY[0]]
+        if not pa.types.is_dictionary(urls.type):
+            urls = urls.dictionary_encode()
+        urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
+        codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
+        index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
+        return Keys(urls.dictionary.to_pylist(), codes.to_numpy(), index.to_numpy())
+    except (OSError, KeyError, pa.ArrowException) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        message = f"its keys cannot be read ({reason}); nothing was changed: mend it and run again"
+        raise TableError(path, message) from error
+
+
+class SortedKeys:
+    """Keys in ascending order, and of each the number of its row, in temporary files without a name.
+
+    Parameters
+    ----------
+    keys, rows
+        int64[n] each, in any order. Of equal keys the one of the lowest row comes first if `rows` ascend.
+    """
+
+    def __init__(self, keys: Int64s, rows: Int64s) -> None:
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._rows = Spilled(keys[order]), Spilled(rows[order])
+
+    @property
+    def keys(self) -> Int64s:
+        """The keys; in memory for as long as they are used."""
+        return self._keys.mapped()
+
+    @property
+    def rows(self) -> Int64s:
+        """The number of the row of each key, likewise."""
+        return self._rows.mapped()
+
+    def repeated(self) -> tuple[Int64s, Int64s]:
+        """Return the rows whose key an earlier row has too, and for each that earliest row."""
+        keys, rows = self.keys, self.rows
+        again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
+        return rows[again], rows[np.searchsorted(keys, keys[again])]
+
+    def common(self, others: Int64s) -> tuple[Int64s, Int64s]:
+        """Return the rows of the keys that are among `others`, and where in `others` each is."""
+        keys = self.keys
+        order = np.argsort(others, kind="stable")
+        ordered = others[order]
+        first, last = np.searchsorted(keys, ordered[:1]), np.searchsorted(keys, ordered[-1:], side="right")
+        near = slice(int(first.sum()), int(last.sum()))
+        if near.stop - near.start < len(ordered):
+            at, hit = _find(ordered, keys[near])
+            return self.rows[near][hit], order[at[hit]]
+        at, hit = _find(keys, ordered)
+        return self.rows[at[hit]], order[hit]
+
+
+def _find(ordered: Int64s, wanted: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:
+    """Return where each wanted key is in an ordered array, and whether it is there at all."""
+    at = np.searchsorted(ordered, wanted)
+    at[at == len(ordered)] = 0
+    return at, ordered[at] == wanted if len(ordered) else np.zeros(len(wanted), bool)
+
+
+class Spilled(Generic[Number]):
+    """An array in a temporary file that has no name, and is gone with its last user."""
+
+    def __init__(self, array: NDArray[Number]) -> None:
+        self._kind, self._size = array.dtype, len(array)
+        self._file = TemporaryFile()  # noqa: SIM115 - open for as long as it may be mapped
+        weakref.finalize(self, self._file.close)
+        array.tofile(self._file)
+        self._file.flush()
+
+    def mapped(self) -> NDArray[Number]:
+        """Return the array, writable, in memory only as far as and as long as it is used."""
+        # There is no mapping of nothing.
+        return np.memmap(self._file, self._kind, "r+", shape=(self._size,)) if self._size else np.empty(0, self._kind)
