@@ -22,8 +22,12 @@ ROWS_PER_GROUP = 16_384
 
 BYTES_PER_FILE = 256 << 20
 
+ZSTD_LEVEL = 1
+"""Rows of public logs take 1.3 % more bytes than at level 3, and 3 % more than at level 6, for half the time of the
+former and less of the latter."""
+
 # Few values, many times each. The others are as good as unique, and a dictionary of them costs time and space.
-_REPEATING = ["update_type", "source_name", "source_url", "signature_algorithm", "issuer_aggregated", "chain"]
+REPEATING = ["update_type", "source_name", "source_url", "signature_algorithm", "issuer_aggregated", "chain"]
 
 # What files and row groups are skipped by: gaps and merges ask for stretches of a log, analysts also for dates.
 _STATISTICS = [*KEY, "seen", "not_before", "not_after"]
@@ -103,14 +107,15 @@ def plain_schema(schema: pa.Schema) -> pa.Schema:
     deltalake notes views in the files that it writes from them, others dictionaries or large types; the bytes in the
     file are the same.
     """
-    return pa.schema([pa.field(field.name, _plain(field.type)) for field in schema])
+    return pa.schema([pa.field(field.name, plain_type(field.type)) for field in schema])
 
 
-def _plain(type_: pa.DataType) -> pa.DataType:
+def plain_type(type_: pa.DataType) -> pa.DataType:
+    """Return text as string, bytes as binary and lists as lists; see `plain_schema`."""
     if pa.types.is_dictionary(type_):
-        return _plain(type_.value_type)
+        return plain_type(type_.value_type)
     if pa.types.is_list(type_) or pa.types.is_large_list(type_) or pa.types.is_list_view(type_):
-        return pa.list_(_plain(type_.value_type))
+        return pa.list_(plain_type(type_.value_type))
     if pa.types.is_string_view(type_) or pa.types.is_large_string(type_):
         return pa.string()
     if pa.types.is_binary_view(type_) or pa.types.is_large_binary(type_):
@@ -175,8 +180,8 @@ class _FileWriter:
             self._sink,
             schema,
             compression="zstd",
-            compression_level=3,
-            use_dictionary=_REPEATING,
+            compression_level=ZSTD_LEVEL,
+            use_dictionary=REPEATING,
             write_statistics=_STATISTICS,
             # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
             store_schema=False,
@@ -194,7 +199,9 @@ class _FileWriter:
             self._flush()
 
     def _flush(self) -> None:
-        self._writer.write_table(pa.Table.from_batches(self._waiting, self._schema), row_group_size=ROWS_PER_GROUP)
+        # A column chunk has one dictionary: with several of them the writer would fall back to plain text.
+        rows = pa.Table.from_batches(self._waiting, self._schema).unify_dictionaries()
+        self._writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
         self._waiting.clear()
 
     def close(self) -> DataFile:
