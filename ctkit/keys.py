@@ -68,12 +68,19 @@ class SortedKeys:
     Parameters
     ----------
     keys, rows
-        int64[n] each, in any order. Of equal keys the one of the lowest row comes first if `rows` ascend.
+        int64 arrays, pairwise of one length, in any order; the lists are emptied. Of equal keys the one of the lowest
+        row comes first if `rows` ascend.
     """
 
-    def __init__(self, keys: Int64s, rows: Int64s) -> None:
-        order = np.argsort(keys, kind="stable")
-        self._keys, self._rows = Spilled(keys[order]), Spilled(rows[order])
+    def __init__(self, keys: list[Int64s], rows: list[Int64s]) -> None:
+        in_order = np.concatenate(keys)
+        keys.clear()
+        order = np.argsort(in_order, kind="stable")
+        self._keys = Spilled(in_order[order])
+        del in_order
+        numbers = np.concatenate(rows)
+        rows.clear()
+        self._rows = Spilled(numbers[order])
 
     @property
     def keys(self) -> Int64s:

@@ -67,7 +67,9 @@ class Overlap:
 
     def _sorted(self, part: int, count: int) -> SortedKeys:
         """Sort every `count`-th of the keys."""
-        keys_of_part, rows_of_part, starts = [], [], [0]
+        keys_of_part: list[Int64s] = []
+        rows_of_part: list[Int64s] = []
+        starts = [0]
         for file, found in zip(self._files, map(read_keys, self._files), strict=True):
             for url in filter(None, found.urls):
                 self._logs.setdefault(url, len(self._logs))
@@ -80,7 +82,7 @@ class Overlap:
             rows_of_part.append(mine + starts[-1])
             starts.append(starts[-1] + len(keys))
         self._starts = np.array(starts)
-        return SortedKeys(np.concatenate(keys_of_part), np.concatenate(rows_of_part))
+        return SortedKeys(keys_of_part, rows_of_part)
 
     def may_be_in(self, main: DeltaTable) -> list[str]:
         """Return the paths of main's files that can hold a staged key, going by the statistics of main's log."""
