@@ -77,7 +77,8 @@ class MergePreview(Report):
     staging_rows, inserted, skipped
         Rows of staging; how many of them main lacks, and how many it has or staging repeats. The two add up.
     conflicts
-        Skipped rows whose certificate differs from the one that main has under the same key. Main's stays.
+        Skipped rows that contradict: whose certificate differs from the one that main has under the same key, or from
+        the first that staging has. Main's stays, or the first.
     summary
         By log and date: ``source_url, source_name, seen_date, first_index, last_index, rows, inserted, skipped``.
     sample
@@ -98,16 +99,16 @@ class MergePreview(Report):
     title = "merge preview"
 
     def check(self) -> None:
-        """Raise if a staged row contradicts main.
+        """Raise if a staged row contradicts main, or another one.
 
         Raises
         ------
         KeyConflictError
-            The two tables hold different certificates under one key; a merge would keep main's.
+            There are different certificates under one key; a merge would keep main's, or the first.
         """
         if self.conflicts:
-            message = f"{self.conflicts} rows differ from what {self.main} has under the same key; look at both"
-            raise KeyConflictError(self.staging, message)
+            message = f"{self.conflicts} rows differ from what {self.main} or another row has under the same key"
+            raise KeyConflictError(self.staging, f"{message}; look at both")
 
     def facts(self) -> dict[str, Any]:
         """Return the totals."""
@@ -141,7 +142,7 @@ class MergeReport(Report):
     staging_rows, inserted, skipped
         Rows of staging; how many of them went into main, and how many main had or staging repeated. The two add up.
     conflicts
-        Skipped rows whose certificate differs from the one that main has under the same key.
+        Skipped rows whose certificate differs from the one that main, or an earlier row, has under the same key.
     staging
         The folder that was merged from.
     left

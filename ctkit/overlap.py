@@ -41,7 +41,7 @@ class Overlap:
     rows
         Number of staged rows.
     conflicts
-        Skipped rows whose certificate differs from the one that stays under the same key.
+        Skipped rows whose certificate differs from the one that main, or an earlier row, has under the same key.
 
     Raises
     ------

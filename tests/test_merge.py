@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
 
-from ctkit import adopt, merge, rewrite
+from ctkit import adopt, merge, overlap, rewrite
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
 from ctkit.merge import merge_staging, preview_merge
-from ctkit.schema import row_schema
+from ctkit.schema import AsDer, row_schema
 from ctkit.table import files_of, find_table, open_table
 from ctkit.write import write_entries
 
@@ -153,6 +153,83 @@ def test_merge_when_main_moves_meanwhile(tmp_path, monkeypatch):
     assert indices_of(main) == [1, 2, 3, 4, 5, 6, 100, 101]
     assert (report.version_before, report.version) == (4, 5)
     assert parquet_files(tmp_path / "main") == set(files_of(main))
+
+
+def test_merge_when_main_moves_reads_what_is_new(tmp_path, monkeypatch):
+    """After a commit of somebody else only its files are looked at, however many there are already."""
+    main = make_table(tmp_path / "main", *(make_rows([at, at + 10]) for at in range(5)))
+    staging = make_table(tmp_path / "staging", make_rows([5, 6]))
+    commit, read_keys = merge.commit_files, overlap.read_keys
+    live = [make_rows([6]), make_rows([100])]
+    read = []
+
+    def commit_after_somebody(*arguments):
+        read.append("commit")
+        if live:
+            write_deltalake(tmp_path / "main", live.pop(0), mode="append")
+        return commit(*arguments)
+
+    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    monkeypatch.setattr(overlap, "read_keys", lambda path: read.append(Path(path).parts[-3]) or read_keys(path))
+    report = merge_staging(staging, main)
+
+    assert (report.inserted, report.skipped) == (1, 1)
+    assert read == ["staging", *["main"] * 5, "commit", "main", "commit", "main", "commit"]
+
+
+def test_merge_when_staging_contradicts_itself(tmp_path):
+    """Two certificates under one staged key are counted; the first goes into main."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    rows = pa.concat_tables([make_row(LOG, 2, 1, other, "binary") for other in (False, True, False)])
+    staging = make_table(tmp_path / "staging", rows)
+
+    preview = preview_merge(staging, main)
+    report = merge_staging(staging, main)
+
+    with pytest.raises(KeyConflictError, match="1 rows differ"):
+        preview.check()
+    assert (preview.inserted, preview.skipped, preview.conflicts) == (1, 2, 1)
+    assert (report.inserted, report.skipped, report.conflicts) == (1, 2, 1)
+    assert rows_of(main) == make_rows([1, 2]).to_pylist()
+
+
+def test_merge_when_main_loses_rows_meanwhile(tmp_path, monkeypatch):
+    """A key that main had, and has no more, is not left out: the merge says so, and the next one inserts it."""
+    main = make_table(tmp_path / "main", make_rows([1]), make_rows([2], day=2))
+    staging = make_table(tmp_path / "staging", make_rows([1, 3]))
+    commit = merge.commit_files
+
+    def commit_after_somebody(*arguments):
+        DeltaTable(tmp_path / "main").delete("cert_index = 1")
+        return commit(*arguments)
+
+    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    with pytest.raises(TableError, match="lost rows while this merge was being prepared; nothing was committed"):
+        merge_staging(staging, main)
+    monkeypatch.undo()
+
+    assert indices_of(open_table(tmp_path / "main")) == [2]
+    assert merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main")).inserted == 2
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+
+
+def test_merge_when_the_commits_of_others_are_gone(tmp_path, monkeypatch):
+    """Without the commits that came between, nothing is guessed."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+
+    def commit_late(files, target, *_):
+        write_deltalake(tmp_path / "main", make_rows([2]), mode="append")
+        target.update_incremental()
+        target.create_checkpoint()
+        (tmp_path / "main/_delta_log" / f"{2:020}.json").unlink()
+        return False
+
+    monkeypatch.setattr(merge, "commit_files", commit_late)
+    with pytest.raises(TableError, match="its commits after version 1 cannot be read"):
+        merge_staging(staging, main)
+
+    assert indices_of(open_table(tmp_path / "staging")) == [2]
 
 
 def test_merge_when_staging_grows_meanwhile(tmp_path, monkeypatch):
@@ -481,32 +558,71 @@ def test_merge_when_rows_and_counts_disagree(tmp_path, monkeypatch):
     assert parquet_files(tmp_path / "main") == set(files_of(main))
 
 
+# Log, index, day, and which of two certificates the row has.
 rows_of_logs = st.lists(
-    st.tuples(st.sampled_from([LOG, OTHER_LOG]), st.integers(0, 12), st.integers(1, 3)), max_size=12
+    st.tuples(st.sampled_from([LOG, OTHER_LOG]), st.integers(0, 12), st.integers(1, 3), st.booleans()), max_size=12
 )
 
 
-def write_rows(path: Path, rows: list[tuple[str, int, int]], *, commits: int) -> DeltaTable:
-    """Create a table with the given (log, index, day) rows, spread over some commits."""
-    tables = [make_rows([index], url=url, day=day) for url, index, day in rows]
+def make_row(url: str, index: int, day: int, other: bool, as_der: AsDer) -> pa.Table:
+    """Return one row; with `other`, of another certificate than the index stands for elsewhere."""
+    row = make_rows([index], url=url, day=day, as_der=as_der)
+    if not other:
+        return row
+    another = make_rows([index + 100], url=url, day=day, as_der=as_der)
+    return another.set_column(0, another.schema.field(0), row["cert_index"])
+
+
+def write_rows(
+    path: Path, rows: list[tuple[str, int, int, bool]], *, commits: int, as_der: AsDer = "binary"
+) -> DeltaTable:
+    """Create a table with the given rows, spread over some commits."""
+    DeltaTable.create(path, row_schema(as_der), partition_by=["seen_date"])
+    tables = [make_row(*row, as_der) for row in rows]
     return make_table(path, *(pa.concat_tables(tables[at::commits]) for at in range(commits) if tables[at::commits]))
 
 
-@given(main_rows=rows_of_logs, staging_rows=rows_of_logs.filter(bool), commits=st.integers(1, 3))
+@given(
+    main_rows=rows_of_logs,
+    staging_rows=rows_of_logs.filter(bool),
+    commits=st.integers(1, 3),
+    types=st.tuples(*[st.sampled_from(["binary", "string"])] * 2),
+    keys_at_once=st.integers(1, 20),
+)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_merge_is_the_union_by_key(tmp_path_factory, main_rows, staging_rows, commits):
+def test_merge_is_the_union_by_key(tmp_path_factory, main_rows, staging_rows, commits, types, keys_at_once):
     """Whatever the two hold, main keeps its rows and gains each missing key once; a second merge commits nothing."""
     folder = tmp_path_factory.mktemp("merge")
-    main = write_rows(folder / "main", main_rows, commits=commits)
-    staging = write_rows(folder / "staging", staging_rows, commits=commits)
+    # One key has one certificate in main, so that it is clear what staging contradicts.
+    main_rows = [(url, index, day, index % 2 == 0) for url, index, day, _ in main_rows]
+    main = write_rows(folder / "main", main_rows, commits=commits, as_der=types[0])
+    staging = write_rows(folder / "staging", staging_rows, commits=commits, as_der=types[1])
     shutil.copytree(folder / "staging", folder / "again")
-    have = sorted((url, index) for url, index, _ in main_rows)
-    missing = {(url, index) for url, index, _ in staging_rows} - set(have)
+    before = rows_of(main)
+    have = sorted((url, index) for url, index, _, _ in main_rows)
+    staged: dict[tuple[str, int], list[bool]] = {}
+    for url, index, _, other in staging_rows:
+        staged.setdefault((url, index), []).append(other)
+    missing = staged.keys() - set(have)
 
-    report = merge_staging(staging, main)
-    again = merge_staging(open_table(folder / "again"), main)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(overlap, "KEYS_AT_ONCE", keys_at_once)
+        report = merge_staging(staging, main)
+        again = merge_staging(open_table(folder / "again"), main)
 
     assert keys_of(main) == sorted([*have, *missing])
+    after = rows_of(main)
+    kept = [row for row in after if (row["source_url"], row["cert_index"]) in have]
+    assert sorted(kept, key=str) == sorted(before, key=str)
+    is_other = {
+        (row["source_url"], row["cert_index"]): row["subject_aggregated"] != f"/CN={row['cert_index']}.example.com"
+        for row in after
+    }
+    assert all(is_other[key] in staged[key] for key in missing)
+    assert {type(row["as_der"]) for row in after} == {bytes if types[0] == "binary" else str}
     assert (report.inserted, report.skipped) == (len(missing), len(staging_rows) - len(missing))
-    assert (again.inserted, again.version) == (0, report.version)
+    contradictions = [key for key, others in staged.items() if {is_other[key]} != set(others)]
+    assert len(contradictions) <= report.conflicts <= len(staging_rows)
+    assert bool(contradictions) == bool(report.conflicts)
+    assert (again.inserted, again.conflicts, again.version) == (0, report.conflicts, report.version)
     assert parquet_files(folder / "main") == set(files_of(main))

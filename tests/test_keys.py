@@ -1,0 +1,91 @@
+"""Keys as integers: read, sorted, and found again."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctkit.errors import TableError
+from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, read_keys
+
+some_keys = st.lists(st.integers(0, 30), max_size=40)
+
+
+def array(values):
+    """Return int64, also of nothing."""
+    return np.array(values, np.int64)
+
+
+def test_read_keys_of_several_row_groups(tmp_path):
+    """Each row has its log and index, though every row group has a dictionary of its own."""
+    rows = pa.table({"other": [0] * 5, "cert_index": [3, 4, 5, 6, 7], "source_url": ["a", "b", "b", "c", "a"]})
+    pq.write_table(rows, tmp_path / "file.parquet", row_group_size=2)
+
+    keys = read_keys(str(tmp_path / "file.parquet"))
+
+    assert [keys.urls[log] for log in keys.log] == ["a", "b", "b", "c", "a"]
+    assert keys.index.tolist() == [3, 4, 5, 6, 7]
+    assert keys.numbered({"b": 0, "c": 1}).tolist() == [NO_KEY, 4, 5, (1 << INDEX_BITS) + 6, NO_KEY]
+
+
+@pytest.mark.parametrize(
+    "type_", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+)
+def test_read_keys_of_any_text(tmp_path, type_):
+    """Whatever layout a writer had in mind, the keys are the same."""
+    rows = pa.table({"cert_index": pa.array([3, 4], pa.int32()), "source_url": pa.array(["a", "b"]).cast(type_)})
+    pq.write_table(rows, tmp_path / "file.parquet")
+
+    assert read_keys(str(tmp_path / "file.parquet")).numbered({"b": 0, "a": 1}).tolist() == [(1 << INDEX_BITS) + 3, 4]
+
+
+def test_read_keys_that_are_none(tmp_path):
+    """Nulls, and indices that no log can have, are no keys of anybody."""
+    rows = pa.table({"cert_index": [None, 1, -1, 1 << INDEX_BITS, 2], "source_url": ["a", None, "a", "a", "a"]})
+    pq.write_table(rows, tmp_path / "file.parquet")
+
+    assert read_keys(str(tmp_path / "file.parquet")).numbered({"a": 0}).tolist() == [*[NO_KEY] * 4, 2]
+
+
+def test_read_keys_of_no_rows(tmp_path):
+    """A file without rows has no keys."""
+    pq.write_table(
+        pa.table({"cert_index": pa.array([], pa.int64()), "source_url": pa.array([], pa.string())}), tmp_path / "f"
+    )
+
+    assert read_keys(str(tmp_path / "f")).numbered({}).tolist() == []
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1 is all there is of it PAR1"])
+def test_read_keys_of_a_broken_file(tmp_path, content):
+    """The error names the file."""
+    (tmp_path / "broken.parquet").write_bytes(content)
+
+    with pytest.raises(TableError, match=r"broken\.parquet: its keys cannot be read .*mend it and run again"):
+        read_keys(str(tmp_path / "broken.parquet"))
+
+
+def test_read_keys_of_a_file_without_them(tmp_path):
+    """So it does where a column is missing."""
+    pq.write_table(pa.table({"cert_index": [1]}), tmp_path / "f.parquet")
+
+    with pytest.raises(TableError, match=r"f\.parquet: its keys cannot be read .*source_url"):
+        read_keys(str(tmp_path / "f.parquet"))
+
+
+@given(some_keys, some_keys)
+def test_repeated_and_common(keys, others):
+    """Repetitions name the first row of their key, and what is common is named by its place on either side."""
+    cut = len(keys) // 2
+    found = SortedKeys([array(keys[:cut]), array(keys[cut:])], [array(range(cut)), array(range(cut, len(keys)))])
+
+    again, first = found.repeated()
+    rows, places = found.common(array([*others, NO_KEY]))
+
+    assert sorted(again.tolist()) == [at for at, key in enumerate(keys) if key in keys[:at]]
+    assert [keys.index(keys[at]) for at in again] == first.tolist()
+    assert {keys[row] for row in rows} == set(keys) & set(others)
+    assert {keys.index(key) for key in set(keys) & set(others)} <= set(rows.tolist())
+    assert [keys[row] for row in rows] == [others[place] for place in places]
