@@ -19,6 +19,7 @@ FLOORS = {
     "merkle": 1,
     "entry": 1,
     "checkpoint": 1,
+    "proof": 1,
     "x509": 1,
     "issuance": 1,
     "embedded": 1,
@@ -49,7 +50,7 @@ FLOORS = {
     "demo": 5,
     "cli": 5,
 }
-LOG_SIDE = {"entry", "checkpoint", "http", "rfc6962", "static_ct", "log", "fetch"}
+LOG_SIDE = {"entry", "checkpoint", "proof", "http", "rfc6962", "static_ct", "log", "fetch"}
 LAKE_SIDE = {"table", "datafile", "keys", "write", "gap", "adopt", "overlap", "retire", "rewrite", "merge"}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
