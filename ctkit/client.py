@@ -94,8 +94,7 @@ class LogClient(ABC):
             if self._roots.get(head.tree_size, head.root_hash) != head.root_hash:
                 raise _two_roots(self.url, head.tree_size)
             self._roots[head.tree_size] = head.root_hash
-            if self._head is None or head.tree_size >= self._head.tree_size:
-                self._head = head
+            self._head = max(self._head or head, head, key=lambda each: (each.tree_size, each.timestamp))
             return self._head
 
     def check_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
