@@ -97,6 +97,11 @@ class LogClient(ABC):
             self._head = max(self._head or head, head, key=lambda each: (each.tree_size, each.timestamp))
             return self._head
 
+    @property
+    def _tree_size(self) -> int:
+        """Size of the tree head in force, 0 before there is one."""
+        return self._head.tree_size if self._head else 0
+
     def check_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
         """Check that one tree is the beginning of another; see `ctkit.log.Log.check_consistency`."""
         old, new = sorted((old, new), key=lambda head: head.tree_size)

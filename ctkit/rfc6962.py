@@ -50,13 +50,11 @@ class Rfc6962Log(LogClient):
 
     def _ask_for_head(self) -> Checkpoint:
         # RFC 6962, section 4.3.
-        head = self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
-        self._learn(known_size=head.tree_size)
-        return head
+        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.log.Log.get_entries`."""
-        asked, known_size = min(end - start, self.page_size), self._known_size
+        asked, known_size = min(end - start, self.page_size), max(self._known_size, self._tree_size)
         while True:
             try:
                 block = self._ask(start, start + asked)

@@ -22,6 +22,7 @@ from ctkit.shared import Shared
 _TILE_LIMIT = 64 << 20
 _BODY_LIMIT = 16 << 20
 _ISSUERS = 1 << 16
+"""Certificates of issuers that are kept in memory; no log has seen as many."""
 
 
 class StaticCtLog(LogClient):
@@ -31,15 +32,12 @@ class StaticCtLog(LogClient):
 
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
-        self._tree_size = 0
         self._issuers: Shared[bytes, bytes | None] = Shared(self.url, _ISSUERS)
         self._hash_tiles: HashTiles | None = None
 
     def _ask_for_head(self) -> Checkpoint:
         # Static CT API, "Checkpoints".
-        head = self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
-        self._tree_size = max(self._tree_size, head.tree_size)
-        return head
+        return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.log.Log.get_entries`."""
