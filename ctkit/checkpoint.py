@@ -109,17 +109,62 @@ class Checkpoint:
     def _holds(self, key: PublicKeyTypes) -> bool:
         algorithm, signature = self.signature[1], self.signature[4:]
         signed = tree_head_to_sign(self.timestamp, self.tree_size, self.root_hash)
-        try:
-            match key, algorithm:
-                case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()), SignatureAlgorithm.ECDSA:
-                    key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-                case rsa.RSAPublicKey(), SignatureAlgorithm.RSA:
-                    key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
-                case _:
-                    return False
-        except InvalidSignature:
-            return False
-        return True
+        return algorithm == _algorithm_of(key) and _signature_holds(key, signature, signed)
+
+
+def check_public_key(public_key: bytes) -> None:
+    """Check that a key is one that a log may sign with (RFC 6962, section 2.1.4).
+
+    Parameters
+    ----------
+    public_key
+        DER of a ``SubjectPublicKeyInfo``.
+
+    Raises
+    ------
+    ValueError
+        It cannot be read, or is neither ECDSA P-256 nor RSA.
+    """
+    try:
+        key = load_der_public_key(public_key)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise ValueError("it is no SubjectPublicKeyInfo; take the key of the log list") from error
+    if _algorithm_of(key) is None:
+        raise ValueError("it is neither ECDSA P-256 nor RSA, which logs sign with; take the key of the log list")
+
+
+def verify_signature(public_key: bytes, signature: bytes, signed: bytes) -> bool:
+    """Tell whether a signature with SHA-256 holds.
+
+    Parameters
+    ----------
+    public_key
+        One that `check_public_key` accepts; RSA is taken with PKCS #1 v1.5, as logs and log lists do.
+    """
+    return _signature_holds(load_der_public_key(public_key), signature, signed)
+
+
+def _algorithm_of(key: PublicKeyTypes) -> SignatureAlgorithm | None:
+    match key:
+        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
+            return SignatureAlgorithm.ECDSA
+        case rsa.RSAPublicKey():
+            return SignatureAlgorithm.RSA
+    return None
+
+
+def _signature_holds(key: PublicKeyTypes, signature: bytes, signed: bytes) -> bool:
+    try:
+        match key:
+            case ec.EllipticCurvePublicKey():
+                key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
+            case rsa.RSAPublicKey():
+                key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
+            case _:
+                return False
+    except InvalidSignature:
+        return False
+    return True
 
 
 def tree_head_to_sign(timestamp: int, tree_size: int, root_hash: bytes) -> bytes:

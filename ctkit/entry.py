@@ -6,6 +6,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -39,8 +40,7 @@ class EntryBlock:
     data
         The bytes that the offsets below point into.
     leaf
-        int64[n, 2]: ``[start, end)`` in `data` of the ``TimestampedEntry`` (RFC 6962, section 3.4). The leaf hash is
-        SHA-256 over ``00``, then ``00 00`` (v1, timestamped_entry), then these bytes.
+        int64[n, 2]: ``[start, end)`` in `data` of the ``TimestampedEntry`` (RFC 6962, section 3.4).
     certificate
         int64[n, 2]: ``[start, end)`` in `data` of the DER certificate; of the full pre-certificate with its poison
         for a ``PRECERT_ENTRY``.
@@ -86,6 +86,21 @@ class EntryBlock:
             chain_offsets=np.concatenate(([0], np.cumsum(lengths[wanted]))),
             chain=self.chain[np.repeat(wanted, lengths)],
         )
+
+    def leaf_hashes(self) -> list[bytes]:
+        """Return the leaf hash of each entry (RFC 6962, section 2.1), 32 bytes each, in the order of `index`.
+
+        It covers timestamp, type, certificate or TBSCertificate, and extensions: all that the log signs. The rest of a
+        pre-certificate (its poison and its signature) and the chain are not in the tree.
+        """
+        # SHA-256(0x00 || MerkleTreeLeaf), and a MerkleTreeLeaf is 00 00 (v1, timestamped_entry) and the entry.
+        prefix, data = sha256(b"\0\0\0"), memoryview(self.data)
+        hashes = []
+        for start, end in self.leaf.tolist():
+            leaf = prefix.copy()
+            leaf.update(data[start:end])
+            hashes.append(leaf.digest())
+        return hashes
 
     def with_issuers(self, fingerprints: Sequence[bytes], certificates: Mapping[bytes, bytes | None]) -> Self:
         """Return the block with its chains resolved from fingerprints to certificates.

@@ -127,7 +127,7 @@ class Client:
         """Close all connections."""
         self._http.close()
 
-    def get(self, path: str, read: Callable[[bytes], T], *, limit: int) -> T:
+    def get(self, path: str, read: Callable[[bytes], T], *, limit: int, binary: bool = False) -> T:
         """Ask for `path` until an answer can be read, as long as patience lasts.
 
         Parameters
@@ -138,6 +138,8 @@ class Client:
             Makes a value of the unpacked body; may raise `TryAgain`.
         limit
             Bytes of the body at the most, packed and unpacked.
+        binary
+            The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
 
         Raises
         ------
@@ -157,16 +159,17 @@ class Client:
             reraise=True,
         )
         try:
-            return retrying(lambda: read(self._body(path, limit, deadline, stop)))
+            return retrying(lambda: read(self._body(path, limit, deadline, stop, binary)))
         except TryAgain as problem:
             raise problem.error from problem.__cause__
 
-    def _body(self, path: str, limit: int, deadline: float, stop: threading.Event) -> bytes:
+    def _body(self, path: str, limit: int, deadline: float, stop: threading.Event, binary: bool) -> bytes:
         """Return the unpacked body of one answer with status 200."""
         self._wait_for_turn(deadline, stop)
         try:
             response, body = self._send(path, limit, deadline, stop)
-            body = _unpack(body, limit)
+            if not binary or "Content-Encoding" in response.headers:
+                body = _unpack(body, limit)
         except _OversizeError:
             message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
             raise HttpError(self.url, message, too_large=True) from None
@@ -175,7 +178,7 @@ class Client:
             raise TryAgain(HttpError(self.url, f"{reason}; run again later")) from error
         status = response.status_code
         if status == 200:
-            if body.lstrip()[:1] == b"<":
+            if body.lstrip()[:1] == b"<" and not binary:
                 raise TryAgain(LogProtocolError(self.url, f"{path}: an HTML page; look at it in a browser"))
             return body
         excerpt = re.sub(rb"[^!-~]+", b" ", body[:200]).decode()

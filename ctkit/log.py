@@ -1,14 +1,19 @@
 """Open a log by its URL, or many by a log list."""
 
 import base64
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, Protocol, get_args
 
+import numpy as np
 import pyarrow as pa
 import pydantic
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
+from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint
+from ctkit.checkpoint import Checkpoint, check_public_key, verify_signature
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
@@ -32,6 +37,8 @@ class Log(Protocol):
         Canonical form (`ctkit.schema.canonical_url`); stored as ``source_url``.
     name
         What to store as ``source_name``; None if nobody named the log.
+    key
+        DER of the log's ``SubjectPublicKeyInfo``; None if it is not known, and tree heads are not verified.
     page_size
         How many entries one request can bring at the most, as far as is known. Requests that do not cross a multiple
         of it cost one answer each. It may change while the log is read.
@@ -39,10 +46,64 @@ class Log(Protocol):
 
     url: str
     name: str | None
+    key: bytes | None
     page_size: int
 
     def get_checkpoint(self) -> Checkpoint:
-        """Ask the log for its current tree head."""
+        """Ask the log for its current tree head.
+
+        A head that is not newer and has fewer entries comes from a backend that is behind: then the largest one that is
+        known is returned.
+
+        Raises
+        ------
+        LogUnavailableError
+            After all retries.
+        CheckpointError
+            The answer is no tree head or, where the key is known, not signed by it; or it contradicts an earlier one:
+            it is newer and has fewer entries, or another root hash for as many.
+        """
+
+    def check_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
+        """Check that the tree of one tree head is the beginning of that of another, of which none need be the newest.
+
+        Raises
+        ------
+        CheckpointError
+            It is not, or the log's proof does not show it.
+        LogUnavailableError
+            The proof cannot be had just now.
+        LogProtocolError
+            The proof cannot be read, or does not hang together.
+        """
+
+    def prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
+        """Tell for each of the consecutive entries from `start` on whether it is what the tree of `head` holds there.
+
+        It takes few requests: where nothing differs, two audit paths for any number of entries (RFC 6962), or the hash
+        tiles of level 1 and above (Static CT API), less what an earlier proof has shown. Where something differs, it is
+        looked for, in about ``2 * log2(n)`` requests for each wrong one of n entries.
+
+        Parameters
+        ----------
+        leaf_hashes
+            `EntryBlock.leaf_hashes`, 32 bytes each.
+        head
+            Believed: its root hash is what everything is compared with.
+
+        Returns
+        -------
+        ndarray of bool
+            False for an entry that differs. Where an RFC 6962 log holds so many others that 64 audit paths do not find
+            them all, also for entries beside them that were not told apart.
+
+        Raises
+        ------
+        LogUnavailableError
+            The proofs cannot be had just now, or `head` has too few entries.
+        LogProtocolError
+            The log's own proofs contradict `head`, or cannot be read.
+        """
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Ask for the entries ``[start, end)``, in one request for the data.
@@ -75,6 +136,7 @@ def open_log(
     user_agent: str,
     protocol: Literal["auto", "rfc6962", "static-ct"] = "auto",
     name: str | None = None,
+    key: bytes | None = None,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> Rfc6962Log | StaticCtLog:
     """Open a log for reading.
@@ -90,6 +152,8 @@ def open_log(
         both, then for a signed tree head. The others ask nothing.
     name
         What to store as ``source_name``.
+    key
+        DER of the log's ``SubjectPublicKeyInfo``: every tree head is verified with it. None if it is not known.
     patience
         When the log counts as unavailable.
 
@@ -101,13 +165,13 @@ def open_log(
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, or `protocol` or `url` is none.
+        `user_agent` holds no contact, or `protocol`, `url` or `key` is none.
     LogUnavailableError
         ``"auto"``, and the log gives neither tree head.
     """
     logs: dict[str, type[Rfc6962Log | StaticCtLog]] = {"static-ct": StaticCtLog, "rfc6962": Rfc6962Log}
     if protocol in logs:
-        return logs[protocol](url, user_agent=user_agent, name=name, patience=patience)
+        return logs[protocol](url, user_agent=user_agent, name=name, key=key, patience=patience)
     if protocol != "auto":
         raise ParameterError(f"protocol is {protocol!r}: give one of auto, {', '.join(get_args(LogProtocol))}")
     reasons = []
@@ -119,7 +183,7 @@ def open_log(
             except LogError as error:
                 reasons.append(error.message)
             else:
-                return log_class(url, user_agent=user_agent, name=name, patience=patience)
+                return log_class(url, user_agent=user_agent, name=name, key=key, patience=patience)
     message = f"gives no tree head of either protocol; check the URL, or run again later: {' | '.join(reasons)}"
     raise LogUnavailableError(canonical_url(url), message)
 
@@ -150,7 +214,7 @@ class LogDescription:
 
 
 def read_log_list(
-    source: str | Path, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE
+    source: str | Path, *, user_agent: str, key: bytes | None = None, patience: Patience = DEFAULT_PATIENCE
 ) -> list[LogDescription]:
     """Read a log list in version 3 of the format of Google's list, which Apple's has as well.
 
@@ -160,6 +224,9 @@ def read_log_list(
         Path, or ``http(s)://`` URL.
     user_agent
         Who asks, with a contact; used for a URL only.
+    key
+        DER of the ``SubjectPublicKeyInfo`` of the list's maker: its signature, which lies beside the list and ends in
+        ``.sig`` instead of ``.json``, is verified before anything is believed.
     patience
         When a URL counts as unavailable.
 
@@ -171,22 +238,17 @@ def read_log_list(
     Raises
     ------
     ParameterError
-        The file cannot be read, is no log list, or names no log that is left.
+        The list or its signature cannot be read, is no log list, is not signed by the key, or names no log that is
+        left.
     LogUnavailableError
         The URL cannot be had.
     """
     source = str(source)
-    if source.startswith(("http://", "https://")):
-        client = Client(source, user_agent=user_agent, patience=patience)
-        try:
-            text = client.get("", bytes, limit=_LIST_LIMIT)
-        finally:
-            client.close()
-    else:
-        try:
-            text = Path(source).read_bytes()
-        except OSError as error:
-            raise ParameterError(f"log list {source} cannot be read ({error.strerror}): name another file") from error
+    text = _read_source(source, user_agent, patience)
+    if key is not None:
+        signature = _read_source(f"{source.removesuffix('.json')}.sig", user_agent, patience)
+        if not verify_signature(key, signature, text):
+            raise ParameterError(f"log list {source} is not signed by the key: get list, signature and key anew")
     try:
         operators = _LogList.model_validate_json(text).operators
     except pydantic.ValidationError as error:
@@ -198,6 +260,38 @@ def read_log_list(
     if not logs:
         raise ParameterError(f"log list {source} names {len(described)} logs, none of them in use: name another")
     return logs
+
+
+def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
+    if source.startswith(("http://", "https://")):
+        client = Client(source, user_agent=user_agent, patience=patience)
+        try:
+            return client.get("", bytes, limit=_LIST_LIMIT)
+        finally:
+            client.close()
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise ParameterError(f"log list {source} cannot be read ({error.strerror}): name another file") from error
+
+
+def read_public_key(path: str | Path) -> bytes:
+    """Read a public key in a file, PEM or DER, and return the DER of its ``SubjectPublicKeyInfo``.
+
+    Raises
+    ------
+    ParameterError
+        The file cannot be read, or holds no ECDSA P-256 or RSA key.
+    """
+    try:
+        data = Path(path).read_bytes()
+        if data.lstrip().startswith(b"-----BEGIN"):
+            key = load_pem_public_key(data)
+            data = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        check_public_key(data)
+    except (OSError, ValueError, UnsupportedAlgorithm) as error:
+        raise ParameterError(f"public key {path} cannot be read ({error}): name another file") from error
+    return data
 
 
 # {"operators": [{"logs":       [{"description", "key", "url",            "state": {"usable": ...}}, ...],

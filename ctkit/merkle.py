@@ -22,6 +22,30 @@ def hash_children(left: bytes, right: bytes) -> bytes:
     return sha256(b"\x01" + left + right).digest()
 
 
+def hash_pairs(nodes: Sequence[bytes]) -> list[bytes]:
+    """Return the nodes above neighbours at one height, the first of them a left child.
+
+    A last one without a sibling rises unchanged, as it does at the right edge of a tree; it may itself be the hash of a
+    subtree that is not complete.
+    """
+    above = list(map(hash_children, nodes[::2], nodes[1::2]))
+    return [*above, nodes[-1]] if len(nodes) % 2 else above
+
+
+def hash_subtree(nodes: Sequence[bytes]) -> bytes:
+    """Return the hash of the tree over one node or more at one height, the last of which may be incomplete.
+
+    Examples
+    --------
+    >>> leaves = [hash_leaf(leaf) for leaf in (b"a", b"b", b"c")]
+    >>> hash_subtree(leaves) == Tree(leaves).root()
+    True
+    """
+    while len(nodes) > 1:
+        nodes = hash_pairs(nodes)
+    return nodes[0]
+
+
 class Tree:
     """An append-only Merkle tree that remembers the hash of every complete subtree.
 

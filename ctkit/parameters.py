@@ -5,6 +5,7 @@ and not the file that they came from. Only what the live server's own ``config.y
 folder, where the server is usually started.
 """
 
+import base64
 import difflib
 import os
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from ctkit.checkpoint import check_public_key
 from ctkit.errors import ParameterError
 from ctkit.http import host_of
 from ctkit.schema import canonical_url
@@ -52,6 +54,20 @@ LogUrl = Annotated[
 ]
 
 
+def _decode_key(text: object) -> bytes:
+    if not isinstance(text, str):
+        raise ValueError("it should be base64 text, as in a log list")
+    try:
+        key = base64.b64decode(text, validate=True)
+    except ValueError:
+        raise ValueError("it is no base64; take the key of the log list") from None
+    check_public_key(key)
+    return key
+
+
+LogKey = Annotated[bytes, BeforeValidator(_decode_key)]
+
+
 class LogParameter(BaseModel):
     """One log, as the parameter `logs` names it.
 
@@ -63,6 +79,9 @@ class LogParameter(BaseModel):
         Stored as ``source_name``; None to use what the table already has for this URL.
     protocol
         ``auto`` asks the log.
+    key
+        DER of the log's ``SubjectPublicKeyInfo``, given as base64 as in a log list; None to believe tree heads without
+        a signature.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -70,6 +89,7 @@ class LogParameter(BaseModel):
     url: LogUrl
     name: Text | None = None
     protocol: Literal["auto", "rfc6962", "static-ct"] = "auto"
+    key: LogKey | None = None
 
 
 class Parameters(BaseModel):
@@ -84,9 +104,10 @@ class Parameters(BaseModel):
     staging_path: Text | None = Field(None, description="the staging table; not given: backfill writes to main")
     state_file: FilePath | None = Field(None, description="the live server's state file, for the ceilings")
     logs: Annotated[tuple[LogParameter, ...], Field(strict=False)] | None = Field(
-        None, description="logs to read: a list of {name, url, protocol}"
+        None, description="logs to read: a list of {name, url, protocol, key}"
     )
     log_list: FilePath | None = Field(None, description="log list of format v3, as file or URL; joined to logs")
+    log_list_key: FilePath | None = Field(None, description="PEM or DER file of the key that signs the log list")
     log_filter: Text | None = Field(None, description="keep logs with this in their name or URL, in any case")
     from_index: Index | None = Field(None, description="first index wanted of every log; not given: catch-up")
     to_index: Index | None = Field(None, description="index to stop before; never above the ceiling")

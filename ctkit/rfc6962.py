@@ -1,18 +1,23 @@
-"""Logs that speak RFC 6962: get-sth and get-entries."""
+"""Logs that speak RFC 6962: get-sth, get-entries, and proofs."""
 
-import threading
-from contextlib import AbstractContextManager
-from typing import Any
+import base64
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Unpack
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint, read_sth
-from ctkit.entry import EntryBlock, decode_get_entries
+from ctkit.client import LogClient, LogOptions
+from ctkit.entry import REPORT, EntryBlock, decode_get_entries
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience, TryAgain
+from ctkit.http import HttpError, TryAgain
+from ctkit.merkle import verify_consistency
+from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
 from ctkit.ranges import Int64s
-from ctkit.schema import canonical_url
 
 _PAGE_LIMIT = 64 << 20
 _STH_LIMIT = 1 << 20
@@ -20,49 +25,36 @@ _LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
 """Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
 
+_PATHS = 64
+"""Audit paths that are asked for to prove one stretch: two are enough where nothing differs."""
 
-class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
-    """A log behind ``<url>/ct/v1/``; see `ctkit.log.Log`. May be used by many threads.
+_REFUSALS = 4
+"""So many leaves of a stretch without an audit path and none with one: the log gives none just now."""
 
-    Parameters
-    ----------
-    url
-        The log's URL, in any form.
-    user_agent
-        Who asks, with a contact.
-    name
-        What to store as ``source_name``.
-    patience
-        When the log counts as unavailable.
-    """
+_NOT_HAD = (400, 403, 404, 405, 410, 501)
+"""Statuses by which logs say that they do not know a hash, or do not offer a request at all."""
 
-    def __init__(
-        self, url: str, *, user_agent: str, name: str | None = None, patience: Patience = DEFAULT_PATIENCE
-    ) -> None:
-        self.url = canonical_url(url)
-        self.name = name
+_Shown = tuple[int, bytes, list[bytes]]
+"""Index of a leaf, its hash, and its audit path."""
+
+
+class Rfc6962Log(LogClient):
+    """A log behind ``<url>/ct/v1/``; see `ctkit.client.LogClient` for its parameters."""
+
+    def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
+        super().__init__(url, **options)
         self.page_size = _LARGEST_PAGE
-        self._client = Client(self.url, user_agent=user_agent, patience=patience)
-        self._lock = threading.Lock()
         self._known_size = 0
         self._short_stops: set[int] = set()
+        self._tree: ProvenTree | None = None
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def get_checkpoint(self) -> Checkpoint:
-        """Ask the log for its current signed tree head (RFC 6962, section 4.3)."""
-        checkpoint = self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
-        self._learn(known_size=checkpoint.tree_size)
-        return checkpoint
+    def _ask_for_head(self) -> Checkpoint:
+        # RFC 6962, section 4.3.
+        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.log.Log.get_entries`."""
-        asked, known_size = min(end - start, self.page_size), self._known_size
+        asked, known_size = min(end - start, self.page_size), max(self._known_size, self._tree_size)
         while True:
             try:
                 block = self._ask(start, start + asked)
@@ -127,3 +119,78 @@ class Rfc6962Log(AbstractContextManager["Rfc6962Log"]):
         """Return the get-entries URL of each index."""
         text = pc.cast(pa.array(index), pa.string())
         return pc.binary_join_element_wise(f"{self.url}/ct/v1/get-entries?start=", text, "&end=", text, "")
+
+    def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
+        tree, stretch = self._tree_of(head), Stretch(start, leaf_hashes, head.tree_size)
+        lost: set[int] = set()
+        had = False
+        for _ in range(_PATHS):
+            _, index = tree.compare(stretch, lost)
+            if index is None or (len(lost) == _REFUSALS and not had):
+                break
+            if self._learn_path(tree, index, stretch.hash((0, index))):
+                had = True
+            else:
+                lost.add(index)
+        if lost and not had:
+            message = f"the log gives no audit path for entry {min(lost)} in the tree of {head.tree_size} entries"
+            raise LogUnavailableError(self.url, f"{message}; run again later")
+        return tree.compare(stretch)[0]
+
+    def _tree_of(self, head: Checkpoint) -> ProvenTree:
+        """Return what is proven of a tree; only the last one is remembered."""
+        with self._lock:
+            tree = self._tree
+            if tree is None or (tree.tree_size, tree.root_hash) != (head.tree_size, head.root_hash):
+                tree = self._tree = ProvenTree(head.tree_size, head.root_hash)
+            return tree
+
+    def _learn_path(self, tree: ProvenTree, index: int, leaf_hash: bytes) -> bool:
+        """Ask for the audit path of an entry, as it came with this hash; tell whether the log has it.
+
+        Asked by hash, which costs less, the log has no answer where the entry is another, and answers with another
+        index where it holds the leaf twice: then it is asked by index.
+        """
+
+        def by_hash(body: bytes) -> _Shown:
+            found, path = read_audit_path(body, self.url)
+            return found, leaf_hash, path
+
+        def by_index(body: bytes) -> _Shown:
+            return index, *read_entry_and_proof(body, self.url)
+
+        # RFC 6962, sections 4.5 and 4.8.
+        text = urllib.parse.quote(base64.b64encode(leaf_hash), safe="")
+        queries = {f"get-proof-by-hash?hash={text}": by_hash, f"get-entry-and-proof?leaf_index={index}": by_index}
+        return any(self._ask_for_path(query, read, index, tree) for query, read in queries.items())
+
+    def _ask_for_path(self, query: str, read: Callable[[bytes], _Shown], index: int, tree: ProvenTree) -> bool:
+        def learn(body: bytes) -> bool:
+            try:
+                found, leaf_hash, path = read(body)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+            if found == index and not tree.learn(index, leaf_hash, path):
+                message = f"the audit path of entry {index} does not lead to the root hash of {tree.tree_size} entries"
+                raise TryAgain(LogProtocolError(self.url, f"{message}; {REPORT}"))
+            return found == index
+
+        try:
+            return self._client.get(f"/ct/v1/{query}&tree_size={tree.tree_size}", learn, limit=_PAGE_LIMIT)
+        except HttpError as error:
+            if error.status in _NOT_HAD:
+                return False
+            raise
+
+    def _prove_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
+        def check(body: bytes) -> None:
+            try:
+                proof = read_consistency(body, self.url)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+            if not verify_consistency(old.tree_size, old.root_hash, new.tree_size, new.root_hash, proof):
+                raise TryAgain(self._inconsistent(old, new))
+
+        # RFC 6962, section 4.4.
+        query = f"get-sth-consistency?first={old.tree_size}&second={new.tree_size}"
+        self._client.get(f"/ct/v1/{query}", check, limit=_STH_LIMIT)

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.backfill import BackfillReport, Progress, backfill
+from ctkit.checkpoint import check_public_key
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError, TableError
 from ctkit.gap import find_gaps
 from ctkit.http import host_of
-from ctkit.log import Log, open_log, read_log_list
+from ctkit.log import Log, open_log, read_log_list, read_public_key
 from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.report import Report
@@ -130,8 +131,9 @@ class Situation(Report):
 def choose_logs(parameters: Parameters) -> list[LogParameter]:
     """Return the logs that the parameters name, each once, without asking any of them.
 
-    Those of `logs` come first and count where a log of `log_list` has the same URL. Logs that the list calls retired or
-    rejected are left out, as by the live server; name one in `logs` to read it all the same.
+    Those of `logs` come first and count where a log of `log_list` has the same URL; only a key that they lack is taken
+    from there. Logs that the list calls retired or rejected are left out, as by the live server; name one in `logs` to
+    read it all the same.
 
     Raises
     ------
@@ -140,12 +142,18 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
     """
     named = list(parameters.logs or ())
     if parameters.log_list is not None:
-        listed = read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"))
-        # model_construct: whatever URL a list gives is the list's business.
-        named += [LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol) for log in listed]
+        key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
+        listed = read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"), key=key)
+        # model_construct: whatever URL and key a list gives is the list's business.
+        named += [
+            LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol, key=log.key or None)
+            for log in listed
+        ]
     by_url: dict[str, LogParameter] = {}
     for log in named:
-        by_url.setdefault(canonical_url(log.url), log)
+        first = by_url.setdefault(canonical_url(log.url), log)
+        if first.key is None:
+            by_url[canonical_url(log.url)] = first.model_copy(update={"key": log.key})
     if not by_url:
         raise ParameterError("no log is named; give logs, log_list or server_config in the parameter file")
     wanted = (parameters.log_filter or "").casefold()
@@ -161,7 +169,8 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
 def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
     """Open logs at once; return them, and the errors of those that could not be opened.
 
-    A URL that cannot be asked costs that log only. It comes from a log list: those of `logs` were checked when read.
+    A URL or key that cannot be used costs that log only. It comes from a log list: those of `logs` were checked when
+    read.
     """
 
     def open_one(log: LogParameter) -> Log:
@@ -170,7 +179,12 @@ def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple
             host_of(url)
         except ParameterError as error:
             raise LogUnavailableError(url, f"the log list gives a URL that cannot be asked: {error}") from error
-        return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name)
+        try:
+            if log.key is not None:
+                check_public_key(log.key)
+        except ValueError as error:
+            raise LogUnavailableError(url, f"the log list gives a key that cannot be used: {error}") from error
+        return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name, key=log.key)
 
     return _split(ask_each(open_one, chosen))
 

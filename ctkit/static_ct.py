@@ -1,67 +1,43 @@
 """Logs that speak the Static CT API: a checkpoint, tiles and issuers behind a monitoring prefix."""
 
-import threading
-from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint, read_checkpoint
+from ctkit.client import LogClient, LogOptions
 from ctkit.entry import REPORT, EntryBlock, decode_data_tile
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
-from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience, TryAgain, stopped
-from ctkit.merkle import TILE_WIDTH
+from ctkit.hash_tile import Check, HashTiles
+from ctkit.http import HttpError, TryAgain
+from ctkit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH
 from ctkit.ranges import Int64s
-from ctkit.schema import canonical_url
+from ctkit.shared import Shared
 
 _TILE_LIMIT = 64 << 20
 _BODY_LIMIT = 16 << 20
+_ISSUERS = 1 << 16
+"""Certificates of issuers that are kept in memory; no log has seen as many."""
 
 
-class StaticCtLog(AbstractContextManager["StaticCtLog"]):
-    """A log behind a monitoring prefix; see `ctkit.log.Log`. May be used by many threads.
-
-    Parameters
-    ----------
-    url
-        The log's monitoring prefix, in any form.
-    user_agent
-        Who asks, with a contact.
-    name
-        What to store as ``source_name``.
-    patience
-        When the log counts as unavailable.
-    """
+class StaticCtLog(LogClient):
+    """A log behind a monitoring prefix; see `ctkit.client.LogClient` for its parameters."""
 
     page_size = TILE_WIDTH
 
-    def __init__(
-        self, url: str, *, user_agent: str, name: str | None = None, patience: Patience = DEFAULT_PATIENCE
-    ) -> None:
-        self.url = canonical_url(url)
-        self.name = name
-        self._client = Client(self.url, user_agent=user_agent, patience=patience)
-        self._lock = threading.Lock()
-        self._tree_size = 0
-        self._issuers: dict[bytes, Future[bytes | None]] = {}
+    def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
+        super().__init__(url, **options)
+        self._issuers: Shared[bytes, bytes | None] = Shared(self.url, _ISSUERS)
+        self._hash_tiles: HashTiles | None = None
 
-    def close(self) -> None:
-        """Close all connections."""
-        self._client.close()
-
-    def __exit__(self, *_: Any) -> None:
-        self.close()
-
-    def get_checkpoint(self) -> Checkpoint:
-        """Ask the log for its current checkpoint (Static CT API, "Checkpoints")."""
-        checkpoint = self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
-        self._tree_size = max(self._tree_size, checkpoint.tree_size)
-        return checkpoint
+    def _ask_for_head(self) -> Checkpoint:
+        # Static CT API, "Checkpoints".
+        return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.log.Log.get_entries`."""
@@ -97,32 +73,8 @@ class StaticCtLog(AbstractContextManager["StaticCtLog"]):
 
     def _get_issuer(self, fingerprint: bytes) -> bytes | None:
         """Return the certificate with this SHA-256, None if the log does not have it; threads ask for it once."""
-        while True:
-            with self._lock:
-                known = self._issuers.get(fingerprint)
-                future = known or self._issuers.setdefault(fingerprint, Future())
-            if known is None:
-                self._ask_for_issuer(fingerprint, future)
-            try:
-                return future.result()
-            except CancelledError:
-                continue
-            except LogError as error:
-                # The error is shared by all who wait for the issuer, what it costs is not.
-                kind = LogProtocolError if isinstance(error, LogProtocolError) else LogUnavailableError
-                raise kind(self.url, error.message) from error
-
-    def _ask_for_issuer(self, fingerprint: bytes, future: "Future[bytes | None]") -> None:
-        try:
-            future.set_result(self._get_or_none(f"/issuer/{fingerprint.hex()}", partial(self._check, fingerprint)))
-        except BaseException as error:
-            with self._lock:
-                del self._issuers[fingerprint]
-            if not isinstance(error, LogError) or stopped():
-                # That says nothing about the issuer: whoever waits for it asks again, for as long as it is not stopped.
-                future.cancel()
-                raise
-            future.set_exception(error)
+        path = f"/issuer/{fingerprint.hex()}"
+        return self._issuers.get(fingerprint, lambda: self._get_or_none(path, partial(self._check, fingerprint)))
 
     def _check(self, fingerprint: bytes, certificate: bytes) -> bytes:
         if sha256(certificate).digest() != fingerprint:
@@ -130,13 +82,57 @@ class StaticCtLog(AbstractContextManager["StaticCtLog"]):
             raise TryAgain(LogProtocolError(self.url, message))
         return certificate
 
-    def _get_or_none(self, path: str, read: Callable[[bytes], bytes], limit: int = _BODY_LIMIT) -> bytes | None:
+    def _get_or_none(
+        self, path: str, read: Callable[[bytes], bytes], limit: int = _BODY_LIMIT, binary: bool = False
+    ) -> bytes | None:
         try:
-            return self._client.get(path, read, limit=limit)
+            return self._client.get(path, read, limit=limit, binary=binary)
         except HttpError as error:
             if error.status == 404:
                 return None
             raise
+
+    def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
+        return self._tiles_of(head).compare(start, leaf_hashes)
+
+    def _prove_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
+        if self._tiles_of(new).root(old.tree_size) != old.root_hash:
+            raise self._inconsistent(old, new)
+
+    def _tiles_of(self, head: Checkpoint) -> HashTiles:
+        """Return the hash tiles of a tree; only those of the last one are remembered."""
+        with self._lock:
+            tiles = self._hash_tiles
+            if tiles is None or (tiles.tree_size, tiles.root_hash) != (head.tree_size, head.root_hash):
+                tiles = self._hash_tiles = HashTiles(self.url, head.tree_size, head.root_hash, self._get_hashes)
+            return tiles
+
+    def _get_hashes(self, level: int, index: int, width: int, check: Check) -> bytes:
+        """Return the first `width` hashes of a tile, from whichever tile the log has that holds them."""
+        tile = f"/tile/{level}/{tile_path(index)}"
+
+        def read(asked: int, body: bytes) -> bytes:
+            if len(body) != asked * HASH_SIZE:
+                message = f"{tile} is {len(body)} bytes long instead of {asked} hashes; {REPORT}"
+                raise TryAgain(LogProtocolError(self.url, message))
+            hashes = body[: width * HASH_SIZE]
+            check(hashes)
+            return hashes
+
+        for asked in self._widths(level, index, width):
+            path = tile if asked == TILE_WIDTH else f"{tile}.p/{asked}"
+            if (hashes := self._get_or_none(path, partial(read, asked), binary=True)) is not None:
+                return hashes
+        raise LogUnavailableError(self.url, f"{tile} is not there with {width} hashes; run again later")
+
+    def _widths(self, level: int, index: int, width: int) -> Iterator[int]:
+        """Yield the widths in which a tile may be there: logs may remove partial tiles that have grown since."""
+        yield width
+        if width < TILE_WIDTH:
+            yield TILE_WIDTH
+            newest = (self.get_checkpoint().tree_size >> level * TILE_HEIGHT) - index * TILE_WIDTH
+            if width < newest < TILE_WIDTH:
+                yield newest
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the URL of each index's full tile, whether the log already has it or not."""

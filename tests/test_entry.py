@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from ctkit.entry import PRECERT_ENTRY, X509_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
+from ctkit.merkle import hash_leaf
 
 URL = "https://log.example"
 ROOT, ISSUER = b"root certificate", b"issuer"
@@ -322,6 +323,17 @@ def test_with_issuers_when_all_are_there() -> None:
     resolved = block.with_issuers(fingerprints, dict(zip(fingerprints, (ISSUER, ROOT), strict=True)))
 
     assert _chains(resolved) == [[ISSUER, ROOT], [ISSUER, ROOT], []]
+
+
+def test_leaf_hashes_of_both_decoders() -> None:
+    """The leaf hash is that of the MerkleTreeLeaf, whichever way the entry came, and also for a part of a block."""
+    page = decode_get_entries(_answer(*LEAVES), 7, URL, 3)
+    tile, _ = decode_data_tile(TILE, 0, 3, URL)
+    expected = [hash_leaf(leaf) for leaf, _ in LEAVES]
+
+    assert page.leaf_hashes() == tile.leaf_hashes() == expected
+    assert page.take(np.array([True, False, True])).leaf_hashes() == [expected[0], expected[2]]
+    assert page.take(np.zeros(3, bool)).leaf_hashes() == []
 
 
 def test_take_keeps_chains_with_their_entries() -> None:

@@ -213,6 +213,16 @@ def test_get_when_the_body_is_packed(serve: Serve, headers: dict[str, str]) -> N
     assert log.requests[0].headers["accept-encoding"] == "gzip"
 
 
+@pytest.mark.parametrize("body", [b"<html", b" \n<", b"\x1f\x8b\x08 no gzip"])
+def test_get_when_the_body_may_be_any_bytes(serve: Serve, body: bytes) -> None:
+    """A binary body is taken as it is, and unpacked only if its header says so."""
+    packed = Response(200, gzip.compress(body), headers={"Content-Encoding": "gzip"})
+    client = Client(serve(ScriptedLog(Response(200, body), packed)), user_agent=AGENT, patience=FAST)
+
+    assert [client.get("/x", bytes, limit=1000, binary=True) for _ in range(2)] == [body, body]
+    client.close()
+
+
 def test_get_when_the_log_answers_with_html(serve: Serve) -> None:
     """A page for people under status 200 is tried again, and in the end a protocol error that blames no entry."""
     log = ScriptedLog(Response(200, b"\n<!doctype html><p>We will be back", "text/html"))

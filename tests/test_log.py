@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog
 
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.http import Patience
-from ctkit.log import LogDescription, open_log, read_log_list
+from ctkit.log import LogDescription, open_log, read_log_list, read_public_key
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.static_ct import StaticCtLog
 
@@ -193,3 +196,63 @@ def test_read_log_list_when_its_url_is_not_there(serve: Serve) -> None:
 
     with pytest.raises(LogUnavailableError, match=f"{url}: .*404"):
         read_log_list(url, user_agent=AGENT, patience=FAST)
+
+
+RSA = rsa.generate_private_key(65537, 2048)
+EC = ec.generate_private_key(ec.SECP256R1())
+
+
+def _der(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
+    return key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def test_read_log_list_when_it_is_signed(tmp_path: Path) -> None:
+    """A list by the key beside its signature is read; without one, by another, or changed, nothing is believed."""
+    path, text = tmp_path / "list.json", _list(_log("https://a.example/"))
+    path.write_bytes(text)
+
+    with pytest.raises(ParameterError, match=r"list\.sig cannot be read"):
+        read_log_list(path, user_agent=AGENT, key=_der(RSA))
+    (tmp_path / "list.sig").write_bytes(RSA.sign(text, padding.PKCS1v15(), hashes.SHA256()))
+    assert [log.url for log in read_log_list(path, user_agent=AGENT, key=_der(RSA))] == ["https://a.example"]
+    with pytest.raises(ParameterError, match="is not signed by the key"):
+        read_log_list(path, user_agent=AGENT, key=_der(EC))
+    path.write_bytes(text.replace(b"a.example", b"b.example"))
+    with pytest.raises(ParameterError, match="is not signed by the key"):
+        read_log_list(path, user_agent=AGENT, key=_der(RSA))
+
+
+def test_read_log_list_when_it_is_signed_behind_a_url(serve: Serve) -> None:
+    """The signature is asked for beside the list."""
+    signature = EC.sign(_list(_log("https://a.example")), ec.ECDSA(hashes.SHA256()))
+
+    class SignedList(ListServer):
+        def respond(self, request: Request) -> Response:
+            return Response(200, signature) if request.path == "v3/list.sig" else super().respond(request)
+
+    url = serve(SignedList("lists")) + "/v3/list.json"
+
+    assert len(read_log_list(url, user_agent=AGENT, key=_der(EC))) == 1
+    with pytest.raises(ParameterError, match="is not signed by the key"):
+        read_log_list(url, user_agent=AGENT, key=_der(RSA))
+
+
+@pytest.mark.parametrize("encoding", [Encoding.DER, Encoding.PEM])
+def test_read_public_key(tmp_path: Path, encoding: Encoding) -> None:
+    """A key is read from PEM and DER."""
+    path = tmp_path / "key"
+    path.write_bytes(RSA.public_key().public_bytes(encoding, PublicFormat.SubjectPublicKeyInfo))
+
+    assert read_public_key(path) == _der(RSA)
+
+
+@pytest.mark.parametrize("data", [b"", b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", b"\x30\x00"])
+def test_read_public_key_when_it_is_none(tmp_path: Path, data: bytes) -> None:
+    """A file that holds no key is refused with its name."""
+    path = tmp_path / "key"
+    path.write_bytes(data)
+
+    with pytest.raises(ParameterError, match=rf"public key {re.escape(str(path))} cannot be read .*name another file"):
+        read_public_key(path)
+    with pytest.raises(ParameterError, match="nowhere cannot be read"):
+        read_public_key(tmp_path / "nowhere")

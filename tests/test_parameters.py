@@ -1,12 +1,15 @@
 """Parameters: one file for notebooks and the command line, and errors that name what is wrong."""
 
+import base64
 from pathlib import Path
 
 import pytest
 
+from ctkit.embedded import EmbeddedLog
 from ctkit.errors import ParameterError
 from ctkit.parameters import LogParameter, Parameters, read_parameters, read_server_config, read_yaml
 
+KEY = EmbeddedLog("any").public_key
 FILES = sorted((Path(__file__).parent.parent / "parameters").glob("*.yaml"))
 
 
@@ -55,9 +58,10 @@ def test_read_parameters_every_key(write):
         staging_path: file://data/staging
         state_file: file:///var/state.json
         logs:
-          - {name: A, url: https://a.example/2026h1, protocol: static-ct}
+          - {name: A, url: https://a.example/2026h1, protocol: static-ct, key: KEY}
           - {url: b.example}
         log_list: https://list.example/v3.json
+        log_list_key: file:///etc/list.pem
         log_filter: example
         from_index: 5
         to_index: 1_000
@@ -65,7 +69,7 @@ def test_read_parameters_every_key(write):
         internal_only: true
         seen: fetched
         user_agent: ct@example.org
-        """
+        """.replace("KEY", base64.b64encode(KEY).decode())
     )
 
     assert read_parameters(file).model_dump() == {
@@ -73,10 +77,11 @@ def test_read_parameters_every_key(write):
         "staging_path": "file://data/staging",
         "state_file": "/var/state.json",
         "logs": (
-            {"name": "A", "url": "https://a.example/2026h1", "protocol": "static-ct"},
-            {"name": None, "url": "b.example", "protocol": "auto"},
+            {"name": "A", "url": "https://a.example/2026h1", "protocol": "static-ct", "key": KEY},
+            {"name": None, "url": "b.example", "protocol": "auto", "key": None},
         ),
         "log_list": "https://list.example/v3.json",
+        "log_list_key": "/etc/list.pem",
         "log_filter": "example",
         "from_index": 5,
         "to_index": 1000,
@@ -126,7 +131,10 @@ def test_parameters_of_a_notebook():
         ("seen: today", "seen: it should be 'log' or 'fetched', but is 'today'"),
         ("logs: https://a.example", "logs: it should be a valid tuple, but is 'https://a.example'"),
         ("logs: [{name: A}]", "logs.0.url: missing; add it"),
-        ("logs: [{url: a.example, kind: x}]", "logs.0.kind: unknown key; known are url, name, protocol"),
+        ("logs: [{url: a.example, kind: x}]", "logs.0.kind: unknown key; known are url, name, protocol, key"),
+        ("logs: [{url: a.example, key: no base64!}]", "logs.0.key: it is no base64; take the key of the log list"),
+        ("logs: [{url: a.example, key: AAAA}]", "logs.0.key: it is no SubjectPublicKeyInfo; take the key of the log"),
+        ("logs: [{url: a.example, key: 7}]", "logs.0.key: it should be base64 text, as in a log list"),
         ("logs: [{url: a.example, protcol: auto}]", "logs.0.protcol: unknown key; did you mean protocol?"),
         ("logs: [{url: a.example, protocol: rfc9162}]", "logs.0.protocol: it should be 'auto', 'rfc6962' or"),
         ("logs: [{url: 'ftp://a.example'}]", "logs.0.url: string should match pattern"),

@@ -27,14 +27,6 @@ def _certificates(block: EntryBlock) -> Iterator[bytes]:
     return (block.data[start:end] for start, end in block.certificate.tolist())
 
 
-def _leaf_hash(entry: bytes) -> bytes:
-    return hashlib.sha256(b"\0\0\0" + entry).digest()
-
-
-def _leaf_hashes(block: EntryBlock) -> list[bytes]:
-    return [_leaf_hash(block.data[start:end]) for start, end in block.leaf.tolist()]
-
-
 def _chains(block: EntryBlock) -> Iterator[list[bytes]]:
     for start, end in zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True):
         yield [block.issuers[i] for i in block.chain[start:end]]
@@ -80,7 +72,7 @@ def test_entry_with_a_proof_has_its_leaf_hash(real_data: Path) -> None:
     block = decode_get_entries(body, proof["entry_index"], URL, 1)
 
     assert block.index.tolist() == [proof["entry_index"]]
-    assert _leaf_hashes(block) == [base64.b64decode(proof["leaf_hash"])]
+    assert block.leaf_hashes() == [base64.b64decode(proof["leaf_hash"])]
 
 
 def _full_tiles(folder: Path) -> list[tuple[int, bytes]]:
@@ -97,7 +89,7 @@ def test_leaf_hashes_of_tiles_equal_the_hash_tiles(real_data: Path) -> None:
         block, named = decode_data_tile(tile, number * 256, (number + 1) * 256, URL)
 
         assert block.index.tolist() == list(range(number * 256, (number + 1) * 256))
-        assert b"".join(_leaf_hashes(block)) == (folder / "tile" / "0" / f"{number:03}").read_bytes()
+        assert b"".join(block.leaf_hashes()) == (folder / "tile" / "0" / f"{number:03}").read_bytes()
         assert all(map(_is_der_certificate, _certificates(block)))
         fingerprints.update(named)
     assert len(tiles) * 256 == info["entries"]
@@ -115,7 +107,7 @@ def test_a_partial_tile_is_the_beginning_of_the_full_one(real_data: Path) -> Non
         decode_data_tile(partial.read_bytes(), start + width, start + 256, URL)
 
     assert block.index.tolist() == list(range(start, start + width))
-    assert b"".join(_leaf_hashes(block)) == (folder / "0" / partial.parent.name / partial.name).read_bytes()
+    assert b"".join(block.leaf_hashes()) == (folder / "0" / partial.parent.name / partial.name).read_bytes()
     assert (raised.value.start, raised.value.end) == (start + width, start + 256)
 
 

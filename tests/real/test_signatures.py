@@ -2,12 +2,25 @@
 
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ctkit.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth
-from ctkit.errors import CheckpointError
+import pytest
+
+from ctkit.checkpoint import (
+    Checkpoint,
+    check_public_key,
+    note_key_id,
+    read_checkpoint,
+    read_sth,
+    verify_signature,
+)
+from ctkit.entry import decode_data_tile, decode_get_entries
+from ctkit.errors import CheckpointError, ParameterError
+from ctkit.hash_tile import HashTiles
+from ctkit.log import read_log_list, read_public_key
 from ctkit.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
+from ctkit.proof import ProvenTree, Stretch
 
 URL = "https://log.example"
 
@@ -114,19 +127,10 @@ def test_real_proofs_hold(real_data: Path):
         assert not verify_consistency(first, first_root, second, head.root_hash, changed)
 
 
-def leaf_hashes(tile: bytes) -> list[bytes]:
-    """Return the leaf hashes of a data tile, each ``TileLeaf`` taken apart by the sizes in it."""
-    hashes, at = [], 0
-    while at < len(tile):
-        start, is_precert = at, tile[at + 8 : at + 10] == b"\x00\x01"
-        at += 10 + 32 * is_precert
-        at += 3 + int.from_bytes(tile[at : at + 3])
-        at += 2 + int.from_bytes(tile[at : at + 2])
-        hashes.append(hash_leaf(b"\x00\x00" + tile[start:at]))
-        if is_precert:
-            at += 3 + int.from_bytes(tile[at : at + 3])
-        at += 2 + int.from_bytes(tile[at : at + 2])
-    return hashes
+def leaf_hashes(tile: bytes, start: int) -> list[bytes]:
+    """Return the leaf hashes of a full data tile whose first entry has the index `start`."""
+    block, _ = decode_data_tile(tile, start, start + 256, URL)
+    return block.leaf_hashes()
 
 
 def test_real_tiles_hang_together(real_data: Path):
@@ -135,7 +139,9 @@ def test_real_tiles_hang_together(real_data: Path):
     known = json.loads((real_data / "static" / "info.json").read_text())["navigli2025h2"]
     numbers = [f"{number:03}" for number in range(known["entries"] // 256)]
 
-    tree = Tree([leaf for number in numbers for leaf in leaf_hashes((tiles / "data" / number).read_bytes())])
+    tree = Tree(
+        [leaf for number in numbers for leaf in leaf_hashes((tiles / "data" / number).read_bytes(), int(number) * 256)]
+    )
 
     assert tree.size == known["entries"]
     assert [tree.tile(0, int(number)) for number in numbers] == [
@@ -146,9 +152,74 @@ def test_real_tiles_hang_together(real_data: Path):
     assert roots == {size: known[f"root_of_first_{size}"] for size in roots}
 
 
+def test_real_tiles_are_proven(real_data: Path):
+    """A client that reads data tiles and hash tiles of a public log proves all entries, and names a changed one."""
+    folder = real_data / "static" / "navigli2025h2"
+    known = json.loads((real_data / "static" / "info.json").read_text())["navigli2025h2"]
+    numbers = [f"{number:03}" for number in range(4)]
+    tiles = [(int(number), (folder / "tile/data" / number).read_bytes()) for number in numbers]
+    tree = Tree([leaf for number, tile in tiles for leaf in leaf_hashes(tile, number * 256)])
+
+    def fetch(level: int, index: int, width: int, check: Callable[[bytes], None]) -> bytes:
+        # The hash tile of level 1 was not recorded.
+        tile = (folder / f"tile/0/{index:03}").read_bytes() if level == 0 else tree.tile(level, index, width)
+        check(tile[: width * HASH_SIZE])
+        return tile[: width * HASH_SIZE]
+
+    for size in (256, 778, 1024):
+        hash_tiles = HashTiles(URL, size, base64.b64decode(known[f"root_of_first_{size}"]), fetch)
+        hashes = [tree.leaf_hash(index) for index in range(size)]
+        hashes[77] = bytes(HASH_SIZE)
+
+        assert [index for index, right in enumerate(hash_tiles.compare(0, hashes)) if not right] == [77]
+        assert hash_tiles.root(256) == base64.b64decode(known["root_of_first_256"])
+
+
+def test_real_audit_path_proves_its_entry(real_data: Path):
+    """One path proves the entry to be in a tree of 962 million; a changed byte of leaf or path proves nothing."""
+    proof = json.loads((real_data / "get_entries" / "argon2020_10000_full_proof.json").read_text())
+    head = read_sth(json.dumps(proof["sth"]).encode(), proof["log_url"])
+    index, path = proof["inclusion"]["leaf_index"], decoded(proof["inclusion"]["audit_path"])
+    block = decode_get_entries(json.dumps({"entries": [proof["entry"]]}).encode(), index, URL, 1)
+    (leaf_hash,) = block.leaf_hashes()
+    stretch = Stretch(index, [leaf_hash], head.tree_size)
+    tree = ProvenTree(head.tree_size, head.root_hash)
+
+    assert tree.compare(stretch)[1] == index
+    for changed in flipped(b"".join(path)):
+        assert not tree.learn(index, leaf_hash, [changed[at : at + 32] for at in range(0, len(changed), 32)])
+    assert not any(tree.learn(index, changed, path) for changed in flipped(leaf_hash))
+    assert not tree.compare(stretch)[0]
+    assert tree.learn(index, leaf_hash, path)
+    assert tree.compare(stretch) == ([True], None)
+
+
+def test_log_list_with_its_signature(real_data: Path, tmp_path: Path):
+    """Google's log list is signed by its key; no byte of the signature can change, and none of the list."""
+    folder = real_data / "loglists"
+    text, signature = ((folder / f"gstatic_v3_all_logs_list.{suffix}").read_bytes() for suffix in ("json", "sig"))
+    key = read_public_key(folder / "gstatic_log_list_pubkey.pem")
+    path = tmp_path / "list.json"
+
+    assert len(read_log_list(folder / "gstatic_v3_all_logs_list.json", user_agent="ct@example.org", key=key)) > 50
+    assert not any(verify_signature(key, changed, text) for changed in flipped(signature))
+    for at in range(0, len(text), 97):
+        path.write_bytes(text[:at] + bytes([text[at] ^ 1]) + text[at + 1 :])
+        path.with_suffix(".sig").write_bytes(signature)
+        with pytest.raises(ParameterError, match="is not signed by the key"):
+            read_log_list(path, user_agent="ct@example.org", key=key)
+
+
+def test_keys_of_a_real_log_list_can_be_used(real_data: Path):
+    """Every key that a public list names is one that tree heads can be verified with."""
+    for name in ("gstatic_v3_all_logs_list.json", "apple_current_log_list.json"):
+        for log in read_log_list(real_data / "loglists" / name, user_agent="ct@example.org"):
+            check_public_key(log.key)
+
+
 def test_real_tile_in_the_middle_of_a_log(real_data: Path):
     """The subtree of one data tile has the known hash."""
     tile = (real_data / "static" / "tesseract_tile4" / "tile" / "data" / "004").read_bytes()
     known = json.loads((real_data / "static" / "info.json").read_text())["tesseract_tile4"]
 
-    assert base64.b64encode(Tree(leaf_hashes(tile)).root()).decode() == known["subtree_root"]
+    assert base64.b64encode(Tree(leaf_hashes(tile, 1024)).root()).decode() == known["subtree_root"]
