@@ -18,7 +18,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from ctkit.datafile import DataFile, plain_schema
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION, row_schema
-from ctkit.table import as_der_type, files_of, folder_of, table_path
+from ctkit.table import as_der_type, files_of, first_line, folder_of, table_path
 
 
 def link_files(files: Iterable[DataFile], target: DeltaTable) -> int:
@@ -82,8 +82,9 @@ def _verify(file: DataFile, schema: pa.Schema) -> int:
             return int(footer.num_rows)
     except (OSError, pa.ArrowException) as error:
         reason = str(error).splitlines()[0]
-    message = f"{file.action.path} cannot become part of another table: {reason}; remove this table and backfill anew"
-    raise TableError(str(file.folder), message)
+    message = f"{file.action.path} cannot become part of another table: {reason}; nothing was changed"
+    advice = "write the file anew with the table's own types, or remove this table and backfill anew"
+    raise TableError(str(file.folder), f"{message}: {advice}")
 
 
 def _with_nulls(path: Path, names: list[str]) -> list[str]:
@@ -149,7 +150,7 @@ def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: Comm
             return True
         if isinstance(error, CommitFailedError) and target.version() > before:
             return False
-        message = f"the commit failed ({error}); nothing was added: mend that and run again"
+        message = f"the commit failed ({first_line(error)}); nothing was added: mend that and run again"
         raise TableError(folder_of(target), message) from error
     target.update_incremental()
     return True

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ctkit.errors import TableError
 from ctkit.ranges import Int64s
 from ctkit.schema import KEY
+from ctkit.table import first_line
 
 Number = TypeVar("Number", bound=np.generic)
 
@@ -57,8 +58,7 @@ def read_keys(path: str) -> Keys:
         index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
         return Keys(urls.dictionary.to_pylist(), codes.to_numpy(), index.to_numpy())
     except (OSError, KeyError, pa.ArrowException) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        message = f"its keys cannot be read ({reason}); nothing was changed: mend it and run again"
+        message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(path, message) from error
 
 

@@ -11,7 +11,7 @@ from ctkit.adopt import remove_files
 from ctkit.datafile import DataFile
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
-from ctkit.table import files_of, find_table, folder_of, hold, table_path
+from ctkit.table import files_of, find_table, first_line, folder_of, hold, table_path
 
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
@@ -43,7 +43,7 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
             path.unlink(missing_ok=True)
         return _remove_empty(table_path(staging.table_uri))
     except (DeltaError, OSError) as error:
-        return f"{folder_of(staging)} could not be removed ({error}); merge again or remove it"
+        return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
 
 
 def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
@@ -72,7 +72,7 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
                 orphan.unlink()
             return _remove_empty(table_path(folder))
     except (DeltaError, OSError) as error:
-        return f"{folder} could not be removed ({error}); remove it"
+        return f"{folder} could not be removed ({first_line(error)}); remove it"
 
 
 def orphans(staging: DeltaTable) -> list[Path]:

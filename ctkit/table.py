@@ -22,6 +22,8 @@ from ctkit.schema import PARTITION, AsDer, row_schema
 _UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
 """What deltalake 1.6 cannot have in the path of a local table: it panics, or looks for another folder."""
 
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
 
 def table_path(uri: str | Path) -> Path:
     """Return the absolute folder that a bare path or a ``file://`` URI names; symbolic links are followed.
@@ -29,14 +31,22 @@ def table_path(uri: str | Path) -> Path:
     Raises
     ------
     ParameterError
-        The URI is of another scheme, or the path holds characters that deltalake cannot have in a path.
+        The URI is of another scheme, or there can be no such path, or it holds characters that deltalake cannot use.
 
     Examples
     --------
     >>> table_path("file:///data/main/").as_posix()
     '/data/main'
     """
-    return _named_path(uri).resolve()
+    return _resolved(_named_path(uri))
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        # A circle of symbolic links, a NUL.
+        raise ParameterError(f"table {str(path)!r}: there can be no such path ({error}); correct it") from error
 
 
 def _named_path(uri: str | Path) -> Path:
@@ -49,8 +59,11 @@ def _named_path(uri: str | Path) -> Path:
         raise ParameterError(f"table {text!r}: only local tables are supported; give a path or a file:// URI")
     if not text.strip():
         raise ParameterError("a table's path is empty; give the path of a folder")
-    path = Path(text).expanduser()
-    if found := _UNUSABLE.search(str(path.resolve())):
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError as error:
+        raise ParameterError(f"table {text!r}: {error}; write the home folder out") from error
+    if found := _UNUSABLE.search(str(_resolved(path))):
         raise ParameterError(f"table {text!r}: deltalake cannot use a path with {found[0]!r} in it; rename the folder")
     return path
 
@@ -98,7 +111,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
         table = DeltaTable(path.as_uri())
     except (DeltaError, OSError) as error:
         raise TableError(
-            str(path), f"cannot be opened as a Delta table ({_first_line(error)}); look at its _delta_log"
+            str(path), f"cannot be opened as a Delta table ({first_line(error)}); look at its _delta_log"
         ) from error
     check_schema(table)
     return table
@@ -131,7 +144,7 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable
         return DeltaTable.create(path.as_uri(), schema, mode="ignore", partition_by=[PARTITION])
     except (DeltaError, OSError) as error:
         raise TableError(
-            str(path), f"cannot be created ({_first_line(error)}); check the path and its rights"
+            str(path), f"cannot be created ({first_line(error)}); check the path and its rights"
         ) from error
 
 
@@ -241,7 +254,7 @@ def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.Duc
         except duckdb.Error as error:
             folders = [folder_of(table) for table in tables if table]
             named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
-            message = f"a file of it cannot be read ({_first_line(error)}); nothing was changed: mend it and run again"
+            message = f"a file of it cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
             raise TableError(named, message) from error
         finally:
             connection.close()
@@ -338,5 +351,6 @@ def hold(table: DeltaTable) -> Iterator[DeltaTable]:
         os.close(descriptor)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, without the colours that deltalake puts into it."""
+    return (_COLOUR.sub("", str(error)).strip() or type(error).__name__).splitlines()[0]

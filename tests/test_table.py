@@ -19,6 +19,7 @@ from ctkit.table import (
     check_separate,
     files_of,
     find_table,
+    first_line,
     folder_of,
     hold,
     open_table,
@@ -306,3 +307,15 @@ def test_files_behind_a_linked_partition_are_refused(tmp_path):
 
     with pytest.raises(TableError, match="outside of its folder"):
         files_of(staging)
+
+
+@pytest.mark.parametrize("path", ["~nobody-of-this-name/main", "data\0main"])
+def test_table_path_that_cannot_be(path):
+    """A path that no system can follow is a wrong parameter, named."""
+    with pytest.raises(ParameterError, match=r"nobody-of-this-name|there can be no such path"):
+        table_path(path)
+
+
+def test_first_line_of_a_coloured_message():
+    """Colours of a library stay out of logs."""
+    assert first_line(ValueError("\x1b[31mno rights\x1b[0m\nmore")) == "no rights"
