@@ -42,12 +42,26 @@ class Log(Protocol):
     page_size
         How many entries one request can bring at the most, as far as is known. Requests that do not cross a multiple
         of it cost one answer each. It may change while the log is read.
+    page_size_known
+        Whether the log has shown that; until then `page_size` is a guess.
     """
 
     url: str
     name: str | None
     key: bytes | None
     page_size: int
+    page_size_known: bool
+
+    @property
+    def protocol(self) -> LogProtocol:
+        """How the log is read."""
+
+    @property
+    def entry_bytes(self) -> float | None:
+        """Bytes of an answer for each entry in it, unpacked; None as long as the log was not asked for entries."""
+
+    def learn_page_size(self) -> None:
+        """Ask for one page, if that is what it takes to know `page_size`."""
 
     def get_checkpoint(self) -> Checkpoint:
         """Ask the log for its current tree head.
