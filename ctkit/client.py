@@ -15,6 +15,7 @@ from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Mean, Patience
 from ctkit.merkle import EMPTY_ROOT
+from ctkit.pace import Pace
 from ctkit.schema import canonical_url
 
 
@@ -68,6 +69,7 @@ class LogClient(ABC):
                 raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
+        self.pace = Pace()
         self._entry_bytes = Mean()
         self._head: Checkpoint | None = None
         self._roots: dict[int, bytes] = {}

@@ -17,6 +17,7 @@ from ctkit.checkpoint import Checkpoint, check_public_key, verify_signature
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
+from ctkit.pace import Pace
 from ctkit.ranges import Int64s
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
@@ -44,6 +45,8 @@ class Log(Protocol):
         of it cost one answer each. It may change while the log is read.
     page_size_known
         Whether the log has shown that; until then `page_size` is a guess.
+    pace
+        What is known of the log's host.
     """
 
     url: str
@@ -51,6 +54,7 @@ class Log(Protocol):
     key: bytes | None
     page_size: int
     page_size_known: bool
+    pace: Pace
 
     @property
     def protocol(self) -> LogProtocol:

@@ -139,13 +139,12 @@ class RangeSet:
         >>> [list(map(str, each)) for each in RangeSet.of((5, 7), (9, 12)).split(3)]
         [['[5, 7)', '[9, 10)'], ['[10, 12)']]
         """
+        if count >= self.size:
+            return self, self.between(0, 0)
         # Each range has an index at least, so that no more than `count` of them matter.
         reach = np.cumsum(self.ends[:count] - self.starts[:count])
         last = int(np.searchsorted(reach, count))
-        if last == len(reach):
-            cut = int(self.ends[last - 1]) if last else 0
-        else:
-            cut = int(self.ends[last] - (reach[last] - count))
+        cut = int(self.ends[last] - (reach[last] - count)) if count else 0
         return self.between(0, cut), self.between(cut, END)
 
     def contains(self, index: Int64s) -> NDArray[np.bool_]:

@@ -10,14 +10,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.backfill import BackfillReport, Progress, backfill
+from ctkit.backfill import backfill
 from ctkit.checkpoint import check_public_key
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError, TableError
 from ctkit.gap import find_gaps
 from ctkit.http import host_of
 from ctkit.log import Log, open_log, read_log_list, read_public_key
 from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
+from ctkit.outcome import BackfillReport, Progress
 from ctkit.parameters import LogParameter, Parameters
+from ctkit.plan import Plan, plan_backfill
 from ctkit.report import Report
 from ctkit.retire import finish_retiring
 from ctkit.schema import GAP_SCHEMA, canonical_url
@@ -277,11 +279,34 @@ def fill_gaps(
         logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
         version = -1 if table is None else table.version()
-        return BackfillReport(
-            path, version, wanted={}, written={}, holes=(), unreadable=0, missing_issuers={}, seconds=0.0
-        )
+        return BackfillReport(path, version, {}, {}, (), 0, {}, seconds=0.0, stopped_by=(), left=Plan(()))
     table = open_table(path, like=situation.main)
-    return backfill(situation.logs, gaps, table, main=situation.main, seen=parameters.seen, on_progress=on_progress)
+    return backfill(
+        situation.logs,
+        gaps,
+        table,
+        main=situation.main,
+        seen=parameters.seen,
+        max_requests=parameters.max_requests,
+        max_entries=parameters.max_entries,
+        deadline=parameters.deadline,
+        on_progress=on_progress,
+    )
+
+
+def plan_gaps(situation: Situation, gaps: pa.Table | None = None) -> Plan:
+    """Tell what `fill_gaps` will ask for; nothing is created or changed.
+
+    A log of which it is not known how many entries a page has is asked for one page.
+
+    Parameters
+    ----------
+    situation
+        From `find_situation`.
+    gaps
+        What to fill, as chosen from the situation's gaps; None for all of them.
+    """
+    return plan_backfill(situation.logs, situation.gaps if gaps is None else gaps)
 
 
 def preview_staged(parameters: Parameters) -> MergePreview:

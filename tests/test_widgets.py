@@ -5,8 +5,8 @@ import pyarrow as pa
 import pytest
 from rows import LOG, OTHER_LOG, indices_of, make_rows, make_table
 
-from ctkit.backfill import Progress
 from ctkit.merge import preview_merge
+from ctkit.outcome import Progress
 from ctkit.parameters import Parameters
 from ctkit.schema import GAP_SCHEMA
 from ctkit.situation import preview_staged
