@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from datetime import timedelta
 from typing import Any, Literal
 
 import pandas as pd
@@ -120,9 +121,9 @@ class Plan(Report):
     def table(self) -> pd.DataFrame:
         """Return a line for each log."""
         table = pd.DataFrame([asdict(log) for log in self.logs], columns=[field.name for field in fields(LogPlan)])
-        table["seconds"] = table["seconds"].round(1)
+        table["seconds"] = [str(timedelta(seconds=round(log.seconds))) for log in self.logs]
         table["assumed"] = table["assumed"].map(", ".join)
-        return table.rename(columns={"source_url": "log", "vain": "in vain"})
+        return table.rename(columns={"source_url": "log", "vain": "in vain", "seconds": "time"})
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the line of each log."""
