@@ -6,6 +6,7 @@
     main    = ctkit.open_table("data/main")
     staging = ctkit.open_table("data/staging")
     gaps    = ctkit.find_gaps(main, staging, within={log.url: (0, log.get_checkpoint().tree_size)})
+    plan    = ctkit.plan_backfill([log], gaps)
     report  = ctkit.backfill([log], gaps, staging)
     preview = ctkit.preview_merge(staging, main)
     ctkit.merge_staging(staging, main, expected=preview)

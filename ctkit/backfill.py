@@ -200,10 +200,12 @@ class _Fetching:
         self._wanted = {url: first for url, (first, _) in parts.items() if len(first)}
         self.left = {url: rest for url, (_, rest) in parts.items() if len(rest)}
         self._limits = {"max_entries": bool(self.left), "max_requests": False, "deadline": False}
-        planned = {log.source_url: log.requests for log in plan_ranges(logs, self._wanted).logs}
-        self._requests = Requests(budget.max_requests, planned)
+        planned = {log.source_url: log for log in plan_ranges(logs, self._wanted).logs}
+        # As long as the page size is a guess, that may be too few; no log needs more requests than entries.
+        needs = {url: log.requests if logs[url].page_size_known else log.wanted for url, log in planned.items()}
+        self._requests = Requests(budget.max_requests, needs)
         # Those that need few requests first: a deadline costs the fewest logs then.
-        self._order = sorted(planned, key=lambda url: planned[url])
+        self._order = sorted(planned, key=lambda url: planned[url].requests)
         self._unfinished = set(planned)
         self._arrivals: queue.Queue[_Arrival | LogError | None] = queue.Queue(READ_AHEAD)
         self._expired, self._given_up = threading.Event(), threading.Event()
@@ -245,6 +247,7 @@ class _Fetching:
                 self._put(arrival)
         finally:
             self._unfinished.discard(url)
+            self._requests.finish(url)
             self._put(None)
 
     def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[_Arrival | LogError, None, None]:

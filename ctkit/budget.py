@@ -54,20 +54,25 @@ def share(total: int, needs: Mapping[str, int]) -> dict[str, int]:
 class Requests:
     """Counts the requests of many logs, in many threads, and says when there may be no more.
 
-    Each log has its share of `limit`. What nobody is planned to need is for those whose answers are short or late.
+    Each log has its share of `limit`. What nobody needs, and what a log has left in the end, is for whoever needs more.
 
     Parameters
     ----------
     limit
         Requests that may be sent; None for any number.
-    planned
+    needs
         By log, what it is expected to need.
+
+    Attributes
+    ----------
+    refused
+        Whether a request was not sent because of `limit`.
     """
 
-    def __init__(self, limit: int | None, planned: Mapping[str, int]) -> None:
+    def __init__(self, limit: int | None, needs: Mapping[str, int]) -> None:
         self._lock = threading.Lock()
         self._limit = limit
-        self._left = share(limit or 0, planned)
+        self._left = share(limit or 0, needs)
         self._spare = (limit or 0) - sum(self._left.values())
         self.refused = False
 
@@ -96,3 +101,9 @@ class Requests:
                 return True
 
         return take
+
+    def finish(self, url: str) -> None:
+        """Leave to others what a log did not need."""
+        with self._lock:
+            self._spare += self._left[url]
+            self._left[url] = 0

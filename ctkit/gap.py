@@ -154,11 +154,11 @@ def ranges_by_log(gaps: pa.Table) -> dict[str, RangeSet]:
     if not table.num_rows:
         return {}
     # Of a table in one piece nothing is copied.
-    logs, starts, ends = (column.chunk(0) for column in table.unify_dictionaries().combine_chunks().columns)
+    logs, starts, ends = (column.chunk(0) for column in table.combine_chunks().columns)
     codes, starts, ends = logs.indices.to_numpy(), starts.to_numpy(), ends.to_numpy()
     if (codes[:-1] > codes[1:]).any():
         order = np.argsort(codes, kind="stable")
         codes, starts, ends = codes[order], starts[order], ends[order]
-    edges = np.searchsorted(codes, np.arange(len(logs.dictionary) + 1)).tolist()
+    edges = np.searchsorted(codes, np.arange(len(logs.dictionary) + 1, dtype=codes.dtype)).tolist()
     parts = zip(logs.dictionary.to_pylist(), pairwise(edges), strict=True)
     return {url: RangeSet.merged(starts[low:high], ends[low:high]) for url, (low, high) in parts if low < high}

@@ -34,11 +34,13 @@ def test_share_is_fair(total, needs):
         assert got == needs[name] or got + 1 >= max(shares.values())
 
 
-def test_requests_when_the_plan_was_too_small():
-    """A log has its own share; what was planned for nobody is for whoever needs more; then no more is sent."""
+def test_requests_when_a_log_needs_more_than_was_planned():
+    """A log has its own share; what was planned for nobody, and what another has left, is for whoever asks."""
     requests = Requests(7, {"a": 2, "b": 4})
 
-    taken = [requests.counter(url)() for url in "aaaabbbbb"]
+    taken = [requests.counter(url)() for url in "aaaabb"]
+    requests.finish("b")
+    taken += [requests.counter(url)() for url in "aaa"]
 
     assert taken == [True, True, True, False, True, True, True, True, False]
     assert (requests.refused, requests.has_any("a"), requests.has_any("b")) == (True, False, False)
@@ -168,6 +170,16 @@ def test_backfill_when_the_page_size_is_learned_under_way(tmp_path, serve):
     assert data_requests(log) == 9
     assert report.written == {client.url: 9 * 128}
     assert [(left.wanted, left.requests) for left in report.left.logs] == [(128, 1)]
+
+
+def test_backfill_when_only_one_page_size_is_known(tmp_path, both):
+    """A log that shows small pages under way has as many requests as one that was planned well."""
+    logs, (rfc, static) = both
+    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
+        report = run([unknown, static], open_table(tmp_path / "staging"), max_requests=8)
+
+    assert [data_requests(log) for log in logs] == [4, 4]
+    assert report.written == {rfc.url: 4 * 128, static.url: 4 * 256}
 
 
 def test_backfill_when_entries_are_few(tmp_path, both):

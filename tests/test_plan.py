@@ -16,7 +16,6 @@ from ctkit.errors import ParameterError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience
 from ctkit.log import open_log
-from ctkit.pace import Pace
 from ctkit.plan import BANDWIDTH, ENTRY_BYTES, LATENCY, LogPlan, Plan, plan_backfill
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.schema import GAP_SCHEMA
@@ -27,9 +26,14 @@ HASTY = Patience(tries=1)
 RFC, STATIC = "https://rfc.example/2026h1", "https://static.example/2026h1"
 
 
+def pace(**known):
+    """Return what is known of a host that is asked for one thing at a time."""
+    return SimpleNamespace(**{"concurrency": 1.0, "rate": None, "latency": None, "bandwidth": None, **known})
+
+
 def plain_log(url=RFC, protocol="rfc6962", **known):
     """Return a log that nobody can ask."""
-    shown = {"page_size": 256, "page_size_known": True, "entry_bytes": None, "pace": Pace(concurrency=1.0)}
+    shown = {"page_size": 256, "page_size_known": True, "entry_bytes": None, "pace": pace()}
     return SimpleNamespace(url=url, protocol=protocol, **{**shown, **known})
 
 
@@ -85,25 +89,25 @@ def test_plan_of_both_protocols():
 
 def test_plan_when_all_is_known():
     """What a log has shown is not assumed: the size of its entries, the pace of its host."""
-    pace = Pace(concurrency=4.0, rate=2.0, latency=0.1, bandwidth=1e6)
+    known = pace(concurrency=4.0, rate=2.0, latency=0.1, bandwidth=1e6)
 
-    planned = plan_one(plain_log(entry_bytes=1000.5, pace=pace), (0, 2560))
+    planned = plan_one(plain_log(entry_bytes=1000.5, pace=known), (0, 2560))
 
     assert (planned.bytes, planned.seconds, planned.binds, planned.assumed) == (2_561_280, 5.0, "requests", ())
 
 
 @pytest.mark.parametrize(
-    ("pace", "seconds", "binds"),
+    ("known", "seconds", "binds"),
     [
-        (Pace(concurrency=2.0, rate=35 / 60), 10 / (35 / 60), "requests"),
-        (Pace(concurrency=2.0, rate=100.0, bandwidth=1000.0), 2560.0, "bytes"),
-        (Pace(concurrency=2.0, latency=3.0), 15.0, "latency"),
-        (Pace(concurrency=100.0), 2560 * 1000 / BANDWIDTH, "bytes"),
+        (pace(concurrency=2.0, rate=35 / 60), 10 / (35 / 60), "requests"),
+        (pace(concurrency=2.0, rate=100.0, bandwidth=1000.0), 2560.0, "bytes"),
+        (pace(concurrency=2.0, latency=3.0), 15.0, "latency"),
+        (pace(concurrency=100.0), 2560 * 1000 / BANDWIDTH, "bytes"),
     ],
 )
-def test_plan_names_the_term_that_binds(pace, seconds, binds):
+def test_plan_names_the_term_that_binds(known, seconds, binds):
     """The slowest of rate, bandwidth and latency is what a log takes."""
-    planned = plan_one(plain_log(entry_bytes=1000, pace=pace), (0, 2560))
+    planned = plan_one(plain_log(entry_bytes=1000, pace=known), (0, 2560))
 
     assert (planned.seconds, planned.binds) == (pytest.approx(seconds), binds)
 
