@@ -470,7 +470,7 @@ def _left(fetching: Iterator[list[int] | LogError]) -> tuple[list[list[int] | Lo
 
 
 def test_fetch_returns_what_is_left_when_stopped() -> None:
-    """What did not arrive before the event was set is returned: of the pages under way, and of those never asked for."""
+    """What did not arrive before the event was set is returned: of pages under way, and of those never asked for."""
     log, stop = WaitingLog(page_size=8), threading.Event()
     threading.Timer(0.3, stop.set).start()
 
