@@ -20,7 +20,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.outcome import Progress
 from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
-from ctkit.situation import fill_gaps, find_situation, merge_staged, plan_gaps, undo_staged
+from ctkit.situation import fill_gaps, find_situation, plan_gaps
+from ctkit.staged import merge_staged, undo_staged
 
 # papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
 

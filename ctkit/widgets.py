@@ -26,7 +26,8 @@ from ctkit.parameters import Parameters, read_parameters
 from ctkit.plan import Plan, plan_backfill
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA
-from ctkit.situation import Situation, merge_staged, preview_staged
+from ctkit.situation import Situation
+from ctkit.staged import merge_staged, preview_staged
 
 logger = logging.getLogger(__name__)
 

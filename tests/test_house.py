@@ -51,6 +51,7 @@ FLOORS = {
     "backfill": 4,
     "parameters": 5,
     "situation": 5,
+    "staged": 5,
     "plots": 5,
     "widgets": 5,
     "runbook": 5,

@@ -9,7 +9,7 @@ from ctkit.merge import preview_merge
 from ctkit.outcome import Progress
 from ctkit.parameters import Parameters
 from ctkit.schema import GAP_SCHEMA
-from ctkit.situation import preview_staged
+from ctkit.staged import preview_staged
 from ctkit.table import hold, open_table
 from ctkit.widgets import GapPreview, MergePreviewPanel, ProgressBar
 from ctkit.write import write_entries
