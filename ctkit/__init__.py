@@ -6,12 +6,13 @@
     main    = ctkit.open_table("data/main")
     staging = ctkit.open_table("data/staging")
     gaps    = ctkit.find_gaps(main, staging, within={log.url: (0, log.get_checkpoint().tree_size)})
+    plan    = ctkit.plan_backfill([log], gaps)
     report  = ctkit.backfill([log], gaps, staging)
     preview = ctkit.preview_merge(staging, main)
     ctkit.merge_staging(staging, main, expected=preview)
 """
 
-from ctkit.backfill import BackfillReport, Hole, Progress, backfill
+from ctkit.backfill import backfill
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import EntryBlock
 from ctkit.errors import (
@@ -29,7 +30,9 @@ from ctkit.errors import (
 from ctkit.gap import find_gaps
 from ctkit.log import Log, open_log, read_log_list
 from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
+from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.parameters import Parameters, read_parameters
+from ctkit.plan import LogPlan, Plan, plan_backfill
 from ctkit.ranges import IndexRange
 from ctkit.situation import Situation, fill_gaps, find_situation
 from ctkit.table import find_table, open_table
@@ -45,12 +48,14 @@ __all__ = [
     "KeyConflictError",
     "Log",
     "LogError",
+    "LogPlan",
     "LogProtocolError",
     "LogUnavailableError",
     "MergePreview",
     "MergeReport",
     "ParameterError",
     "Parameters",
+    "Plan",
     "Progress",
     "SchemaMismatchError",
     "Situation",
@@ -64,6 +69,7 @@ __all__ = [
     "merge_staging",
     "open_log",
     "open_table",
+    "plan_backfill",
     "preview_merge",
     "read_log_list",
     "read_parameters",

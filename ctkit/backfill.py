@@ -1,26 +1,29 @@
-"""Gaps -> fetch -> write: the verb that fills a table, and its report."""
+"""Gaps -> fetch -> write: the verb that fills a table."""
 
 import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import partial
+from typing import Literal
 
-import pandas as pd
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.entry import EntryBlock
-from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import fetch_blocks
 from ctkit.gap import ranges_by_log, still_missing
 from ctkit.log import Log
+from ctkit.outcome import BackfillReport, Hole, Progress
+from ctkit.plan import logs_of, plan_ranges
 from ctkit.ranges import RangeSet
-from ctkit.report import Report
 from ctkit.table import as_der_type, folder_of, hold, source_names
 from ctkit.write import write_batches
 
@@ -33,144 +36,8 @@ PAGES_AHEAD = 64
 LOGS_AT_ONCE = 16
 """So many logs are read at a time; the others wait for their turn."""
 
-
-@dataclass(frozen=True, order=True)
-class Hole:
-    """Indices ``[start, end)`` of one log that a run planned to fill and did not, and why.
-
-    Attributes
-    ----------
-    lasting
-        Whether running again will hardly help, because the log broke its protocol there.
-    """
-
-    source_url: str
-    start: int
-    end: int
-    reason: str
-    lasting: bool
-
-
-@dataclass(frozen=True, repr=False)
-class Progress(Report):
-    """How far a backfill is; given to `on_progress` after each commit.
-
-    Attributes
-    ----------
-    wanted
-        Entries planned.
-    written
-        Entries committed so far.
-    version
-        The table's version after the commit.
-    """
-
-    wanted: int
-    written: int
-    version: int
-
-    title = "rows written"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the totals so far."""
-        return {"wanted": self.wanted, "written": self.written, "version": self.version}
-
-
-@dataclass(frozen=True, repr=False)
-class BackfillReport(Report):
-    """What a backfill did.
-
-    Attributes
-    ----------
-    table
-        The folder that was written to.
-    version
-        The table's version afterwards.
-    wanted, written
-        Source URL -> entries planned, entries committed.
-    holes
-        What was planned and not written.
-    unreadable
-        Rows whose certificate could not be read: bytes and hashes are there, the parsed columns are empty.
-    missing_issuers
-        Source URL -> hex SHA-256 of the issuers that the log names but does not have; `chain` leaves them out.
-    seconds
-        Duration.
-    """
-
-    table: str
-    version: int
-    wanted: dict[str, int]
-    written: dict[str, int]
-    holes: tuple[Hole, ...]
-    unreadable: int
-    missing_issuers: dict[str, tuple[str, ...]]
-    seconds: float
-
-    @property
-    def title(self) -> str:  # type: ignore[override]
-        """What became of the run."""
-        return "backfill complete" if self.complete else "backfill incomplete"
-
-    @property
-    def complete(self) -> bool:
-        """Whether every planned entry was written."""
-        return self.written == self.wanted
-
-    def check(self) -> None:
-        """Raise unless every planned entry was written.
-
-        Raises
-        ------
-        LogUnavailableError
-            Names the holes. What was fetched is in the table; running again asks for the rest only.
-        LogProtocolError
-            Likewise, where the log broke its protocol in every hole, so that running again will hardly help.
-        """
-        if self.complete:
-            return
-        lasting = all(hole.lasting for hole in self.holes)
-        error, advice = (
-            (LogProtocolError, "report them to the log's operator")
-            if lasting
-            else (LogUnavailableError, "run again to fetch them")
-        )
-        of_each = "; and of ".join(filter(None, map(self._missing_of, self.wanted)))
-        url, _, message = of_each.partition(": ")
-        raise error(url, f"{message}; {advice}")
-
-    def _missing_of(self, url: str) -> str:
-        """Say what is missing of one log, and why; "" if nothing is."""
-        missing = self.wanted[url] - self.written[url]
-        holes = [hole for hole in self.holes if hole.source_url == url]
-        named = ", ".join(f"[{hole.start}, {hole.end}) {hole.reason}" for hole in holes[:5])
-        more = f", and {len(holes) - 5} more" if len(holes) > 5 else ""
-        return f"{url}: {missing} entries are still missing: {named}{more}" if missing else ""
-
-    def facts(self) -> dict[str, Any]:
-        """Return the totals."""
-        wanted, written = sum(self.wanted.values()), sum(self.written.values())
-        return {
-            "table": self.table,
-            "version": self.version,
-            "wanted": wanted,
-            "written": written,
-            "missing": wanted - written,
-            "unreadable": self.unreadable,
-            "missing_issuers": sum(map(len, self.missing_issuers.values())),
-            "seconds": round(self.seconds, 1),
-        }
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the counts of each log, and the holes."""
-        counts = [{"log": url, "wanted": self.wanted[url], "written": self.written[url]} for url in self.wanted]
-        found = {"logs": pd.DataFrame(counts)} if counts else {}
-        if self.holes:
-            found["holes"] = pd.DataFrame(self.holes)
-        if self.missing_issuers:
-            pairs = [(url, issuer) for url, issuers in self.missing_issuers.items() for issuer in issuers]
-            found["missing issuers"] = pd.DataFrame(pairs, columns=["log", "sha256"])
-        return found
+_POLL = 0.1
+"""Seconds between two looks at whether anybody still takes what comes."""
 
 
 def backfill(
@@ -180,6 +47,9 @@ def backfill(
     *,
     main: DeltaTable | None = None,
     seen: Literal["log", "fetched"] = "log",
+    max_requests: int | None = None,
+    max_entries: int | None = None,
+    deadline: float | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> BackfillReport:
     """Fetch the missing entries and append them to a table.
@@ -201,26 +71,29 @@ def backfill(
     seen
         ``"log"``: the column ``seen`` is the entry's own log timestamp. ``"fetched"``: the time of its download, as the
         live server has it.
+    max_requests, max_entries, deadline
+        The budget: requests for entries that may be sent, repeated ones included; entries that may be written; seconds
+        after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as
+        they need them. What was fetched is written, and the report says what is left: the same call goes on with it.
     on_progress
         Called after each commit, in the calling thread.
 
     Raises
     ------
     ParameterError
-        A gap is of a log that is not among `logs`; nothing was written.
+        A gap is of a log that is not among `logs`, or a limit is not above 0; nothing was written.
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
-    by_url = {log.url: log for log in logs}
-    if unknown := sorted(ranges_by_log(gaps).keys() - by_url.keys()):
-        raise ParameterError(f"gaps name {unknown}, but no such log was given; give it, or leave those gaps out")
+    budget = Budget(max_requests, max_entries, deadline)
+    by_url = logs_of(ranges_by_log(gaps), logs)
     stop = threading.Event()
     commits: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 
     def run() -> BackfillReport:
         try:
             with hold(table) as held:
-                return _run(by_url, gaps, held, main, seen, stop, commits.put)
+                return _run(by_url, gaps, held, main, seen, budget, stop, commits.put)
         finally:
             commits.put(None)
 
@@ -245,70 +118,43 @@ def _run(
     table: DeltaTable,
     main: DeltaTable | None,
     seen: Literal["log", "fetched"],
+    budget: Budget,
     stop: threading.Event,
     on_commit: Callable[[Progress], None],
 ) -> BackfillReport:
-    """Fetch and write until everything is there, or `stop` is set; the table is held."""
+    """Fetch and write until everything is there, the budget is spent, or `stop` is set; the table is held."""
     began = time.monotonic()
     # Somebody may have filled some of the gaps since they were found: this very call, made a second time.
-    plan = still_missing(gaps, table)
-    nameless = any(by_url[url].name is None for url in plan)
+    missing = still_missing(gaps, table)
+    nameless = any(by_url[url].name is None for url in missing)
     names, as_der = source_names(main, table) if nameless else {}, as_der_type(table)
-    wanted = {url: ranges.size for url, ranges in plan.items()}
-    written = dict.fromkeys(plan, 0)
+    wanted = {url: ranges.size for url, ranges in missing.items()}
+    written = dict.fromkeys(missing, 0)
     missing_issuers: dict[str, set[str]] = defaultdict(set)
     holes: list[Hole] = []
     unreadable = 0
-    arrivals: queue.Queue[_Arrival | LogError | None] = queue.Queue(READ_AHEAD)
-    unfinished = set(plan)
 
-    def fetch(log: Log, ranges: RangeSet) -> None:
-        name = log.name or names.get(log.url, log.url)
+    def read(log: Log, block: EntryBlock) -> _Arrival:
+        moment = int(time.time() * 1000) if seen == "fetched" else None
+        rows = read_rows(block, log, source_name=log.name or names.get(log.url, log.url), as_der=as_der, seen=moment)
+        return _Arrival(log.url, rows, block.missing_issuers)
 
-        def read(block: EntryBlock) -> _Arrival:
-            moment = int(time.time() * 1000) if seen == "fetched" else None
-            rows = read_rows(block, log, source_name=name, as_der=as_der, seen=moment)
-            return _Arrival(log.url, rows, block.missing_issuers)
-
-        try:
-            for arrival in fetch_blocks(log, ranges, ahead=pages_ahead, stop=stop, decode=read):
-                arrivals.put(arrival)
-        finally:
-            unfinished.discard(log.url)
-            arrivals.put(None)
-
-    def pages_ahead() -> int:
-        return PAGES_AHEAD // max(1, min(len(unfinished), LOGS_AT_ONCE))
-
-    def arriving() -> Iterator[_Arrival | LogError]:
-        for _ in plan:
-            while (arrival := arrivals.get()) is not None:
-                yield arrival
-
-    def batches(arrived: Iterator[_Arrival | LogError]) -> Iterator[pa.RecordBatch]:
-        for arrival in arrived:
+    def batches(arrivals: Iterator[_Arrival | LogError]) -> Iterator[pa.RecordBatch]:
+        for arrival in arrivals:
             if isinstance(arrival, LogError):
-                holes.append(_hole(arrival))
+                holes.append(Hole.of(arrival))
             else:
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
                 yield arrival.rows
 
-    with ThreadPoolExecutor(max(1, min(len(plan), LOGS_AT_ONCE)), "log") as pool:
-        fetching = [pool.submit(fetch, by_url[url], ranges) for url, ranges in plan.items()]
-        arrived = arriving()
-        try:
-            for rows in write_batches(table, batches(arrived)):
-                unreadable += count_unreadable(rows)
-                for count in rows["source_url"].value_counts().to_pylist():
-                    written[count["values"]] += count["counts"]
-                on_commit(Progress(sum(wanted.values()), sum(written.values()), table.version()))
-        finally:
-            # After a failed commit nothing more can be kept: let the fetching threads end.
-            stop.set()
-            for _ in arrived:
-                pass
-    for each in fetching:
-        each.result()
+    fetching = _Fetching(by_url, missing, budget, read, stop)
+    seconds = None if budget.deadline is None else began + budget.deadline - time.monotonic()
+    with closing(fetching.arrivals(seconds)) as arrivals:
+        for rows in write_batches(table, batches(arrivals)):
+            unreadable += count_unreadable(rows)
+            for count in rows["source_url"].value_counts().to_pylist():
+                written[count["values"]] += count["counts"]
+            on_commit(Progress(sum(wanted.values()), sum(written.values()), table.version()))
     return BackfillReport(
         table=folder_of(table),
         version=table.version(),
@@ -318,6 +164,8 @@ def _run(
         unreadable=unreadable,
         missing_issuers={url: tuple(sorted(missing)) for url, missing in missing_issuers.items() if missing},
         seconds=time.monotonic() - began,
+        stopped_by=fetching.stopped_by,
+        left=plan_ranges(by_url, fetching.left),
     )
 
 
@@ -328,7 +176,107 @@ class _Arrival:
     missing_issuers: tuple[str, ...]
 
 
-def _hole(error: LogError) -> Hole:
-    if error.start is None or error.end is None:
-        raise error
-    return Hole(error.url, error.start, error.end, error.message, isinstance(error, LogProtocolError))
+class _Fetching:
+    """Fetches from many logs at once, as far as the budget goes.
+
+    Attributes
+    ----------
+    left
+        By URL what was left because of the budget; complete when the arrivals have ended.
+    """
+
+    def __init__(
+        self,
+        logs: Mapping[str, Log],
+        wanted: Mapping[str, RangeSet],
+        budget: Budget,
+        read: Callable[[Log, EntryBlock], _Arrival],
+        stop: threading.Event,
+    ) -> None:
+        self._logs, self._read, self._stop = logs, read, stop
+        sizes = {url: ranges.size for url, ranges in wanted.items()}
+        entries = sizes if budget.max_entries is None else share(budget.max_entries, sizes)
+        parts = {url: ranges.split(entries[url]) for url, ranges in wanted.items()}
+        self._wanted = {url: first for url, (first, _) in parts.items() if len(first)}
+        self.left = {url: rest for url, (_, rest) in parts.items() if len(rest)}
+        self._limits = {"max_entries": bool(self.left), "max_requests": False, "deadline": False}
+        planned = {log.source_url: log for log in plan_ranges(logs, self._wanted).logs}
+        # As long as the page size is a guess, that may be too few; no log needs more requests than entries.
+        needs = {url: log.requests if logs[url].page_size_known else log.wanted for url, log in planned.items()}
+        self._requests = Requests(budget.max_requests, needs)
+        # Those that need few requests first: a deadline costs the fewest logs then.
+        self._order = sorted(planned, key=lambda url: planned[url].requests)
+        self._unfinished = set(planned)
+        self._arrivals: queue.Queue[_Arrival | LogError | None] = queue.Queue(READ_AHEAD)
+        self._expired, self._given_up = threading.Event(), threading.Event()
+
+    @property
+    def stopped_by(self) -> tuple[str, ...]:
+        """Names of the limits that something was left because of."""
+        return tuple(name for name, is_spent in self._limits.items() if is_spent)
+
+    def arrivals(self, seconds: float | None) -> Generator[_Arrival | LogError, None, None]:
+        """Yield what comes, until it is all there or so many seconds are over."""
+        deadline = threading.Timer(min(max(seconds or 0, 0), threading.TIMEOUT_MAX), self._expire)
+        deadline.daemon = True
+        if seconds is not None:
+            deadline.start()
+        fetching: list[Future[None]] = []
+        with ThreadPoolExecutor(max(1, min(len(self._order), LOGS_AT_ONCE)), "log") as pool:
+            try:
+                for url in self._order:
+                    fetching.append(pool.submit(self._fetch, url))
+                for _ in fetching:
+                    while (arrival := self._arrivals.get()) is not None:
+                        yield arrival
+            finally:
+                deadline.cancel()
+                # After a failed commit nothing more can be kept: let the fetching threads end.
+                self._given_up.set()
+                self._stop.set()
+        for each in fetching:
+            each.result()
+
+    def _expire(self) -> None:
+        self._expired.set()
+        self._stop.set()
+
+    def _fetch(self, url: str) -> None:
+        try:
+            for arrival in self._fetch_log(self._logs[url], self._wanted[url]):
+                self._put(arrival)
+        finally:
+            self._unfinished.discard(url)
+            self._requests.finish(url)
+            self._put(None)
+
+    def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[_Arrival | LogError, None, None]:
+        left = wanted
+        if self._requests.has_any(log.url) and not self._stop.is_set():
+            left = yield from fetch_blocks(
+                log,
+                wanted,
+                ahead=self._pages_ahead,
+                allowed=self._requests.counter(log.url),
+                stop=self._stop,
+                decode=partial(self._read, log),
+            )
+            if left.size == wanted.size:
+                # No budget is the reason where a log that was asked did not answer at all.
+                first, last = int(wanted.starts[0]), int(wanted.ends[-1])
+                message = "the log was asked, and had not answered when the run was stopped; run again later"
+                yield LogUnavailableError(log.url, message, start=first, end=last)
+                return
+        if len(left):
+            self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, RangeSet.of())])
+            self._limits["max_requests"] |= self._requests.refused
+            self._limits["deadline"] |= self._expired.is_set()
+
+    def _pages_ahead(self) -> int:
+        return PAGES_AHEAD // max(1, min(len(self._unfinished), LOGS_AT_ONCE))
+
+    def _put(self, arrival: _Arrival | LogError | None) -> None:
+        while not self._given_up.is_set():
+            with suppress(queue.Full):
+                return self._arrivals.put(arrival, timeout=_POLL)
+        return None

@@ -10,16 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from typing import NoReturn
 
 import yaml
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from ctkit.backfill import Progress
 from ctkit.errors import CtkitError, ParameterError
+from ctkit.outcome import Progress
 from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
-from ctkit.situation import fill_gaps, find_situation, merge_staged, undo_staged
+from ctkit.situation import fill_gaps, find_situation, plan_gaps
+from ctkit.staged import merge_staged, undo_staged
 
 # papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
 
@@ -78,8 +80,12 @@ def gaps(arguments: argparse.Namespace) -> int:
 
 
 def backfill(arguments: argparse.Namespace) -> int:
-    """Fetch what is missing."""
+    """Fetch what is missing, or show what that would take."""
     parameters = _read(arguments)
+    if arguments.dry_run:
+        return _dry_run(parameters, as_json=arguments.json)
+    if arguments.json:
+        raise ParameterError("--json is for --dry-run; give both")
     target = (
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
@@ -89,7 +95,22 @@ def backfill(arguments: argparse.Namespace) -> int:
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
         report = fill_gaps(situation, on_progress=on_progress)
         logger.info("%s", report)
+        for left in report.left.logs:
+            logger.info("left source_url=%s entries=%d requests=%d", left.source_url, left.wanted, left.requests)
+        if report.stopped_by:
+            logger.warning("stopped by the budget, run again to go on stopped_by=%s", ",".join(report.stopped_by))
         report.check()
+        situation.check()
+    return 0
+
+
+def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
+    with closing(find_situation(parameters)) as situation:
+        plan = plan_gaps(situation)
+        if as_json:
+            print(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
+        else:
+            print(plan.table().to_string(index=False) if plan.logs else "no gaps, nothing to ask for", plan, sep="\n")
         situation.check()
     return 0
 
@@ -125,6 +146,9 @@ def demo(arguments: argparse.Namespace) -> int:
     return run(arguments.dir, serve=arguments.serve)
 
 
+_KINDS = {"from_index": int, "to_index": int, "max_requests": int, "max_entries": int, "deadline": float}
+
+
 class _Parser(argparse.ArgumentParser):
     """Usage errors have exit code 1, like every other error."""
 
@@ -154,7 +178,7 @@ def _parser() -> _Parser:
         added.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
         for flag, key, metavar in flags:
             about = Parameters.model_fields[key].description
-            kind = int if key.endswith("_index") else str
+            kind = _KINDS.get(key, str)
             added.add_argument(flag, dest=key, metavar=metavar, type=kind, help=about)
 
     main_path = ("--main-path", "main_path", "PATH")
@@ -165,12 +189,20 @@ def _parser() -> _Parser:
         ("--logs", "log_filter", "SUBSTRING"),
         ("--state-file", "state_file", "FILE"),
     ]
+    budget = [
+        ("--max-requests", "max_requests", "N"),
+        ("--max-entries", "max_entries", "N"),
+        ("--deadline", "deadline", "SECONDS"),
+    ]
     finding = add(gaps, "show what is missing; changes nothing")
     finding.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
     )
     add_flags(finding, main_path, staging_path, *stretch)
-    add_flags(add(backfill, "fetch what is missing into staging, or into main"), main_path, staging_path, *stretch)
+    filling = add(backfill, "fetch what is missing into staging, or into main")
+    filling.add_argument("--dry-run", action="store_true", help="show what would be asked for; changes nothing")
+    filling.add_argument("--json", action="store_true", help="print the plan of --dry-run as {..., by_log: [...]}")
+    add_flags(filling, main_path, staging_path, *stretch, *budget)
     merging = add(merge, "move staging into main, in one commit")
     merging.add_argument(
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"

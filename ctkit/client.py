@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from ctkit.checkpoint import Checkpoint, check_public_key
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
-from ctkit.http import DEFAULT_PATIENCE, Client, Patience
+from ctkit.http import DEFAULT_PATIENCE, Client, Mean, Patience
 from ctkit.merkle import EMPTY_ROOT
+from ctkit.pace import Pace
 from ctkit.schema import canonical_url
 
 
@@ -68,6 +69,8 @@ class LogClient(ABC):
                 raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
+        self.pace = Pace()
+        self._entry_bytes = Mean()
         self._head: Checkpoint | None = None
         self._roots: dict[int, bytes] = {}
 
@@ -82,6 +85,11 @@ class LogClient(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def entry_bytes(self) -> float | None:
+        """Bytes of an answer for each entry in it, unpacked; None as long as the log was not asked for entries."""
+        return self._entry_bytes.value
 
     def get_checkpoint(self) -> Checkpoint:
         """Ask the log for its current tree head; see `ctkit.log.Log.get_checkpoint`."""

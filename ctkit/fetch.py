@@ -2,19 +2,22 @@
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
-from ctkit.http import stopping
+from ctkit.http import NotAskedError, may_ask, stopping
 from ctkit.log import Log
-from ctkit.ranges import RangeSet
+from ctkit.ranges import END, RangeSet
 
 T = TypeVar("T")
+
+_Page: TypeAlias = tuple[list[T | LogError], bool, RangeSet]
+"""What came of one page, whether the log answered for any of it, and what was left when no more could be asked for."""
 
 _STRIKES = 3
 """So many pages in a row without any answer, and the log is asked for entries further on; if in vain, it is left."""
@@ -25,9 +28,6 @@ _POLL = 0.1
 _GRACE = 2.0
 """Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
 
-_END = 1 << 62
-"""Beyond all indices."""
-
 
 def fetch_blocks(
     log: Log,
@@ -35,9 +35,10 @@ def fetch_blocks(
     *,
     workers: int = 8,
     ahead: Callable[[], int] | None = None,
+    allowed: Callable[[], bool] | None = None,
     stop: threading.Event,
     decode: Callable[[EntryBlock], T],
-) -> Iterator[T | LogError]:
+) -> Generator[T | LogError, None, RangeSet]:
     """Fetch entries page by page, several pages at a time.
 
     Each page that holds a wanted index is asked for once, however many gaps it has; what was not wanted is dropped.
@@ -53,6 +54,9 @@ def fetch_blocks(
     ahead
         How many pages may be under way or wait to be taken, asked anew before each; at least one always may. Who
         fetches from many logs at once bounds their memory by it. Twice `workers` by default.
+    allowed
+        Asked before each request for entries, in worker threads. Once it says no, the iterator ends with what the
+        requests under way bring; any number is allowed by default.
     stop
         When set, no new request starts, waits end, and the iterator ends with what has arrived.
     decode
@@ -67,15 +71,30 @@ def fetch_blocks(
         last wanted index that is missing, with nothing between them that could be had. What follows is fetched all
         the same, unless the log answers for no page any more, here or further on: then one `LogUnavailableError`
         stands for all the rest.
+
+    Returns
+    -------
+    RangeSet
+        What is in no block and no error, because of `allowed` or `stop`: another call can fetch it.
     """
-    halt = threading.Event()
-    plan = wanted.pages(lambda: log.page_size)
+    halt, spent = threading.Event(), threading.Event()
+
+    def allows() -> bool:
+        if allowed is None or allowed():
+            return True
+        spent.set()
+        return False
+
+    requests = wanted.pages(lambda: log.page_size)
     planned = strikes = 0
-    pages: deque[Future[tuple[list[T | LogError], bool]]] = deque()
+    pages: deque[tuple[RangeSet, Future[_Page[T]]]] = deque()
+    left: list[RangeSet] = []
     reader = _PageReader(log, decode, lambda: stop.is_set() or halt.is_set())
-    threads = _Threads(workers, f"fetch {log.url}", halt)
+    threads = _Threads(workers, f"fetch {log.url}", halt, allows)
 
     def read_ahead() -> int:
+        if spent.is_set():
+            return 0
         # A log that just failed is asked for one page at a time until it answers.
         if strikes:
             return int(strikes < _STRIKES)
@@ -83,30 +102,41 @@ def fetch_blocks(
 
     try:
         while not stop.is_set():
-            while len(pages) < read_ahead() and not stop.is_set() and (page := next(plan, None)):
-                pages.append(threads.submit(reader.read, wanted.between(page.start, page.end)))
+            while len(pages) < read_ahead() and not stop.is_set() and (page := next(requests, None)):
+                missing = wanted.between(page.start, page.end)
+                pages.append((missing, threads.submit(reader.read, missing)))
                 planned = page.end
             if pages:
-                if not _come([pages[0]], stop):
+                if not _come([pages[0][1]], stop):
                     break
-                results, answered = pages.popleft().result()
+                results, answered, unread = pages.popleft()[1].result()
                 strikes = 0 if answered else strikes + 1
+                if len(unread):
+                    left.append(unread)
                 yield from results
+            elif spent.is_set():
+                break
             else:
-                rest = wanted.between(planned, _END)
+                rest = wanted.between(planned, END)
                 if not len(rest):
-                    return
+                    return RangeSet.joined(left)
                 probes = [threads.submit(reader.has, index) for index in _spread(rest, log.page_size)]
                 if not _come(probes, stop):
                     break
-                if not any(probe.result() for probe in probes):
+                if not any(probe.result() for probe in probes) and not spent.is_set():
                     message = f"not asked for, because {strikes} pages in a row had no answer, nor any further on"
                     first, last = int(rest.starts[0]), int(rest.ends[-1])
                     yield LogUnavailableError(log.url, f"{message}; run again later", start=first, end=last)
-                    return
+                    return RangeSet.joined(left)
                 strikes = 0
         halt.set()
-        yield from _arrived(pages)
+        # An answer that has come is not thrown away.
+        done, _ = wait([reading for _, reading in pages if not reading.cancel()], timeout=_GRACE)
+        for missing, reading in pages:
+            results, _, unread = reading.result() if reading in done else ([], False, missing)
+            left.append(unread)
+            yield from results
+        return RangeSet.joined([*left, wanted.between(planned, END)])
     finally:
         halt.set()
         threads.end()
@@ -115,7 +145,7 @@ def fetch_blocks(
 def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
     """Return a few wanted indices of different pages: the last one, and some between it and the first."""
     first, last = int(wanted.starts[0]), int(wanted.ends[-1]) - 1
-    spread = [int(wanted.between(first + (last - first) * part // 4, _END).starts[0]) for part in (4, 2, 1, 3)]
+    spread = [int(wanted.between(first + (last - first) * part // 4, END).starts[0]) for part in (4, 2, 1, 3)]
     return {index // page_size: index for index in spread}.values()
 
 
@@ -125,16 +155,6 @@ def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
     while pending and not stop.is_set():
         _, pending = wait(pending, timeout=_POLL)
     return not stop.is_set()
-
-
-def _arrived(pages: Iterable[Future[tuple[list[T | LogError], bool]]]) -> Iterator[T | LogError]:
-    """Yield what the pages under way have brought: an answer that has come is not thrown away."""
-    started = [page for page in pages if not page.cancel()]
-    done, _ = wait(started, timeout=_GRACE)
-    for page in started:
-        if page in done:
-            # Errors say no more here than that the fetching was stopped.
-            yield from (result for result in page.result()[0] if not isinstance(result, LogError))
 
 
 class _PageReader(Generic[T]):
@@ -150,8 +170,8 @@ class _PageReader(Generic[T]):
         self._answered_for: int | None = None
         self._silent_since = -1
 
-    def read(self, missing: RangeSet) -> tuple[list[T | LogError], bool]:
-        """Fetch the entries `missing` from one page; tell also whether the log answered for any, readable or not.
+    def read(self, missing: RangeSet) -> _Page[T]:
+        """Fetch the entries `missing` from one page.
 
         An error that names no entries may be due to one of them: as long as the log has answers to something else, the
         request is halved until that entry is found, which takes about ``2 * log2(page size)`` requests.
@@ -168,7 +188,12 @@ class _PageReader(Generic[T]):
             answers = self._answers
             try:
                 block = self._log.get_entries(start, stop)
+            except NotAskedError:
+                break
             except LogError as error:
+                if self._is_stopped():
+                    # It says no more than that.
+                    break
                 reach = stop if error.end is None else min(error.end, end)
                 if isinstance(error, LogProtocolError) and error.end is not None:
                     answered = self._count_answer(start)
@@ -190,7 +215,7 @@ class _PageReader(Generic[T]):
                 answered = self._count_answer(start)
                 results.append(self._decode(block.take(missing.contains(block.index))))
             missing = missing.between(reach, end)
-        return results, answered
+        return results, answered, missing
 
     def has(self, index: int) -> bool:
         """Tell whether the log answers for the entry at `index`, whether that can be read or not."""
@@ -224,10 +249,10 @@ class _PageReader(Generic[T]):
 class _Threads:
     """Threads that run calls, and do not hold up the end of the process as those of `concurrent.futures` do."""
 
-    def __init__(self, limit: int, name: str, halt: threading.Event) -> None:
+    def __init__(self, limit: int, name: str, halt: threading.Event, allows: Callable[[], bool]) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
-        self._limit, self._name, self._halt = limit, name, halt
+        self._limit, self._name, self._halt, self._allows = limit, name, halt, allows
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Let a thread call the function."""
@@ -245,6 +270,7 @@ class _Threads:
 
     def _run(self) -> None:
         stopping.set(self._halt)
+        may_ask.set(self._allows)
         for call in iter(self._calls.get, None):
             call()
             # What it made must not stay in memory until the next call.

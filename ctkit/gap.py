@@ -2,14 +2,17 @@
 
 import json
 from collections.abc import Mapping
+from itertools import pairwise
 
 import ibis
+import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from ctkit.errors import ParameterError
 from ctkit.ranges import RangeSet
 from ctkit.schema import GAP_SCHEMA, canonical_url
-from ctkit.table import folder_of, read_tables, reading
+from ctkit.table import files_of, folder_of, read_tables, reading
 
 Within = Mapping[str, tuple[int | None, int]]
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
@@ -46,14 +49,25 @@ def find_gaps(
         Columns ``source_url, start, end`` (`ctkit.schema.GAP_SCHEMA`): the gaps ``[start, end)``, ascending by URL and
         start. None reaches its ceiling.
 
+    Raises
+    ------
+    ParameterError
+        A start is negative, or two URLs of `within` are those of one log.
+
     Examples
     --------
     >>> find_gaps(None, within={"https://ct.example.com/2026h2": (5, 8)}).to_pylist()
     [{'source_url': 'https://ct.example.com/2026h2', 'start': 5, 'end': 8}]
     """
+    urls = [canonical_url(url) for url in within]
+    for given, url, (start, _) in zip(within, urls, within.values(), strict=True):
+        if urls.count(url) > 1:
+            raise ParameterError(f"within names the log {url} twice, once as {given!r}: give it once, with one stretch")
+        if start is not None and start < 0:
+            raise ParameterError(f"within says that {url} starts at {start}: give 0 or more, or None for its first row")
     bounds = pa.table(
         {
-            "source_url": [canonical_url(url) for url in within],
+            "source_url": urls,
             "start": [_NOWHERE if start is None else start for start, _ in within.values()],
             "ceiling": [ceiling for _, ceiling in within.values()],
         },
@@ -85,16 +99,24 @@ def find_gaps(
         steps = indices.mutate(following=following)
         gaps = steps.filter(steps.following - steps.cert_index > 1)
         gaps = gaps.select("source_url", start=gaps.cert_index + 1, end=gaps.following)
-        found = gaps.order_by("source_url", "start").to_pyarrow().cast(GAP_SCHEMA)
-    return found.replace_schema_metadata(
-        {_LOOKED_AT: json.dumps({folder_of(table): table.version() for table in (main, staging) if table})}
+        # Batch by batch, so that the URLs of all gaps are never there as text.
+        batches = gaps.order_by("source_url", "start").to_pyarrow_batches()
+        found = pa.Table.from_batches((batch.cast(GAP_SCHEMA) for batch in batches), GAP_SCHEMA)
+    # In one piece, of which arrays are made without a copy.
+    return (
+        found.unify_dictionaries()
+        .combine_chunks()
+        .replace_schema_metadata(
+            {_LOOKED_AT: json.dumps({folder_of(table): table.version() for table in (main, staging) if table})}
+        )
     )
 
 
 def still_missing(gaps: pa.Table, table: DeltaTable) -> dict[str, RangeSet]:
     """Return the gaps of each log that the table has no row for, as arrays.
 
-    The table is asked only if it is not at the version that the gaps were found in: another run may have filled them.
+    The table is asked only if it has rows and is not at the version that the gaps were found in: another run may have
+    filled them.
 
     Parameters
     ----------
@@ -105,7 +127,7 @@ def still_missing(gaps: pa.Table, table: DeltaTable) -> dict[str, RangeSet]:
     """
     wanted = ranges_by_log(gaps)
     looked_at = json.loads((pa.table(gaps).schema.metadata or {}).get(_LOOKED_AT, b"{}"))
-    if looked_at.get(folder_of(table)) == table.version():
+    if looked_at.get(folder_of(table)) == table.version() or not files_of(table):
         return wanted
     within = {url: (int(ranges.starts[0]), int(ranges.ends[-1])) for url, ranges in wanted.items()}
     missing = ranges_by_log(find_gaps(table, within=within))
@@ -129,8 +151,14 @@ def ranges_by_log(gaps: pa.Table) -> dict[str, RangeSet]:
     8
     """
     table = pa.table(gaps).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
-    found = {}
-    for url in table["source_url"].unique().to_pylist():
-        of_log = table.filter(pa.compute.equal(table["source_url"], url))
-        found[url] = RangeSet.merged(of_log["start"].to_numpy(), of_log["end"].to_numpy())
-    return found
+    if not table.num_rows:
+        return {}
+    # Of a table in one piece nothing is copied.
+    logs, starts, ends = (column.chunk(0) for column in table.combine_chunks().columns)
+    codes, starts, ends = logs.indices.to_numpy(), starts.to_numpy(), ends.to_numpy()
+    if (codes[:-1] > codes[1:]).any():
+        order = np.argsort(codes, kind="stable")
+        codes, starts, ends = codes[order], starts[order], ends[order]
+    edges = np.searchsorted(codes, np.arange(len(logs.dictionary) + 1, dtype=codes.dtype)).tolist()
+    parts = zip(logs.dictionary.to_pylist(), pairwise(edges), strict=True)
+    return {url: RangeSet.merged(starts[low:high], ends[low:high]) for url, (low, high) in parts if low < high}

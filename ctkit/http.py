@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("stopping")
 """Ends the waits and downloads of the thread that set it, as soon as the event is set."""
 
+may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("may_ask")
+"""Asked before each request for entries of the thread that set it, each try included; none is sent if it says no."""
+
 _NEVER = threading.Event()
 _REDIRECTS = 5
 # Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
@@ -79,6 +82,10 @@ class HttpError(LogUnavailableError):
         self.too_large = too_large
 
 
+class NotAskedError(HttpError):
+    """A request was not sent, because `may_ask` said no: that says nothing about the log."""
+
+
 class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by itself
     """Raised while an answer is read: it is no use, another try may help; `error` is what to raise if none does."""
 
@@ -127,7 +134,9 @@ class Client:
         """Close all connections."""
         self._http.close()
 
-    def get(self, path: str, read: Callable[[bytes], T], *, limit: int, binary: bool = False) -> T:
+    def get(
+        self, path: str, read: Callable[[bytes], T], *, limit: int, binary: bool = False, entries: bool = False
+    ) -> T:
         """Ask for `path` until an answer can be read, as long as patience lasts.
 
         Parameters
@@ -140,9 +149,13 @@ class Client:
             Bytes of the body at the most, packed and unpacked.
         binary
             The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
+        entries
+            Whether this asks for entries, for which `may_ask` must be asked.
 
         Raises
         ------
+        NotAskedError
+            `may_ask` said no.
         HttpError
             No answer, or one with another status than 200.
         LogProtocolError
@@ -158,8 +171,14 @@ class Client:
             before_sleep=_log_retry,
             reraise=True,
         )
+
+        def ask() -> T:
+            if entries and not may_ask.get(_always)():
+                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
+            return read(self._body(path, limit, deadline, stop, binary))
+
         try:
-            return retrying(lambda: read(self._body(path, limit, deadline, stop, binary)))
+            return retrying(ask)
         except TryAgain as problem:
             raise problem.error from problem.__cause__
 
@@ -228,6 +247,38 @@ class Client:
                 raise HttpError(self.url, f"{path}: redirected to {target}; if that is the log, name it as its URL")
             request = response.next_request
         raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
+
+
+class Mean:
+    """A mean of what many threads measure.
+
+    Examples
+    --------
+    >>> mean = Mean()
+    >>> mean.add(300, 2)
+    >>> mean.value
+    150.0
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = self._count = 0
+
+    def add(self, total: int, count: int) -> None:
+        """Count `total` for `count` things together."""
+        with self._lock:
+            self._total += total
+            self._count += count
+
+    @property
+    def value(self) -> float | None:
+        """The mean of one thing; None as long as nothing was measured."""
+        with self._lock:
+            return self._total / self._count if self._count else None
+
+
+def _always() -> bool:
+    return True
 
 
 def stopped() -> bool:

@@ -17,6 +17,7 @@ from ctkit.checkpoint import Checkpoint, check_public_key, verify_signature
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
+from ctkit.pace import Pace
 from ctkit.ranges import Int64s
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
@@ -42,12 +43,29 @@ class Log(Protocol):
     page_size
         How many entries one request can bring at the most, as far as is known. Requests that do not cross a multiple
         of it cost one answer each. It may change while the log is read.
+    page_size_known
+        Whether the log has shown that; until then `page_size` is a guess.
+    pace
+        What is known of the log's host.
     """
 
     url: str
     name: str | None
     key: bytes | None
     page_size: int
+    page_size_known: bool
+    pace: Pace
+
+    @property
+    def protocol(self) -> LogProtocol:
+        """How the log is read."""
+
+    @property
+    def entry_bytes(self) -> float | None:
+        """Bytes of an answer for each entry in it, unpacked; None as long as the log was not asked for entries."""
+
+    def learn_page_size(self) -> None:
+        """Ask for one page, if that is what it takes to know `page_size`."""
 
     def get_checkpoint(self) -> Checkpoint:
         """Ask the log for its current tree head.

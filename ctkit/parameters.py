@@ -114,6 +114,13 @@ class Parameters(BaseModel):
     ceiling: Literal["state", "log"] = Field("state", description="what bounds a log: state file, or its checkpoint")
     internal_only: bool = Field(False, description="leave what lies after a log's last row to the live server")
     seen: Literal["log", "fetched"] = Field("log", description="column seen: the entry's timestamp, or time of fetch")
+    max_requests: Annotated[int, Field(gt=0)] | None = Field(
+        None, description="requests for entries that a backfill may send, repeated ones included"
+    )
+    max_entries: Annotated[int, Field(gt=0)] | None = Field(None, description="entries that a backfill may write")
+    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+        None, description="seconds after which a backfill starts no request and ends those under way"
+    )
     user_agent: Text | None = Field(None, description="how to introduce yourself to logs, with a contact")
     server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
 

@@ -1,6 +1,6 @@
 """Arithmetic of half-open index ranges, one at a time and by the million."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -8,6 +8,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 Int64s = NDArray[np.int64]
+
+END = 1 << 62
+"""Beyond all indices."""
+
+_RANGES_AT_ONCE = 1 << 20
+"""Ranges that are compared together, so that what is made on the way stays small beside 50 million of them."""
+
+_PAGES_AT_ONCE = 4096
+"""Pages that are worked out together: large enough for NumPy, and small beside any set of ranges."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -63,8 +72,13 @@ class RangeSet:
 
     @classmethod
     def merged(cls, starts: Int64s, ends: Int64s) -> Self:
-        """Return the set that covers the given ranges, whatever their order and overlap; empty ones are dropped."""
+        """Return the set that covers the given ranges, whatever their order and overlap; empty ones are dropped.
+
+        Ranges that are in order already are not copied.
+        """
         starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
+        if (starts < ends).all() and (ends[:-1] < starts[1:]).all():
+            return cls(starts, ends)
         kept = ends > starts
         starts, ends = starts[kept], ends[kept]
         order = np.argsort(starts, kind="stable")
@@ -72,6 +86,14 @@ class RangeSet:
         first = np.ones(len(starts), bool)
         first[1:] = starts[1:] > reach[:-1]
         return cls(starts[first], reach[np.append(np.flatnonzero(first)[1:] - 1, -1)] if len(starts) else reach)
+
+    @classmethod
+    def joined(cls, sets: "Iterable[RangeSet]") -> Self:
+        """Return the set that covers all the given ones."""
+        every = [each for each in sets if len(each)] or [cls.of()]
+        return cls.merged(
+            np.concatenate([each.starts for each in every]), np.concatenate([each.ends for each in every])
+        )
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -83,7 +105,8 @@ class RangeSet:
     @property
     def size(self) -> int:
         """The number of indices in all ranges together."""
-        return int((self.ends - self.starts).sum())
+        # Sums wrap around at 64 bits, and so does their difference, which fits.
+        return int(self.ends.sum() - self.starts.sum())
 
     def between(self, start: int, end: int) -> Self:
         """Return the part of the set that lies in ``[start, end)``.
@@ -93,12 +116,36 @@ class RangeSet:
         >>> list(RangeSet.of((5, 7), (9, 12)).between(6, 10))
         [IndexRange(start=6, end=7), IndexRange(start=9, end=10)]
         """
+        if start >= end:
+            return type(self)(self.starts[:0], self.ends[:0])
         near = slice(
             int(np.searchsorted(self.ends, start, side="right")), int(np.searchsorted(self.starts, end, side="left"))
         )
-        starts, ends = np.maximum(self.starts[near], start), np.minimum(self.ends[near], end)
-        kept = starts < ends
-        return type(self)(starts[kept], ends[kept])
+        starts, ends = self.starts[near], self.ends[near]
+        # Only what is cut is copied: there can be 50 million ranges.
+        if len(starts) and starts[0] < start:
+            starts = starts.copy()
+            starts[0] = start
+        if len(ends) and ends[-1] > end:
+            ends = ends.copy()
+            ends[-1] = end
+        return type(self)(starts, ends)
+
+    def split(self, count: int) -> tuple[Self, Self]:
+        """Return the set of the lowest `count` indices, and that of the others.
+
+        Examples
+        --------
+        >>> [list(map(str, each)) for each in RangeSet.of((5, 7), (9, 12)).split(3)]
+        [['[5, 7)', '[9, 10)'], ['[10, 12)']]
+        """
+        if count >= self.size:
+            return self, self.between(0, 0)
+        # Each range has an index at least, so that no more than `count` of them matter.
+        reach = np.cumsum(self.ends[:count] - self.starts[:count])
+        last = int(np.searchsorted(reach, count))
+        cut = int(self.ends[last] - (reach[last] - count)) if count else 0
+        return self.between(0, cut), self.between(cut, END)
 
     def contains(self, index: Int64s) -> NDArray[np.bool_]:
         """Tell for each index whether it lies in one of the ranges.
@@ -121,18 +168,20 @@ class RangeSet:
         >>> [str(each) for each in RangeSet.of((0, 5), (7, 9)).intersect(RangeSet.of((3, 8)))]
         ['[3, 5)', '[7, 8)']
         """
-        points = np.concatenate((self.starts, other.starts, self.ends, other.ends))
-        steps = np.repeat(np.array([1, -1]), len(self) + len(other))
-        # Where one range ends and another begins the end comes first: touching is not sharing.
-        order = np.lexsort((steps, points))
-        shared = np.flatnonzero(np.cumsum(steps[order]) == 2)
-        return type(self)(points[order][shared], points[order][shared + 1])
+        parts = [self._shared(other, slice(at, at + _RANGES_AT_ONCE)) for at in range(0, len(self), _RANGES_AT_ONCE)]
+        return self.joined(parts)
+
+    def _shared(self, other: "RangeSet", part: slice) -> Self:
+        """Return what a slice of the ranges shares with another set."""
+        starts, ends = self.starts[part], self.ends[part]
+        first = np.searchsorted(other.ends, starts, side="right")
+        pairs = np.searchsorted(other.starts, ends, side="left") - first
+        ours = np.repeat(np.arange(len(starts)), pairs)
+        theirs = np.arange(len(ours)) + np.repeat(first - (np.cumsum(pairs) - pairs), pairs)
+        return type(self)(np.maximum(starts[ours], other.starts[theirs]), np.minimum(ends[ours], other.ends[theirs]))
 
     def pages(self, page_size: Callable[[], int]) -> Iterator[IndexRange]:
-        """Yield the requests that cover the set: at most one for each page that holds a wanted index.
-
-        Pages are the aligned stretches ``[k * page_size, (k + 1) * page_size)``; a request runs from the first to the
-        last wanted index of its page.
+        """Yield the requests that cover the set, one by one; see `page_bounds`.
 
         Parameters
         ----------
@@ -144,14 +193,42 @@ class RangeSet:
         >>> [str(page) for page in RangeSet.of((5, 7), (9, 10), (300, 520)).pages(lambda: 256)]
         ['[5, 10)', '[300, 512)', '[512, 520)']
         """
-        at = int(self.starts[0]) if len(self) else 0
+        at = 0
         while True:
-            first = int(np.searchsorted(self.ends, at, side="right"))
-            if first == len(self):
-                return
-            start = max(at, int(self.starts[first]))
             size = page_size()
-            page_end = (start // size + 1) * size
-            last = int(np.searchsorted(self.starts, page_end, side="left")) - 1
-            at = min(page_end, int(self.ends[last]))
-            yield IndexRange(start, at)
+            for start, end in self._pages_from(at, size):
+                yield IndexRange(start, end)
+                at = end
+                if page_size() != size:
+                    break
+            else:
+                return
+
+    def _pages_from(self, at: int, page_size: int) -> Iterator[tuple[int, int]]:
+        for starts, ends in self.page_bounds(page_size, at):
+            yield from zip(starts.tolist(), ends.tolist(), strict=True)
+
+    def page_bounds(self, page_size: int, start: int = 0) -> Iterator[tuple[Int64s, Int64s]]:
+        """Yield the requests that cover the set from `start` on, as arrays of their starts and ends.
+
+        There is one for each page that holds a wanted index. Pages are the aligned stretches
+        ``[k * page_size, (k + 1) * page_size)``; a request runs from the first to the last wanted index of its page.
+        However many ranges there are, the arrays are short: pages are looked up in the ranges, a few thousand at once.
+
+        Examples
+        --------
+        >>> [np.stack(bounds).tolist() for bounds in RangeSet.of((5, 7), (9, 10), (300, 520)).page_bounds(256)]
+        [[[5, 300, 512], [10, 512, 520]]]
+        """
+        while (first := int(np.searchsorted(self.ends, start, side="right"))) < len(self):
+            at = max(start, int(self.starts[first]))
+            edges = (at // page_size + np.arange(_PAGES_AT_ONCE + 1)) * page_size
+            lows, highs = np.maximum(edges[:-1], start), edges[1:]
+            # Of the ranges that a page touches: the first one, and the one after the last.
+            first_of = np.searchsorted(self.ends, lows, side="right")
+            end_of = np.searchsorted(self.starts, highs, side="left")
+            wanted = first_of < end_of
+            starts = np.maximum(lows[wanted], self.starts[first_of[wanted]])
+            ends = np.minimum(highs[wanted], self.ends[end_of[wanted] - 1])
+            yield starts, ends
+            start = int(edges[-1])

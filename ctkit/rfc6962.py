@@ -3,7 +3,7 @@
 import base64
 import urllib.parse
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -41,9 +41,12 @@ _Shown = tuple[int, bytes, list[bytes]]
 class Rfc6962Log(LogClient):
     """A log behind ``<url>/ct/v1/``; see `ctkit.client.LogClient` for its parameters."""
 
+    protocol: Literal["rfc6962"] = "rfc6962"
+
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
         self.page_size = _LARGEST_PAGE
+        self.page_size_known = False
         self._known_size = 0
         self._short_stops: set[int] = set()
         self._tree: ProvenTree | None = None
@@ -51,6 +54,15 @@ class Rfc6962Log(LogClient):
     def _ask_for_head(self) -> Checkpoint:
         # RFC 6962, section 4.3.
         return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
+
+    def learn_page_size(self) -> None:
+        """Ask for the first page, unless it is known how many entries one has."""
+        if not self.page_size_known:
+            if not self._tree_size:
+                self.get_checkpoint()
+            if self._tree_size and not self.get_entries(0, _LARGEST_PAGE).cut:
+                # Or the whole tree is less than a page.
+                self.page_size_known = True
 
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.log.Log.get_entries`."""
@@ -72,7 +84,9 @@ class Rfc6962Log(LogClient):
                 raise
             stop = start + len(block)
             self._learn(known_size=stop)
-            if len(block) < asked and not block.cut:
+            if len(block) == _LARGEST_PAGE:
+                self._learn(page_size=_LARGEST_PAGE)
+            elif len(block) < asked and not block.cut:
                 self._learn_from_short_answer(start, stop, known_size)
             return block
 
@@ -86,10 +100,13 @@ class Rfc6962Log(LogClient):
                 raise
             if not len(block):
                 raise TryAgain(self._not_yet(start, end, "get-entries brought none"))
+            if not block.cut:
+                self._entry_bytes.add(len(body), len(block))
             return block
 
         # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
-        return self._client.get(f"/ct/v1/get-entries?start={start}&end={end - 1}", read, limit=_PAGE_LIMIT)
+        path = f"/ct/v1/get-entries?start={start}&end={end - 1}"
+        return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True)
 
     def _not_yet(self, start: int, end: int, reason: str) -> LogUnavailableError:
         message = f"the log does not have entry {start} yet ({reason}); run again later"
@@ -99,21 +116,23 @@ class Rfc6962Log(LogClient):
         """Take the length of the short answer ``[start, stop)`` for the log's page size, if it can be nothing else.
 
         Logs cut their answers at a number of entries, some of them counted from 0, not from the first one asked for:
-        so only an answer that starts where a short one stopped shows a whole page. And it must not be the tip of the
-        tree that cut it: `known_size` is what was known of it before the log was asked.
+        so only an answer that starts at 0, or where a short one stopped, shows a whole page. And it must not be the tip
+        of the tree that cut it: `known_size` is what was known of it before the log was asked.
         """
         with self._lock:
-            follows = start in self._short_stops
+            follows = start == 0 or start in self._short_stops
             self._short_stops.discard(start)
             self._short_stops.add(stop)
         if follows and stop < known_size:
             self._learn(page_size=stop - start)
 
-    def _learn(self, *, known_size: int = 0, page_size: int = _LARGEST_PAGE) -> None:
+    def _learn(self, *, known_size: int = 0, page_size: int | None = None) -> None:
         """Note that the tree has at least `known_size` entries, and that no answer brings more than `page_size`."""
         with self._lock:
             self._known_size = max(self._known_size, known_size)
-            self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
+            if page_size is not None:
+                self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
+                self.page_size_known = True
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the get-entries URL of each index."""

@@ -54,7 +54,8 @@ def row_schema(as_der: AsDer = "binary") -> pa.Schema:
 
 GAP_SCHEMA = pa.schema(
     [
-        pa.field("source_url", pa.string(), nullable=False),
+        # A dictionary: of 50 million gaps, the URLs alone would take gigabytes.
+        pa.field("source_url", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("start", pa.int64(), nullable=False),
         pa.field("end", pa.int64(), nullable=False),
     ]

@@ -1,8 +1,8 @@
-"""What parameters come to: the logs, the tables, the gaps and the merge, the same for notebooks and commands."""
+"""What parameters come to: the logs, the tables and the gaps, the same for notebooks and commands."""
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -10,19 +10,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.backfill import BackfillReport, Progress, backfill
+from ctkit.backfill import backfill
 from ctkit.checkpoint import check_public_key
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError, TableError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.gap import find_gaps
 from ctkit.http import host_of
 from ctkit.log import Log, open_log, read_log_list, read_public_key
-from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
+from ctkit.outcome import BackfillReport, Progress
 from ctkit.parameters import LogParameter, Parameters
+from ctkit.plan import Plan, plan_backfill
 from ctkit.report import Report
-from ctkit.retire import finish_retiring
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, files_of, find_table, open_table, read_tables, reading, table_path
+from ctkit.table import check_separate, find_table, open_table, read_tables, reading
 
 T = TypeVar("T")
 
@@ -277,92 +277,34 @@ def fill_gaps(
         logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
         version = -1 if table is None else table.version()
-        return BackfillReport(
-            path, version, wanted={}, written={}, holes=(), unreadable=0, missing_issuers={}, seconds=0.0
-        )
+        return BackfillReport(path, version, {}, {}, (), 0, {}, seconds=0.0, stopped_by=(), left=Plan(()))
     table = open_table(path, like=situation.main)
-    return backfill(situation.logs, gaps, table, main=situation.main, seen=parameters.seen, on_progress=on_progress)
+    return backfill(
+        situation.logs,
+        gaps,
+        table,
+        main=situation.main,
+        seen=parameters.seen,
+        max_requests=parameters.max_requests,
+        max_entries=parameters.max_entries,
+        deadline=parameters.deadline,
+        on_progress=on_progress,
+    )
 
 
-def preview_staged(parameters: Parameters) -> MergePreview:
-    """Tell what a merge of the staging table into main would do; nothing is created or changed.
+def plan_gaps(situation: Situation, gaps: pa.Table | None = None) -> Plan:
+    """Tell what `fill_gaps` will ask for; nothing is created or changed.
 
-    A staging table that does not exist is shown as one without rows, at version -1.
-
-    Raises
-    ------
-    ParameterError
-        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
-    TableError
-        A table is not one of ours, or cannot be read.
-    """
-    staging_path = str(table_path(parameters.need("staging_path")))
-    main_path = str(table_path(parameters.need("main_path")))
-    main, staging = find_tables(parameters)
-    if staging is None:
-        version = None if main is None else main.version()
-        return MergePreview(staging_path, main_path, -1, version, 0, 0, 0, 0, pd.DataFrame(), pd.DataFrame())
-    # A main that does not exist has no name of its own.
-    return replace(preview_merge(staging, main), main=main_path)
-
-
-def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None) -> MergeReport:
-    """Merge the staging table into main; nothing is created if nothing is staged.
-
-    What an earlier merge left of a staging table that it had merged is removed.
+    A log of which it is not known how many entries a page has is asked for one page.
 
     Parameters
     ----------
-    parameters
-        `staging_path` and `main_path` count.
-    expected
-        From `preview_staged`: merge only if both tables are as they were then.
-
-    Raises
-    ------
-    ParameterError
-        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
-    StalePreviewError
-        A table moved since the preview.
-    TableError
-        As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
+    situation
+        From `find_situation`.
+    gaps
+        What to fill, as chosen from the situation's gaps; None for all of them.
     """
-    staging_path = str(table_path(parameters.need("staging_path")))
-    main_path = str(table_path(parameters.need("main_path")))
-    main, staging = find_tables(parameters)
-    version = -1 if staging is None else staging.version()
-    if expected and version != expected.staging_version:
-        now = f"at {version}" if staging else "gone"
-        message = f"was previewed at version {expected.staging_version} and is {now} now; preview again"
-        raise StalePreviewError(staging_path, message)
-    if staging is not None and files_of(staging):
-        if main is None:
-            logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
-            main = open_table(main_path, like=staging)
-        return merge_staging(staging, main, expected=expected)
-    state = "does not exist" if staging is None else "is empty"
-    logger.info("staging table %s, nothing to merge staging_path=%s", state, parameters.staging_path)
-    left = finish_retiring(staging_path, staging)
-    version = -1 if main is None else main.version()
-    return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
-
-
-def undo_staged(parameters: Parameters) -> None:
-    """Take the last merge out of main again.
-
-    Raises
-    ------
-    ParameterError
-        `main_path` is missing.
-    TableError
-        There is no main table, or its last commit is not a merge.
-    """
-    main_path = parameters.need("main_path")
-    main = find_table(main_path)
-    if main is None:
-        raise TableError(main_path, "there is no table there; name the main table")
-    logger.info("merge undone main_path=%s version=%d", main_path, undo_merge(main))
-    logger.info("its rows are gaps again, and staging does not come back: backfill to fetch them anew")
+    return plan_backfill(situation.logs, situation.gaps if gaps is None else gaps)
 
 
 def _first_and_last(

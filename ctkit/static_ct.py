@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -28,7 +28,9 @@ _ISSUERS = 1 << 16
 class StaticCtLog(LogClient):
     """A log behind a monitoring prefix; see `ctkit.client.LogClient` for its parameters."""
 
+    protocol: Literal["static-ct"] = "static-ct"
     page_size = TILE_WIDTH
+    page_size_known = True
 
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
@@ -39,10 +41,14 @@ class StaticCtLog(LogClient):
         # Static CT API, "Checkpoints".
         return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
 
+    def learn_page_size(self) -> None:
+        """Do nothing: a page is a tile, and tiles have one width."""
+
     def get_entries(self, start: int, end: int) -> EntryBlock:
         """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.log.Log.get_entries`."""
         try:
             tile, stop = self._get_tile(start)
+            self._entry_bytes.add(len(tile), (stop - 1) % TILE_WIDTH + 1)
             block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
             issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in fingerprints}
         except LogError as error:
@@ -63,10 +69,10 @@ class StaticCtLog(LogClient):
             if start >= self._tree_size:
                 break
             width = min(self._tree_size - first, TILE_WIDTH)
-            if width < TILE_WIDTH and (tile := self._get_or_none(f"{path}.p/{width}", bytes, _TILE_LIMIT)) is not None:
+            if width < TILE_WIDTH and (tile := self._get_tile_or_none(f"{path}.p/{width}")) is not None:
                 return tile, first + width
             # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell.
-            if (tile := self._get_or_none(path, bytes, _TILE_LIMIT)) is not None:
+            if (tile := self._get_tile_or_none(path)) is not None:
                 return tile, first + TILE_WIDTH
         message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}); run again later"
         raise LogUnavailableError(self.url, message)
@@ -82,11 +88,20 @@ class StaticCtLog(LogClient):
             raise TryAgain(LogProtocolError(self.url, message))
         return certificate
 
+    def _get_tile_or_none(self, path: str) -> bytes | None:
+        return self._get_or_none(path, bytes, _TILE_LIMIT, entries=True)
+
     def _get_or_none(
-        self, path: str, read: Callable[[bytes], bytes], limit: int = _BODY_LIMIT, binary: bool = False
+        self,
+        path: str,
+        read: Callable[[bytes], bytes],
+        limit: int = _BODY_LIMIT,
+        *,
+        binary: bool = False,
+        entries: bool = False,
     ) -> bytes | None:
         try:
-            return self._client.get(path, read, limit=limit, binary=binary)
+            return self._client.get(path, read, limit=limit, binary=binary, entries=entries)
         except HttpError as error:
             if error.status == 404:
                 return None

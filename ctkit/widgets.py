@@ -19,13 +19,15 @@ from deltalake import DeltaTable
 from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
-from ctkit.backfill import Progress
 from ctkit.errors import CtkitError, StalePreviewError
 from ctkit.merge import MergePreview, MergeReport, preview_merge
+from ctkit.outcome import Progress
 from ctkit.parameters import Parameters, read_parameters
+from ctkit.plan import Plan, plan_backfill
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA
-from ctkit.situation import Situation, merge_staged, preview_staged
+from ctkit.situation import Situation
+from ctkit.staged import merge_staged, preview_staged
 
 logger = logging.getLogger(__name__)
 
@@ -43,11 +45,14 @@ class ChosenGaps(Report):
         Columns ``source_url, start, end``, half-open.
     names
         Source URL -> what the log is called.
+    plan
+        What it takes to fill those that are chosen; None where the logs are not known.
     """
 
     found: pa.Table
     chosen: pa.Table
     names: dict[str, str]
+    plan: Plan | None = None
 
     title = "gaps chosen"
 
@@ -71,7 +76,7 @@ class ChosenGaps(Report):
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
         for table in tables.values():
             table.insert(0, "log", table.pop("source_url").map(lambda url: self.names.get(url, url)))
-        return tables
+        return tables if self.plan is None else {**tables, "what that takes": self.plan.table()}
 
 
 class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
@@ -109,6 +114,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
         table = gaps.gaps if isinstance(gaps, Situation) else gaps
         self._found = pa.table(table).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
         self._names: dict[str, str] = names
+        self._logs = gaps.logs if isinstance(gaps, Situation) else None
         counts = _count_by_log(self._found)
         options = [
             (f"{names.get(url, url)} (gaps: {gaps:,}, entries: {missing:,})", url)
@@ -141,7 +147,8 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
     @property
     def report(self) -> ChosenGaps:
         """What is chosen now, for a record."""
-        return ChosenGaps(self._found, self.value, self._names)
+        plan = None if self._logs is None else plan_backfill(self._logs, self.value, ask=False)
+        return ChosenGaps(self._found, self.value, self._names, plan)
 
     def _choose(self, _: object = None) -> None:
         found = self._found

@@ -90,6 +90,10 @@ def test_help(ctkit, words):
         (["backfill", "--from", "five"], "Error: argument --from: invalid int value: 'five'"),
         (["backfill", "--staging-path"], "Error: argument --staging-path: expected one argument"),
         (["merge", "--from", "5"], "Error: unknown argument --from"),
+        (["backfill", "--json"], "Error: --json is for --dry-run; give both"),
+        (["backfill", "--deadline", "noon"], "Error: argument --deadline: invalid float value: 'noon'"),
+        (["backfill", "--max-requests", "0"], "Error: argument: max_requests: it should be greater than 0, but is 0"),
+        (["gaps", "--max-requests", "5"], "Error: unknown argument --max-requests; see --help"),
         (["run"], "Error: the following arguments are required: NOTEBOOK"),
         (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
         (["merge"], "Error: merge requires --staging-path <PATH>"),
@@ -378,6 +382,111 @@ def test_e2e_two_logs(ctkit, write_file, serve, folder):
     assert "merge complete total_inserted=540 total_skipped=0 total_staging_rows=540" in err
     assert names(folder) == {"main", "run.yaml", "state.json"}
     check_table(find_table("main"), logs, dict.fromkeys(logs, (0, 290)))
+
+
+def data_requests(log):
+    """Return how many requests for entries a fake log has seen."""
+    return len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data/"))
+
+
+@pytest.fixture
+def two_logs(serve, write_file):
+    """Return two logs of 1,000 entries by URL, one of each protocol, and a parameter file that wants all of them."""
+    logs = {
+        serve(log): log
+        for log in (
+            FakeLog("Fake A", 1000, protocols=["rfc6962"], page_size=100),
+            FakeLog("Fake B", 1000, protocols=["static-ct"]),
+        )
+    }
+    named = [{"url": url, "name": log.name, "protocol": log.protocols[0]} for url, log in logs.items()]
+    return logs, write_file(logs=named, ceiling="log", state_file=None, from_index=0)
+
+
+def test_backfill_dry_run(ctkit, two_logs, folder):
+    """The plan is a table, or JSON, on stdout; one page is asked for to know its size, and nothing is created."""
+    logs, file = two_logs
+    rfc, static = logs
+
+    code, out, err = ctkit("backfill", "-f", file, "--dry-run", "--json")
+    assert code == 0
+    plan = json.loads(out)
+    assert [(log["source_url"], log["requests"], log["wanted"], log["vain"]) for log in plan["by_log"]] == [
+        (rfc, 10, 1000, 0),
+        (static, 4, 1000, 24),
+    ]
+    assert (plan["requests"], plan["entries_wanted"], plan["entries_in_vain"]) == (14, 2000, 24)
+    assert [data_requests(log) for log in logs.values()] == [1, 0]
+    assert "backfill mode starting" not in err
+
+    code, out, _ = ctkit("backfill", "-f", file, "--dry-run")
+    assert code == 0
+    head, first, second, total = out.splitlines()
+    assert head.split()[:6] == ["log", "protocol", "page_size", "requests", "wanted", "in"]
+    assert first.split()[:6] == [rfc, "rfc6962", "100", "10", "1000", "0"]
+    assert second.split()[:6] == [static, "static-ct", "256", "4", "1000", "24"]
+    assert total.startswith("plan logs=2 requests=14 entries_wanted=2000 ")
+    assert names(folder) == {"run.yaml"}
+
+
+def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
+    """It says so, and asks nobody."""
+    make_table(folder / "main", make_rows([10, 11]))
+    write_state("state.json", {LOG: 12})
+
+    code, out, _ = ctkit("backfill", "-f", write_file(logs=[{"url": LOG, "protocol": "rfc6962"}]), "--dry-run")
+
+    assert code == 0
+    assert out.splitlines()[0] == "no gaps, nothing to ask for"
+
+
+@pytest.mark.parametrize(
+    ("words", "limit"), [(("--max-requests", "5"), "max_requests"), (("--max-entries", "700"), "max_entries")]
+)
+def test_backfill_when_the_budget_is_spent(ctkit, two_logs, words, limit):
+    """What the budget allows is written, what is left is said, the exit code is 0; runs go on until all is there."""
+    logs, file = two_logs
+    code, _, err = ctkit("backfill", "-f", file, *words)
+
+    assert code == 0
+    written = find_table("staging").count()
+    assert 500 <= written <= 1000
+    assert "INFO backfill stopped " in err
+    assert f"stopped_by={limit} left={2000 - written} left_requests=" in err
+    assert f"WARNING stopped by the budget, run again to go on stopped_by={limit}" in err
+    for url in logs:
+        assert f"INFO left source_url={url} entries=" in err
+
+    for _ in range(4):
+        assert ctkit("backfill", "-f", file, *words)[0] == 0
+    check_table(find_table("staging"), logs, dict.fromkeys(logs, (0, 1000)))
+
+
+def test_backfill_when_the_budget_is_spent_beside_a_hole(ctkit, two_logs):
+    """Another reason for what is missing makes the exit code 1."""
+    logs, file = two_logs
+    next(iter(logs.values())).broken_leaves = {3}
+
+    code, _, err = ctkit("backfill", "-f", file, "--max-entries", "700")
+
+    assert code == 1
+    assert "stopped_by=max_entries" in err
+    assert "1 entries are still missing: [3, 4)" in err
+
+
+def test_backfill_when_the_time_is_over(ctkit, two_logs):
+    """A deadline is given in seconds, and what a log brought until then is written."""
+    logs, file = two_logs
+    (url, slow), _ = logs.items()
+    slow.latency = 0.5
+
+    code, _, err = ctkit("backfill", "-f", file, "--deadline", "1.2", "--logs", "Fake A")
+
+    assert code == 0
+    assert "stopped_by=deadline" in err
+    written = find_table("staging").count()
+    assert 0 < written < 1000
+    assert f"INFO left source_url={url} entries={1000 - written} requests=" in err
 
 
 def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch):

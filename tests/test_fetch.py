@@ -19,7 +19,7 @@ from ctkit.embedded import EmbeddedLog
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.fetch import fetch_blocks
-from ctkit.http import Patience, stopping
+from ctkit.http import NotAskedError, Patience, may_ask, stopping
 from ctkit.log import Log, open_log
 from ctkit.ranges import Int64s, RangeSet
 
@@ -457,6 +457,67 @@ def test_fetch_when_closed() -> None:
     assert time.monotonic() - began < 5
     assert not stop.is_set()
     assert len(log.asked) == 4
+
+
+def _left(fetching: Iterator[list[int] | LogError]) -> tuple[list[list[int] | LogError], list[Hole]]:
+    """Return what comes, and what is returned as left."""
+    results = []
+    while True:
+        try:
+            results.append(next(fetching))
+        except StopIteration as end:
+            return results, [(each.start, each.end) for each in end.value]
+
+
+def test_fetch_returns_what_is_left_when_stopped() -> None:
+    """What did not arrive before the event was set is returned: of pages under way, and of those never asked for."""
+    log, stop = WaitingLog(page_size=8), threading.Event()
+    threading.Timer(0.3, stop.set).start()
+
+    results, left = _left(fetch_blocks(log, RangeSet.of((0, 8), (9, 30), (70, 80)), stop=stop, decode=_indices))
+
+    assert results == [[*range(8)], [*range(9, 16)]]
+    assert left == [(16, 30), (70, 80)]
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_fetch_returns_what_is_left_when_no_more_is_allowed(workers: int) -> None:
+    """Requests under way end, what they bring arrives, errors are told, and all else is left."""
+
+    class Rationed(PlainLog):
+        """Sends three requests."""
+
+        def get_entries(self, start: int, end: int) -> EntryBlock:
+            """Ask the thread's budget, as http does."""
+            if start < 24 and may_ask.get()():
+                return super().get_entries(start, end)
+            may_ask.get()()
+            raise NotAskedError(self.url, "not asked for")
+
+    log, allowed = Rationed(page_size=8), iter([True, True, True])
+    log.broken = {8: 1}
+    fetching = fetch_blocks(
+        log,
+        RangeSet.of((0, 100)),
+        workers=workers,
+        allowed=lambda: next(allowed, False),
+        stop=threading.Event(),
+        decode=_indices,
+    )
+
+    results, left = _left(fetching)
+
+    indices = set(_fetched(results)) | {index for start, end in _holes(results) for index in range(start, end)}
+    assert len(log.asked) == 3
+    assert list(RangeSet.of(*left)) == list(RangeSet.of(*((i, i + 1) for i in range(100) if i not in indices)))
+
+
+def test_fetch_when_all_has_come_leaves_nothing() -> None:
+    """Nothing is left where each index has arrived or is in a hole."""
+    log = PlainLog(page_size=8)
+    log.away = set(range(8, 4000))
+
+    assert _left(fetch_blocks(log, RangeSet.of((0, 4000)), stop=threading.Event(), decode=_indices))[1] == []
 
 
 STOPPED_RUN = """

@@ -3,13 +3,16 @@
 import itertools
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
+from ctkit.errors import ParameterError
 from ctkit.gap import find_gaps, ranges_by_log
+from ctkit.schema import GAP_SCHEMA
 
 
 def gaps(main=None, staging=None, *, start=None, ceiling, internal_only=False):
@@ -163,4 +166,44 @@ def test_ranges_by_log_when_gaps_are_chosen_by_hand():
     assert {url: [(each.start, each.end) for each in found] for url, found in ranges.items()} == {
         "b": [(5, 6)],
         "a": [(1, 3), (7, 9)],
+    }
+
+
+@pytest.mark.parametrize(
+    ("within", "message"),
+    [
+        ({LOG: (-1, 5)}, "starts at -1: give 0 or more, or None for its first row"),
+        ({LOG: (0, 3), f"{LOG}/": (3, 5)}, f"names the log {LOG} twice"),
+    ],
+)
+def test_gaps_when_within_is_wrong(within, message):
+    """A negative start is no catch-up, and a log with two stretches is not looked at in one of them only."""
+    with pytest.raises(ParameterError, match=message):
+        find_gaps(None, within=within)
+
+
+def test_gaps_are_one_piece_with_their_urls_once():
+    """However many gaps there are, each URL is there once, and arrays are made of the columns without a copy."""
+    found = find_gaps(None, within={LOG: (0, 5), OTHER_LOG: (2, 3)})
+
+    assert found.schema.remove_metadata() == GAP_SCHEMA
+    assert [column.num_chunks for column in found.columns] == [1, 1, 1]
+    for url, ranges in ranges_by_log(found).items():
+        assert np.shares_memory(ranges.starts, found["start"].chunk(0).to_numpy()), url
+
+
+def test_ranges_by_log_when_logs_take_turns():
+    """Gaps of two logs in any order, in chunks that have dictionaries of their own, lose nothing."""
+    chunks = [[("b", 5, 6), ("a", 7, 9), ("b", 0, 2)], [("a", 1, 3)], [], [("c", 4, 4), ("b", 2, 3)]]
+    tables = [
+        pa.Table.from_pylist([dict(zip(GAP_SCHEMA.names, gap, strict=True)) for gap in gaps], schema=GAP_SCHEMA)
+        for gaps in chunks
+    ]
+
+    ranges = ranges_by_log(pa.concat_tables(tables))
+
+    assert {url: list(map(str, found)) for url, found in ranges.items()} == {
+        "b": ["[0, 3)", "[5, 6)"],
+        "a": ["[1, 3)", "[7, 9)"],
+        "c": [],
     }

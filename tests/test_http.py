@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
-from ctkit.http import Client, HttpError, Patience, TryAgain, retry_after, stopping
+from ctkit.http import Client, HttpError, NotAskedError, Patience, TryAgain, may_ask, retry_after, stopping
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
@@ -434,3 +434,20 @@ def test_retry_after_whatever_the_text(value: str) -> None:
     seconds = retry_after(value, 1000)
 
     assert seconds is None or 0 <= seconds < float("inf")
+
+
+def test_get_when_no_more_requests_for_entries_may_be_sent(serve: Serve) -> None:
+    """Each try for entries is asked about before it is sent; what is not for entries is not counted."""
+    log = ScriptedLog(OK, Response(503, b""))
+    client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, tries=9))
+    allowed = iter([True] * 3)
+    token = may_ask.set(lambda: next(allowed, False))
+    try:
+        client.get("/checkpoint", bytes, limit=9)
+        with pytest.raises(NotAskedError, match="because no more requests may be sent"):
+            client.get("/page", bytes, limit=9, entries=True)
+    finally:
+        may_ask.reset(token)
+        client.close()
+
+    assert [request.path for request in log.requests] == ["checkpoint", *["page"] * 3]

@@ -23,7 +23,7 @@ import ctkit
 from ctkit import merge, rewrite, write
 from ctkit.gap import find_gaps
 from ctkit.parameters import read_parameters
-from ctkit.situation import merge_staged
+from ctkit.staged import merge_staged
 from ctkit.table import find_table, open_table
 
 USER_AGENT = "ctkit tests, nobody@example.org"

@@ -34,7 +34,7 @@ KNOWN = list(Parameters.model_fields)
 DECLARED = {
     "backfill": KNOWN,
     "merge": ["main_path", "staging_path", "server_config"],
-    "preview": [key for key in KNOWN if key != "seen"],
+    "preview": [key for key in KNOWN if key not in ("seen", "max_requests", "max_entries", "deadline")],
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]
 
@@ -146,7 +146,18 @@ def test_preview_before_a_backfill(cycle):
     assert outputs(book, "choice")[0]["text/plain"] == (
         f"gaps chosen gaps_chosen=4 gaps_found=4 entries_chosen={MISSING} entries_missing={MISSING}"
     )
+    assert "what that takes" in outputs(book, "choice")[0]["text/html"]
+    assert result(book, "plan")["requests"] == 5
     assert result(book, "preview")["staging_rows"] == 0
+
+
+def test_backfill_shows_its_plan(cycle):
+    """The plan stands before what it led to, and says the same."""
+    book = read(cycle.after / "1-backfill.ipynb")
+    (plan,) = outputs(book, "plan")
+
+    assert (result(book, "plan")["requests"], result(book, "plan")["entries_wanted"]) == (5, MISSING)
+    assert all(url in plan["text/html"] for url in cycle.world.logs)
 
 
 def test_backfill(cycle):
@@ -271,6 +282,18 @@ def test_backfill_when_a_log_is_down(world):
     assert error.ename == "LogUnavailableError"
     assert "250 entries are still missing" in error.evalue
     assert open_table(world.folder / "staging").count() == MISSING - 250
+
+
+def test_backfill_when_the_budget_is_spent(world):
+    """The run succeeds, and its record says what stopped it and what is left."""
+    record = world.folder / "record.ipynb"
+    limits = {"max_entries": 100, "max_requests": 9, "deadline": 600}
+    code = run_notebook(NOTEBOOKS / "backfill.ipynb", limits, shared=world.parameters, output=record, cwd=world.folder)
+    facts = result(read(record), "act")
+
+    assert code == 0
+    assert (facts["written"], facts["stopped_by"], facts["left"]) == (100, "max_entries", MISSING - 100)
+    assert open_table(world.folder / "staging").count() == 100
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)

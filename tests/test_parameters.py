@@ -68,6 +68,9 @@ def test_read_parameters_every_key(write):
         ceiling: log
         internal_only: true
         seen: fetched
+        max_requests: 35
+        max_entries: 1_000_000
+        deadline: 3300
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -88,6 +91,9 @@ def test_read_parameters_every_key(write):
         "ceiling": "log",
         "internal_only": True,
         "seen": "fetched",
+        "max_requests": 35,
+        "max_entries": 1_000_000,
+        "deadline": 3300,
         "user_agent": "ct@example.org",
         "server_config": None,
     }
@@ -122,6 +128,11 @@ def test_parameters_of_a_notebook():
         ("from_index: true", "from_index: it should be a valid integer, but is True"),
         ("from_index: 1.0", "from_index: it should be a valid integer, but is 1.0"),
         ("from_index: -1", "from_index: it should be greater than or equal to 0, but is -1"),
+        ("max_requests: 0", "max_requests: it should be greater than 0, but is 0"),
+        ("max_entries: 1.5", "max_entries: it should be a valid integer, but is 1.5"),
+        ("deadline: -1.5", "deadline: it should be greater than 0, but is -1.5"),
+        ("deadline: .inf", "deadline: it should be a finite number, but is inf"),
+        ("deadline: 2026-08-01T00:00:00Z", "deadline: it should be a valid number, but is '2026-08-01T00:00:00Z'"),
         ("internal_only: 1", "internal_only: it should be a valid boolean, but is 1"),
         ("main_path: 5", "main_path: it should be a valid string, but is 5"),
         ("main_path: ''", "main_path: string should have at least 1 character, but is ''"),

@@ -111,7 +111,7 @@ def test_pages_begin_and_end_with_a_wanted_index(pairs: list[tuple[int, int]], p
 @given(pairs, st.lists(st.integers(1, 40), min_size=1))
 def test_pages_when_their_size_changes(pairs: list[tuple[int, int]], sizes: list[int]) -> None:
     """A page size that is learned on the way loses no index and asks for none twice."""
-    remaining = iter([*sizes, *[sizes[-1]] * 200])
+    remaining = iter([*sizes, *[sizes[-1]] * 500])
 
     pages = list(RangeSet.of(*pairs).pages(lambda: next(remaining)))
 
@@ -135,3 +135,69 @@ def test_intersect_equals_set_intersection(some: list[tuple[int, int]], others: 
 
     assert _indices(shared) == _indices(ours) & _indices(theirs)
     assert list(shared) == list(RangeSet.of(*((each.start, each.end) for each in shared)))
+
+
+@given(pairs, indices)
+def test_split_when_some_are_enough(pairs: list[tuple[int, int]], count: int) -> None:
+    """The lowest indices and the others are the whole set, each in normal form."""
+    ranges, every = RangeSet.of(*pairs), sorted(_expected(pairs))
+
+    first, rest = ranges.split(count)
+
+    assert (sorted(_indices(first)), sorted(_indices(rest))) == (every[:count], every[count:])
+    assert all(a.end < b.start for part in (first, rest) for a, b in pairwise(part))
+
+
+@given(st.lists(pairs))
+def test_joined_covers_all_sets(several: list[list[tuple[int, int]]]) -> None:
+    """Sets are joined to the one that was made of all their ranges."""
+    joined = RangeSet.joined(RangeSet.of(*pairs) for pairs in several)
+
+    assert list(joined) == list(RangeSet.of(*(pair for pairs in several for pair in pairs)))
+
+
+@given(pairs, st.integers(1, 40), indices)
+def test_page_bounds_are_those_of_the_pages(pairs: list[tuple[int, int]], page_size: int, start: int) -> None:
+    """The arrays hold the same requests as the iterator, from any start on."""
+    ranges = RangeSet.of(*pairs)
+
+    bounds = [pair for both in ranges.page_bounds(page_size, start) for pair in zip(*map(list, both), strict=True)]
+
+    pages = ranges.between(start, LAST).pages(lambda: page_size)
+    assert bounds == [(page.start, page.end) for page in pages]
+
+
+def test_page_bounds_when_there_are_many_pages() -> None:
+    """Pages that do not fit into one array, with a long stretch of nothing between them, are all there."""
+    ranges = RangeSet.of((3, 10_000 * 8 + 1), (LAST, LAST + 1))
+
+    starts, ends = map(np.concatenate, zip(*ranges.page_bounds(8), strict=True))
+
+    assert starts.tolist() == [3, *range(8, 10_000 * 8 + 1, 8), LAST]
+    assert ends.tolist() == [*range(8, 10_000 * 8 + 1, 8), 10_000 * 8 + 1, LAST + 1]
+
+
+def test_merged_when_the_ranges_are_in_order() -> None:
+    """Ranges that are in order are taken as they are: no copy."""
+    starts, ends = np.array([1, 5]), np.array([3, 9])
+
+    ranges = RangeSet.merged(starts, ends)
+
+    assert ranges.starts is starts
+    assert ranges.ends is ends
+
+
+def test_between_when_nothing_is_cut() -> None:
+    """What lies within the bounds as a whole is not copied, and what was cut leaves the set as it was."""
+    ranges = RangeSet.of((1, 3), (5, 9))
+
+    assert np.shares_memory(ranges.between(0, 20).starts, ranges.starts)
+    assert list(ranges.between(2, 8)) == [IndexRange(2, 3), IndexRange(5, 8)]
+    assert list(ranges) == [IndexRange(1, 3), IndexRange(5, 9)]
+
+
+def test_size_when_indices_are_large() -> None:
+    """The sizes of ranges add up though their indices do not fit into 64 bits together."""
+    starts = np.arange(4, dtype=np.int64) + (1 << 61)
+
+    assert RangeSet(starts, starts + 1).size == 4

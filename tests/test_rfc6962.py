@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from fakes import FakeLog
 
-from ctkit.embedded import EmbeddedLog
+from ctkit.embedded import EmbeddedLog, Request
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.http import Patience
@@ -138,10 +138,39 @@ def test_page_size_when_a_broken_entry_cuts_an_answer(serve: Serve) -> None:
 
     with _open(serve(fake)) as log:
         log.get_checkpoint()
-        blocks = [log.get_entries(0, 600), log.get_entries(256, 600)]
+        blocks = [log.get_entries(10, 600), log.get_entries(266, 600)]
 
         assert log.page_size == 1024
-    assert [len(block) for block in blocks] == [256, 40]
+    assert [len(block) for block in blocks] == [256, 30]
+
+
+@pytest.mark.parametrize(
+    ("page_size", "size", "known"), [(32, 600, 32), (100, 600, 100), (2000, 1500, 1024), (256, 100, 1024), (8, 600, 32)]
+)
+def test_learn_page_size_when_it_is_not_known(serve: Serve, page_size: int, size: int, known: int) -> None:
+    """One request tells the page size of any log; a second one is not needed, nor any for a log that was read."""
+    fake = FakeLog(size=size, page_size=page_size)
+
+    with _open(serve(fake)) as log:
+        assert (log.page_size_known, log.entry_bytes) == (False, None)
+        log.learn_page_size()
+        log.learn_page_size()
+
+        assert (log.page_size, log.page_size_known) == (known, True)
+        assert _asked(fake) == [(0, 1024)]
+        page = fake.respond(Request(PAGE, {"start": "0", "end": "1023"}))
+        assert log.entry_bytes == len(page.body) / min(page_size, size, 1024)
+
+
+def test_learn_page_size_when_the_log_is_empty(serve: Serve) -> None:
+    """A log without an entry is not asked for one."""
+    fake = FakeLog(size=0)
+
+    with _open(serve(fake)) as log:
+        log.learn_page_size()
+
+        assert not log.page_size_known
+        assert _asked(fake) == []
 
 
 def test_page_size_when_a_single_answer_is_short(serve: Serve) -> None:

@@ -355,3 +355,16 @@ def test_entry_urls_name_full_tiles() -> None:
     prefix = "https://log.example/2026h2/tile/data"
     assert urls.to_pylist() == [f"{prefix}/x001/000", f"{prefix}/000", f"{prefix}/000", f"{prefix}/x001/001"]
     assert none.to_pylist() == []
+
+
+def test_entry_bytes_when_tiles_were_read(serve: Serve) -> None:
+    """Tiles, full and partial ones, tell how many bytes an entry has; the page size needs no request."""
+    fake = FakeLog(size=300, protocols=["static-ct"])
+
+    with _open(serve(fake)) as log:
+        log.learn_page_size()
+        assert (log.page_size, log.page_size_known, log.entry_bytes, fake.requests) == (256, True, None, [])
+        log.get_entries(3, 9)
+        log.get_entries(299, 300)
+
+        assert log.entry_bytes == sum(len(entry.tile_leaf) for entry in fake.entries) / 300

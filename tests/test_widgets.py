@@ -5,11 +5,11 @@ import pyarrow as pa
 import pytest
 from rows import LOG, OTHER_LOG, indices_of, make_rows, make_table
 
-from ctkit.backfill import Progress
 from ctkit.merge import preview_merge
+from ctkit.outcome import Progress
 from ctkit.parameters import Parameters
 from ctkit.schema import GAP_SCHEMA
-from ctkit.situation import preview_staged
+from ctkit.staged import preview_staged
 from ctkit.table import hold, open_table
 from ctkit.widgets import GapPreview, MergePreviewPanel, ProgressBar
 from ctkit.write import write_entries
@@ -64,7 +64,7 @@ def test_gap_preview_when_some_are_chosen(choice, chosen):
     for control, value in choice.items():
         getattr(preview, control).value = value
 
-    assert preview.value == make_gaps(*chosen)
+    assert preview.value.to_pylist() == make_gaps(*chosen).to_pylist()
     assert preview.value.schema == GAP_SCHEMA
     assert seen[-1] == preview.value
     assert f">{len(chosen)}<" in preview._repr_mimebundle_()["text/html"]

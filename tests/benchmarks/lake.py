@@ -97,8 +97,8 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - began
 
 
-def in_process(code: str, folder: Path) -> tuple[float, float]:
-    """Run code in a process of its own, `folder` being ``sys.argv[1]``; it prints its seconds.
+def in_process(code: str, argument: object) -> tuple[float, float]:
+    """Run code in a process of its own, `argument` being ``sys.argv[1]``; it prints its seconds.
 
     Returns
     -------
@@ -107,7 +107,7 @@ def in_process(code: str, folder: Path) -> tuple[float, float]:
     """
     # Not ru_maxrss, which a process has from its parent.
     code += "\nprint(int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0]) / 1024)"
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code, str(argument)], capture_output=True, text=True, check=True)
     seconds, memory = done.stdout.split()[-2:]
     return float(seconds), float(memory)
 

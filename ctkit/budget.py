@@ -1,0 +1,109 @@
+"""What a run may cost, and how logs share it."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from ctkit.errors import ParameterError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What a run may cost; None where there is no limit.
+
+    Attributes
+    ----------
+    max_requests
+        Requests for entries that may be sent, repeated ones included. Others are not counted: tree heads, issuers.
+    max_entries
+        Entries that may be written.
+    deadline
+        Seconds after the start of the run: no request starts later, and those under way are ended.
+
+    Raises
+    ------
+    ParameterError
+        One of them is not above 0.
+    """
+
+    max_requests: int | None = None
+    max_entries: int | None = None
+    deadline: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and not 0 < value < float("inf"):
+                raise ParameterError(f"{name} is {value}: give a number above 0, or None for no limit")
+
+
+def share(total: int, needs: Mapping[str, int]) -> dict[str, int]:
+    """Divide `total`: nobody gets more than needed, and nobody less than another who could do with less.
+
+    Examples
+    --------
+    >>> share(100, {"a": 500, "b": 10, "c": 600})
+    {'b': 10, 'a': 45, 'c': 45}
+    """
+    shares = {}
+    for served, (name, need) in enumerate(sorted(needs.items(), key=lambda each: (each[1], each[0]))):
+        shares[name] = min(need, total // (len(needs) - served))
+        total -= shares[name]
+    return shares
+
+
+class Requests:
+    """Counts the requests of many logs, in many threads, and says when there may be no more.
+
+    Each log has its share of `limit`. What nobody needs, and what a log has left in the end, is for whoever needs more.
+
+    Parameters
+    ----------
+    limit
+        Requests that may be sent; None for any number.
+    needs
+        By log, what it is expected to need.
+
+    Attributes
+    ----------
+    refused
+        Whether a request was not sent because of `limit`.
+    """
+
+    def __init__(self, limit: int | None, needs: Mapping[str, int]) -> None:
+        self._lock = threading.Lock()
+        self._limit = limit
+        self._left = share(limit or 0, needs)
+        self._spare = (limit or 0) - sum(self._left.values())
+        self.refused = False
+
+    def has_any(self, url: str) -> bool:
+        """Tell whether a request may be sent to a log at all, without counting one."""
+        with self._lock:
+            if self._limit is None or self._left[url] or self._spare:
+                return True
+            self.refused = True
+            return False
+
+    def counter(self, url: str) -> Callable[[], bool]:
+        """Return what tells whether one more request may be sent to a log, and counts it."""
+
+        def take() -> bool:
+            with self._lock:
+                if self._limit is None:
+                    return True
+                if self._left[url]:
+                    self._left[url] -= 1
+                elif self._spare:
+                    self._spare -= 1
+                else:
+                    self.refused = True
+                    return False
+                return True
+
+        return take
+
+    def finish(self, url: str) -> None:
+        """Leave to others what a log did not need."""
+        with self._lock:
+            self._spare += self._left[url]
+            self._left[url] = 0

@@ -1,0 +1,172 @@
+"""What a backfill comes to: how far it is, and what it did."""
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import pandas as pd
+
+from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.plan import Plan
+from ctkit.report import Report
+
+
+@dataclass(frozen=True, order=True)
+class Hole:
+    """Indices ``[start, end)`` of one log that a run planned to fill and did not, and why.
+
+    Attributes
+    ----------
+    lasting
+        Whether running again will hardly help, because the log broke its protocol there.
+    """
+
+    source_url: str
+    start: int
+    end: int
+    reason: str
+    lasting: bool
+
+    @classmethod
+    def of(cls, error: LogError) -> Self:
+        """Return the hole that an error of the log leaves; one that names no entries is raised."""
+        if error.start is None or error.end is None:
+            raise error
+        return cls(error.url, error.start, error.end, error.message, isinstance(error, LogProtocolError))
+
+
+@dataclass(frozen=True, repr=False)
+class Progress(Report):
+    """How far a backfill is; given to `on_progress` after each commit.
+
+    Attributes
+    ----------
+    wanted
+        Entries planned.
+    written
+        Entries committed so far.
+    version
+        The table's version after the commit.
+    """
+
+    wanted: int
+    written: int
+    version: int
+
+    title = "rows written"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals so far."""
+        return {"wanted": self.wanted, "written": self.written, "version": self.version}
+
+
+@dataclass(frozen=True, repr=False)
+class BackfillReport(Report):
+    """What a backfill did.
+
+    Attributes
+    ----------
+    table
+        The folder that was written to.
+    version
+        The table's version afterwards.
+    wanted, written
+        Source URL -> entries planned, entries committed.
+    holes
+        What was planned and not written.
+    unreadable
+        Rows whose certificate could not be read: bytes and hashes are there, the parsed columns are empty.
+    missing_issuers
+        Source URL -> hex SHA-256 of the issuers that the log names but does not have; `chain` leaves them out.
+    seconds
+        Duration.
+    stopped_by
+        Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``.
+    left
+        What it takes to fetch what was left because of them, in another run.
+    """
+
+    table: str
+    version: int
+    wanted: dict[str, int]
+    written: dict[str, int]
+    holes: tuple[Hole, ...]
+    unreadable: int
+    missing_issuers: dict[str, tuple[str, ...]]
+    seconds: float
+    stopped_by: tuple[str, ...]
+    left: Plan
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """What became of the run."""
+        if self.complete:
+            return "backfill complete"
+        return "backfill incomplete" if self._missing() else "backfill stopped"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned entry was written."""
+        return self.written == self.wanted
+
+    def check(self) -> None:
+        """Raise unless every planned entry was written, or left for no other reason than the budget.
+
+        Raises
+        ------
+        LogUnavailableError
+            Names the holes. What was fetched is in the table; running again asks for the rest only.
+        LogProtocolError
+            Likewise, where the log broke its protocol in every hole, so that running again will hardly help.
+        """
+        missing = self._missing()
+        if not missing:
+            return
+        lasting = all(hole.lasting for hole in self.holes)
+        error, advice = (
+            (LogProtocolError, "report them to the log's operator")
+            if lasting
+            else (LogUnavailableError, "run again to fetch them")
+        )
+        url, _, message = "; and of ".join(missing).partition(": ")
+        raise error(url, f"{message}; {advice}")
+
+    def _missing(self) -> list[str]:
+        """Say of each log what is missing other than by the budget, and why."""
+        left = {log.source_url: log.wanted for log in self.left.logs}
+        said = []
+        for url, wanted in self.wanted.items():
+            missing = wanted - self.written[url] - left.get(url, 0)
+            holes = [hole for hole in self.holes if hole.source_url == url]
+            named = ", ".join(f"[{hole.start}, {hole.end}) {hole.reason}" for hole in holes[:5])
+            more = f", and {len(holes) - 5} more" if len(holes) > 5 else ""
+            if missing:
+                said.append(f"{url}: {missing} entries are still missing: {named}{more}")
+        return said
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals."""
+        wanted, written, limits = sum(self.wanted.values()), sum(self.written.values()), ", ".join(self.stopped_by)
+        return {
+            "table": self.table,
+            "version": self.version,
+            "wanted": wanted,
+            "written": written,
+            "missing": wanted - written,
+            "unreadable": self.unreadable,
+            "missing_issuers": sum(map(len, self.missing_issuers.values())),
+            "seconds": round(self.seconds, 1),
+            **({"stopped_by": limits, "left": self.left.wanted, "left_requests": self.left.requests} if limits else {}),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the counts of each log, and the holes."""
+        counts = [{"log": url, "wanted": self.wanted[url], "written": self.written[url]} for url in self.wanted]
+        found = {"logs": pd.DataFrame(counts)} if counts else {}
+        if self.holes:
+            found["holes"] = pd.DataFrame(self.holes)
+        if self.stopped_by:
+            found[f"left because of {', '.join(self.stopped_by)}: run again to go on"] = self.left.table()
+        if self.missing_issuers:
+            pairs = [(url, issuer) for url, issuers in self.missing_issuers.items() for issuer in issuers]
+            found["missing issuers"] = pd.DataFrame(pairs, columns=["log", "sha256"])
+        return found

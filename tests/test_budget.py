@@ -1,0 +1,337 @@
+"""Budgets: what a run may cost, who gets how much of it, and what is said of the rest."""
+
+import threading
+import time
+
+import pyarrow as pa
+import pytest
+from fakes import FakeLog, check_table
+from hypothesis import given
+from hypothesis import strategies as st
+from rows import indices_of
+
+from ctkit.backfill import backfill
+from ctkit.budget import Budget, Requests, share
+from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.gap import find_gaps
+from ctkit.http import Patience
+from ctkit.log import open_log
+from ctkit.table import open_table
+
+USER_AGENT = "ctkit tests, nobody@example.org"
+IMPATIENT = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
+
+
+@given(st.integers(0, 200), st.dictionaries(st.text(max_size=2), st.integers(0, 100), max_size=6))
+def test_share_is_fair(total, needs):
+    """All is given if it is needed, nobody gets more than that, and who gets less has as much as any other, but one."""
+    shares = share(total, needs)
+
+    assert shares.keys() == needs.keys()
+    assert sum(shares.values()) == min(total, sum(needs.values()))
+    for name, got in shares.items():
+        assert 0 <= got <= needs[name]
+        assert got == needs[name] or got + 1 >= max(shares.values())
+
+
+def test_requests_when_a_log_needs_more_than_was_planned():
+    """A log has its own share; what was planned for nobody, and what another has left, is for whoever asks."""
+    requests = Requests(7, {"a": 2, "b": 4})
+
+    taken = [requests.counter(url)() for url in "aaaabb"]
+    requests.finish("b")
+    taken += [requests.counter(url)() for url in "aaa"]
+
+    assert taken == [True, True, True, False, True, True, True, True, False]
+    assert (requests.refused, requests.has_any("a"), requests.has_any("b")) == (True, False, False)
+
+
+def test_requests_when_there_is_no_limit():
+    """Any number may be sent."""
+    requests = Requests(None, {"a": 1})
+
+    assert all(requests.counter("a")() for _ in range(100))
+    assert (requests.refused, requests.has_any("a")) == (False, True)
+
+
+@pytest.mark.parametrize("name", ["max_requests", "max_entries", "deadline"])
+@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
+def test_budget_when_it_is_none(name, value):
+    """A limit that is no number above 0 is refused by its name."""
+    with pytest.raises(ParameterError, match=f"^{name} is {value}: give a number above 0"):
+        Budget(**{name: value})
+
+
+@pytest.fixture
+def both(serve):
+    """Return two fake logs, one for each protocol, with their clients, which know their sizes."""
+    logs = [
+        FakeLog("Fake RFC", 1280, protocols=["rfc6962"], page_size=128),
+        FakeLog("Fake static", 1280, protocols=["static-ct"]),
+    ]
+    clients = [
+        open_log(serve(log), user_agent=USER_AGENT, name=log.name, protocol=log.protocols[0], patience=IMPATIENT)
+        for log in logs
+    ]
+    for log, client in zip(logs, clients, strict=True):
+        client.get_checkpoint()
+        client.learn_page_size()
+        log.requests.clear()
+    yield logs, clients
+    for client in clients:
+        client.close()
+
+
+def data_requests(log):
+    """Return how many requests for entries a fake log has seen."""
+    return len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data/"))
+
+
+def run(clients, table, **budget):
+    """Backfill all that is missing of [0, 1280) of each log."""
+    gaps = find_gaps(table, within={client.url: (0, 1280) for client in clients})
+    return backfill(clients, gaps, table, **budget)
+
+
+def test_backfill_when_requests_are_few(tmp_path, both):
+    """No more are sent, the logs share them, all they bring is written, and the next run goes on with the rest."""
+    logs, (rfc, static) = both
+    table = open_table(tmp_path / "staging")
+
+    report = run([rfc, static], table, max_requests=6)
+
+    # Of 10 pages and 5 tiles.
+    assert [data_requests(log) for log in logs] == [3, 3]
+    assert report.written == {rfc.url: 3 * 128, static.url: 3 * 256}
+    assert (report.complete, report.stopped_by, report.holes) == (False, ("max_requests",), ())
+    assert {log.source_url: (log.wanted, log.requests) for log in report.left.logs} == {
+        rfc.url: (7 * 128, 7),
+        static.url: (2 * 256, 2),
+    }
+    report.check()
+    check_table(table, {rfc.url: logs[0], static.url: logs[1]}, {rfc.url: (0, 3 * 128), static.url: (0, 3 * 256)})
+    assert str(report).startswith("backfill stopped ")
+    assert " stopped_by=max_requests left=1408 left_requests=9" in str(report)
+    assert "left because of max_requests: run again to go on" in report._repr_html_()
+
+    report = run([rfc, static], table, max_requests=9)
+    assert (report.complete, report.stopped_by, report.left.logs) == (True, (), ())
+    assert [data_requests(log) for log in logs] == [10, 5]
+    check_table(table, {rfc.url: logs[0], static.url: logs[1]}, {rfc.url: (0, 1280), static.url: (0, 1280)})
+
+
+def test_backfill_when_requests_are_few_and_tried_again(tmp_path, both):
+    """A request that is sent again counts again: 3 pages and 2 tiles come of 8 requests, 3 of them in vain."""
+    logs, clients = both
+    logs[0].busy, logs[1].busy = [503], [429, 502]
+    table = open_table(tmp_path / "staging")
+
+    report = run(clients, table, max_requests=8)
+
+    assert [data_requests(log) for log in logs] == [4, 4]
+    assert list(report.written.values()) == [3 * 128, 2 * 256]
+    assert report.stopped_by == ("max_requests",)
+    report.check()
+    run(clients, table).check()
+    check_table(
+        table,
+        {client.url: log for client, log in zip(clients, logs, strict=True)},
+        dict.fromkeys([client.url for client in clients], (0, 1280)),
+    )
+
+
+def test_backfill_when_the_last_request_is_sent_at_the_end(tmp_path, both):
+    """A budget that is just enough is no reason for anything to be left."""
+    logs, clients = both
+
+    report = run(clients, open_table(tmp_path / "staging"), max_requests=15, max_entries=2560, deadline=600)
+
+    assert (report.complete, report.stopped_by) == (True, ())
+    assert sum(map(data_requests, logs)) == 15
+
+
+def test_backfill_when_there_are_more_logs_than_requests(tmp_path, both):
+    """A log that has no share is not asked at all, and is left, not missing."""
+    logs, (rfc, static) = both
+
+    report = run([rfc, static], open_table(tmp_path / "staging"), max_requests=1)
+
+    assert [len(log.requests) for log in logs] == [1, 0]
+    assert {log.source_url: log.wanted for log in report.left.logs} == {rfc.url: 1280 - 128, static.url: 1280}
+    report.check()
+
+
+def test_backfill_when_the_page_size_is_learned_under_way(tmp_path, serve):
+    """Requests that no plan knew of are sent as long as there are any."""
+    log = FakeLog("Unknown", 1280, protocols=["rfc6962"], page_size=128)
+    with open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") as client:
+        report = run([client], open_table(tmp_path / "staging"), max_requests=9)
+
+    assert data_requests(log) == 9
+    assert report.written == {client.url: 9 * 128}
+    assert [(left.wanted, left.requests) for left in report.left.logs] == [(128, 1)]
+
+
+def test_backfill_when_only_one_page_size_is_known(tmp_path, both):
+    """A log that shows small pages under way has as many requests as one that was planned well."""
+    logs, (rfc, static) = both
+    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
+        report = run([unknown, static], open_table(tmp_path / "staging"), max_requests=8)
+
+    assert [data_requests(log) for log in logs] == [4, 4]
+    assert report.written == {rfc.url: 4 * 128, static.url: 4 * 256}
+
+
+def test_backfill_when_entries_are_few(tmp_path, both):
+    """Not one more is written, each log has half of them, from its lowest gap on, and no page is asked for in vain."""
+    logs, (rfc, static) = both
+    table = open_table(tmp_path / "staging")
+    for size, requests in [(150, [2, 1]), (300, [4, 3])]:
+        report = run([rfc, static], table, max_entries=300)
+
+        assert (report.stopped_by, report.left.wanted) == (("max_entries",), 2560 - 2 * size)
+        assert report.written == {rfc.url: 150, static.url: 150}
+        assert indices_of(table, rfc.url) == indices_of(table, static.url) == list(range(size))
+        assert [data_requests(log) for log in logs] == requests
+        report.check()
+
+
+def test_backfill_when_one_log_misses_few_entries(tmp_path, both):
+    """What one log does not need is for the other."""
+    _, (rfc, static) = both
+    table = open_table(tmp_path / "staging")
+    gaps = find_gaps(None, within={rfc.url: (1000, 1010), static.url: (0, 1280)})
+
+    report = backfill([rfc, static], gaps, table, max_entries=400)
+
+    assert report.written == {rfc.url: 10, static.url: 390}
+
+
+def test_backfill_when_the_time_is_over(tmp_path, both):
+    """No request starts after the deadline, those under way are ended soon, and what has come is written."""
+    logs, (rfc, static) = both
+    logs[0].latency, logs[1].latency = 0.01, 30
+    table = open_table(tmp_path / "staging")
+    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as slow:
+        gaps = find_gaps(table, within={slow.url: (0, 256), static.url: (0, 1280)})
+        logs[1].requests.clear()
+        began = time.monotonic()
+        report = backfill([slow, static], gaps, table, deadline=1)
+        seconds = time.monotonic() - began
+
+    asked = sum(map(data_requests, logs))
+    assert seconds < 1 + 2 + 3
+    assert report.written == {rfc.url: 256, static.url: 0}
+    time.sleep(0.3)
+    assert sum(map(data_requests, logs)) == asked
+    # The log that had been asked and had not answered is no log that was left for another run.
+    assert (report.stopped_by, [hole.source_url for hole in report.holes]) == ((), [static.url])
+    with pytest.raises(
+        LogUnavailableError, match=f"^{static.url}: 1280 entries are still missing: .* had not answered"
+    ):
+        report.check()
+
+
+def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both):
+    """What a log brought before the deadline is written; the rest is left, and the next run fetches exactly that."""
+    (log, _), (client, _) = both
+    log.latency = 0.5
+    table = open_table(tmp_path / "staging")
+
+    report = run([client], table, deadline=0.75)
+
+    assert report.stopped_by == ("deadline",)
+    assert 0 < report.written[client.url] < 1280
+    assert report.left.wanted == 1280 - report.written[client.url]
+    report.check()
+    log.latency = 0
+    assert run([client], table).written == {client.url: report.left.wanted}
+    check_table(table, {client.url: log}, {client.url: (0, 1280)})
+
+
+def test_backfill_when_an_entry_is_broken_too(tmp_path, both):
+    """A hole beside what the budget left is an error that names the hole, and does not count what was left."""
+    logs, (rfc, _) = both
+    logs[0].broken_leaves = {3}
+
+    report = run([rfc], open_table(tmp_path / "staging"), max_entries=200)
+
+    assert (report.stopped_by, report.left.wanted, report.written) == (("max_entries",), 1080, {rfc.url: 199})
+    assert str(report).startswith("backfill incomplete ")
+    with pytest.raises(LogProtocolError, match=f"^{rfc.url}: 1 entries are still missing: .3, 4. .*report them"):
+        report.check()
+
+
+def test_backfill_when_a_log_is_down_and_requests_are_few(tmp_path, both):
+    """A log that had requests and answered none is a hole, though the budget ended before patience did."""
+    logs, (rfc, static) = both
+    logs[0].down = True
+
+    report = run([rfc, static], open_table(tmp_path / "staging"), max_requests=4)
+
+    assert [data_requests(log) for log in logs] == [2, 2]
+    assert [(hole.source_url, hole.start, hole.end) for hole in report.holes] == [(rfc.url, 0, 1280)]
+    assert (report.stopped_by, report.left.wanted) == (("max_requests",), 1280 - 512)
+    with pytest.raises(LogUnavailableError, match=f"^{rfc.url}: 1280 entries are still missing"):
+        report.check()
+
+
+def test_backfill_when_logs_are_many(tmp_path, serve):
+    """Each of more logs than are read at a time has its share."""
+    logs = [
+        FakeLog(f"Log {number}", 300, protocols=["rfc6962"], page_size=100, seed=number % 3) for number in range(20)
+    ]
+    clients = [open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") for log in logs]
+    for log, client in zip(logs, clients, strict=True):
+        client.learn_page_size()
+        log.requests.clear()
+    table = open_table(tmp_path / "staging")
+    report = backfill(
+        clients,
+        find_gaps(None, within=dict.fromkeys([client.url for client in clients], (0, 300))),
+        table,
+        max_requests=40,
+    )
+    for client in clients:
+        client.close()
+
+    assert [data_requests(log) for log in logs] == [2] * 20
+    assert set(report.written.values()) == {200}
+
+
+def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
+    """A run that gets no thread for its second log ends with that error, instead of waiting for ever."""
+    logs = [FakeLog(f"Log {number}", 5000, protocols=["rfc6962"], page_size=100) for number in range(2)]
+    clients = [open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") for log in logs]
+    start = threading.Thread.start
+
+    def refuse(thread):
+        if thread.name == "log_1":
+            time.sleep(0.5)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    gaps = find_gaps(None, within=dict.fromkeys([client.url for client in clients], (0, 5000)))
+    ended = []
+
+    def fill():
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            backfill(clients, gaps, open_table(tmp_path / "staging"))
+        ended.append(True)
+
+    filling = threading.Thread(target=fill, daemon=True)
+    filling.start()
+    filling.join(20)
+    for client in clients:
+        client.close()
+
+    assert ended
+
+
+def test_backfill_when_gaps_are_a_table_of_texts(tmp_path, both):
+    """Gaps that somebody made by hand, with URLs as plain text, are gaps as well."""
+    _, (rfc, _) = both
+    gaps = pa.table({"source_url": [rfc.url] * 2, "start": [9, 3], "end": [10, 4]})
+
+    assert backfill([rfc], gaps, open_table(tmp_path / "staging")).written == {rfc.url: 2}
