@@ -201,6 +201,22 @@ def files_added(actions: Iterable[dict[str, Any]]) -> set[str]:
     return {unquote(action["add"]["path"]) for action in actions if "add" in action}
 
 
+def added_by(table: DeltaTable, version: int) -> set[str]:
+    """Return the absolute paths of the files that one commit added.
+
+    Raises
+    ------
+    TableError
+        The commit cannot be read.
+    """
+    folder = folder_of(table)
+    try:
+        return {f"{folder}/{name}" for name in files_added(_read_commit(_commit_path(table, version)))}
+    except (OSError, ValueError) as error:
+        message = f"its commit {version} cannot be read ({error}); nothing was changed: run again"
+        raise TableError(folder, message) from error
+
+
 def _commit_path(table: DeltaTable, version: int) -> Path:
     return table_path(table.table_uri) / "_delta_log" / f"{version:020}.json"
 

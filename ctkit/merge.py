@@ -32,6 +32,7 @@ from ctkit.adopt import actions_since, commit_files, confirm_files, files_added,
 from ctkit.datafile import DataFile, data_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap
+from ctkit.provenance import carried_over, metadata_of
 from ctkit.report import Report
 from ctkit.retire import orphans, retire
 from ctkit.rewrite import rewrite
@@ -279,6 +280,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         unlink_files([*rewritten, *(file.name for file in staged)], main)
     _remove_scratch(scratch)
     present = overlap.may_be_in(main)
+    provenance = metadata_of(carried_over(staging))
     prepared: list[DataFile] | None = None
     rows = 0
     try:
@@ -295,7 +297,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
                 raise TableError(folder_of(staging), message)
             properties = CommitProperties(
-                {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted)},
+                {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted), **provenance},
                 max_commit_retries=0,
                 app_transactions=[transaction],
             )

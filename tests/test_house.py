@@ -44,6 +44,7 @@ FLOORS = {
     "adopt": 3,
     "write": 3,
     "overlap": 3,
+    "provenance": 3,
     "retire": 3,
     "rewrite": 3,
     "merge": 3,
@@ -72,7 +73,19 @@ LOG_SIDE = {
     "log",
     "fetch",
 }
-LAKE_SIDE = {"table", "datafile", "keys", "write", "gap", "adopt", "overlap", "retire", "rewrite", "merge"}
+LAKE_SIDE = {
+    "table",
+    "datafile",
+    "keys",
+    "write",
+    "gap",
+    "adopt",
+    "overlap",
+    "provenance",
+    "retire",
+    "rewrite",
+    "merge",
+}
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
 
