@@ -1,5 +1,6 @@
 """Gaps -> fetch -> write: the verb that fills a table."""
 
+import logging
 import queue
 import threading
 import time
@@ -7,25 +8,32 @@ from collections import defaultdict
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass
 from functools import partial
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
+from numpy.typing import NDArray
 
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
+from ctkit.checkpoint import Checkpoint
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import fetch_blocks
 from ctkit.gap import ranges_by_log, still_missing
+from ctkit.http import stopped, stopping
 from ctkit.log import Log
 from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
+from ctkit.provenance import Provenance, metadata_of
 from ctkit.ranges import RangeSet
 from ctkit.table import as_der_type, folder_of, hold, source_names
+from ctkit.verify import Arrival, Verify, prove_arrivals
 from ctkit.write import write_batches
+
+logger = logging.getLogger(__name__)
 
 READ_AHEAD = 16
 """Batches that may wait for the writer: about 20 kB to 5 MB each."""
@@ -35,6 +43,9 @@ PAGES_AHEAD = 64
 
 LOGS_AT_ONCE = 16
 """So many logs are read at a time; the others wait for their turn."""
+
+_GRACE = 5.0
+"""Seconds after the end of a run in which what has arrived may still be proven."""
 
 _POLL = 0.1
 """Seconds between two looks at whether anybody still takes what comes."""
@@ -47,6 +58,7 @@ def backfill(
     *,
     main: DeltaTable | None = None,
     seen: Literal["log", "fetched"] = "log",
+    verify: Verify = "heads",
     max_requests: int | None = None,
     max_entries: int | None = None,
     deadline: float | None = None,
@@ -71,6 +83,10 @@ def backfill(
     seen
         ``"log"``: the column ``seen`` is the entry's own log timestamp. ``"fetched"``: the time of its download, as the
         live server has it.
+    verify
+        ``"off"``: nothing. ``"heads"``: before anything of a log is asked for, its tree head is, and its signature is
+        verified where the log's key is known. ``"entries"``: also, only those entries are written that are proven to
+        be in the tree of that head. What was verified is noted in each commit (`ctkit.provenance`).
     max_requests, max_entries, deadline
         The budget: requests for entries that may be sent, repeated ones included; entries that may be written; seconds
         after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as
@@ -93,7 +109,7 @@ def backfill(
     def run() -> BackfillReport:
         try:
             with hold(table) as held:
-                return _run(by_url, gaps, held, main, seen, budget, stop, commits.put)
+                return _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
         finally:
             commits.put(None)
 
@@ -118,6 +134,7 @@ def _run(
     table: DeltaTable,
     main: DeltaTable | None,
     seen: Literal["log", "fetched"],
+    verify: Verify,
     budget: Budget,
     stop: threading.Event,
     on_commit: Callable[[Progress], None],
@@ -134,12 +151,14 @@ def _run(
     holes: list[Hole] = []
     unreadable = 0
 
-    def read(log: Log, block: EntryBlock) -> _Arrival:
+    def read(log: Log, block: EntryBlock, wanted: NDArray[np.bool_]) -> Arrival:
         moment = int(time.time() * 1000) if seen == "fetched" else None
-        rows = read_rows(block, log, source_name=log.name or names.get(log.url, log.url), as_der=as_der, seen=moment)
-        return _Arrival(log.url, rows, block.missing_issuers)
+        name = log.name or names.get(log.url, log.url)
+        rows = read_rows(block.take(wanted), log, source_name=name, as_der=as_der, seen=moment)
+        leaf_hashes = block.leaf_hashes() if verify == "entries" else []
+        return Arrival(log.url, rows, block.missing_issuers, int(block.index[0]), leaf_hashes)
 
-    def batches(arrivals: Iterator[_Arrival | LogError]) -> Iterator[pa.RecordBatch]:
+    def batches(arrivals: Iterator[Arrival | LogError]) -> Iterator[pa.RecordBatch]:
         for arrival in arrivals:
             if isinstance(arrival, LogError):
                 holes.append(Hole.of(arrival))
@@ -147,10 +166,10 @@ def _run(
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
                 yield arrival.rows
 
-    fetching = _Fetching(by_url, missing, budget, read, stop)
+    fetching = _Fetching(by_url, missing, budget, read, verify, stop)
     seconds = None if budget.deadline is None else began + budget.deadline - time.monotonic()
     with closing(fetching.arrivals(seconds)) as arrivals:
-        for rows in write_batches(table, batches(arrivals)):
+        for rows in write_batches(table, batches(arrivals), describe=fetching.describe):
             unreadable += count_unreadable(rows)
             for count in rows["source_url"].value_counts().to_pylist():
                 written[count["values"]] += count["counts"]
@@ -166,14 +185,10 @@ def _run(
         seconds=time.monotonic() - began,
         stopped_by=fetching.stopped_by,
         left=plan_ranges(by_url, fetching.left),
+        verify=verify,
+        heads=fetching.heads,
+        unsigned=tuple(url for url in fetching.heads if by_url[url].key is None),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Arrival:
-    source_url: str
-    rows: pa.RecordBatch
-    missing_issuers: tuple[str, ...]
 
 
 class _Fetching:
@@ -183,6 +198,8 @@ class _Fetching:
     ----------
     left
         By URL what was left because of the budget; complete when the arrivals have ended.
+    heads
+        By URL the tree head that was verified.
     """
 
     def __init__(
@@ -190,10 +207,12 @@ class _Fetching:
         logs: Mapping[str, Log],
         wanted: Mapping[str, RangeSet],
         budget: Budget,
-        read: Callable[[Log, EntryBlock], _Arrival],
+        read: Callable[[Log, EntryBlock, NDArray[np.bool_]], Arrival],
+        verify: Verify,
         stop: threading.Event,
     ) -> None:
-        self._logs, self._read, self._stop = logs, read, stop
+        self._logs, self._read, self._verify, self._stop = logs, read, verify, stop
+        self.heads: dict[str, Checkpoint] = {}
         sizes = {url: ranges.size for url, ranges in wanted.items()}
         entries = sizes if budget.max_entries is None else share(budget.max_entries, sizes)
         parts = {url: ranges.split(entries[url]) for url, ranges in wanted.items()}
@@ -207,20 +226,21 @@ class _Fetching:
         # Those that need few requests first: a deadline costs the fewest logs then.
         self._order = sorted(planned, key=lambda url: planned[url].requests)
         self._unfinished = set(planned)
-        self._arrivals: queue.Queue[_Arrival | LogError | None] = queue.Queue(READ_AHEAD)
-        self._expired, self._given_up = threading.Event(), threading.Event()
+        self._arrivals: queue.Queue[Arrival | LogError | None] = queue.Queue(READ_AHEAD)
+        self._expired, self._given_up, self._hurry = threading.Event(), threading.Event(), threading.Event()
 
     @property
     def stopped_by(self) -> tuple[str, ...]:
         """Names of the limits that something was left because of."""
         return tuple(name for name, is_spent in self._limits.items() if is_spent)
 
-    def arrivals(self, seconds: float | None) -> Generator[_Arrival | LogError, None, None]:
+    def arrivals(self, seconds: float | None) -> Generator[Arrival | LogError, None, None]:
         """Yield what comes, until it is all there or so many seconds are over."""
         deadline = threading.Timer(min(max(seconds or 0, 0), threading.TIMEOUT_MAX), self._expire)
         deadline.daemon = True
         if seconds is not None:
             deadline.start()
+        threading.Thread(target=self._hurry_up, name="hurry", daemon=True).start()
         fetching: list[Future[None]] = []
         with ThreadPoolExecutor(max(1, min(len(self._order), LOGS_AT_ONCE)), "log") as pool:
             try:
@@ -241,6 +261,12 @@ class _Fetching:
         self._expired.set()
         self._stop.set()
 
+    def _hurry_up(self) -> None:
+        """Leave those who prove what has arrived some time after the end of the run."""
+        self._stop.wait()
+        self._hurry.wait(_GRACE)
+        self._hurry.set()
+
     def _fetch(self, url: str) -> None:
         try:
             for arrival in self._fetch_log(self._logs[url], self._wanted[url]):
@@ -250,32 +276,79 @@ class _Fetching:
             self._requests.finish(url)
             self._put(None)
 
-    def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[_Arrival | LogError, None, None]:
+    def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[Arrival | LogError, None, None]:
         left = wanted
         if self._requests.has_any(log.url) and not self._stop.is_set():
-            left = yield from fetch_blocks(
+            if self._verify != "off" and (error := self._verify_head(log)):
+                if stopped():
+                    self._leave(log.url, wanted)
+                    return
+                error.start, error.end = int(wanted.starts[0]), int(wanted.ends[-1])
+                yield error
+                return
+            arrivals = fetch_blocks(
                 log,
                 wanted,
                 ahead=self._pages_ahead,
                 allowed=self._requests.counter(log.url),
+                whole=self._verify == "entries",
                 stop=self._stop,
                 decode=partial(self._read, log),
             )
+            left = yield from prove_arrivals(log, self.heads, arrivals) if self._verify == "entries" else arrivals
             if left.size == wanted.size:
                 # No budget is the reason where a log that was asked did not answer at all.
                 first, last = int(wanted.starts[0]), int(wanted.ends[-1])
                 message = "the log was asked, and had not answered when the run was stopped; run again later"
                 yield LogUnavailableError(log.url, message, start=first, end=last)
                 return
+        self._leave(log.url, left)
+
+    def _leave(self, url: str, left: RangeSet) -> None:
+        """Note what the budget, if anything, left."""
         if len(left):
-            self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, RangeSet.of())])
+            self.left[url] = RangeSet.joined([left, self.left.get(url, RangeSet.of())])
             self._limits["max_requests"] |= self._requests.refused
             self._limits["deadline"] |= self._expired.is_set()
+
+    def _verify_head(self, log: Log) -> LogError | None:
+        """Ask for the log's tree head, which verifies it; return what is wrong with it."""
+        if log.key is None:
+            logger.warning("log's key is not known, its tree head is not verified url=%s", log.url)
+        stopping.set(self._stop)
+        try:
+            self.heads[log.url] = log.get_checkpoint()
+        except LogError as error:
+            return error
+        # What has arrived may still be proven when nothing new is asked for.
+        stopping.set(self._hurry)
+        return None
+
+    def describe(self, rows: pa.Table) -> dict[str, str]:
+        """Return what a commit is to say of its rows."""
+        of_each = rows.group_by("source_url")
+        bounds = of_each.aggregate([("cert_index", kind) for kind in ("min", "max", "count")])
+        return metadata_of(
+            [
+                Provenance(
+                    source_url=url,
+                    start=of_log["cert_index_min"],
+                    end=of_log["cert_index_max"] + 1,
+                    rows=of_log["cert_index_count"],
+                    tree_size=self.heads[url].tree_size,
+                    root_hash=self.heads[url].root_hash,
+                    verified=self._verify,
+                    signed=self._logs[url].key is not None,
+                )
+                for of_log in bounds.to_pylist()
+                if (url := of_log["source_url"]) in self.heads
+            ]
+        )
 
     def _pages_ahead(self) -> int:
         return PAGES_AHEAD // max(1, min(len(self._unfinished), LOGS_AT_ONCE))
 
-    def _put(self, arrival: _Arrival | LogError | None) -> None:
+    def _put(self, arrival: Arrival | LogError | None) -> None:
         while not self._given_up.is_set():
             with suppress(queue.Full):
                 return self._arrivals.put(arrival, timeout=_POLL)

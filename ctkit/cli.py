@@ -194,6 +194,7 @@ def _parser() -> _Parser:
         ("--max-entries", "max_entries", "N"),
         ("--deadline", "deadline", "SECONDS"),
     ]
+    verify = ("--verify", "verify", "off|heads|entries")
     finding = add(gaps, "show what is missing; changes nothing")
     finding.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
@@ -202,7 +203,7 @@ def _parser() -> _Parser:
     filling = add(backfill, "fetch what is missing into staging, or into main")
     filling.add_argument("--dry-run", action="store_true", help="show what would be asked for; changes nothing")
     filling.add_argument("--json", action="store_true", help="print the plan of --dry-run as {..., by_log: [...]}")
-    add_flags(filling, main_path, staging_path, *stretch, *budget)
+    add_flags(filling, main_path, staging_path, *stretch, verify, *budget)
     merging = add(merge, "move staging into main, in one commit")
     merging.add_argument(
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"

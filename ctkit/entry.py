@@ -110,16 +110,18 @@ class EntryBlock:
         fingerprints
             What the positions in `chain` have meant so far: SHA-256 of each certificate, 32 bytes each.
         certificates
-            DER by fingerprint; None where the log does not have the certificate, which then leaves the chains.
+            DER by fingerprint; None where the log does not have the certificate, which then leaves the chains. So do
+            those that are not named at all: nobody wants a chain with them.
         """
-        found = np.array([certificates[fingerprint] is not None for fingerprint in fingerprints], bool)
+        ders = [certificates.get(fingerprint) for fingerprint in fingerprints]
+        found = np.array([der is not None for der in ders], bool)
         kept = found[self.chain]
         return replace(
             self,
             chain_offsets=np.concatenate(([0], np.cumsum(kept)))[self.chain_offsets],
             chain=(np.cumsum(found) - 1)[self.chain[kept]],
-            issuers=tuple(der for der in map(certificates.__getitem__, fingerprints) if der is not None),
-            missing_issuers=tuple(f.hex() for f in fingerprints if certificates[f] is None),
+            issuers=tuple(der for der in ders if der is not None),
+            missing_issuers=tuple(f.hex() for f in fingerprints if f in certificates and certificates[f] is None),
         )
 
 

@@ -8,6 +8,9 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.http import NotAskedError, may_ask, stopping
@@ -36,8 +39,9 @@ def fetch_blocks(
     workers: int = 8,
     ahead: Callable[[], int] | None = None,
     allowed: Callable[[], bool] | None = None,
+    whole: bool = False,
     stop: threading.Event,
-    decode: Callable[[EntryBlock], T],
+    decode: Callable[[EntryBlock, NDArray[np.bool_]], T],
 ) -> Generator[T | LogError, None, RangeSet]:
     """Fetch entries page by page, several pages at a time.
 
@@ -57,10 +61,13 @@ def fetch_blocks(
     allowed
         Asked before each request for entries, in worker threads. Once it says no, the iterator ends with what the
         requests under way bring; any number is allowed by default.
+    whole
+        Ask for what `ctkit.log.Log.provable` says, which takes no more requests.
     stop
         When set, no new request starts, waits end, and the iterator ends with what has arrived.
     decode
-        Makes the result of a block of wanted entries; called in worker threads.
+        Makes the result of a block of consecutive entries, of which those are wanted that the array (bool[n]) says;
+        called in worker threads.
 
     Yields
     ------
@@ -89,7 +96,7 @@ def fetch_blocks(
     planned = strikes = 0
     pages: deque[tuple[RangeSet, Future[_Page[T]]]] = deque()
     left: list[RangeSet] = []
-    reader = _PageReader(log, decode, lambda: stop.is_set() or halt.is_set())
+    reader = _PageReader(log, decode, whole, lambda: stop.is_set() or halt.is_set())
     threads = _Threads(workers, f"fetch {log.url}", halt, allows)
 
     def read_ahead() -> int:
@@ -160,9 +167,16 @@ def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
 class _PageReader(Generic[T]):
     """Reads pages of one log, in several threads, and knows whether the log answers at all."""
 
-    def __init__(self, log: Log, decode: Callable[[EntryBlock], T], is_stopped: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        log: Log,
+        decode: Callable[[EntryBlock, NDArray[np.bool_]], T],
+        whole: bool,
+        is_stopped: Callable[[], bool],
+    ) -> None:
         self._log = log
         self._decode = decode
+        self._whole = whole
         self._is_stopped = is_stopped
         self._lock = threading.Lock()
         # How many answers have come. Threads may overwrite each other's count, but it never stays what it was.
@@ -181,13 +195,17 @@ class _PageReader(Generic[T]):
         end = int(missing.ends[-1])
         patience = 2 * (end - int(missing.starts[0])).bit_length()
         suspect = failures = 0
+        whole = self._whole
         while len(missing) and not self._is_stopped():
             start = int(missing.starts[0])
             # Some entry before `suspect` cannot be had.
             stop = start + (suspect - start + 1) // 2 if start < suspect else end
             answers = self._answers
+            # Only once: after an answer that ends early the rest is asked for, not the same again.
+            asked = self._log.provable(start, stop) if whole else (start, stop)
+            whole = False
             try:
-                block = self._log.get_entries(start, stop)
+                block = self._log.get_entries(*asked, missing)
             except NotAskedError:
                 break
             except LogError as error:
@@ -213,7 +231,7 @@ class _PageReader(Generic[T]):
                 reach = int(block.index[-1]) + 1
                 failures = 0
                 answered = self._count_answer(start)
-                results.append(self._decode(block.take(missing.contains(block.index))))
+                results.append(self._decode(block, missing.contains(block.index)))
             missing = missing.between(reach, end)
         return results, answered, missing
 

@@ -18,7 +18,7 @@ from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.pace import Pace
-from ctkit.ranges import Int64s
+from ctkit.ranges import Int64s, RangeSet
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog
@@ -123,8 +123,15 @@ class Log(Protocol):
             The log's own proofs contradict `head`, or cannot be read.
         """
 
-    def get_entries(self, start: int, end: int) -> EntryBlock:
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Ask for the entries ``[start, end)``, in one request for the data.
+
+        Parameters
+        ----------
+        start, end
+            Half-open.
+        wanted
+            Which of them need a chain; what else it takes is asked for these only. All by default.
 
         Returns
         -------
@@ -139,6 +146,12 @@ class Log(Protocol):
             The answer cannot be read from `start` on, or is not the log's at all.
 
         The error's ``[start, end)`` says which indices that costs. If it names none, fewer entries may be had.
+        """
+
+    def provable(self, start: int, end: int) -> tuple[int, int]:
+        """Return the stretch around ``[start, end)``, which lies in one page, that `prove` needs the least for.
+
+        It takes no more requests for entries than ``[start, end)`` itself.
         """
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:

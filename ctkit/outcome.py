@@ -5,9 +5,11 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.checkpoint import Checkpoint
+from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.plan import Plan
 from ctkit.report import Report
+from ctkit.verify import Verify
 
 
 @dataclass(frozen=True, order=True)
@@ -31,7 +33,8 @@ class Hole:
         """Return the hole that an error of the log leaves; one that names no entries is raised."""
         if error.start is None or error.end is None:
             raise error
-        return cls(error.url, error.start, error.end, error.message, isinstance(error, LogProtocolError))
+        lasting = isinstance(error, LogProtocolError | CheckpointError)
+        return cls(error.url, error.start, error.end, error.message, lasting)
 
 
 @dataclass(frozen=True, repr=False)
@@ -83,6 +86,12 @@ class BackfillReport(Report):
         Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``.
     left
         What it takes to fetch what was left because of them, in another run.
+    verify
+        What was verified: ``"off"``, ``"heads"`` or ``"entries"``.
+    heads
+        Source URL -> the tree head that was verified, or that entries were proven against.
+    unsigned
+        Logs whose key is not known: of their tree heads no signature was verified.
     """
 
     table: str
@@ -95,6 +104,14 @@ class BackfillReport(Report):
     seconds: float
     stopped_by: tuple[str, ...]
     left: Plan
+    verify: Verify
+    heads: dict[str, Checkpoint]
+    unsigned: tuple[str, ...]
+
+    @classmethod
+    def of_nothing(cls, table: str, version: int, verify: Verify) -> Self:
+        """Return the report of a run that had nothing to do."""
+        return cls(table, version, {}, {}, (), 0, {}, 0.0, (), Plan(()), verify, {}, ())
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -154,13 +171,24 @@ class BackfillReport(Report):
             "missing": wanted - written,
             "unreadable": self.unreadable,
             "missing_issuers": sum(map(len, self.missing_issuers.values())),
+            "verify": self.verify,
+            **({"unsigned": len(self.unsigned)} if self.unsigned else {}),
             "seconds": round(self.seconds, 1),
             **({"stopped_by": limits, "left": self.left.wanted, "left_requests": self.left.requests} if limits else {}),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the counts of each log, and the holes."""
-        counts = [{"log": url, "wanted": self.wanted[url], "written": self.written[url]} for url in self.wanted]
+        counts = [
+            {
+                "log": url,
+                "wanted": self.wanted[url],
+                "written": self.written[url],
+                "tree size": self.heads[url].tree_size if url in self.heads else None,
+                "signed": url in self.heads and url not in self.unsigned,
+            }
+            for url in self.wanted
+        ]
         found = {"logs": pd.DataFrame(counts)} if counts else {}
         if self.holes:
             found["holes"] = pd.DataFrame(self.holes)

@@ -29,6 +29,7 @@ from ctkit.checkpoint import check_public_key
 from ctkit.errors import ParameterError
 from ctkit.http import host_of
 from ctkit.schema import canonical_url
+from ctkit.verify import Verify
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Index = Annotated[int, Field(ge=0)]
@@ -114,6 +115,9 @@ class Parameters(BaseModel):
     ceiling: Literal["state", "log"] = Field("state", description="what bounds a log: state file, or its checkpoint")
     internal_only: bool = Field(False, description="leave what lies after a log's last row to the live server")
     seen: Literal["log", "fetched"] = Field("log", description="column seen: the entry's timestamp, or time of fetch")
+    verify: Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)] = Field(
+        "heads", description="off, heads: tree heads, or entries: also that each is in the log's tree"
+    )
     max_requests: Annotated[int, Field(gt=0)] | None = Field(
         None, description="requests for entries that a backfill may send, repeated ones included"
     )

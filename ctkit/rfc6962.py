@@ -17,7 +17,7 @@ from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.http import HttpError, TryAgain
 from ctkit.merkle import verify_consistency
 from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
-from ctkit.ranges import Int64s
+from ctkit.ranges import Int64s, RangeSet
 
 _PAGE_LIMIT = 64 << 20
 _STH_LIMIT = 1 << 20
@@ -64,7 +64,7 @@ class Rfc6962Log(LogClient):
                 # Or the whole tree is less than a page.
                 self.page_size_known = True
 
-    def get_entries(self, start: int, end: int) -> EntryBlock:
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.log.Log.get_entries`."""
         asked, known_size = min(end - start, self.page_size), max(self._known_size, self._tree_size)
         while True:
@@ -133,6 +133,12 @@ class Rfc6962Log(LogClient):
             if page_size is not None:
                 self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
                 self.page_size_known = True
+
+    def provable(self, start: int, end: int) -> tuple[int, int]:
+        """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""
+        height = (start ^ (end - 1)).bit_length()
+        page_end = (start // self.page_size + 1) * self.page_size
+        return start, max(end, min(((start >> height) + 1) << height, page_end, self._tree_size))
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the get-entries URL of each index."""

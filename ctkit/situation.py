@@ -277,7 +277,7 @@ def fill_gaps(
         logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
         version = -1 if table is None else table.version()
-        return BackfillReport(path, version, {}, {}, (), 0, {}, seconds=0.0, stopped_by=(), left=Plan(()))
+        return BackfillReport.of_nothing(path, version, parameters.verify)
     table = open_table(path, like=situation.main)
     return backfill(
         situation.logs,
@@ -285,6 +285,7 @@ def fill_gaps(
         table,
         main=situation.main,
         seen=parameters.seen,
+        verify=parameters.verify,
         max_requests=parameters.max_requests,
         max_entries=parameters.max_entries,
         deadline=parameters.deadline,

@@ -16,7 +16,7 @@ from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.hash_tile import Check, HashTiles
 from ctkit.http import HttpError, TryAgain
 from ctkit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH
-from ctkit.ranges import Int64s
+from ctkit.ranges import Int64s, RangeSet
 from ctkit.shared import Shared
 
 _TILE_LIMIT = 64 << 20
@@ -44,13 +44,15 @@ class StaticCtLog(LogClient):
     def learn_page_size(self) -> None:
         """Do nothing: a page is a tile, and tiles have one width."""
 
-    def get_entries(self, start: int, end: int) -> EntryBlock:
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.log.Log.get_entries`."""
         try:
             tile, stop = self._get_tile(start)
             self._entry_bytes.add(len(tile), (stop - 1) % TILE_WIDTH + 1)
             block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
-            issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in fingerprints}
+            chained = block.take(wanted.contains(block.index)) if wanted else block
+            named = [fingerprints[at] for at in np.unique(chained.chain).tolist()]
+            issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in named}
         except LogError as error:
             if error.end is None:
                 # Fewer entries would take the same tile.
@@ -148,6 +150,11 @@ class StaticCtLog(LogClient):
             newest = (self.get_checkpoint().tree_size >> level * TILE_HEIGHT) - index * TILE_WIDTH
             if width < newest < TILE_WIDTH:
                 yield newest
+
+    def provable(self, start: int, end: int) -> tuple[int, int]:
+        """Return the whole tile around ``[start, end)``: it comes in one piece, and its root is in the next tile up."""
+        tile = start // TILE_WIDTH
+        return tile * TILE_WIDTH, (tile + 1) * TILE_WIDTH
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the URL of each index's full tile, whether the log already has it or not."""

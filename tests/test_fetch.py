@@ -13,6 +13,7 @@ import pytest
 from fakes import FakeLog
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint
 from ctkit.embedded import EmbeddedLog
@@ -68,7 +69,7 @@ class PlainLog:
     def close(self) -> None:
         """Has nothing to close."""
 
-    def get_entries(self, start: int, end: int) -> EntryBlock:
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Return entries up to the first that cannot be had."""
         self.asked.append((start, end))
         if self.dead:
@@ -87,8 +88,8 @@ class PlainLog:
         return EntryBlock(index, index, index.astype(np.uint16), b"", empty, empty, offsets, offsets[:0], ())
 
 
-def _indices(block: EntryBlock) -> list[int]:
-    return block.index.tolist()
+def _indices(block: EntryBlock, wanted: NDArray[np.bool_]) -> list[int]:
+    return block.index[wanted].tolist()
 
 
 def _run(log: Log, wanted: RangeSet, workers: int = 4) -> list[list[int] | LogError]:
@@ -123,7 +124,8 @@ def test_fetch_when_all_is_well(serve: Serve, protocol: str) -> None:
     fake = FakeLog(size=600, page_size=100)
     wanted = RangeSet.of((3, 300), (310, 311), (511, 600))
 
-    def decode(block: EntryBlock) -> list[tuple[int, bytes]]:
+    def decode(block: EntryBlock, mask: NDArray[np.bool_]) -> list[tuple[int, bytes]]:
+        block = block.take(mask)
         spans = block.certificate.tolist()
         return [(i, block.data[a:b]) for i, (a, b) in zip(block.index.tolist(), spans, strict=True)]
 
@@ -341,9 +343,9 @@ def test_fetch_when_the_page_size_is_learned() -> None:
     """Pages planned after the log's page size is known have that size."""
     log = PlainLog(page_size=100)
 
-    def decode(block: EntryBlock) -> list[int]:
+    def decode(block: EntryBlock, wanted: NDArray[np.bool_]) -> list[int]:
         log.page_size = 10
-        return _indices(block)
+        return _indices(block, wanted)
 
     results = list(fetch_blocks(log, RangeSet.of((0, 600)), workers=1, stop=threading.Event(), decode=decode))
 
@@ -358,7 +360,7 @@ def test_fetch_decodes_in_worker_threads() -> None:
             PlainLog(),
             RangeSet.of((0, 20)),
             stop=threading.Event(),
-            decode=lambda block: threading.current_thread().name,
+            decode=lambda block, wanted: threading.current_thread().name,
         )
     )
 
@@ -368,7 +370,7 @@ def test_fetch_decodes_in_worker_threads() -> None:
 def test_fetch_when_decoding_fails() -> None:
     """An error of the caller's own function is raised, not made a hole."""
 
-    def decode(block: EntryBlock) -> list[int]:
+    def decode(block: EntryBlock, wanted: NDArray[np.bool_]) -> list[int]:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -378,7 +380,7 @@ def test_fetch_when_decoding_fails() -> None:
 class WaitingLog(PlainLog):
     """A log that asks to wait long before each answer, as http does: the wait ends with the thread's event."""
 
-    def get_entries(self, start: int, end: int) -> EntryBlock:
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Wait from the third page on."""
         if start >= 16:
             self.asked.append((start, end))
@@ -421,7 +423,7 @@ def test_fetch_when_stopped_while_a_failing_log_is_asked_further_on() -> None:
     class Stopping(PlainLog):
         """Stops the fetching when it is asked for a single entry."""
 
-        def get_entries(self, start: int, end: int) -> EntryBlock:
+        def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
             """Have nothing."""
             if end - start == 1:
                 stop.set()
@@ -487,7 +489,7 @@ def test_fetch_returns_what_is_left_when_no_more_is_allowed(workers: int) -> Non
     class Rationed(PlainLog):
         """Sends three requests."""
 
-        def get_entries(self, start: int, end: int) -> EntryBlock:
+        def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
             """Ask the thread's budget, as http does."""
             if start < 24 and may_ask.get()():
                 return super().get_entries(start, end)
@@ -530,7 +532,7 @@ silent = socket.create_server(("127.0.0.1", 0))
 stop = threading.Event()
 threading.Timer(0.3, stop.set).start()
 log = open_log(f"http://127.0.0.1:{silent.getsockname()[1]}", user_agent="ct@example.org", protocol="rfc6962")
-print(list(fetch_blocks(log, RangeSet.of((0, 9000)), stop=stop, decode=len)))
+print(list(fetch_blocks(log, RangeSet.of((0, 9000)), stop=stop, decode=lambda block, _: len(block))))
 """
 
 

@@ -38,6 +38,7 @@ FLOORS = {
     "server": 2,
     "state": 3,
     "fetch": 3,
+    "verify": 3,
     "gap": 3,
     "budget": 3,
     "plan": 3,

@@ -34,7 +34,7 @@ KNOWN = list(Parameters.model_fields)
 DECLARED = {
     "backfill": KNOWN,
     "merge": ["main_path", "staging_path", "server_config"],
-    "preview": [key for key in KNOWN if key not in ("seen", "max_requests", "max_entries", "deadline")],
+    "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]
 

@@ -68,6 +68,7 @@ def test_read_parameters_every_key(write):
         ceiling: log
         internal_only: true
         seen: fetched
+        verify: off
         max_requests: 35
         max_entries: 1_000_000
         deadline: 3300
@@ -91,6 +92,7 @@ def test_read_parameters_every_key(write):
         "ceiling": "log",
         "internal_only": True,
         "seen": "fetched",
+        "verify": "off",
         "max_requests": 35,
         "max_entries": 1_000_000,
         "deadline": 3300,

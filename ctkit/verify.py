@@ -1,0 +1,184 @@
+"""What has arrived -> what is proven: rows are held back until the log's tree shows that they are what it signed."""
+
+import time
+from collections.abc import Generator, Iterator, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ctkit.checkpoint import Checkpoint
+from ctkit.entry import REPORT
+from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.http import stopped
+from ctkit.log import Log
+from ctkit.ranges import RangeSet
+
+Verify = Literal["off", "heads", "entries"]
+"""What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
+
+How parameters, flags and commits spell it.
+"""
+
+PAGES_AT_ONCE = 64
+"""So many pages are proven together: a long stretch takes no more proofs than a short one."""
+
+SECONDS_AT_ONCE = 10.0
+"""Nothing that a slow log has brought is held back for longer."""
+
+_STRIKES = 3
+"""So many proofs in a row that could not be had, and the log is not asked for another."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """Rows of one page, or a part of it.
+
+    Attributes
+    ----------
+    source_url
+        The log.
+    rows
+        Those that are wanted.
+    missing_issuers
+        As in `ctkit.entry.EntryBlock`.
+    start
+        Index of the first entry of the page that came.
+    leaf_hashes
+        Of all entries that came, wanted or not; empty where nobody asks for proofs.
+    """
+
+    source_url: str
+    rows: pa.RecordBatch
+    missing_issuers: tuple[str, ...]
+    start: int
+    leaf_hashes: list[bytes] = field(repr=False)
+
+    @property
+    def end(self) -> int:
+        """The index after the last entry of the page that came."""
+        return self.start + len(self.leaf_hashes)
+
+
+def prove_arrivals(
+    log: Log, heads: MutableMapping[str, Checkpoint], arrivals: Generator[Arrival | LogError, None, RangeSet]
+) -> Generator[Arrival | LogError, None, RangeSet]:
+    """Pass on what is proven to be in the log's tree.
+
+    Parameters
+    ----------
+    log
+        Whose entries they are.
+    heads
+        The log's tree head, by its URL. Where entries lie beyond it, the log's next one takes its place, after it is
+        shown to be of the same tree.
+    arrivals
+        In the order of their indices, as `ctkit.fetch.fetch_blocks` brings them.
+
+    Yields
+    ------
+    Arrival
+        As it came, without the rows that are not what the log signed.
+    LogError
+        As it came, or for ``[start, end)`` of rows that are not passed on: a `LogProtocolError` where the tree has
+        something else, another where the proof cannot be had.
+
+    Returns
+    -------
+    RangeSet
+        What `arrivals` return.
+    """
+    prover = _Prover(log, heads)
+    waiting: list[Arrival] = []
+    since = time.monotonic()
+    while True:
+        try:
+            arrival = next(arrivals)
+        except StopIteration as end:
+            yield from prover.prove(waiting)
+            return RangeSet.joined([end.value, *prover.left])
+        if isinstance(arrival, LogError) or not len(arrival.rows):
+            yield arrival
+            continue
+        since = since if waiting else time.monotonic()
+        waiting.append(arrival)
+        if len(waiting) >= PAGES_AT_ONCE or time.monotonic() - since >= SECONDS_AT_ONCE:
+            yield from prover.prove(waiting)
+            waiting = []
+
+
+class _Prover:
+    """Proves pages of one log.
+
+    Attributes
+    ----------
+    left
+        Indices of rows whose proof was not asked for to the end, because the run was stopped.
+    """
+
+    def __init__(self, log: Log, heads: MutableMapping[str, Checkpoint]) -> None:
+        self._log, self._heads = log, heads
+        self._strikes = 0
+        self.left: list[RangeSet] = []
+
+    def prove(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
+        """Prove pages, those that follow each other together."""
+        cuts = [at for at, (one, other) in enumerate(pairwise(pages), 1) if one.end != other.start]
+        for first, last in pairwise([0, *cuts, len(pages)]):
+            if first < last:
+                yield from self._prove_stretch(pages[first:last])
+
+    def _prove_stretch(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
+        """Prove pages that follow each other; if that cannot be had of all together, one half and then the other."""
+        try:
+            proven = self._ask(pages)
+            self._strikes = 0
+        except LogError as error:
+            if stopped():
+                self.left += [_indices(page.rows) for page in pages]
+                return
+            self._strikes += 1
+            if len(pages) > 1 and self._strikes < _STRIKES:
+                yield from self._prove_stretch(pages[: len(pages) // 2])
+                yield from self._prove_stretch(pages[len(pages) // 2 :])
+                return
+            kinds = (CheckpointError, LogProtocolError, LogUnavailableError)
+            kind = next(kind for kind in kinds if isinstance(error, kind))
+            for page in pages:
+                yield from self._lost(page.rows, kind, f"not proven: {error.message}")
+            return
+        size = self._heads[self._log.url].tree_size
+        for page in pages:
+            kept = proven[page.rows["cert_index"].to_numpy() - pages[0].start]
+            yield replace(page, rows=page.rows.filter(pa.array(kept)))
+            message = f"not what the log's tree of {size} entries has there; {REPORT}"
+            yield from self._lost(page.rows.filter(pa.array(~kept)), LogProtocolError, message)
+
+    def _ask(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
+        """Return for each entry of the pages whether it is what the log signed."""
+        start, end = pages[0].start, pages[-1].end
+        last = int(pages[-1].rows["cert_index"][-1].as_py())
+        head = self._heads[self._log.url]
+        if last >= head.tree_size:
+            newer = self._log.get_checkpoint()
+            self._log.check_consistency(head, newer)
+            self._heads[self._log.url] = head = newer
+        if last >= head.tree_size:
+            message = f"the log has signed {head.tree_size} entries, the one of index {last} not yet; run again later"
+            raise LogUnavailableError(self._log.url, message)
+        # Where a tile has grown since, what is beyond the tree head waits for another run.
+        hashes = [leaf_hash for page in pages for leaf_hash in page.leaf_hashes][: head.tree_size - start]
+        return np.append(self._log.prove(start, hashes, head), np.zeros(end - start - len(hashes), bool))
+
+    def _lost(self, rows: pa.RecordBatch, kind: type[LogError], message: str) -> Iterator[LogError]:
+        """Yield an error for each stretch of rows."""
+        for each in _indices(rows):
+            yield kind(self._log.url, message, start=each.start, end=each.end)
+
+
+def _indices(rows: pa.RecordBatch) -> RangeSet:
+    index = rows["cert_index"].to_numpy()
+    return RangeSet.merged(index, index + 1)
