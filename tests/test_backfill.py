@@ -265,6 +265,15 @@ def test_backfill_made_twice_asks_the_table_only_if_it_moved(tmp_path, both, mon
     assert backfill([rfc], gaps, table).written == {rfc.url: 10}
 
 
+def test_backfill_into_a_new_table_does_not_ask_it(tmp_path, both, monkeypatch):
+    """A table without rows cannot have filled any gap, whenever it was made."""
+    _, (rfc, _) = both
+    gaps = find_gaps(None, within={rfc.url: (0, 10)})
+    monkeypatch.setattr(gap, "find_gaps", lambda *_, **__: pytest.fail("the table is empty"))
+
+    assert backfill([rfc], gaps, open_table(tmp_path / "staging")).written == {rfc.url: 10}
+
+
 def _backfill_many(path: str, url: str, ready) -> None:
     with contextlib.suppress(KeyboardInterrupt):
         clients = [open_log(f"{url}/{at}", user_agent=USER_AGENT, protocol="rfc6962") for at in range(100)]

@@ -1,5 +1,6 @@
 """Budgets: what a run may cost, who gets how much of it, and what is said of the rest."""
 
+import importlib
 import threading
 import time
 
@@ -182,6 +183,21 @@ def test_backfill_when_only_one_page_size_is_known(tmp_path, both):
     assert report.written == {rfc.url: 4 * 128, static.url: 4 * 256}
 
 
+def test_backfill_when_a_log_needs_less_than_it_might(tmp_path, both):
+    """What a log of unknown page size did not need in the end is for one that is still being read."""
+    logs, (rfc, static) = both
+    logs[1].latency = 0.3
+    logs[1].busy = [503] * 3
+    table = open_table(tmp_path / "staging")
+    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
+        gaps = find_gaps(None, within={rfc.url: (0, 100), static.url: (0, 1024)})
+        report = backfill([unknown, static], gaps, table, max_requests=8)
+
+    # Shares of 4 and 4, of which one log needs 1 and the other 7.
+    assert report.complete
+    assert [data_requests(log) for log in logs] == [1, 7]
+
+
 def test_backfill_when_entries_are_few(tmp_path, both):
     """Not one more is written, each log has half of them, from its lowest gap on, and no page is asked for in vain."""
     logs, (rfc, static) = both
@@ -247,6 +263,26 @@ def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both):
     log.latency = 0
     assert run([client], table).written == {client.url: report.left.wanted}
     check_table(table, {client.url: log}, {client.url: (0, 1280)})
+
+
+def test_backfill_begins_with_what_needs_few_requests(tmp_path, both, monkeypatch):
+    """Where logs take turns, those that are soon done come first, so that a deadline costs the fewest."""
+    module = importlib.import_module("ctkit.backfill")
+    monkeypatch.setattr(module, "LOGS_AT_ONCE", 1)
+    _, (rfc, static) = both
+    gaps = find_gaps(None, within={rfc.url: (0, 1280), static.url: (0, 256)})
+    heard = []
+    fetch_blocks = module.fetch_blocks
+
+    def listen(log, *words, **more):
+        heard.append(log.url)
+        return fetch_blocks(log, *words, **more)
+
+    monkeypatch.setattr(module, "fetch_blocks", listen)
+
+    backfill([rfc, static], gaps, open_table(tmp_path / "staging")).check()
+
+    assert heard == [static.url, rfc.url]
 
 
 def test_backfill_when_an_entry_is_broken_too(tmp_path, both):

@@ -514,6 +514,38 @@ def test_fetch_returns_what_is_left_when_no_more_is_allowed(workers: int) -> Non
     assert list(RangeSet.of(*left)) == list(RangeSet.of(*((i, i + 1) for i in range(100) if i not in indices)))
 
 
+def test_fetch_when_no_more_is_allowed_ends_at_once() -> None:
+    """What is left is not tried page by page, nor is the log called dead because nobody may ask it any more."""
+
+    class Rationed(PlainLog):
+        """Has nothing, and lets itself be asked three times."""
+
+        def get_entries(self, start: int, end: int) -> EntryBlock:
+            """Ask the thread's budget, as http does."""
+            self.asked.append((start, end))
+            if may_ask.get()():
+                raise LogUnavailableError(self.url, "away", start=start, end=end)
+            raise NotAskedError(self.url, "not asked for")
+
+    for rations in (1, 3):
+        log, allowed = Rationed(page_size=8), iter([True] * rations)
+        fetching = fetch_blocks(
+            log,
+            RangeSet.of((0, 8_000)),
+            workers=1,
+            ahead=lambda: 1,
+            allowed=lambda allowed=allowed: next(allowed, False),
+            stop=threading.Event(),
+            decode=_indices,
+        )
+
+        results, left = _left(fetching)
+
+        assert _holes(results) == [(page * 8, page * 8 + 8) for page in range(rations)]
+        assert left == [(rations * 8, 8_000)]
+        assert len(log.asked) <= rations + 4
+
+
 def test_fetch_when_all_has_come_leaves_nothing() -> None:
     """Nothing is left where each index has arrived or is in a hole."""
     log = PlainLog(page_size=8)
