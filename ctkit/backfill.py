@@ -20,10 +20,9 @@ from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import EntryBlock
-from ctkit.errors import LogError, LogUnavailableError
-from ctkit.fetch import fetch_blocks
+from ctkit.errors import LogError
+from ctkit.fetch import ask, fetch_blocks, unanswered
 from ctkit.gap import ranges_by_log, still_missing
-from ctkit.http import stopped, stopping
 from ctkit.log import Log
 from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
@@ -280,9 +279,6 @@ class _Fetching:
         left = wanted
         if self._requests.has_any(log.url) and not self._stop.is_set():
             if self._verify != "off" and (error := self._verify_head(log)):
-                if stopped():
-                    self._leave(log.url, wanted)
-                    return
                 error.start, error.end = int(wanted.starts[0]), int(wanted.ends[-1])
                 yield error
                 return
@@ -295,19 +291,16 @@ class _Fetching:
                 stop=self._stop,
                 decode=partial(self._read, log),
             )
-            left = yield from prove_arrivals(log, self.heads, arrivals) if self._verify == "entries" else arrivals
+            if self._verify == "entries":
+                # What has arrived may still be proven when nothing new is asked for.
+                arrivals = prove_arrivals(log, self.heads, arrivals, stop=self._hurry)
+            left = yield from arrivals
             if left.size == wanted.size:
                 # No budget is the reason where a log that was asked did not answer at all.
-                first, last = int(wanted.starts[0]), int(wanted.ends[-1])
-                message = "the log was asked, and had not answered when the run was stopped; run again later"
-                yield LogUnavailableError(log.url, message, start=first, end=last)
+                yield unanswered(log, int(wanted.starts[0]), int(wanted.ends[-1]))
                 return
-        self._leave(log.url, left)
-
-    def _leave(self, url: str, left: RangeSet) -> None:
-        """Note what the budget, if anything, left."""
         if len(left):
-            self.left[url] = RangeSet.joined([left, self.left.get(url, RangeSet.of())])
+            self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, RangeSet.of())])
             self._limits["max_requests"] |= self._requests.refused
             self._limits["deadline"] |= self._expired.is_set()
 
@@ -315,13 +308,10 @@ class _Fetching:
         """Ask for the log's tree head, which verifies it; return what is wrong with it."""
         if log.key is None:
             logger.warning("log's key is not known, its tree head is not verified url=%s", log.url)
-        stopping.set(self._stop)
         try:
-            self.heads[log.url] = log.get_checkpoint()
+            self.heads[log.url] = ask(log, log.get_checkpoint, self._stop)
         except LogError as error:
             return error
-        # What has arrived may still be proven when nothing new is asked for.
-        stopping.set(self._hurry)
         return None
 
     def describe(self, rows: pa.Table) -> dict[str, str]:

@@ -149,6 +149,30 @@ def fetch_blocks(
         threads.end()
 
 
+def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
+    """Return what the log answers to a question; leave it alone as soon as `stop` is set.
+
+    Raises
+    ------
+    LogUnavailableError
+        `stop` was set first.
+    """
+    threads = _Threads(1, f"ask {log.url}", stop, lambda: True)
+    try:
+        answer = threads.submit(question)
+        if _come([answer], stop) or answer.done():
+            return answer.result()
+        raise unanswered(log)
+    finally:
+        threads.end()
+
+
+def unanswered(log: Log, start: int | None = None, end: int | None = None) -> LogUnavailableError:
+    """Return the error of a log that was asked for ``[start, end)``, or something else, when the run was stopped."""
+    message = "the log was asked, and had not answered when the run was stopped; run again later"
+    return LogUnavailableError(log.url, message, start=start, end=end)
+
+
 def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
     """Return a few wanted indices of different pages: the last one, and some between it and the first."""
     first, last = int(wanted.starts[0]), int(wanted.ends[-1]) - 1

@@ -1,8 +1,10 @@
 """What has arrived -> what is proven: rows are held back until the log's tree shows that they are what it signed."""
 
+import threading
 import time
 from collections.abc import Generator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
-from ctkit.http import stopped
+from ctkit.fetch import ask
 from ctkit.log import Log
 from ctkit.ranges import RangeSet
 
@@ -64,7 +66,11 @@ class Arrival:
 
 
 def prove_arrivals(
-    log: Log, heads: MutableMapping[str, Checkpoint], arrivals: Generator[Arrival | LogError, None, RangeSet]
+    log: Log,
+    heads: MutableMapping[str, Checkpoint],
+    arrivals: Generator[Arrival | LogError, None, RangeSet],
+    *,
+    stop: threading.Event,
 ) -> Generator[Arrival | LogError, None, RangeSet]:
     """Pass on what is proven to be in the log's tree.
 
@@ -77,6 +83,8 @@ def prove_arrivals(
         shown to be of the same tree.
     arrivals
         In the order of their indices, as `ctkit.fetch.fetch_blocks` brings them.
+    stop
+        When set, the log is not asked any more, and what is not proven by then is not passed on.
 
     Yields
     ------
@@ -89,9 +97,9 @@ def prove_arrivals(
     Returns
     -------
     RangeSet
-        What `arrivals` return.
+        What `arrivals` return, and what was not proven because of `stop`.
     """
-    prover = _Prover(log, heads)
+    prover = _Prover(log, heads, stop)
     waiting: list[Arrival] = []
     since = time.monotonic()
     while True:
@@ -119,8 +127,8 @@ class _Prover:
         Indices of rows whose proof was not asked for to the end, because the run was stopped.
     """
 
-    def __init__(self, log: Log, heads: MutableMapping[str, Checkpoint]) -> None:
-        self._log, self._heads = log, heads
+    def __init__(self, log: Log, heads: MutableMapping[str, Checkpoint], stop: threading.Event) -> None:
+        self._log, self._heads, self._stop = log, heads, stop
         self._strikes = 0
         self.left: list[RangeSet] = []
 
@@ -134,10 +142,10 @@ class _Prover:
     def _prove_stretch(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
         """Prove pages that follow each other; if that cannot be had of all together, one half and then the other."""
         try:
-            proven = self._ask(pages)
+            proven = ask(self._log, partial(self._compare, pages), self._stop)
             self._strikes = 0
         except LogError as error:
-            if stopped():
+            if self._stop.is_set():
                 self.left += [_indices(page.rows) for page in pages]
                 return
             self._strikes += 1
@@ -157,7 +165,7 @@ class _Prover:
             message = f"not what the log's tree of {size} entries has there; {REPORT}"
             yield from self._lost(page.rows.filter(pa.array(~kept)), LogProtocolError, message)
 
-    def _ask(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
+    def _compare(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
         """Return for each entry of the pages whether it is what the log signed."""
         start, end = pages[0].start, pages[-1].end
         last = int(pages[-1].rows["cert_index"][-1].as_py())
