@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ctkit.checkpoint import Checkpoint, check_public_key
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
-from ctkit.http import DEFAULT_PATIENCE, Client, Mean, Patience
+from ctkit.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.merkle import EMPTY_ROOT
 from ctkit.pace import Pace
 from ctkit.schema import canonical_url
@@ -69,10 +69,14 @@ class LogClient(ABC):
                 raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
-        self.pace = Pace()
         self._entry_bytes = Mean()
         self._head: Checkpoint | None = None
         self._roots: dict[int, bytes] = {}
+
+    @property
+    def pace(self) -> Pace:
+        """What is known of the log's host; to be read only."""
+        return self._client.pace
 
     def close(self) -> None:
         """Close all connections."""
@@ -145,6 +149,34 @@ class LogClient(ABC):
     @abstractmethod
     def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
         """As `prove`, for one entry at least, all of them in the tree."""
+
+
+class Mean:
+    """A mean of what many threads measure.
+
+    Examples
+    --------
+    >>> mean = Mean()
+    >>> mean.add(300, 2)
+    >>> mean.value
+    150.0
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._total = self._count = 0
+
+    def add(self, total: int, count: int) -> None:
+        """Count `total` for `count` things together."""
+        with self._lock:
+            self._total += total
+            self._count += count
+
+    @property
+    def value(self) -> float | None:
+        """The mean of one thing; None as long as nothing was measured."""
+        with self._lock:
+            return self._total / self._count if self._count else None
 
 
 def _check_growth(older: Checkpoint, newer: Checkpoint) -> None:

@@ -36,7 +36,7 @@ def fetch_blocks(
     log: Log,
     wanted: RangeSet,
     *,
-    workers: int = 8,
+    workers: int = 32,
     ahead: Callable[[], int] | None = None,
     allowed: Callable[[], bool] | None = None,
     whole: bool = False,
@@ -54,7 +54,7 @@ def fetch_blocks(
     wanted
         The indices to fetch.
     workers
-        Requests under way at a time.
+        Pages to work on at a time, at the most; how many requests are under way is for the host's pace to say.
     ahead
         How many pages may be under way or wait to be taken, asked anew before each; at least one always may. Who
         fetches from many logs at once bounds their memory by it. Twice `workers` by default.

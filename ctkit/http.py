@@ -2,17 +2,16 @@
 
 import contextvars
 import email.utils
-import gzip
-import io
 import logging
 import random
 import re
 import threading
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
+from itertools import chain
 from typing import TypeVar
 
 import httpx
@@ -20,6 +19,7 @@ import tenacity
 
 from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.pace import NoTurnError, Pace, Turn, gate_of
 
 T = TypeVar("T")
 
@@ -33,6 +33,9 @@ may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("ma
 
 _NEVER = threading.Event()
 _REDIRECTS = 5
+_GZIP = b"\x1f\x8b"
+_STEP = 1 << 20
+"""Bytes that are unpacked at a time."""
 # Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
 _TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
 
@@ -44,7 +47,8 @@ class Patience:
     Attributes
     ----------
     tries
-        Requests for one answer, the first included.
+        Requests for one answer, the first included. As many rounds of trouble with no answer to anybody, and all that
+        wait for the host are given up with it.
     first_wait
         Seconds before the second try at the most; doubled for each further one, with jitter.
     longest_wait
@@ -52,7 +56,7 @@ class Patience:
     timeout
         Seconds to connect, and between two pieces of an answer.
     total
-        Seconds for one answer with all its tries; no try is started, and no download goes on, beyond.
+        Seconds for one answer: no further try is started after them, and no download lasts longer.
     """
 
     tries: int = 8
@@ -95,7 +99,7 @@ class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by 
 
 
 class Client:
-    """GET requests below one URL, by any number of threads.
+    """GET requests below one URL, by any number of threads, at the pace that all clients of its host share.
 
     Parameters
     ----------
@@ -116,10 +120,8 @@ class Client:
         _check_user_agent(user_agent)
         self.url = url
         self._patience = patience
-        # When the log names a time to come back, all threads keep to it, and to the latest if it names several.
-        self._resume_at = 0.0
-        self._lock = threading.Lock()
         self._host = host_of(url)
+        self._gate = gate_of(httpx.URL(url).netloc.decode())
         try:
             self._http = httpx.Client(
                 headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
@@ -129,6 +131,11 @@ class Client:
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             message = f"the environment names a proxy that cannot be used ({error}): correct HTTPS_PROXY or ALL_PROXY"
             raise ParameterError(message) from error
+
+    @property
+    def pace(self) -> Pace:
+        """What is known of the host's pace; to be read only."""
+        return self._gate.pace
 
     def close(self) -> None:
         """Close all connections."""
@@ -162,119 +169,114 @@ class Client:
             Nothing but HTML pages.
         """
         stop = stopping.get(_NEVER)
-        deadline = time.monotonic() + self._patience.total
+        patience, pace = self._patience, self.pace
+        enough = tenacity.stop_after_attempt(patience.tries) | tenacity.stop_before_delay(patience.total)
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TryAgain),
-            stop=tenacity.stop_after_attempt(self._patience.tries) | tenacity.stop_before_delay(self._patience.total),
-            wait=tenacity.wait_random_exponential(self._patience.first_wait, self._patience.longest_wait),
+            stop=lambda state: pace.troubles >= patience.tries or enough(state),
+            wait=tenacity.wait_random_exponential(patience.first_wait, patience.longest_wait),
             sleep=tenacity.sleep_using_event(stop),
-            before_sleep=_log_retry,
+            before_sleep=self._log_retry,
             reraise=True,
         )
 
         def ask() -> T:
             if entries and not may_ask.get(_always)():
                 raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
-            return read(self._body(path, limit, deadline, stop, binary))
+            return read(self._body(path, limit, binary, stop))
 
         try:
             return retrying(ask)
         except TryAgain as problem:
             raise problem.error from problem.__cause__
 
-    def _body(self, path: str, limit: int, deadline: float, stop: threading.Event, binary: bool) -> bytes:
-        """Return the unpacked body of one answer with status 200."""
-        self._wait_for_turn(deadline, stop)
+    def _body(self, path: str, limit: int, binary: bool, stop: threading.Event) -> bytes:
+        """Return the unpacked body of one answer with status 200, after redirects within the host."""
+        request = self._http.build_request("GET", self.url + path)
+        for _ in range(_REDIRECTS):
+            body, following = self._ask(request, path, limit, binary, stop)
+            if following is None:
+                return body
+            target = following.url
+            if target.host != self._host or request.url.scheme != target.scheme != "https":
+                raise HttpError(self.url, f"{path}: redirected to {target}; if that is the log, name it as its URL")
+            request = following
+        raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
+
+    def _ask(
+        self, request: httpx.Request, path: str, limit: int, binary: bool, stop: threading.Event
+    ) -> tuple[bytes, httpx.Request | None]:
+        """Return the unpacked body of one answer with status 200, or the request that it redirects to."""
+        patience = self._patience
+        longest = min(patience.longest_wait, patience.total)
         try:
-            response, body = self._send(path, limit, deadline, stop)
-            if not binary or "Content-Encoding" in response.headers:
-                body = _unpack(body, limit)
+            with self._gate.turn(
+                self.url, stop, tries=patience.tries, pause=patience.first_wait, longest=longest
+            ) as turn:
+                response, body = self._send(request, limit, binary, turn, stop)
+                refusal = self._refusal(path, response.status_code, body)
+                if response.status_code == 429 or (response.status_code >= 500 and not refusal.too_large):
+                    turn.trouble = refusal.message
+                    turn.wait = self._wait_asked_for(response)
+            if turn.trouble:
+                self._gate.check(longest)
+        except NoTurnError as reason:
+            raise HttpError(self.url, f"{path}: {reason}", status=reason.status) from None
         except _OversizeError:
             message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
             raise HttpError(self.url, message, too_large=True) from None
         except (httpx.RequestError, EOFError, OSError, zlib.error) as error:
-            reason = f"{path}: {type(error).__name__} {error}".rstrip()
-            raise TryAgain(HttpError(self.url, f"{reason}; run again later")) from error
-        status = response.status_code
-        if status == 200:
-            if body.lstrip()[:1] == b"<" and not binary:
-                raise TryAgain(LogProtocolError(self.url, f"{path}: an HTML page; look at it in a browser"))
-            return body
+            what = f"{path}: {type(error).__name__} {error}".rstrip()
+            raise TryAgain(HttpError(self.url, f"{what}; run again later")) from error
+        if response.next_request is not None:
+            return b"", response.next_request
+        if turn.trouble:
+            raise TryAgain(refusal)
+        if response.status_code != 200:
+            raise refusal
+        if body.lstrip()[:1] == b"<" and not binary:
+            raise TryAgain(LogProtocolError(self.url, f"{path}: an HTML page; look at it in a browser"))
+        return body, None
+
+    def _send(
+        self, request: httpx.Request, limit: int, binary: bool, turn: Turn, stop: threading.Event
+    ) -> tuple[httpx.Response, bytes]:
+        """Return one answer and its unpacked body, which nobody needs of a redirect; note in `turn` how it came."""
+        deadline = turn.sent + self._patience.total
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                turn.latency = time.monotonic() - turn.sent
+                pieces = iter(()) if response.next_request else _pieces(response, deadline, stop)
+                body = _unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
+            finally:
+                response.close()
+        except (httpx.RequestError, OSError) as error:
+            if not stop.is_set():
+                turn.trouble = f"{type(error).__name__} {error}; run again later"
+            raise
+        turn.status, turn.size = response.status_code, len(body)
+        return response, body
+
+    def _refusal(self, path: str, status: int, body: bytes) -> HttpError:
+        """Return the error that an answer with another status than 200 is."""
         excerpt = re.sub(rb"[^!-~]+", b" ", body[:200]).decode()
-        refusal = HttpError(
+        return HttpError(
             self.url,
             f"{path}: HTTP status {status} ({excerpt}); run again later",
             status=status,
             too_large=status == 413 or (status in (400, 403, 500) and bool(_TOO_LARGE.search(body))),
         )
-        if refusal.too_large or not (status == 429 or status >= 500):
-            raise refusal
-        wait = retry_after(response.headers.get("Retry-After", ""), time.time())
-        if wait is not None:
-            with self._lock:
-                self._resume_at = max(self._resume_at, time.monotonic() + wait)
-            self._seconds_to_turn(deadline)
-        raise TryAgain(refusal)
 
-    def _wait_for_turn(self, deadline: float, stop: threading.Event) -> None:
-        """Wait until the time that the log named in ``Retry-After``, and a little longer, each thread its own."""
-        seconds = self._seconds_to_turn(deadline)
-        if seconds > 0:
-            stop.wait(seconds + random.uniform(0, self._patience.first_wait))
-        if stop.is_set():
-            raise HttpError(self.url, "stopped before the log answered; run again")
+    def _wait_asked_for(self, response: httpx.Response) -> float | None:
+        """Return the seconds that ``Retry-After`` asks to wait, and a little more: not all shall come back at once."""
+        seconds = retry_after(response.headers.get("Retry-After", ""), time.time())
+        return None if seconds is None else seconds + random.uniform(0, self._patience.first_wait)
 
-    def _seconds_to_turn(self, deadline: float) -> float:
-        """Return how long to wait for the time that the log named; nothing is asked before, so give up if it is far."""
-        seconds = self._resume_at - time.monotonic()
-        if seconds > self._patience.longest_wait or self._resume_at > deadline:
-            message = f"the log asks to be left alone for another {seconds:.6g} seconds; run again after that"
-            raise HttpError(self.url, message, status=429)
-        return seconds
-
-    def _send(self, path: str, limit: int, deadline: float, stop: threading.Event) -> tuple[httpx.Response, bytes]:
-        """Return the answer and its body as sent, after redirects within the host."""
-        request = self._http.build_request("GET", self.url + path)
-        for _ in range(_REDIRECTS):
-            response = self._http.send(request, stream=True)
-            try:
-                if response.next_request is None:
-                    return response, _download(response, limit, deadline, stop)
-            finally:
-                response.close()
-            target = response.next_request.url
-            if target.host != self._host or request.url.scheme != target.scheme != "https":
-                raise HttpError(self.url, f"{path}: redirected to {target}; if that is the log, name it as its URL")
-            request = response.next_request
-        raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
-
-
-class Mean:
-    """A mean of what many threads measure.
-
-    Examples
-    --------
-    >>> mean = Mean()
-    >>> mean.add(300, 2)
-    >>> mean.value
-    150.0
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._total = self._count = 0
-
-    def add(self, total: int, count: int) -> None:
-        """Count `total` for `count` things together."""
-        with self._lock:
-            self._total += total
-            self._count += count
-
-    @property
-    def value(self) -> float | None:
-        """The mean of one thing; None as long as nothing was measured."""
-        with self._lock:
-            return self._total / self._count if self._count else None
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        if state.outcome and state.next_action and (times := self._gate.news()):
+            tries, seconds, reason = state.attempt_number + 1, state.next_action.sleep, state.outcome.exception()
+            logger.info("trying again try=%d seconds=%.1f times=%d reason=%s", tries, seconds, times, reason)
 
 
 def _always() -> bool:
@@ -341,32 +343,42 @@ class _OversizeError(Exception):
     """A body is larger than it may be."""
 
 
-def _download(response: httpx.Response, limit: int, deadline: float, stop: threading.Event) -> bytes:
-    """Return the body as sent; a stop or the deadline ends it between two pieces."""
-    body = bytearray()
+def _pieces(response: httpx.Response, deadline: float, stop: threading.Event) -> Iterator[bytes]:
+    """Yield the body as it comes; a stop or the deadline ends it between two pieces."""
     for piece in response.iter_raw():
-        body += piece
-        if len(body) > limit:
-            raise _OversizeError
+        yield piece
         if stop.is_set() or time.monotonic() > deadline:
             raise httpx.ReadTimeout("no time left for the rest of the answer")
+
+
+def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
+    """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are.
+
+    With `any_bytes` nothing follows from those. It is unpacked as it comes, so that nothing beyond `limit` is ever in
+    memory, packed or not.
+    """
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= len(_GZIP):
+            break
+    body = bytearray()
+    member = zlib.decompressobj(zlib.MAX_WBITS | 16) if head.startswith(_GZIP) and not any_bytes else None
+    for piece in chain([head], pieces):
+        if member is None:
+            body += piece
+        while member and piece:
+            if member.eof:
+                member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+            body += member.decompress(piece, min(_STEP, limit + 1 - len(body)))
+            if len(body) > limit:
+                break
+            piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
+        if len(body) > limit:
+            raise _OversizeError
+    if member and not member.eof:
+        raise EOFError("the gzip stream has no end")
     return bytes(body)
-
-
-def _unpack(body: bytes, limit: int) -> bytes:
-    """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are."""
-    if not body.startswith(b"\x1f\x8b"):
-        return body
-    unpacked = gzip.GzipFile(fileobj=io.BytesIO(body)).read(limit + 1)
-    if len(unpacked) > limit:
-        raise _OversizeError
-    return unpacked
-
-
-def _log_retry(state: tenacity.RetryCallState) -> None:
-    if state.outcome and state.next_action:
-        reason, seconds = state.outcome.exception(), state.next_action.sleep
-        logger.info("trying again try=%d seconds=%.1f reason=%s", state.attempt_number + 1, seconds, reason)
 
 
 def _check_user_agent(user_agent: str) -> None:

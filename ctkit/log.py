@@ -45,8 +45,6 @@ class Log(Protocol):
         of it cost one answer each. It may change while the log is read.
     page_size_known
         Whether the log has shown that; until then `page_size` is a guess.
-    pace
-        What is known of the log's host.
     """
 
     url: str
@@ -54,7 +52,10 @@ class Log(Protocol):
     key: bytes | None
     page_size: int
     page_size_known: bool
-    pace: Pace
+
+    @property
+    def pace(self) -> Pace:
+        """What is known of the pace of the log's host."""
 
     @property
     def protocol(self) -> LogProtocol:
@@ -180,7 +181,7 @@ def open_log(
         Who asks: must hold a mail address or a URL where the log's operator can reach you.
     protocol
         ``"auto"`` asks the log: for a checkpoint first, because tiles are the cheaper way to read a log that speaks
-        both, then for a signed tree head. The others ask nothing.
+        both, then for a signed tree head; and whether there are tiles all the same. The others ask nothing.
     name
         What to store as ``source_name``.
     key
@@ -213,8 +214,10 @@ def open_log(
                 log.get_checkpoint()
             except LogError as error:
                 reasons.append(error.message)
-            else:
-                return log_class(url, user_agent=user_agent, name=name, key=key, patience=patience)
+                continue
+            if isinstance(log, StaticCtLog) and not log.has_tiles():
+                log_class = Rfc6962Log
+            return log_class(url, user_agent=user_agent, name=name, key=key, patience=patience)
     message = f"gives no tree head of either protocol; check the URL, or run again later: {' | '.join(reasons)}"
     raise LogUnavailableError(canonical_url(url), message)
 

@@ -1,25 +1,375 @@
-"""How fast one host is asked."""
+"""How fast one host is asked: learned from its answers, and shared by all logs on it."""
 
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from weakref import WeakValueDictionary
+
+_FIRST_CONCURRENCY = 4.0
+_LARGEST_CONCURRENCY = 32.0
+_LARGEST_EASE = 1 / 4
+"""A learned rate grows by this part of itself, at the most, while as many answers come as had shown it."""
+_RISING = 2.0, 0.1
+"""Latency counts as rising above so many times the least that was seen, and so many seconds more."""
+_SMALL = 1 << 14
+"""Bytes of an answer with entries at the least, but for a few single ones."""
+
+_IDLE = 60.0
+"""Hosts count requests by the minute at the longest: after so many idle seconds a new count begins."""
+
+_LONGEST_PAUSE = 120.0
+
+_POLL = 0.1
+"""Seconds between two looks at whether a waiting thread has been stopped."""
+
+_QUIET = 60.0
+"""Seconds between two lines about the troubles of one host."""
 
 
-@dataclass
 class Pace:
-    """What is known of the pace of one host.
+    """What is known of the pace of one host. Not for several threads at once; a `Gate` is.
+
+    Nothing here waits or looks at a clock: times are given, in seconds of a clock that only goes forward.
+
+    Concurrency goes up by one in each round trip while all of it is used, and down by half with each round trip that
+    met trouble (429, 5xx, no answer), or a little where latency rises. A rate is learned when the host answers again
+    after a 429: what it answered since the last such moment, divided by the time that this took, is what it allows.
+    Requests are then spaced accordingly, and the rate eases off with each answer, the less the closer to the limit it
+    proved to be.
 
     Attributes
     ----------
-    concurrency
+    concurrency : float
         Requests that may be under way at a time.
-    rate
+    rate : float or None
         Requests a second that the host is known to allow; None as long as it refused none.
-    latency
-        Seconds until an answer begins; None before the first one.
-    bandwidth
-        Bytes a second of all answers together; None before the first one.
+    latency : float or None
+        Seconds until an answer with entries begins, smoothed; until any began, before the first of those.
+    requests : int
+        Sent so far.
+    troubles : int
+        Rounds in a row that met trouble, with no answer between them.
     """
 
-    concurrency: float = 8.0
-    rate: float | None = None
+    def __init__(self) -> None:
+        self.concurrency = _FIRST_CONCURRENCY
+        self.rate: float | None = None
+        self.latency: float | None = None
+        self.requests = 0
+        self.troubles = 0
+        self._under_way = 0
+        # Nothing is sent before the time that the host named, before our own pause is over, before the rate allows it.
+        self._resume_at = self._pause_until = self._next_at = float("-inf")
+        # What was sent before the last trouble was known says nothing new about it.
+        self._cut_at = float("-inf")
+        self._refusing, self._refused_until = False, float("-inf")
+        # Answers since the host last answered again after a refusal, or since it was idle.
+        self._answers, self._counted_from = 0, float("-inf")
+        # How many answers showed the rate, and whether it is what holds requests back.
+        self._horizon, self._ease, self._paced = 1, _LARGEST_EASE, False
+        self._least_latency = float("inf")
+        self._bytes, self._busy, self._busy_from, self._ended_at = 0, 0.0, 0.0, float("-inf")
+
+    @property
+    def bandwidth(self) -> float | None:
+        """Bytes a second of all answers with entries together, while any was under way; None before the first one."""
+        return self._bytes / self._busy if self._bytes and self._busy else None
+
+    def named_delay(self, now: float) -> float:
+        """Return the seconds until the time that the host named in ``Retry-After``."""
+        return self._resume_at - now
+
+    def delay(self, now: float, tries: int, *, first: bool = False) -> float:
+        """Return the seconds until a request may be sent: infinite while too many are under way.
+
+        Parameters
+        ----------
+        tries
+            After so many rounds of trouble the host is given up: it is asked for each that comes, without a pause.
+        first
+            Whether the log has no other request under way. One does not count as too many, unless the host refuses: a
+            log that hangs does not hold up those beside it.
+        """
+        most = 1 if self._refusing or self.troubles > 1 else int(self.concurrency)
+        if self._under_way >= most and (self._refusing or not first):
+            return float("inf")
+        at = max(self._resume_at, self._next_at)
+        return (at if self.troubles >= tries else max(at, self._pause_until)) - now
+
+    def sent(self, now: float) -> None:
+        """Count a request that is sent now."""
+        if not self._under_way:
+            # Waiting for one's turn is not idle.
+            if now - max(self._ended_at, self._resume_at, self._pause_until, self._next_at) > _IDLE:
+                self._answers, self._counted_from = 0, now
+            self._busy_from = now
+        self.requests += 1
+        self._under_way += 1
+        if self.rate is not None:
+            spacing = 1 / self.rate
+            self._paced = now < self._next_at + spacing
+            # A request that is sent a little late does not delay those after it.
+            self._next_at = max(self._next_at, now - spacing) + spacing
+
+    def ended(self, now: float, size: int = 0) -> None:
+        """Count a request that is over, whatever came of it, and the bytes that came."""
+        self._under_way -= 1
+        self._ended_at = now
+        if size >= _SMALL:
+            self._bytes += size
+            self._busy += now - self._busy_from
+            self._busy_from = now
+
+    def answered(self, sent: float, now: float, latency: float, size: int) -> None:
+        """Learn from an answer of `size` bytes to the request of time `sent`; it is still under way."""
+        self._answers += 1
+        if not self._refusing:
+            self.troubles = 0
+            if self.rate is not None and self._paced:
+                self.rate *= 1 + self._ease / self._horizon
+                self._ease = min(self._ease * 1.01, _LARGEST_EASE)
+        elif sent >= self._cut_at:
+            self._learn_rate(sent, now)
+        if self._under_way >= int(self.concurrency):
+            self.concurrency = min(self.concurrency + 1 / self.concurrency, _LARGEST_CONCURRENCY)
+        self._learn_latency(sent, now, latency, size)
+
+    def _learn_rate(self, sent: float, now: float) -> None:
+        """Learn from the first answer after a refusal."""
+        self._refusing, self.troubles = False, 0
+        # This answer belongs to what follows. It could have come at any time since the host was last known to refuse.
+        answers, seconds = self._answers - 1, (self._refused_until + now) / 2 - self._counted_from
+        if answers:
+            shown = answers / seconds
+            if self.rate is not None and shown > self.rate / 2:
+                self._ease /= 4
+            self.rate, self._horizon = shown, answers
+            self._next_at = sent + 1 / shown
+        self._answers, self._counted_from = 1, now
+
+    def _learn_latency(self, sent: float, now: float, latency: float, size: int) -> None:
+        if size < _SMALL:
+            # Tree heads and issuers come sooner than pages, whatever the load.
+            self.latency = self.latency or latency
+            return
+        if self.latency is None or self._least_latency == float("inf"):
+            self.latency = latency
+        self.latency += (latency - self.latency) / 8
+        self._least_latency = min(self._least_latency, self.latency)
+        factor, more = _RISING
+        if self.latency > factor * self._least_latency + more and sent >= self._cut_at:
+            self._cut_at = now
+            if self.concurrency >= _FIRST_CONCURRENCY + 1:
+                self.concurrency = max(self.concurrency * 3 / 4, _FIRST_CONCURRENCY)
+            else:
+                # Asked so little, and still slow: that is what the host is like now.
+                self._least_latency = self.latency
+
+    def refused(self, sent: float, now: float, pause: float, wait: float | None) -> None:
+        """Learn from a 429.
+
+        Parameters
+        ----------
+        pause
+            Seconds to wait where no rate is known; doubled with each further round of trouble.
+        wait
+            Seconds that the host asks to be left alone.
+        """
+        self._heed(now, wait)
+        if self._is_news(sent, now):
+            self._refusing, self._refused_until = True, max(now, self._resume_at)
+            pause = (pause if self.rate is None else 1 / self.rate) * 2 ** (self.troubles - 1)
+            self._pause_until = now + min(pause, _LONGEST_PAUSE)
+
+    def failed(self, sent: float, now: float, pause: float, wait: float | None = None) -> None:
+        """Learn from a 5xx, or from a request without a whole answer; parameters as for `refused`.
+
+        A single failure halves the concurrency; only the next one without an answer in between is a reason to pause.
+        """
+        self._heed(now, wait)
+        if self._is_news(sent, now) and self.troubles > 1:
+            self._pause_until = now + min(pause * 2 ** (self.troubles - 2), _LONGEST_PAUSE)
+
+    def _heed(self, now: float, wait: float | None) -> None:
+        if wait is not None:
+            self._resume_at = max(self._resume_at, now + wait)
+
+    def _is_news(self, sent: float, now: float) -> bool:
+        if sent < self._cut_at:
+            return False
+        self._cut_at = now
+        self.troubles += 1
+        self.concurrency = max(self.concurrency / 2, 1.0)
+        return True
+
+
+class NoTurnError(Exception):
+    """A request may not be sent; the text says why, and what to do; `status` is the HTTP status that led to it."""
+
+    def __init__(self, reason: str, status: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+@dataclass
+class Turn:
+    """A request that may be sent, and what became of it.
+
+    Attributes
+    ----------
+    sent
+        When the turn came, on the monotonic clock.
+    latency
+        Seconds until the answer began; None where none did.
+    size
+        Bytes of the answer, unpacked.
+    status
+        HTTP status; None where no whole answer came.
+    trouble
+        What speaks against asking as before, such as a 429 or a connection that was reset; "" if nothing does.
+    wait
+        Seconds that the host asks to be left alone.
+    """
+
+    sent: float
     latency: float | None = None
-    bandwidth: float | None = None
+    size: int = 0
+    status: int | None = None
+    trouble: str = ""
+    wait: float | None = None
+
+
+@dataclass(eq=False)
+class _Waiting:
+    """A thread that waits for its turn, and is called when that may have come."""
+
+    log: str
+    called: threading.Condition
+
+
+class Gate:
+    """What all requests to one host pass, from any number of threads: in the order in which they came.
+
+    Only that a log without a request under way need not wait behind the requests of others.
+
+    Attributes
+    ----------
+    pace
+        What is known of the host; to be read only.
+    """
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self._lock = threading.Lock()
+        self._queue: deque[_Waiting] = deque()
+        self._under_way: Counter[str] = Counter()
+        self._last = Turn(0.0)
+        self._unsaid, self._said_at = 0, float("-inf")
+
+    @contextmanager
+    def turn(self, log: str, stop: threading.Event, *, tries: int, pause: float, longest: float) -> Iterator[Turn]:
+        """Wait for a turn, and learn from what is noted in it when the context ends.
+
+        Parameters
+        ----------
+        log
+            Whom the request is for.
+        stop
+            Ends the waiting when it is set.
+        tries
+            After so many rounds of trouble in a row the host is given up: whoever waits gets no turn any more, and
+            who comes later only one at a time.
+        pause
+            Seconds of the first pause after trouble.
+        longest
+            Seconds to wait at the most for a time that the host named.
+
+        Raises
+        ------
+        NoTurnError
+            Stopped, or the host is given up, or it asks to be left alone for longer.
+        """
+        turn = Turn(self._wait(log, stop, tries, longest))
+        try:
+            yield turn
+        finally:
+            with self._lock:
+                self._learn(turn, time.monotonic(), pause)
+                self._under_way -= Counter([log])
+                self._call(log)
+
+    def _wait(self, log: str, stop: threading.Event, tries: int, longest: float) -> float:
+        mine = _Waiting(log, threading.Condition(self._lock))
+        with self._lock:
+            self._queue.append(mine)
+            troubles = self.pace.troubles
+            try:
+                while True:
+                    now = time.monotonic()
+                    if stop.is_set():
+                        raise NoTurnError("stopped before the log answered; run again")
+                    self._check_named(now, longest)
+                    if self.pace.troubles >= max(tries, troubles + 1):
+                        raise NoTurnError(f"the host answers nobody: {self._last.trouble}", self._last.status)
+                    first = not self._under_way[log] and self._first_of(log) is mine
+                    delay = self.pace.delay(now, tries, first=first) if first or self._queue[0] is mine else _POLL
+                    if delay <= 0:
+                        self.pace.sent(now)
+                        self._under_way[log] += 1
+                        return now
+                    mine.called.wait(min(delay, _POLL))
+            finally:
+                self._queue.remove(mine)
+                self._call(log)
+
+    def _first_of(self, log: str) -> _Waiting | None:
+        return next((waiting for waiting in self._queue if waiting.log == log), None)
+
+    def _call(self, log: str) -> None:
+        """Let those look whose turn may have come: the first of all, and the first of this log."""
+        if self._queue:
+            self._queue[0].called.notify()
+        if waiting := self._first_of(log):
+            waiting.called.notify()
+
+    def _learn(self, turn: Turn, now: float, pause: float) -> None:
+        if turn.trouble:
+            self._last = turn
+            learn = self.pace.refused if turn.status == 429 else self.pace.failed
+            learn(turn.sent, now, pause, turn.wait)
+        elif turn.status is not None and turn.latency is not None:
+            self.pace.answered(turn.sent, now, turn.latency, turn.size)
+        self.pace.ended(now, turn.size)
+
+    def check(self, longest: float) -> None:
+        """Raise `NoTurnError` if the host asks to be left alone for more than `longest` seconds from now on."""
+        with self._lock:
+            self._check_named(time.monotonic(), longest)
+
+    def _check_named(self, now: float, longest: float) -> None:
+        seconds = self.pace.named_delay(now)
+        if seconds > longest:
+            raise NoTurnError(f"the log asks to be left alone for another {seconds:.0f} seconds; run again after", 429)
+
+    def news(self) -> int:
+        """Count a trouble that is worth a line; return how many a line now stands for, 0 if none is due yet."""
+        with self._lock:
+            self._unsaid += 1
+            now = time.monotonic()
+            if now - self._said_at < _QUIET:
+                return 0
+            count, self._unsaid, self._said_at = self._unsaid, 0, now
+            return count
+
+
+_gates: WeakValueDictionary[str, Gate] = WeakValueDictionary()
+_gates_lock = threading.Lock()
+
+
+def gate_of(authority: str) -> Gate:
+    """Return the gate of a host, given as ``host:port``; the same for all, as long as anybody has it."""
+    with _gates_lock:
+        return _gates.setdefault(authority, Gate())

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint, read_checkpoint
+from ctkit.checkpoint import Checkpoint, read_checkpoint, read_sth
 from ctkit.client import LogClient, LogOptions
 from ctkit.entry import REPORT, EntryBlock, decode_data_tile
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
@@ -26,7 +26,10 @@ _ISSUERS = 1 << 16
 
 
 class StaticCtLog(LogClient):
-    """A log behind a monitoring prefix; see `ctkit.client.LogClient` for its parameters."""
+    """A log behind a monitoring prefix; see `ctkit.client.LogClient` for its parameters.
+
+    A hybrid log, with data tiles and signed tree heads instead of checkpoints, is one as well.
+    """
 
     protocol: Literal["static-ct"] = "static-ct"
     page_size = TILE_WIDTH
@@ -36,10 +39,45 @@ class StaticCtLog(LogClient):
         super().__init__(url, **options)
         self._issuers: Shared[bytes, bytes | None] = Shared(self.url, _ISSUERS)
         self._hash_tiles: HashTiles | None = None
+        self._is_hybrid = False
+        # Entries in the last data tile of the tree heads so far, by its number.
+        self._partial_tiles: dict[int, int] = {}
 
     def _ask_for_head(self) -> Checkpoint:
-        # Static CT API, "Checkpoints".
-        return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
+        head = self._ask_for_sth() if self._is_hybrid else self._ask_for_checkpoint()
+        number, width = divmod(head.tree_size, TILE_WIDTH)
+        self._partial_tiles[number] = width
+        return head
+
+    def _ask_for_checkpoint(self) -> Checkpoint:
+        try:
+            # Static CT API, "Checkpoints".
+            return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
+        except HttpError as error:
+            if error.status not in (403, 404):
+                raise
+            try:
+                head = self._ask_for_sth()
+            except LogError:
+                raise error from None
+            self._is_hybrid = True
+            return head
+
+    def _ask_for_sth(self) -> Checkpoint:
+        # RFC 6962, section 4.3.
+        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_BODY_LIMIT)
+
+    def has_tiles(self) -> bool:
+        """Tell whether the log has data tiles: whoever gives checkpoints has, another is asked for the first one."""
+        if not self._is_hybrid:
+            return True
+        suffix = f".p/{self._tree_size}" if self._tree_size < TILE_WIDTH else ""
+        try:
+            tile = self._client.get(f"/tile/data/{tile_path(0)}{suffix}", bytes, limit=_TILE_LIMIT)
+            decode_data_tile(tile, 0, 1, self.url)
+        except LogError:
+            return False
+        return True
 
     def learn_page_size(self) -> None:
         """Do nothing: a page is a tile, and tiles have one width."""
@@ -70,12 +108,14 @@ class StaticCtLog(LogClient):
                 self.get_checkpoint()
             if start >= self._tree_size:
                 break
-            width = min(self._tree_size - first, TILE_WIDTH)
-            if width < TILE_WIDTH and (tile := self._get_tile_or_none(f"{path}.p/{width}")) is not None:
-                return tile, first + width
-            # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell.
-            if (tile := self._get_tile_or_none(path)) is not None:
-                return tile, first + TILE_WIDTH
+            # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell;
+            # and another backend may not have the full one yet that a newer checkpoint promises.
+            partial = self._partial_tiles.get(start // TILE_WIDTH, 0)
+            widths = [TILE_WIDTH, partial] if self._tree_size >= first + TILE_WIDTH else [partial, TILE_WIDTH]
+            for width in widths:
+                suffix = "" if width == TILE_WIDTH else f".p/{width}"
+                if start < first + width and (tile := self._get_tile_or_none(path + suffix)) is not None:
+                    return tile, first + width
         message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}); run again later"
         raise LogUnavailableError(self.url, message)
 
@@ -91,7 +131,12 @@ class StaticCtLog(LogClient):
         return certificate
 
     def _get_tile_or_none(self, path: str) -> bytes | None:
-        return self._get_or_none(path, bytes, _TILE_LIMIT, entries=True)
+        def read(body: bytes) -> bytes:
+            if not body:
+                raise TryAgain(LogProtocolError(self.url, f"{path} is empty; {REPORT}"))
+            return body
+
+        return self._get_or_none(path, read, _TILE_LIMIT, entries=True)
 
     def _get_or_none(
         self,

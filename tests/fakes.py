@@ -1,8 +1,11 @@
 """A CT log that misbehaves on request, and the one oracle that says whether a table is right."""
 
+import gzip
 import json
 import threading
+import time
 from base64 import b64decode
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -42,10 +45,20 @@ class FakeLog(EmbeddedLog):
         get-entries returns no more than so many entries.
     page_alignment : int
         Answers of get-entries end at a multiple of this at the latest.
+    surplus : int
+        Answers with entries carry so many more than asked for.
+    limit : tuple of (int, float) or None
+        So many requests are answered in any so many seconds; others get a 429.
+    limit_names_a_time : bool
+        Those 429 carry a ``Retry-After`` with a fraction.
+    refused : int
+        Requests over the limit so far.
     busy : list of int
         Statuses of the next answers, such as ``[429, 503]``; each request uses one up.
     always : int or None
         Status of every answer from now on.
+    busy_body : bytes
+        Body of those answers; HTML if it begins like it.
     retry_after : str or None
         ``Retry-After`` header of those answers: ``"1"``, ``"0.5"``, an HTTP date.
     too_many : int or None
@@ -56,10 +69,18 @@ class FakeLog(EmbeddedLog):
         So many of the next answers with entries break off: the connection closes before ``Content-Length`` is reached.
     cut_bodies : int
         So many of the next answers with entries are only half of what they should be, and ``Content-Length`` says so.
+    html_bodies : int
+        So many of the next answers with entries are a page for people, under status 200.
+    flood : bytes or None
+        Body of all answers with entries, with a ``Content-Length`` far beyond its end.
+    packs_pages : bool
+        Answers of get-entries are packed with gzip, as tiles are.
+    redirect : str or None
+        Where all answers with entries redirect to.
     shift : int
         Entries are those that begin so many indices later than asked for.
     empty_pages : int
-        So many of the next answers of get-entries carry no entry.
+        So many of the next answers with entries carry none.
     grow_by : int
         Entries that are appended before each tree head is given.
     lag : int
@@ -68,6 +89,10 @@ class FakeLog(EmbeddedLog):
         Entries and tiles stay so many entries behind the tree head.
     tip_status : int or None
         Status for entries and tiles beyond the tree, instead of 400 (RFC 6962) and 404 (Static CT).
+    absent : set of str
+        Paths that are answered with 404, such as ``"checkpoint"``: a hybrid of the two protocols has not all of both.
+    missing_full_tiles : set of int
+        Indices of data tiles of which only partial ones are there.
     missing_partial_tiles : bool
         Partial data tiles are not there.
     missing_tiles : set of int
@@ -101,19 +126,30 @@ class FakeLog(EmbeddedLog):
         self.unreadable = frozenset(unreadable)
         self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
         self.page_alignment = 1
+        self.surplus = 0
+        self.limit: tuple[int, float] | None = None
+        self.limit_names_a_time = False
+        self.refused = 0
         self.busy: list[int] = []
         self.always: int | None = None
+        self.busy_body = b"come back later"
         self.retry_after: str | None = None
         self.too_many: int | None = None
         self.too_many_status = 413
         self.broken_bodies = 0
         self.cut_bodies = 0
+        self.html_bodies = 0
+        self.flood: bytes | None = None
+        self.packs_pages = False
+        self.redirect: str | None = None
         self.shift = 0
         self.empty_pages = 0
         self.grow_by = 0
         self.lag = 0
         self.data_lag = 0
         self.tip_status: int | None = None
+        self.absent: set[str] = set()
+        self.missing_full_tiles: set[int] = set()
         self.missing_partial_tiles = False
         self.missing_tiles: set[int] = set()
         self.broken_leaves: set[int] = set()
@@ -121,6 +157,7 @@ class FakeLog(EmbeddedLog):
         self.wrong_issuers: set[str] = set()
         self.down = False
         self.latency = 0.0
+        self._answered: deque[float] = deque()
         self._lock = threading.Lock()
         self._awake = threading.Event()
         self.grow(size)
@@ -146,7 +183,7 @@ class FakeLog(EmbeddedLog):
 
     def read(self, start: int, end: int) -> Sequence[LogEntry]:
         """Return entries as they are to be sent."""
-        entries = super().read(start + self.shift, end + self.shift)
+        entries = super().read(start + self.shift, end + self.shift + self.surplus)
         if not self.broken_leaves:
             return entries
         return [
@@ -165,12 +202,31 @@ class FakeLog(EmbeddedLog):
                 raise ConnectionAbortedError("the log is down")
             status = self.always or (self.busy.pop(0) if self.busy else None)
             if status is not None:
-                headers = {} if self.retry_after is None else {"Retry-After": self.retry_after}
-                return Response(status, b"come back later", headers=headers)
+                return self._busy_answer(status, self.retry_after)
+            if self.limit is not None and (wait := self._over_limit(*self.limit)):
+                self.refused += 1
+                return self._busy_answer(429, f"{wait:.6f}" if self.limit_names_a_time else None)
             return self._respond(request)
+
+    def _busy_answer(self, status: int, retry_after: str | None) -> Response:
+        headers = {} if retry_after is None else {"Retry-After": retry_after}
+        content_type = "text/html" if self.busy_body.startswith(b"<") else "text/plain"
+        return Response(status, self.busy_body, content_type, headers)
+
+    def _over_limit(self, count: int, seconds: float) -> float:
+        """Return the seconds until another request may be answered; 0 if this one may, which then counts."""
+        now = time.monotonic()
+        while self._answered and self._answered[0] <= now - seconds:
+            self._answered.popleft()
+        if len(self._answered) >= count:
+            return self._answered[0] + seconds - now
+        self._answered.append(now)
+        return 0.0
 
     def _respond(self, request: Request) -> Response:
         kind, _, rest = request.path.partition("/")
+        if request.path in self.absent:
+            return Response(404, b"not found")
         if request.path == "ct/v1/get-entries":
             return self._damaged(self._respond_page(request))
         if request.path.startswith("tile/data/"):
@@ -195,7 +251,10 @@ class FakeLog(EmbeddedLog):
             return Response(self.tip_status or 400, b"not there yet")
         page_end = (start // self.page_alignment + 1) * self.page_alignment if self.page_alignment > 1 else end
         end = min(end, page_end, self.tree_size - self.data_lag)
-        return super().respond(replace(request, query={"start": str(start), "end": str(end - 1)}))
+        response = super().respond(replace(request, query={"start": str(start), "end": str(end - 1)}))
+        if self.packs_pages:
+            response = replace(response, body=gzip.compress(response.body), headers={"Content-Encoding": "gzip"})
+        return response
 
     def _respond_data_tile(self, request: Request) -> Response:
         path, partial, width = request.path.removeprefix("tile/data/").partition(".p/")
@@ -204,9 +263,22 @@ class FakeLog(EmbeddedLog):
             return Response(self.tip_status or 404, b"not there yet")
         if tile in self.missing_tiles or (partial and self.missing_partial_tiles):
             return Response(404, b"gone")
+        if tile in self.missing_full_tiles and not partial:
+            return Response(404, b"not there yet")
+        if self.empty_pages:
+            self.empty_pages -= 1
+            return Response(200, b"", "application/octet-stream")
         return super().respond(request)
 
     def _damaged(self, response: Response) -> Response:
+        if response.status == 200 and self.redirect is not None:
+            return Response(302, b"", headers={"Location": self.redirect})
+        if response.status == 200 and self.html_bodies:
+            self.html_bodies -= 1
+            return Response(200, b"<!doctype html><p>We will be back", "text/html")
+        if response.status == 200 and self.flood is not None:
+            headers = {"Content-Length": str(1 << 27), "Connection": "close"}
+            return replace(response, body=self.flood, headers=headers)
         half = response.body[: len(response.body) // 2]
         if response.status == 200 and self.broken_bodies:
             self.broken_bodies -= 1

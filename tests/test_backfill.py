@@ -147,21 +147,6 @@ def test_backfill_when_certificates_are_unreadable(tmp_path, serve, protocol):
         check_table(table, {client.url: log}, {client.url: (0, 300)})
 
 
-def test_backfill_when_an_issuer_is_missing(tmp_path, serve):
-    """An issuer that the log does not have is left out of the chains and named; the rows are there."""
-    log = FakeLog("Poor", 300, protocols=["static-ct"])
-    missing = sorted(log.issuers)[0]
-    log.issuer_status = {missing: 404}
-    table = open_table(tmp_path / "staging")
-    with open_log(serve(log), user_agent=USER_AGENT, name=log.name) as client:
-        report = backfill([client], gaps_of((client.url, 0, 300)), table)
-
-        assert report.missing_issuers == {client.url: (missing,)}
-        assert report.complete
-        assert missing in report._repr_html_()
-        check_table(table, {client.url: log}, {client.url: (0, 300)}, missing_issuers=[missing])
-
-
 def test_backfill_follows_an_old_table(tmp_path, both):
     """DER goes as base64 text into a table that holds it so."""
     logs, (rfc, _) = both

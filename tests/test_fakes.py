@@ -1,7 +1,9 @@
 """The knobs of the fake log turn, and the oracle of tables sees what is wrong with one."""
 
 import base64
+import gzip
 import json
+import time
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, IncompleteRead, RemoteDisconnected
 from threading import Thread
@@ -136,6 +138,49 @@ def test_empty_pages(log):
     assert [page(log, 0, 5), page(log, 0, 5)] == [(200, 0), (200, 5)]
 
 
+def test_surplus_and_packed_pages(log):
+    """Answers carry more than was asked for; pages are packed."""
+    log.surplus, log.packs_pages = 7, True
+
+    response = get(log, "ct/v1/get-entries?start=5&end=9")
+    assert (response.headers, len(json.loads(gzip.decompress(response.body))["entries"])) == (
+        {"Content-Encoding": "gzip"},
+        12,
+    )
+
+
+def test_bodies_that_are_something_else(log, serve):
+    """Instead of entries there is a page for people, an endless body, a redirect, nothing at all."""
+    url = serve(log)
+    log.html_bodies = 1
+    html = get(log, "tile/data/000").body
+    log.flood = b"x" * 1000
+    with pytest.raises(IncompleteRead) as caught:
+        over_http(url, "ct/v1/get-entries?start=0&end=9")
+    log.flood, log.redirect = None, "http://elsewhere.example/"
+    status, headers, _ = over_http(url, "tile/data/000")
+    log.redirect, log.empty_pages = None, 1
+
+    assert html.startswith(b"<!doctype html>")
+    assert (caught.value.partial, caught.value.expected) == (b"x" * 1000, (1 << 27) - 1000)
+    assert (status, headers["Location"]) == (302, "http://elsewhere.example/")
+    assert [len(get(log, "tile/data/000").body) > 0 for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize("names_a_time", [True, False])
+def test_limit(log, names_a_time):
+    """More requests than the limit allows are refused, whether with the time to wait or without, until it is over."""
+    log.limit, log.limit_names_a_time, log.busy_body = (2, 0.05), names_a_time, b"<p>Slow down"
+
+    answers = [get(log, "checkpoint") for _ in range(3)]
+    time.sleep(0.06)
+    answers.append(get(log, "checkpoint"))
+
+    assert [answer.status for answer in answers] == [200, 200, 429, 200]
+    assert (answers[2].body, answers[2].content_type, log.refused) == (b"<p>Slow down", "text/html", 1)
+    assert (0 < float(answers[2].headers.get("Retry-After", 0)) <= 0.05) is names_a_time
+
+
 def test_growing_and_lagging(log):
     """Tree heads show a growing log, a smaller one, or one whose data is not there yet."""
     log.grow_by = 10
@@ -167,6 +212,14 @@ def test_missing_tiles(log):
         404,
         404,
     ]
+
+
+def test_absent_paths_and_full_tiles(log):
+    """A hybrid log has not all paths of both protocols; a full tile may come later than its partial ones."""
+    log.absent, log.missing_full_tiles = {"checkpoint", "ct/v1/get-entries"}, {0}
+
+    paths = ("checkpoint", "ct/v1/get-entries?start=0&end=9", "ct/v1/get-sth", "tile/data/000", "tile/data/000.p/9")
+    assert [get(log, path).status for path in paths] == [404, 404, 200, 404, 200]
 
 
 def test_broken_leaf(log):

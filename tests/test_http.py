@@ -190,7 +190,7 @@ def test_get_logs_why_it_tries_again(serve: Serve, caplog: pytest.LogCaptureFixt
     with caplog.at_level("INFO", "ctkit.http"):
         _get(serve(ScriptedLog(Response(503, b"later"), OK)))
 
-    assert re.fullmatch(r"trying again try=2 seconds=0\.\d reason=.*/x: HTTP status 503 .*", caplog.messages[0])
+    assert re.fullmatch(r"trying again try=2 seconds=0\.\d times=1 reason=.*/x: HTTP status 503 .*", caplog.messages[0])
 
 
 @pytest.mark.parametrize("body", [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000))])
@@ -221,6 +221,14 @@ def test_get_when_the_body_may_be_any_bytes(serve: Serve, body: bytes) -> None:
 
     assert [client.get("/x", bytes, limit=1000, binary=True) for _ in range(2)] == [body, body]
     client.close()
+
+
+def test_get_when_the_body_is_packed_in_parts(serve: Serve) -> None:
+    """A gzip body of several members, padded with zeros, is unpacked as a whole, however far a piece of it expands."""
+    parts = [b"x" * 3_000_000, b"", b"y" * 10]
+    log = ScriptedLog(Response(200, b"".join(map(gzip.compress, parts)) + bytes(7)))
+
+    assert _get(serve(log), limit=3_000_010) == b"".join(parts)
 
 
 def test_get_when_the_log_answers_with_html(serve: Serve) -> None:

@@ -41,6 +41,28 @@ def test_open_log_when_it_is_to_find_out(serve: Serve, protocols: list[str], kin
         assert len(log.get_entries(0, 3)) == 3
 
 
+def test_open_log_asks_for_little(serve: Serve) -> None:
+    """A log of RFC 6962 is known by three answers: no checkpoint, a tree head, no tile."""
+    fake = FakeLog(size=300, protocols=["rfc6962"])
+
+    with open_log(serve(fake), user_agent=AGENT, patience=FAST):
+        assert fake.paths() == ["checkpoint", "ct/v1/get-sth", "tile/data/000"]
+
+
+@pytest.mark.parametrize("size", [3, 300])
+def test_open_log_when_it_is_a_hybrid(serve: Serve, size: int) -> None:
+    """A log with tree heads and tiles but no checkpoints is read from its tiles, and its checkpoint asked for once."""
+    fake = FakeLog(size=size)
+    fake.absent = {"checkpoint"}
+
+    with open_log(serve(fake), user_agent=AGENT, patience=FAST) as log:
+        checkpoints = [log.get_checkpoint() for _ in range(2)]
+        assert type(log) is StaticCtLog
+        assert [checkpoint.tree_size for checkpoint in checkpoints] == [size] * 2
+    assert len(fake.paths("checkpoint")) == 2
+    assert len(fake.paths("ct/v1/get-entries")) == 0
+
+
 @pytest.mark.parametrize(("protocol", "kind"), [("rfc6962", Rfc6962Log), ("static-ct", StaticCtLog)])
 def test_open_log_when_the_protocol_is_given(serve: Serve, protocol: Any, kind: type) -> None:
     """A protocol that is given is not questioned: the log is not asked."""
