@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ctkit.checkpoint import Checkpoint, read_sth
 from ctkit.client import LogClient, LogOptions
 from ctkit.entry import REPORT, EntryBlock, decode_get_entries
-from ctkit.errors import LogProtocolError, LogUnavailableError
+from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.http import HttpError, TryAgain
 from ctkit.merkle import verify_consistency
 from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
@@ -36,6 +36,10 @@ _NOT_HAD = (400, 403, 404, 405, 410, 501)
 
 _Shown = tuple[int, bytes, list[bytes]]
 """Index of a leaf, its hash, and its audit path."""
+
+
+class _NoPathError(LogUnavailableError):
+    """The log does not give the audit path of an entry."""
 
 
 class Rfc6962Log(LogClient):
@@ -147,19 +151,20 @@ class Rfc6962Log(LogClient):
 
     def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
         tree, stretch = self._tree_of(head), Stretch(start, leaf_hashes, head.tree_size)
-        lost: set[int] = set()
+        lost: dict[int, LogError] = {}
         had = False
         for _ in range(_PATHS):
             _, index = tree.compare(stretch, lost)
             if index is None or (len(lost) == _REFUSALS and not had):
                 break
-            if self._learn_path(tree, index, stretch.hash((0, index))):
+            try:
+                self._learn_path(tree, index, stretch.hash((0, index)))
                 had = True
-            else:
-                lost.add(index)
+            except (LogProtocolError, _NoPathError) as error:
+                # That may be due to this entry, and others are proven all the same.
+                lost[index] = error
         if lost and not had:
-            message = f"the log gives no audit path for entry {min(lost)} in the tree of {head.tree_size} entries"
-            raise LogUnavailableError(self.url, f"{message}; run again later")
+            raise lost[min(lost)]
         return tree.compare(stretch)[0]
 
     def _tree_of(self, head: Checkpoint) -> ProvenTree:
@@ -170,8 +175,8 @@ class Rfc6962Log(LogClient):
                 tree = self._tree = ProvenTree(head.tree_size, head.root_hash)
             return tree
 
-    def _learn_path(self, tree: ProvenTree, index: int, leaf_hash: bytes) -> bool:
-        """Ask for the audit path of an entry, as it came with this hash; tell whether the log has it.
+    def _learn_path(self, tree: ProvenTree, index: int, leaf_hash: bytes) -> None:
+        """Ask for the audit path of an entry, as it came with this hash.
 
         Asked by hash, which costs less, the log has no answer where the entry is another, and answers with another
         index where it holds the leaf twice: then it is asked by index.
@@ -187,7 +192,9 @@ class Rfc6962Log(LogClient):
         # RFC 6962, sections 4.5 and 4.8.
         text = urllib.parse.quote(base64.b64encode(leaf_hash), safe="")
         queries = {f"get-proof-by-hash?hash={text}": by_hash, f"get-entry-and-proof?leaf_index={index}": by_index}
-        return any(self._ask_for_path(query, read, index, tree) for query, read in queries.items())
+        if not any(self._ask_for_path(query, read, index, tree) for query, read in queries.items()):
+            message = f"the log gives no audit path for entry {index} in the tree of {tree.tree_size} entries"
+            raise _NoPathError(self.url, f"{message}; run again later")
 
     def _ask_for_path(self, query: str, read: Callable[[bytes], _Shown], index: int, tree: ProvenTree) -> bool:
         def learn(body: bytes) -> bool:
@@ -197,7 +204,7 @@ class Rfc6962Log(LogClient):
                 raise TryAgain(error) from error
             if found == index and not tree.learn(index, leaf_hash, path):
                 message = f"the audit path of entry {index} does not lead to the root hash of {tree.tree_size} entries"
-                raise TryAgain(LogProtocolError(self.url, f"{message}; {REPORT}"))
+                raise LogProtocolError(self.url, f"{message}; {REPORT}")
             return found == index
 
         try:

@@ -151,14 +151,15 @@ def test_ac2_2_a_second_run_has_nothing_to_fetch(world, capsys, caplog):
     file = world.write_files()
     assert ctkit("backfill", "-f", file) == 0
     commits = commits_of(world.staging)
-    asked = [len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data")) for log in world.logs]
+    # protocol: auto looks for the first data tile, in case that a log has tiles and no checkpoint.
+    asked = [len(log.paths(path)) for log, path in zip(world.logs, ["ct/v1/get-entries", "tile/data"], strict=True)]
 
     assert gaps_json(capsys, "-f", file) == []
     assert ctkit("backfill", "-f", file) == 0
 
     assert "no gaps detected, nothing to backfill" in caplog.text
     assert commits_of(world.staging) == commits
-    assert [len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data")) for log in world.logs] == asked
+    assert [len(world.logs[0].paths("ct/v1/get-entries")), len(world.logs[1].paths("tile/data"))] == asked
 
 
 def test_ac2_2_after_a_failed_run_exactly_the_rest_is_fetched(world, capsys):

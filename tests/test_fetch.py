@@ -520,7 +520,7 @@ def test_fetch_when_no_more_is_allowed_ends_at_once() -> None:
     class Rationed(PlainLog):
         """Has nothing, and lets itself be asked three times."""
 
-        def get_entries(self, start: int, end: int) -> EntryBlock:
+        def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
             """Ask the thread's budget, as http does."""
             self.asked.append((start, end))
             if may_ask.get()():

@@ -1,0 +1,270 @@
+"""Backfills that believe nothing: what is verified, what is not written, and what the table says of it."""
+
+import logging
+from collections import Counter
+from hashlib import sha256
+
+import pytest
+from fakes import FakeLog, check_table
+
+from ctkit.backfill import backfill
+from ctkit.embedded import make_log
+from ctkit.errors import LogProtocolError, LogUnavailableError
+from ctkit.gap import find_gaps
+from ctkit.http import Patience
+from ctkit.log import open_log
+from ctkit.outcome import Hole
+from ctkit.parameters import read_parameters
+from ctkit.provenance import Provenance, read_provenance
+from ctkit.table import open_table
+
+USER_AGENT = "ctkit tests, nobody@example.org"
+FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=10)
+NOT_THERE = "not what the log's tree of {size} entries has there"
+
+each_protocol = pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
+
+
+@pytest.fixture
+def opened(serve):
+    """Return what serves a log and opens it, with its key unless told otherwise."""
+    logs = []
+
+    def open_one(fake, protocol, *, key=True):
+        log = open_log(
+            serve(fake),
+            user_agent=USER_AGENT,
+            protocol=protocol,
+            name=fake.name,
+            key=fake.public_key if key else None,
+            patience=FAST,
+        )
+        logs.append(log)
+        return log
+
+    yield open_one
+    for log in logs:
+        log.close()
+
+
+def fill(log, table, within=(0, 600), **options):
+    """Backfill what is missing of one log."""
+    options = {"verify": "entries", **options}
+    return backfill([log], find_gaps(table, within={log.url: within}), table, **options)
+
+
+def asked(fake):
+    """Return how often each kind of request came."""
+    kinds = Counter()
+    for path in fake.paths():
+        kinds["/".join(path.split("/")[:2]) if path.startswith("tile") else path.split("/")[-1]] += 1
+    return {kind: count for kind, count in kinds.items() if len(kind) < 60}
+
+
+@each_protocol
+def test_backfill_that_proves_entries(tmp_path, opened, protocol):
+    """Every row is proven with few requests, and the commit says under which signed tree head."""
+    fake = FakeLog(size=600, page_size=32)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+
+    report = fill(log, table, (3, 600))
+
+    check_table(table, {log.url: fake}, {log.url: (3, 600)})
+    assert (report.complete, report.verify, report.unsigned) == (True, "entries", ())
+    record = Provenance(log.url, 3, 600, 597, 600, fake.tree.root(600), "entries", signed=True)
+    assert read_provenance(table) == [(1, record)]
+    expected = {
+        # All pages are proven by the path of the first entry.
+        "rfc6962": {"get-sth": 1, "get-entries": 19, "get-proof-by-hash": 1},
+        # Two whole tiles and a part of one: the right edge of both levels shows the root and the tiles' own hashes.
+        "static-ct": {"checkpoint": 1, "tile/data": 3, "tile/0": 1, "tile/1": 1},
+    }
+    assert asked(fake) == expected[protocol]
+
+
+@each_protocol
+def test_backfill_that_proves_single_entries(tmp_path, opened, protocol):
+    """Entries far apart take a request for each page, and one proof at the most."""
+    fake = FakeLog(size=600, page_size=64)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    lonely = [7, 70, 200, 599]
+    gaps = find_gaps(None, within={log.url: (0, 600)}).slice(0, 0)
+    gaps = gaps.from_pylist([{"source_url": log.url, "start": at, "end": at + 1} for at in lonely], gaps.schema)
+
+    report = backfill([log], gaps, table, verify="entries")
+
+    check_table(table, {log.url: fake}, {log.url: [(at, at + 1) for at in lonely]})
+    assert report.complete
+    counts = asked(fake)
+    # As long as the page size is not known, the answer for the first entry brings the second.
+    assert counts["get-entries" if protocol == "rfc6962" else "tile/data"] == (3 if protocol == "rfc6962" else 2)
+    assert counts.get("get-proof-by-hash", 0) <= 2 * 3
+    assert counts.get("tile/0", 0) + counts.get("tile/1", 0) <= 2
+
+
+@each_protocol
+def test_backfill_of_a_log_that_changed_entries(tmp_path, opened, protocol):
+    """What is not in the signed tree is named and not written, all the rest is; the next run completes the table."""
+    fake = FakeLog(size=600, page_size=32)
+    other = make_log("Another", 600)
+    true = {index: fake.entries[index] for index in (40, 41, 300)}
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    for index in true:
+        fake.entries[index] = other.entries[index]
+    fake.issuers |= other.issuers
+
+    report = fill(log, table)
+
+    reason = report.holes[0].reason
+    assert reason.startswith(NOT_THERE.format(size=600))
+    assert report.holes == (Hole(log.url, 40, 42, reason, True), Hole(log.url, 300, 301, reason, True))
+    check_table(table, {log.url: fake}, {log.url: [(0, 40), (42, 300), (301, 600)]})
+    with pytest.raises(LogProtocolError, match=r"3 entries are still missing: \[40, 42\) not what .* \[300, 301\)"):
+        report.check()
+    for index, entry in true.items():
+        fake.entries[index] = entry
+    assert fill(log, table).complete
+    check_table(table, {log.url: fake}, {log.url: (0, 600)})
+
+
+@pytest.mark.parametrize("verify", ["heads", "entries"])
+@each_protocol
+def test_backfill_of_a_log_with_another_key(tmp_path, opened, protocol, verify):
+    """A tree head that the log's key did not sign: nothing is believed, nothing is asked for, nothing is written."""
+    fake = FakeLog(size=600)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    log.key = FakeLog(size=0, seed=1).public_key
+
+    report = fill(log, table, verify=verify)
+
+    assert [(hole.start, hole.end, hole.lasting) for hole in report.holes] == [(0, 600, True)]
+    assert "is not signed by the log's key" in report.holes[0].reason
+    assert (table.version(), asked(fake)) == (0, {"get-sth" if protocol == "rfc6962" else "checkpoint": 1})
+
+
+@each_protocol
+def test_backfill_of_a_log_without_a_key(tmp_path, opened, protocol, caplog):
+    """It is said once, entries are proven against the root as it came, and report and commit say: unsigned."""
+    fake = FakeLog(size=600)
+    log, table = opened(fake, protocol, key=False), open_table(tmp_path / "staging")
+
+    with caplog.at_level(logging.WARNING, "ctkit"):
+        report = fill(log, table)
+
+    assert caplog.messages == [f"log's key is not known, its tree head is not verified url={log.url}"]
+    assert (report.complete, report.unsigned, report.facts()["unsigned"]) == (True, (log.url,), 1)
+    assert [record.signed for _, record in read_provenance(table)] == [False]
+
+
+@each_protocol
+def test_backfill_that_verifies_heads_only(tmp_path, opened, protocol):
+    """Heads take one request for each log; the commit says so much and no more."""
+    fake = FakeLog(size=600)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+
+    fill(log, table, verify="heads")
+
+    assert [(record.verified, record.signed) for _, record in read_provenance(table)] == [("heads", True)]
+    heads = {"get-sth", "checkpoint"}
+    assert sum(count for kind, count in asked(fake).items() if kind in heads) == 1
+    assert not {"get-proof-by-hash", "tile/0", "tile/1"} & asked(fake).keys()
+
+
+def test_backfill_that_verifies_nothing(tmp_path, opened):
+    """Nothing but entries is asked for, and nothing is said of them."""
+    fake = FakeLog(size=600)
+    log, table = opened(fake, "rfc6962"), open_table(tmp_path / "staging")
+
+    fill(log, table, verify="off")
+
+    assert set(asked(fake)) == {"get-entries"}
+    assert read_provenance(table) == []
+
+
+@each_protocol
+def test_backfill_beyond_the_tree_head(tmp_path, opened, protocol):
+    """Entries that came after the run's tree head are proven under the next one, shown to be of the same tree."""
+    fake = FakeLog(size=600, page_size=32)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def grow_after_the_first_head(request):
+        answer = respond(request)
+        if request.path in ("ct/v1/get-sth", "checkpoint") and len(fake.entries) == 600:
+            fake.grow(40)
+        return answer
+
+    fake.respond = grow_after_the_first_head
+    report = fill(log, table, (0, 640))
+
+    check_table(table, {log.url: fake}, {log.url: (0, 640)})
+    assert (report.complete, report.heads[log.url].tree_size) == (True, 640)
+
+
+@each_protocol
+def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
+    """A next tree head that is not of the same tree: what it covers is not written."""
+    fake = FakeLog(size=600, page_size=32)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond, fork, heads = fake.respond, FakeLog(size=640, days=4), []
+    fork._key, fork.public_key = fake._key, fake.public_key
+
+    def answer_as_two_trees(request):
+        if request.path not in ("ct/v1/get-sth", "checkpoint"):
+            return respond(request)
+        heads.append((respond if not heads else fork.respond)(request))
+        fake.grow(640 - len(fake.entries))
+        return heads[-1]
+
+    fake.respond = answer_as_two_trees
+    report = fill(log, table, (590, 640))
+
+    # What the first tree head covers is proven by it, where it came in a piece of its own.
+    assert report.written == {log.url: 0 if protocol == "rfc6962" else 10}
+    assert {hole.lasting for hole in report.holes} == {True}
+    assert all("is not shown to begin with that of 600" in hole.reason for hole in report.holes)
+
+
+@each_protocol
+def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
+    """Entries whose proof cannot be had just now are holes; the next run writes them."""
+    fake = FakeLog(size=600, page_size=32)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond = fake.respond
+    proofs = ("get-proof-by-hash", "get-entry-and-proof", "tile/0", "tile/1")
+
+    def without_proofs(request):
+        if any(each in request.path for each in proofs) and "data" not in request.path:
+            raise ConnectionAbortedError
+        return respond(request)
+
+    fake.respond = without_proofs
+    report = fill(log, table, (3, 600))
+
+    assert report.written == {log.url: 0}
+    assert {(hole.reason.startswith("not proven: "), hole.lasting) for hole in report.holes} == {(True, False)}
+    with pytest.raises(LogUnavailableError, match=r"597 entries are still missing: .* run again to fetch them"):
+        report.check()
+    fake.respond = respond
+    assert fill(log, table, (3, 600)).complete
+    check_table(table, {log.url: fake}, {log.url: (3, 600)})
+
+
+def test_backfill_of_single_entries_asks_for_their_issuers_only(tmp_path, opened):
+    """A whole tile is proven for one entry of it; the issuers of the others are none of our business."""
+    fake = FakeLog(size=256)
+    log, table = opened(fake, "static-ct"), open_table(tmp_path / "staging")
+    own = {sha256(certificate).hexdigest() for certificate in fake.entries[7].chain}
+
+    assert fill(log, table, (7, 8)).complete
+
+    assert {path.removeprefix("issuer/") for path in fake.paths("issuer")} == own
+    assert own < fake.issuers.keys()
+
+
+def test_verify_in_a_parameter_file(tmp_path):
+    """YAML reads ``off`` as false; it is meant as written."""
+    (tmp_path / "p.yaml").write_text("verify: off\n")
+
+    assert read_parameters(tmp_path / "p.yaml").verify == "off"
+    assert read_parameters().verify == "heads"
