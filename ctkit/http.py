@@ -157,7 +157,8 @@ class Client:
         binary
             The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
         entries
-            Whether this asks for entries, for which `may_ask` must be asked.
+            Whether this asks for entries, for which `may_ask` must be asked. What does not goes first: entries that
+            have come may wait for it.
 
         Raises
         ------
@@ -183,18 +184,18 @@ class Client:
         def ask() -> T:
             if entries and not may_ask.get(_always)():
                 raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
-            return read(self._body(path, limit, binary, stop))
+            return read(self._body(path, limit, binary, not entries, stop))
 
         try:
             return retrying(ask)
         except TryAgain as problem:
             raise problem.error from problem.__cause__
 
-    def _body(self, path: str, limit: int, binary: bool, stop: threading.Event) -> bytes:
+    def _body(self, path: str, limit: int, binary: bool, urgent: bool, stop: threading.Event) -> bytes:
         """Return the unpacked body of one answer with status 200, after redirects within the host."""
         request = self._http.build_request("GET", self.url + path)
         for _ in range(_REDIRECTS):
-            body, following = self._ask(request, path, limit, binary, stop)
+            body, following = self._ask(request, path, limit, binary, urgent, stop)
             if following is None:
                 return body
             target = following.url
@@ -204,15 +205,13 @@ class Client:
         raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
 
     def _ask(
-        self, request: httpx.Request, path: str, limit: int, binary: bool, stop: threading.Event
+        self, request: httpx.Request, path: str, limit: int, binary: bool, urgent: bool, stop: threading.Event
     ) -> tuple[bytes, httpx.Request | None]:
         """Return the unpacked body of one answer with status 200, or the request that it redirects to."""
         patience = self._patience
-        longest = min(patience.longest_wait, patience.total)
+        tries, pause, longest = patience.tries, patience.first_wait, min(patience.longest_wait, patience.total)
         try:
-            with self._gate.turn(
-                self.url, stop, tries=patience.tries, pause=patience.first_wait, longest=longest
-            ) as turn:
+            with self._gate.turn(self.url, stop, tries=tries, pause=pause, longest=longest, urgent=urgent) as turn:
                 response, body = self._send(request, limit, binary, turn, stop)
                 refusal = self._refusal(path, response.status_code, body)
                 if response.status_code == 429 or (response.status_code >= 500 and not refusal.too_large):
@@ -274,7 +273,7 @@ class Client:
         return None if seconds is None else seconds + random.uniform(0, self._patience.first_wait)
 
     def _log_retry(self, state: tenacity.RetryCallState) -> None:
-        if state.outcome and state.next_action and (times := self._gate.news()):
+        if state.outcome and state.next_action and not stopped() and (times := self._gate.news()):
             tries, seconds, reason = state.attempt_number + 1, state.next_action.sleep, state.outcome.exception()
             logger.info("trying again try=%d seconds=%.1f times=%d reason=%s", tries, seconds, times, reason)
 

@@ -247,13 +247,14 @@ class _Waiting:
     """A thread that waits for its turn, and is called when that may have come."""
 
     log: str
+    urgent: bool
     called: threading.Condition
 
 
 class Gate:
     """What all requests to one host pass, from any number of threads: in the order in which they came.
 
-    Only that a log without a request under way need not wait behind the requests of others.
+    But what is urgent goes first, and a log without a request under way need not wait behind the requests of others.
 
     Attributes
     ----------
@@ -266,11 +267,14 @@ class Gate:
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()
         self._under_way: Counter[str] = Counter()
+        self._in_trouble: set[str] = set()
         self._last = Turn(0.0)
         self._unsaid, self._said_at = 0, float("-inf")
 
     @contextmanager
-    def turn(self, log: str, stop: threading.Event, *, tries: int, pause: float, longest: float) -> Iterator[Turn]:
+    def turn(
+        self, log: str, stop: threading.Event, *, tries: int, pause: float, longest: float, urgent: bool = False
+    ) -> Iterator[Turn]:
         """Wait for a turn, and learn from what is noted in it when the context ends.
 
         Parameters
@@ -280,31 +284,34 @@ class Gate:
         stop
             Ends the waiting when it is set.
         tries
-            After so many rounds of trouble in a row the host is given up: whoever waits gets no turn any more, and
-            who comes later only one at a time.
+            After so many rounds of trouble in a row the host is given up: whoever waits for a log that had its share
+            of it gets no turn any more, and who comes later only one at a time.
         pause
             Seconds of the first pause after trouble.
         longest
             Seconds to wait at the most for a time that the host named.
+        urgent
+            Whether it goes before what is not.
 
         Raises
         ------
         NoTurnError
             Stopped, or the host is given up, or it asks to be left alone for longer.
         """
-        turn = Turn(self._wait(log, stop, tries, longest))
+        turn = Turn(self._wait(_Waiting(log, urgent, threading.Condition(self._lock)), stop, tries, longest))
         try:
             yield turn
         finally:
             with self._lock:
-                self._learn(turn, time.monotonic(), pause)
+                self._learn(log, turn, time.monotonic(), pause)
                 self._under_way -= Counter([log])
                 self._call(log)
 
-    def _wait(self, log: str, stop: threading.Event, tries: int, longest: float) -> float:
-        mine = _Waiting(log, threading.Condition(self._lock))
+    def _wait(self, mine: _Waiting, stop: threading.Event, tries: int, longest: float) -> float:
+        log = mine.log
         with self._lock:
-            self._queue.append(mine)
+            before = sum(waiting.urgent for waiting in self._queue) if mine.urgent else len(self._queue)
+            self._queue.insert(before, mine)
             troubles = self.pace.troubles
             try:
                 while True:
@@ -312,7 +319,7 @@ class Gate:
                     if stop.is_set():
                         raise NoTurnError("stopped before the log answered; run again")
                     self._check_named(now, longest)
-                    if self.pace.troubles >= max(tries, troubles + 1):
+                    if log in self._in_trouble and self.pace.troubles >= max(tries, troubles + 1):
                         raise NoTurnError(f"the host answers nobody: {self._last.trouble}", self._last.status)
                     first = not self._under_way[log] and self._first_of(log) is mine
                     delay = self.pace.delay(now, tries, first=first) if first or self._queue[0] is mine else _POLL
@@ -335,12 +342,14 @@ class Gate:
         if waiting := self._first_of(log):
             waiting.called.notify()
 
-    def _learn(self, turn: Turn, now: float, pause: float) -> None:
+    def _learn(self, log: str, turn: Turn, now: float, pause: float) -> None:
         if turn.trouble:
             self._last = turn
+            self._in_trouble.add(log)
             learn = self.pace.refused if turn.status == 429 else self.pace.failed
             learn(turn.sent, now, pause, turn.wait)
         elif turn.status is not None and turn.latency is not None:
+            self._in_trouble.discard(log)
             self.pace.answered(turn.sent, now, turn.latency, turn.size)
         self.pace.ended(now, turn.size)
 

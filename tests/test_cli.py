@@ -512,14 +512,24 @@ def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum):
     """A signal to a backfill gives exit code 1, keeps what was written, and the next run fetches the rest."""
-    log = FakeLog(size=5000, protocols=["static-ct"])
+
+    class Slow(FakeLog):
+        """Answers ever so slowly from its eleventh tile on."""
+
+        def respond(self, request):
+            """Wait, if it is to."""
+            if request.path.startswith("tile/data/01"):
+                self._awake.wait(slowness)
+            return super().respond(request)
+
+    slowness = 1.0
+    log = Slow(size=5000, protocols=["static-ct"])
     url = serve(log)
-    log.latency = 0.3
     file = write_file(logs=[{"url": url, "name": log.name, "protocol": "static-ct"}], ceiling="log", from_index=0)
     with subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True) as process:
         try:
             deadline = time.monotonic() + 30
-            while len(log.paths("tile/data/")) < 14:
+            while len(log.paths("tile/data/")) < 16:
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
             process.send_signal(signum)
@@ -532,7 +542,7 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     written = find_table("staging").count()
     assert 0 < written < 5000, err
 
-    log.latency = 0
+    slowness = 0.0
     code, _, err = ctkit("backfill", "-f", file)
     assert code == 0
     assert f"wanted={5000 - written} " in err

@@ -410,6 +410,23 @@ def test_gate_when_a_log_hangs(gate: Gate) -> None:
     assert sorted(order[2:]) == [LOG, "other"]
 
 
+def test_gate_when_somebody_is_urgent(gate: Gate) -> None:
+    """What is urgent goes before what is not, and in order among itself."""
+    never, order = threading.Event(), []
+
+    def run(name: str, urgent: bool) -> None:
+        with gate.turn(LOG, never, tries=3, pause=0.01, longest=1, urgent=urgent):
+            order.append(name)
+
+    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
+        plain = [("a", False), ("b", True), ("c", False), ("d", True)]
+        threads = [waiting(gate, lambda each=each: run(*each)) for each in plain]
+    for thread in threads:
+        thread.join(5)
+
+    assert order == ["b", "d", "a", "c"]
+
+
 def test_gate_when_stopped(gate: Gate) -> None:
     """A thread that waits for its turn ends when it is stopped, and those behind it move up."""
     stop, never, ends = threading.Event(), threading.Event(), []
@@ -433,7 +450,7 @@ def test_gate_when_stopped(gate: Gate) -> None:
 
 
 def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
-    """Whoever waits while trouble goes on and on is given up with the host; who comes later may ask once."""
+    """Whoever waits for a log in trouble is given up with its host; a log beside it that had none is still asked."""
     never, ends = threading.Event(), []
 
     def run() -> None:
@@ -441,18 +458,23 @@ def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
             pass_through(gate, never)
         ends.append(raised.value.status)
 
-    threads = []
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1) as turn:
-        turn.trouble, turn.status = "no luck", 503
-        gate.pace.troubles = 2
-        threads += [waiting(gate, run) for _ in range(3)]
-    for thread in threads:
-        thread.join(1)
-    sent = gate.pace.requests
-    pass_through(gate, never)
+    def run_beside() -> None:
+        with gate.turn("other", never, tries=3, pause=0.01, longest=1) as turn:
+            turn.status, turn.latency = 200, 0.01
+        ends.append(turn.status)
 
-    assert ends == [503] * 3
-    assert (sent, gate.pace.requests, gate.pace.troubles) == (1, 2, 0)
+    with gate.turn("other", never, tries=3, pause=0.01, longest=1):
+        with gate.turn(LOG, never, tries=3, pause=0.01, longest=1) as turn:
+            gate.pace.troubles = 2
+            threads = [*(waiting(gate, run) for _ in range(3)), waiting(gate, run_beside)]
+            turn.trouble, turn.status = "no luck", 503
+        for thread in threads[:3]:
+            thread.join(1)
+        assert (ends, gate.pace.requests) == ([503] * 3, 2)
+    threads[3].join(1)
+
+    assert ends == [503] * 3 + [200]
+    assert (gate.pace.requests, gate.pace.troubles) == (3, 0)
 
 
 def test_gate_is_that_of_the_host(serve: Serve) -> None:
