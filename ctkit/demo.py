@@ -1,5 +1,6 @@
 """The whole cycle on embedded logs: a table with holes is found incomplete, filled, looked at, merged, complete."""
 
+import base64
 import fcntl
 import logging
 import shutil
@@ -98,8 +99,17 @@ def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> d
         "main_path": str(folder / "main"),
         "staging_path": str(folder / "staging"),
         "state_file": str(folder / "state.json"),
-        "logs": [{"name": log.name, "url": server.url(log), "protocol": log.protocols[0]} for log in logs],
+        "logs": [
+            {
+                "name": log.name,
+                "url": server.url(log),
+                "protocol": log.protocols[0],
+                "key": base64.b64encode(log.public_key).decode(),
+            }
+            for log in logs
+        ],
         "from_index": 0,
+        "verify": "entries",
         "user_agent": USER_AGENT,
     }
 

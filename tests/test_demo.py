@@ -75,7 +75,7 @@ def test_demo_that_is_kept_up(tmp_path):
 
 
 def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
-    """parameters/demo.yaml says what the demo writes into its default folder, at its default port."""
+    """parameters/demo.yaml says what the demo writes into its default folder, at its default port, but for the keys."""
     monkeypatch.chdir(tmp_path)
     example = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
     paths = {key: str(tmp_path / example[key]) for key in ("main_path", "staging_path", "state_file")}
@@ -83,5 +83,7 @@ def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
     with LogServer(*logs) as server:
         written = demo.parameters_of(tmp_path / "ctkit-demo", logs, server)
         port = server.url(logs[0]).split(":")[2].split("/")[0]
+    for log in written["logs"]:
+        assert read_parameters(logs=[{"url": log["url"], "key": log.pop("key")}]).logs
 
     assert {**example, **paths} == yaml.safe_load(yaml.safe_dump(written).replace(port, str(demo.SERVE_PORT)))
