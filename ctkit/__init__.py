@@ -12,6 +12,7 @@
     ctkit.merge_staging(staging, main, expected=preview)
 """
 
+from ctkit.audit import audit
 from ctkit.backfill import backfill
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import EntryBlock
@@ -27,6 +28,7 @@ from ctkit.errors import (
     StalePreviewError,
     TableError,
 )
+from ctkit.findings import AuditReport
 from ctkit.gap import find_gaps
 from ctkit.log import Log, open_log, read_log_list
 from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
@@ -34,10 +36,11 @@ from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.parameters import Parameters, read_parameters
 from ctkit.plan import LogPlan, Plan, plan_backfill
 from ctkit.ranges import IndexRange
-from ctkit.situation import Situation, fill_gaps, find_situation
+from ctkit.situation import Situation, audit_main, fill_gaps, find_situation
 from ctkit.table import find_table, open_table
 
 __all__ = [
+    "AuditReport",
     "BackfillReport",
     "Checkpoint",
     "CheckpointError",
@@ -61,6 +64,8 @@ __all__ = [
     "Situation",
     "StalePreviewError",
     "TableError",
+    "audit",
+    "audit_main",
     "backfill",
     "fill_gaps",
     "find_gaps",

@@ -64,6 +64,11 @@ class Checkpoint:
     signature: bytes
     note_signatures: tuple[bytes, ...] = ()
 
+    @classmethod
+    def remembered(cls, url: str, tree_size: int, root_hash: bytes) -> Self:
+        """Return a tree head that somebody noted, without time and signature, to be compared with others."""
+        return cls(url, url, tree_size, root_hash, timestamp=0, signature=b"")
+
     def verify(self, public_key: bytes) -> Self:
         """Check the log's signature.
 

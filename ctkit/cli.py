@@ -20,7 +20,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.outcome import Progress
 from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
-from ctkit.situation import fill_gaps, find_situation, plan_gaps
+from ctkit.situation import audit_main, fill_gaps, find_situation, plan_gaps
 from ctkit.staged import merge_staged, undo_staged
 
 # papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
@@ -130,6 +130,21 @@ def merge(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def audit(arguments: argparse.Namespace) -> int:
+    """Print what is complete and what is proven."""
+    parameters = _read(arguments)
+    report = audit_main(parameters)
+    if arguments.json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        for heading, table in report.tables().items():
+            if len(table):
+                print(heading, table.to_string(index=False, header=heading != "what this tells"), sep="\n", end="\n\n")
+    logger.info("%s", report)
+    report.check(require_proof=parameters.require_proof)
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run a notebook."""
     from ctkit.runbook import run_notebook
@@ -209,6 +224,14 @@ def _parser() -> _Parser:
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
     )
     add_flags(merging, main_path, staging_path)
+    auditing = add(audit, "show what is complete and what is proven; changes nothing")
+    auditing.add_argument("--json", action="store_true", help="print one JSON object")
+    about = {key: Parameters.model_fields[key].description for key in ("recheck", "require_proof")}
+    auditing.add_argument(
+        "--recheck", nargs="?", const="unproven", choices=("unproven", "all"), help=f"{about['recheck']} (%(const)s)"
+    )
+    auditing.add_argument("--require-proof", action="store_const", const=True, help=about["require_proof"])
+    add_flags(auditing, main_path, *stretch[:3])
     running = add(run, "run a notebook through papermill; its record goes to runs/")
     running.add_argument("notebook", metavar="NOTEBOOK")
     add_flags(running)

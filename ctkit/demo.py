@@ -185,7 +185,7 @@ class _Demo:
         for log in self.logs:
             log.grow(NEW_ENTRIES)
         self._write_files()
-        for name in ("preview", "backfill", "merge"):
+        for name in ("preview", "backfill", "merge", "audit"):
             prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
         print(
             f"\nBoth logs have grown by {NEW_ENTRIES:,} entries and stay up until you press Ctrl+C:\n"

@@ -238,6 +238,8 @@ class LogDescription:
         Such as ``"usable"``, ``"readonly"``; None if the list gives none.
     key
         DER of the log's ``SubjectPublicKeyInfo``.
+    final_tree_head
+        What the list gives as the last tree head of a log that takes no entries any more; None if it gives none.
     """
 
     name: str
@@ -245,6 +247,7 @@ class LogDescription:
     protocol: LogProtocol
     state: str | None
     key: bytes
+    final_tree_head: Checkpoint | None = None
 
 
 def read_log_list(
@@ -330,27 +333,42 @@ def read_public_key(path: str | Path) -> bytes:
 
 # {"operators": [{"logs":       [{"description", "key", "url",            "state": {"usable": ...}}, ...],
 #                 "tiled_logs": [{"description", "key", "monitoring_url", "state": {"usable": ...}}, ...]}, ...]}
-# A log of either kind may lack its description and its state.
+# A log of either kind may lack its description and its state. A state has the form
+# {"readonly": {"timestamp": ..., "final_tree_head": {"sha256_root_hash": base64, "tree_size": 123}}}.
 
 
-def _decode_key(text: object) -> bytes:
+def _decode_base64(text: object) -> bytes:
     if not isinstance(text, str):
         raise ValueError("is no base64 text")
     return base64.b64decode(text, validate=True)
 
 
+class _TreeHead(pydantic.BaseModel):
+    tree_size: Annotated[int, pydantic.Field(ge=0)]
+    sha256_root_hash: Annotated[
+        bytes, pydantic.BeforeValidator(_decode_base64), pydantic.Field(min_length=32, max_length=32)
+    ]
+
+
+class _State(pydantic.BaseModel):
+    final_tree_head: _TreeHead | None = None
+
+
 class _ListedLog(pydantic.BaseModel):
     url: str
-    key: Annotated[bytes, pydantic.BeforeValidator(_decode_key)]
+    key: Annotated[bytes, pydantic.BeforeValidator(_decode_base64)]
     description: str | None = None
-    state: dict[str, object] | None = None
+    state: dict[str, _State] | None = None
 
     def describe(self) -> LogDescription:
         return self._describe("rfc6962")
 
     def _describe(self, protocol: LogProtocol) -> LogDescription:
         url = canonical_url(self.url)
-        return LogDescription(self.description or url, url, protocol, next(iter(self.state or ()), None), self.key)
+        name, state = next(iter((self.state or {}).items()), (None, _State()))
+        last = state.final_tree_head
+        final = None if last is None else Checkpoint.remembered(url, last.tree_size, last.sha256_root_hash)
+        return LogDescription(self.description or url, url, protocol, name, self.key, final)
 
 
 class _TiledLog(_ListedLog):

@@ -125,6 +125,10 @@ class Parameters(BaseModel):
     deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
         None, description="seconds after which a backfill starts no request and ends those under way"
     )
+    recheck: Literal["unproven", "all"] | None = Field(
+        None, description="audit: compare rows with the logs' entries again, those that are not proven, or all"
+    )
+    require_proof: bool = Field(False, description="audit: rows that are not proven make it fail")
     user_agent: Text | None = Field(None, description="how to introduce yourself to logs, with a contact")
     server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
 

@@ -88,6 +88,17 @@ class RangeSet:
         return cls(starts[first], reach[np.append(np.flatnonzero(first)[1:] - 1, -1)] if len(starts) else reach)
 
     @classmethod
+    def holding(cls, index: Int64s) -> Self:
+        """Return the set of the given indices, in any order and however often.
+
+        Examples
+        --------
+        >>> [str(each) for each in RangeSet.holding(np.array([7, 3, 4, 7]))]
+        ['[3, 5)', '[7, 8)']
+        """
+        return cls.merged(index, index + 1)
+
+    @classmethod
     def joined(cls, sets: "Iterable[RangeSet]") -> Self:
         """Return the set that covers all the given ones."""
         every = [each for each in sets if len(each)] or [cls.of()]
@@ -179,6 +190,17 @@ class RangeSet:
         ours = np.repeat(np.arange(len(starts)), pairs)
         theirs = np.arange(len(ours)) + np.repeat(first - (np.cumsum(pairs) - pairs), pairs)
         return type(self)(np.maximum(starts[ours], other.starts[theirs]), np.minimum(ends[ours], other.ends[theirs]))
+
+    def minus(self, other: "RangeSet") -> Self:
+        """Return the indices that the other set does not have.
+
+        Examples
+        --------
+        >>> [str(each) for each in RangeSet.of((0, 5), (7, 9)).minus(RangeSet.of((1, 2), (4, 8)))]
+        ['[0, 1)', '[2, 4)', '[8, 9)']
+        """
+        beyond = np.iinfo(np.int64)
+        return self.intersect(RangeSet.merged(np.append(beyond.min, other.ends), np.append(other.starts, beyond.max)))
 
     def pages(self, page_size: Callable[[], int]) -> Iterator[IndexRange]:
         """Yield the requests that cover the set, one by one; see `page_bounds`.

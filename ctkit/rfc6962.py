@@ -146,8 +146,7 @@ class Rfc6962Log(LogClient):
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the get-entries URL of each index."""
-        text = pc.cast(pa.array(index), pa.string())
-        return pc.binary_join_element_wise(f"{self.url}/ct/v1/get-entries?start=", text, "&end=", text, "")
+        return get_entries_urls(self.url, index)
 
     def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
         tree, stretch = self._tree_of(head), Stretch(start, leaf_hashes, head.tree_size)
@@ -226,3 +225,15 @@ class Rfc6962Log(LogClient):
         # RFC 6962, section 4.4.
         query = f"get-sth-consistency?first={old.tree_size}&second={new.tree_size}"
         self._client.get(f"/ct/v1/{query}", check, limit=_STH_LIMIT)
+
+
+def get_entries_urls(url: str, index: Int64s) -> pa.StringArray:
+    """Return the get-entries URL of each index of the log at a canonical URL.
+
+    Examples
+    --------
+    >>> get_entries_urls("https://log.example", np.array([7]))[0].as_py()
+    'https://log.example/ct/v1/get-entries?start=7&end=7'
+    """
+    text = pc.cast(pa.array(index), pa.string())
+    return pc.binary_join_element_wise(f"{url}/ct/v1/get-entries?start=", text, "&end=", text, "")

@@ -112,7 +112,7 @@ def run_notebook(
 
 
 def find_runbook(name: str) -> Path:
-    """Return the path of one of ctkit's own notebooks: ``backfill``, ``merge`` or ``preview``."""
+    """Return the path of one of ctkit's own notebooks: ``audit``, ``backfill``, ``merge`` or ``preview``."""
     # Beside the package in a checkout, inside it in a wheel.
     package = Path(__file__).parent
     folders = (package.parent / "notebooks", package / "notebooks")

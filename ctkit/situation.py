@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from ctkit.audit import audit
 from ctkit.backfill import backfill
 from ctkit.checkpoint import check_public_key
-from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
+from ctkit.findings import AuditReport
 from ctkit.gap import find_gaps
 from ctkit.http import host_of
-from ctkit.log import Log, open_log, read_log_list, read_public_key
+from ctkit.log import Log, LogDescription, open_log, read_log_list, read_public_key
 from ctkit.outcome import BackfillReport, Progress
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.plan import Plan, plan_backfill
@@ -140,15 +142,26 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
     ParameterError
         No log is named, or none matches `log_filter`; the message lists what there is.
     """
-    named = list(parameters.logs or ())
-    if parameters.log_list is not None:
-        key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
-        listed = read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"), key=key)
-        # model_construct: whatever URL and key a list gives is the list's business.
-        named += [
+    return _choose(parameters, _listed(parameters))
+
+
+def _listed(parameters: Parameters) -> list[LogDescription]:
+    """Return the logs of the log list, if one is named."""
+    if parameters.log_list is None:
+        return []
+    key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
+    return read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"), key=key)
+
+
+def _choose(parameters: Parameters, listed: Sequence[LogDescription]) -> list[LogParameter]:
+    # model_construct: whatever URL and key a list gives is the list's business.
+    named = [
+        *(parameters.logs or ()),
+        *(
             LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol, key=log.key or None)
             for log in listed
-        ]
+        ),
+    ]
     by_url: dict[str, LogParameter] = {}
     for log in named:
         first = by_url.setdefault(canonical_url(log.url), log)
@@ -306,6 +319,39 @@ def plan_gaps(situation: Situation, gaps: pa.Table | None = None) -> Plan:
         What to fill, as chosen from the situation's gaps; None for all of them.
     """
     return plan_backfill(situation.logs, situation.gaps if gaps is None else gaps)
+
+
+def audit_main(parameters: Parameters) -> AuditReport:
+    """Tell how complete the main table is up to the tree head of each log, and what of it is proven.
+
+    With `recheck`, rows are compared with the logs' entries again. Nothing is changed.
+
+    Raises
+    ------
+    ParameterError
+        Something is missing, or no log is named.
+    TableError
+        There is no main table, or it cannot be read.
+    """
+    main_path = parameters.need("main_path")
+    main = find_table(main_path)
+    if main is None:
+        raise TableError(main_path, "there is no table there; name the main table")
+    listed = _listed(parameters)
+    logs, unavailable = open_logs(_choose(parameters, listed), user_agent=parameters.need("user_agent"))
+    try:
+        return audit(
+            logs,
+            main,
+            from_index=parameters.from_index or 0,
+            to_index=parameters.to_index,
+            final_heads={log.url: log.final_tree_head for log in listed if log.final_tree_head},
+            unavailable=unavailable,
+            recheck=parameters.recheck,
+        )
+    finally:
+        for log in logs:
+            log.close()
 
 
 def _first_and_last(

@@ -203,9 +203,20 @@ class StaticCtLog(LogClient):
 
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the URL of each index's full tile, whether the log already has it or not."""
-        tiles, position = np.unique(index // TILE_WIDTH, return_inverse=True)
-        urls = pa.array([f"{self.url}/tile/data/{tile_path(tile)}" for tile in tiles.tolist()], pa.string())
-        return urls.take(pa.array(position))
+        return data_tile_urls(self.url, index)
+
+
+def data_tile_urls(url: str, index: Int64s) -> pa.StringArray:
+    """Return the URL of each index's full data tile, of the log at a canonical URL.
+
+    Examples
+    --------
+    >>> data_tile_urls("https://log.example", np.array([300]))[0].as_py()
+    'https://log.example/tile/data/001'
+    """
+    tiles, position = np.unique(index // TILE_WIDTH, return_inverse=True)
+    urls = pa.array([f"{url}/tile/data/{tile_path(tile)}" for tile in tiles.tolist()], pa.string())
+    return urls.take(pa.array(position))
 
 
 def tile_path(number: int) -> str:

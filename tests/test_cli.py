@@ -1,5 +1,6 @@
 """The command line: texts, exit codes, and the whole cycle with it."""
 
+import base64
 import json
 import logging
 import re
@@ -68,7 +69,7 @@ def names(folder):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], *([command, "-h"] for command in ["gaps", "backfill", "merge", "run", "demo"])]
+    "words", [["--help"], *([command, "-h"] for command in ["gaps", "backfill", "merge", "audit", "run", "demo"])]
 )
 def test_help(ctkit, words):
     """Help is printed on stdout, with exit code 0."""
@@ -94,6 +95,8 @@ def test_help(ctkit, words):
         (["backfill", "--deadline", "noon"], "Error: argument --deadline: invalid float value: 'noon'"),
         (["backfill", "--max-requests", "0"], "Error: argument: max_requests: it should be greater than 0, but is 0"),
         (["gaps", "--max-requests", "5"], "Error: unknown argument --max-requests; see --help"),
+        (["audit", "--staging-path", "x"], "Error: unknown argument --staging-path"),
+        (["audit", "--main-path", "nowhere", "--logs", "x"], "nowhere: there is no table there; name the main table"),
         (["run"], "Error: the following arguments are required: NOTEBOOK"),
         (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
         (["merge"], "Error: merge requires --staging-path <PATH>"),
@@ -576,3 +579,43 @@ def test_main_leaves_logging_as_it_was(ctkit):
     ctkit("merge", "--staging-path", "staging", "--main-path", "main")
 
     assert logging.getLogger("ctkit").handlers == before
+
+
+def test_audit(ctkit, write_file, folder, serve):
+    """What is complete and proven is shown as text or JSON; the exit code says whether anything is wrong."""
+    log = FakeLog("Audited", 40, protocols=["static-ct"])
+    key = base64.b64encode(log.public_key).decode()
+    url = serve(log)
+    file = write_file(logs=[{"url": url, "protocol": "static-ct", "name": "Audited", "key": key}], ceiling="log")
+    assert ctkit("backfill", "-f", file, "--from", "0", "--to", "30")[0] == 0
+    assert ctkit("merge", "-f", file)[0] == 0
+
+    code, out, err = ctkit("audit", "-f", file)
+    assert code == 1
+    assert re.search(rf"^{re.escape(url)} +incomplete +40 +signed +0 +40 +30 ", out, re.MULTILINE)
+    assert "INFO audit failed main=" in err
+    assert f"of {url} 10 entries are missing: [30, 40); backfill what is missing" in err
+
+    code, out, err = ctkit("audit", "-f", file, "--to", "30", "--json")
+    found = json.loads(out)
+    assert (code, found["passed"], found["rows"]) == (0, True, 30)
+    assert found["details"][0]["complete"] == [{"start": 0, "end": 30}]
+
+    assert ctkit("audit", "-f", file, "--to", "30", "--recheck", "--require-proof")[0] == 0
+
+
+def test_audit_when_the_log_list_knows_the_end(ctkit, write_file, folder, serve):
+    """A read-only log is complete for good, up to the final tree head that the list gives."""
+    log = FakeLog("Ended", 40, protocols=["static-ct"])
+    url = serve(log)
+    root_hash = base64.b64encode(log.tree.root()).decode()
+    head = {"tree_size": 40, "sha256_root_hash": root_hash}
+    listed = {"key": base64.b64encode(log.public_key).decode(), "monitoring_url": url}
+    listed["state"] = {"readonly": {"timestamp": "2026-01-01T00:00:00Z", "final_tree_head": head}}
+    (folder / "list.json").write_text(json.dumps({"operators": [{"tiled_logs": [listed]}]}))
+    file = write_file(logs=None, log_list="list.json", ceiling="log", staging_path=None)
+    assert ctkit("backfill", "-f", file, "--from", "0")[0] == 0
+
+    code, out, _ = ctkit("audit", "-f", file, "--json")
+
+    assert (code, json.loads(out)["details"][0]["verdict"]) == (0, "complete for good")

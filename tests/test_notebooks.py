@@ -18,7 +18,7 @@ from fakes import check_table
 from rows import commits_of
 from runbooks import HOLES, MISSING, NOTEBOOKS, SIZE, World, make_world
 
-from ctkit.errors import ParameterError
+from ctkit.errors import ParameterError, TableError
 from ctkit.parameters import Parameters
 from ctkit.runbook import run_notebook
 from ctkit.server import LogServer
@@ -30,8 +30,11 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
 
-KNOWN = list(Parameters.model_fields)
+AUDITED = ["main_path", "logs", "log_list", "log_list_key", "log_filter", "from_index", "to_index"]
+AUDITED += ["recheck", "require_proof", "user_agent", "server_config"]
+KNOWN = [key for key in Parameters.model_fields if key not in ("recheck", "require_proof")]
 DECLARED = {
+    "audit": AUDITED,
     "backfill": KNOWN,
     "merge": ["main_path", "staging_path", "server_config"],
     "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
@@ -209,6 +212,18 @@ def test_merge_when_nothing_is_staged(cycle):
     assert len(commits_of(cycle.after / "main")) == 3
 
 
+def test_audit(cycle):
+    """Everything is there; of nothing a commit says that it was proven, until a recheck compares it."""
+    parameters = {key: cycle.world.parameters[key] for key in ("main_path", "logs", "user_agent")}
+    parameters["recheck"] = "unproven"
+    notebook = NOTEBOOKS / "audit.ipynb"
+    book = papermill.execute_notebook(notebook, None, parameters, cwd=cycle.after, progress_bar=False)
+    facts = result(book, "audit")
+
+    assert (facts["complete"], facts["rows"], facts["proven"], facts["not_proven"]) == (2, 2 * SIZE, 2 * SIZE, 0)
+    assert "complete" in outputs(book, "audit")[0]["text/html"]
+
+
 def test_nbval_on_executed_runbooks(cycle):
     """Run again from the same tables in the same place, each cell shows the same but for times."""
     folder = cycle.world.folder
@@ -245,6 +260,9 @@ def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
     }
     if (name, missing) == ("backfill", "staging_path"):
         run_cells(name, values)
+    elif (name, missing) == ("audit", "staging_path"):
+        with pytest.raises(TableError, match="main: there is no table there; name the main table"):
+            run_cells(name, values)
     else:
         with pytest.raises(ParameterError, match=f"^{missing} is missing .*; give it in the parameter file"):
             run_cells(name, values)
@@ -294,6 +312,19 @@ def test_backfill_when_the_budget_is_spent(world):
     assert code == 0
     assert (facts["written"], facts["stopped_by"], facts["left"]) == (100, "max_entries", MISSING - 100)
     assert open_table(world.folder / "staging").count() == 100
+
+
+def test_audit_when_entries_are_missing(world):
+    """The record holds the report that names them, and the run fails."""
+    record = world.folder / "record.ipynb"
+    code = run_notebook(NOTEBOOKS / "audit.ipynb", {}, shared=world.parameters, output=record, cwd=world.folder)
+    book = read(record)
+
+    assert code == 1
+    assert result(book, "audit")["missing"] == MISSING
+    (error,) = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert error.ename == "TableError"
+    assert "51 entries are missing: [0, 40), [300, 301), [590, 600)" in error.evalue
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)

@@ -72,6 +72,8 @@ def test_read_parameters_every_key(write):
         max_requests: 35
         max_entries: 1_000_000
         deadline: 3300
+        recheck: all
+        require_proof: true
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -96,6 +98,8 @@ def test_read_parameters_every_key(write):
         "max_requests": 35,
         "max_entries": 1_000_000,
         "deadline": 3300,
+        "recheck": "all",
+        "require_proof": True,
         "user_agent": "ct@example.org",
         "server_config": None,
     }

@@ -1,0 +1,242 @@
+"""Look at a table and its logs again: how complete it is, and what of it is proven to be the log's."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+from deltalake import DeltaTable
+
+from ctkit.checkpoint import Checkpoint
+from ctkit.entry import REPORT
+from ctkit.errors import CheckpointError, LogError, LogUnavailableError
+from ctkit.evidence import altered_rows, count_rows, highest_rows, proven_rows
+from ctkit.findings import AuditReport, LogAudit, RememberedHead, TreeHead
+from ctkit.gap import find_gaps, ranges_by_log
+from ctkit.log import Log
+from ctkit.provenance import Provenance, Verified, read_provenance
+from ctkit.ranges import RangeSet
+from ctkit.recheck import Recheck, recheck_rows
+from ctkit.state import ask_each
+from ctkit.table import folder_of
+
+LOGS_AT_ONCE = 4
+"""So many logs are rechecked at a time; each holds some ten thousand entries in memory."""
+
+_NONE = RangeSet.of()
+
+
+def audit(
+    logs: Sequence[Log],
+    main: DeltaTable,
+    *,
+    from_index: int = 0,
+    to_index: int | None = None,
+    final_heads: Mapping[str, Checkpoint] | None = None,
+    unavailable: Sequence[LogError] = (),
+    recheck: Literal["unproven", "all"] | None = None,
+) -> AuditReport:
+    """Tell which entries have a row, and which rows are proven, up to the tree head that each log gives now.
+
+    Nothing is changed. Every tree head that a commit of the table names is compared with the one of now; rows that were
+    proven with one that is not its beginning are not proven. The certificates of all rows of these logs are hashed.
+
+    Parameters
+    ----------
+    logs
+        Where to ask; other logs' rows are not looked at.
+    main
+        The table, at the version that counts.
+    from_index, to_index
+        Of every log the stretch ``[from_index, to_index)`` is looked at, as far as its tree goes.
+    final_heads
+        By canonical URL, the tree head that a log list calls the final one of a log that does not grow any more.
+    unavailable
+        Errors of logs that could not even be opened: they are in the report like those that do not answer.
+    recheck
+        Fetch entries again, prove them, and compare them with their rows column by column: those of rows that are not
+        proven, or of all rows in the stretch.
+
+    Raises
+    ------
+    TableError
+        The table cannot be read, or a commit's records cannot.
+    """
+    records: dict[str, list[tuple[int, Provenance]]] = defaultdict(list)
+    for version, record in read_provenance(main):
+        records[record.source_url].append((version, record))
+    finals = final_heads or {}
+    looks = [_unseen(error, records[error.url], finals.get(error.url)) for error in unavailable]
+    looks += [
+        _unseen(look, records[log.url], finals.get(log.url)) if isinstance(look, LogError) else look
+        for log, look in zip(
+            logs, ask_each(lambda log: _look(log, records[log.url], finals.get(log.url)), logs), strict=True
+        )
+    ]
+    audits = _look_at_rows(main, looks, records, from_index, to_index)
+    if recheck:
+        audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck)
+    return AuditReport(folder_of(main), main.version(), tuple(sorted(audits, key=lambda each: each.source_url)))
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What asking one log came to: its tree head of now, if it gave one, beside those that are remembered."""
+
+    url: str
+    current: Checkpoint | None
+    final: Checkpoint | None
+    signed: bool
+    heads: tuple[RememberedHead, ...]
+    problems: tuple[LogError, ...]
+
+
+def _unseen(error: LogError, records: Sequence[tuple[int, Provenance]], final: Checkpoint | None) -> _Look:
+    return _Look(error.url, None, final, False, tuple(_heads_of(records)), (error,))
+
+
+def _look(log: Log, records: Sequence[tuple[int, Provenance]], final: Checkpoint | None) -> _Look:
+    """Ask for the tree head of now, and for the proofs that it continues the others."""
+    current = log.get_checkpoint()
+    problems: list[LogError] = []
+
+    def is_beginning(old: Checkpoint) -> bool | None:
+        if any(isinstance(problem, LogUnavailableError) for problem in problems):
+            return None  # what holds for one proof holds for the next
+        try:
+            log.check_consistency(old, current)
+        except CheckpointError as error:
+            problems.append(error)
+            return False
+        except LogError as error:
+            problems.append(error)
+            return None
+        return True
+
+    if final and is_beginning(final) and current.tree_size > final.tree_size:
+        message = f"the tree of {final.tree_size} entries is the final one by the log list, and now it has"
+        problems.append(CheckpointError(log.url, f"{message} {current.tree_size}: get the list anew, and {REPORT}"))
+    heads = tuple(
+        replace(head, consistent=is_beginning(Checkpoint.remembered(log.url, head.tree_size, head.root_hash)))
+        for head in _heads_of(records)
+    )
+    return _Look(log.url, current, final, log.key is not None, heads, tuple(problems))
+
+
+def _heads_of(records: Sequence[tuple[int, Provenance]]) -> Iterator[RememberedHead]:
+    """Yield each tree head that the records of one log name, once, ascending."""
+    naming: dict[tuple[int, bytes], list[Provenance]] = defaultdict(list)
+    for _, record in records:
+        if record.tree_size:
+            naming[record.tree_size, record.root_hash].append(record)
+    for (tree_size, root_hash), of_head in sorted(naming.items()):
+        verified = max((record.verified for record in of_head), key=get_args(Verified).index)
+        signed = any(record.signed for record in of_head)
+        yield RememberedHead(tree_size, root_hash, verified, signed, consistent=None)
+
+
+def _look_at_rows(
+    main: DeltaTable,
+    looks: Sequence[_Look],
+    records: Mapping[str, Sequence[tuple[int, Provenance]]],
+    from_index: int,
+    to_index: int | None,
+) -> list[LogAudit]:
+    """Hold what the table says against what the logs said."""
+    highest = highest_rows(main, [look.url for look in looks])
+    stretches, sizes = {}, {}
+    for look in looks:
+        head = look.final or look.current
+        sizes[look.url] = size = head.tree_size if head else highest.get(look.url, -1) + 1
+        end = size if to_index is None else min(to_index, size)
+        stretches[look.url] = min(from_index, end), end
+    missing = ranges_by_log(find_gaps(main, within=stretches))
+    rows = count_rows(main, {url: (*stretch, sizes[url]) for url, stretch in stretches.items()})
+    proven = proven_rows(main, [record for look in looks for record in _believed(look, records[look.url])])
+    altered = altered_rows(main, stretches)
+    found = []
+    for look in looks:
+        lacking, wrong = missing.get(look.url, _NONE), altered.get(look.url, _NONE)
+        present = RangeSet.of(stretches[look.url]).minus(lacking)
+        shown = proven.get(look.url, _NONE).intersect(present).minus(wrong)
+        sizes_proven = [
+            head.tree_size for head in look.heads if head.verified == "entries" and head.consistent is not False
+        ]
+        found.append(
+            LogAudit(
+                source_url=look.url,
+                head=look.final or look.current,
+                tree_head=_kind_of_head(look),
+                final=look.final is not None,
+                start=stretches[look.url][0],
+                end=stretches[look.url][1],
+                rows=rows[look.url].within,
+                beyond=rows[look.url].beyond,
+                missing=lacking,
+                proven=shown,
+                unproven=present.minus(shown),
+                proven_under=max(sizes_proven, default=0) if len(shown) else 0,
+                altered=wrong,
+                differing=_NONE,
+                columns={},
+                heads=look.heads,
+                problems=look.problems,
+            )
+        )
+    return found
+
+
+def _kind_of_head(look: _Look) -> TreeHead:
+    if look.current is None:
+        return "not known" if look.final is None else "listed"
+    return "signed" if look.signed else "unsigned"
+
+
+def _believed(look: _Look, records: Sequence[tuple[int, Provenance]]) -> Iterator[tuple[int, Provenance]]:
+    """Yield the records of one log; what was proven with a tree that the log contradicts is not proven."""
+    wrong = {(head.tree_size, head.root_hash) for head in look.heads if head.consistent is False}
+    for version, record in records:
+        contradicted = (record.tree_size, record.root_hash) in wrong
+        yield version, replace(record, verified="off") if contradicted else record
+
+
+def _recheck(
+    main: DeltaTable,
+    logs: Mapping[str, Log],
+    looks: Sequence[_Look],
+    audits: Sequence[LogAudit],
+    which: Literal["unproven", "all"],
+) -> list[LogAudit]:
+    """Compare rows with their logs, of several logs at a time; a log that gives no tree head is left out."""
+    stop = threading.Event()
+
+    def recheck(pair: tuple[_Look, LogAudit]) -> LogAudit:
+        look, found = pair
+        if look.current is None:
+            return found
+        wanted = found.unproven if which == "unproven" else RangeSet.joined((found.proven, found.unproven))
+        wanted = wanted.between(0, look.current.tree_size)
+        return _with(found, look.current, recheck_rows(logs[look.url], look.current, wanted, main, stop))
+
+    with ThreadPoolExecutor(LOGS_AT_ONCE, "recheck") as pool:
+        try:
+            return list(pool.map(recheck, zip(looks, audits, strict=True)))
+        finally:
+            stop.set()
+
+
+def _with(found: LogAudit, current: Checkpoint, rechecked: Recheck) -> LogAudit:
+    """Add what a recheck has shown."""
+    present = RangeSet.joined((found.proven, found.unproven))
+    proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing).minus(found.altered)
+    return replace(
+        found,
+        proven=proven,
+        unproven=present.minus(proven),
+        proven_under=current.tree_size if len(rechecked.equal) else found.proven_under,
+        differing=rechecked.differing,
+        columns=rechecked.columns,
+        problems=(*found.problems, *rechecked.errors),
+    )

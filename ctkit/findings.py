@@ -1,0 +1,306 @@
+"""What an audit found out: how complete a table is, and what of it is proven to be the log's."""
+
+import base64
+from dataclasses import asdict, dataclass
+from itertools import islice
+from typing import Any, Literal
+
+import pandas as pd
+
+from ctkit.checkpoint import Checkpoint
+from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
+from ctkit.provenance import Verified
+from ctkit.ranges import RangeSet
+from ctkit.report import Report
+
+SHOWN = 1000
+"""So many ranges of each kind are listed for a log; all count."""
+
+NAMED = 5
+"""So many of them are named in an error."""
+
+MEANING = (
+    "The table alone tells which entries have a row, and whether the bytes of each certificate have the SHA-256 that "
+    "stands beside them.",
+    "A row holds neither leaf hash nor timestamped entry, so only the log can tell whether it is the log's. Proven is "
+    "what a commit of this table says it has compared with the log's tree, as long as its files are as it wrote them "
+    "and its tree head is the beginning of the log's tree of now.",
+    "Not proven is not wrong: rows of the live server, rows written without proof, rows that a compaction has "
+    "rewritten, and those whose commit is no longer in the table's log. A recheck compares them with the log again.",
+    "What logs sign is the certificate, or the TBSCertificate of a precertificate, with type and timestamp; the "
+    "signature of a precertificate and the chain are the log's word only.",
+)
+
+
+_HEADINGS = (
+    "problems",
+    "complete",
+    "missing",
+    "proven",
+    "not proven",
+    "altered",
+    "differing",
+    "differing columns",
+    "tree heads of commits",
+)
+
+
+TreeHead = Literal["signed", "unsigned", "listed", "not known"]
+
+
+@dataclass(frozen=True)
+class RememberedHead:
+    """A tree head that commits name.
+
+    Attributes
+    ----------
+    tree_size, root_hash
+        As a commit has them.
+    verified
+        The most that was verified with it.
+    signed
+        Whether its signature was verified then.
+    consistent
+        Whether its tree is the beginning of the log's tree of now; None if that could not be found out.
+    """
+
+    tree_size: int
+    root_hash: bytes
+    verified: Verified
+    signed: bool
+    consistent: bool | None
+
+
+@dataclass(frozen=True, eq=False)
+class LogAudit:
+    """What was found out about one log and its rows.
+
+    Attributes
+    ----------
+    source_url
+        The log.
+    head
+        The log's own tree head of now, else the final one that a log list gives; None if there is neither.
+    tree_head
+        Which it is: the log's, its signature verified (``"signed"``) or its key unknown (``"unsigned"``); the log
+        list's (``"listed"``); none (``"not known"``).
+    final
+        Whether the log list says that the tree never grows beyond `head`.
+    start, end
+        The stretch ``[start, end)`` that was looked at. Without a `head` it ends with the last row.
+    rows, beyond
+        Rows in that stretch, and at or above the tree's size.
+    missing, proven, unproven
+        Entries without a row; entries with a row that is proven, or is not. Together they are the stretch.
+    proven_under
+        Size of the largest tree that rows were proven with, and that the log does not contradict; 0 without one.
+    altered
+        Rows, of the whole log, whose certificate does not have the SHA-256 beside it.
+    differing, columns
+        Rows that a recheck found to differ from the log's entries; index -> names of the columns, of the first ones.
+    heads
+        The tree heads that commits name, ascending.
+    problems
+        What the log contradicts, or could not be asked.
+    """
+
+    source_url: str
+    head: Checkpoint | None
+    tree_head: TreeHead
+    final: bool
+    start: int
+    end: int
+    rows: int
+    beyond: int
+    missing: RangeSet
+    proven: RangeSet
+    unproven: RangeSet
+    proven_under: int
+    altered: RangeSet
+    differing: RangeSet
+    columns: dict[int, str]
+    heads: tuple[RememberedHead, ...]
+    problems: tuple[LogError, ...]
+
+    @property
+    def verdict(self) -> str:
+        """The last word: ``"complete"``, and ``"complete for good"`` for all of a log that never grows again."""
+        if any(isinstance(problem, CheckpointError) for problem in self.problems):
+            return "contradicted"
+        if self.beyond or len(self.altered) or len(self.differing):
+            return "contradicted"
+        if self.head is None:
+            return "not known"
+        if len(self.missing):
+            return "incomplete"
+        whole = (self.start, self.end) == (0, self.head.tree_size)
+        return "complete for good" if self.final and whole else "complete"
+
+    @property
+    def ranges(self) -> dict[str, RangeSet]:
+        """What is listed range by range, by heading."""
+        return {
+            "complete": RangeSet.joined((self.proven, self.unproven)),
+            "missing": self.missing,
+            "proven": self.proven,
+            "not proven": self.unproven,
+            "altered": self.altered,
+            "differing": self.differing,
+        }
+
+    def flaws(self, *, require_proof: bool) -> list[str]:
+        """Return what is wrong with the rows, in words."""
+        found = {
+            "entries are missing": self.missing,
+            "rows hold a certificate without its SHA-256": self.altered,
+            "rows differ from the log's entries": self.differing,
+            "rows are not proven": self.unproven if require_proof else RangeSet.of(),
+        }
+        flaws = [f"{ranges.size} {what}: {first_of(ranges)}" for what, ranges in found.items() if len(ranges)]
+        return flaws + ([f"{self.beyond} rows lie beyond the tree of now"] if self.beyond else [])
+
+    def line(self) -> dict[str, Any]:
+        """Return what is said in one line: short names, JSON values."""
+        return {
+            "log": self.source_url,
+            "verdict": self.verdict,
+            "tree_size": None if self.head is None else self.head.tree_size,
+            "tree_head": self.tree_head,
+            "from": self.start,
+            "to": self.end,
+            "rows": self.rows,
+            "repeated": self.rows - self.proven.size - self.unproven.size,
+            "missing": self.missing.size,
+            "proven": self.proven.size,
+            "not_proven": self.unproven.size,
+            "proven_under": self.proven_under,
+            "altered": self.altered.size,
+            "differing": self.differing.size,
+        }
+
+    def details(self) -> dict[str, Any]:
+        """Return what takes many lines, by heading: JSON values."""
+        root_hashes = [base64.b64encode(head.root_hash).decode() for head in self.heads]
+        return {
+            "log": self.source_url,
+            "problems": [
+                {"start": problem.start, "end": problem.end, "why": problem.message} for problem in self.problems
+            ],
+            **{heading: _listed(ranges) for heading, ranges in self.ranges.items()},
+            "differing columns": [{"index": index, "columns": names} for index, names in self.columns.items()],
+            "tree heads of commits": [
+                {**asdict(head), "root_hash": root_hash}
+                for head, root_hash in zip(self.heads, root_hashes, strict=True)
+            ],
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class AuditReport(Report):
+    """What is complete and what is proven, for each log.
+
+    Attributes
+    ----------
+    main
+        The table's folder.
+    version
+        The version that was looked at.
+    logs
+        One for each log that was asked for, by URL.
+    """
+
+    main: str
+    version: int
+    logs: tuple[LogAudit, ...]
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """What it comes to."""
+        return "audit passed" if self.passed else "audit failed"
+
+    @property
+    def passed(self) -> bool:
+        """Whether everything that was asked for is complete, and nothing contradicts; proven or not."""
+        return not any(log.problems or log.flaws(require_proof=False) for log in self.logs)
+
+    def check(self, *, require_proof: bool = False) -> None:
+        """Raise unless everything that was asked for is complete, and nothing contradicts.
+
+        Parameters
+        ----------
+        require_proof
+            Rows that are not proven count as well.
+
+        Raises
+        ------
+        CheckpointError
+            A log contradicts itself, or its log list: believe nothing of it.
+        TableError
+            Entries are missing, or rows contradict their log.
+        LogUnavailableError, LogProtocolError
+            A log could not be asked: something is not known.
+        """
+        problems = [problem for log in self.logs for problem in log.problems]
+        flaws = [f"of {log.source_url} {flaw}" for log in self.logs for flaw in log.flaws(require_proof=require_proof)]
+        named = [f"{problem.url}: {_where(problem)}{problem.message}" for problem in problems[:NAMED]]
+        more = [f"and {len(problems) - NAMED} more like these"] if len(problems) > NAMED else []
+        message = "; ".join([*named, *more, *flaws])
+
+        def raise_first(kind: type[LogError]) -> None:
+            for problem in problems:
+                if isinstance(problem, kind):
+                    raise kind(problem.url, message.removeprefix(f"{problem.url}: "))
+
+        raise_first(CheckpointError)
+        if flaws:
+            raise TableError(self.main, f"{message}; backfill what is missing, and look at what contradicts")
+        raise_first(LogProtocolError)
+        raise_first(LogUnavailableError)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals."""
+        lines = [log.line() for log in self.logs]
+        totals = ("rows", "missing", "proven", "not_proven", "altered", "differing")
+        return {
+            "main": self.main,
+            "version": self.version,
+            "logs": len(lines),
+            "complete": sum(line["verdict"].startswith("complete") for line in lines),
+            **{name: sum(line[name] for line in lines) for name in totals},
+            "problems": sum(len(log.problems) for log in self.logs),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the line of each log, its problems, ranges and tree heads, and what all this tells."""
+        details = [log.details() for log in self.logs]
+
+        def table_of(heading: str) -> pd.DataFrame:
+            return pd.DataFrame([{"log": each["log"], **row} for each in details for row in each[heading]])
+
+        return {
+            "logs": pd.DataFrame([log.line() for log in self.logs]),
+            **{heading: table_of(heading) for heading in _HEADINGS},
+            "what this tells": pd.DataFrame({"": MEANING}),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values, for other programs."""
+        return {
+            "passed": self.passed,
+            **self.facts(),
+            "details": [{**log.line(), **log.details()} for log in self.logs],
+        }
+
+
+def _listed(ranges: RangeSet) -> list[dict[str, int]]:
+    return [asdict(each) for each in islice(ranges, SHOWN)]
+
+
+def _where(problem: LogError) -> str:
+    return "" if problem.start is None else f"[{problem.start}, {problem.end}) "
+
+
+def first_of(ranges: RangeSet) -> str:
+    """Return the first `NAMED` ranges as text, and how many more there are."""
+    more = f" and {len(ranges) - NAMED} more" if len(ranges) > NAMED else ""
+    return ", ".join(map(str, islice(ranges, NAMED))) + more

@@ -1,0 +1,603 @@
+"""Audits: what is complete, what is proven, what contradicts; over real tables and a log that is asked again."""
+
+import base64
+from dataclasses import dataclass
+from datetime import timedelta
+
+import pyarrow as pa
+import pytest
+from deltalake import write_deltalake
+from fakes import FakeLog
+from rows import OTHER_LOG, make_rows
+
+from ctkit.audit import audit
+from ctkit.certificate import read_rows
+from ctkit.checkpoint import Checkpoint
+from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, TableError
+from ctkit.http import Patience
+from ctkit.log import open_log
+from ctkit.merge import merge_staging
+from ctkit.provenance import Provenance, metadata_of
+from ctkit.table import open_table
+from ctkit.write import write_entries
+
+SIZE = 600
+FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
+
+each_protocol = pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
+
+
+@dataclass
+class Place:
+    """A served log, opened with its key, and an empty main table."""
+
+    fake: FakeLog
+    log: object
+    main: object
+    folder: object
+
+    def rows(self, start, end):
+        """Return the rows of the entries ``[start, end)``, as the log has them."""
+        batches = []
+        while start < end:
+            block = self.log.get_entries(start, end)
+            batches.append(read_rows(block, self.log, source_name=self.fake.name))
+            start += len(block)
+        return pa.Table.from_batches(batches)
+
+    def record(self, start, end, *, verified="entries", tree_size=SIZE, root=None):
+        """Return what a backfill says of the entries ``[start, end)``."""
+        root = self.fake.tree.root(tree_size) if root is None else root
+        metadata = Provenance(self.log.url, start, end, end - start, tree_size, root, verified, signed=True)
+        return metadata_of([metadata])
+
+    def write(self, start, end, *, table=None, recorded=True, **said):
+        """Write the rows ``[start, end)``, in one commit that calls them proven."""
+        metadata = self.record(start, end, **said) if recorded else None
+        write_entries(table or self.main, self.rows(start, end), metadata=metadata)
+
+    def audit(self, **options):
+        """Audit main; return the report."""
+        self.main.update_incremental()
+        return audit([self.log], self.main, **options)
+
+    def line(self, **options):
+        """Audit main; return what the report says of the log, without what the test knows anyway."""
+        line = self.audit(**options).logs[0].line()
+        del line["log"]
+        return line
+
+
+@pytest.fixture
+def protocol():
+    """Return the protocol of the log, where a test does not name it."""
+    return "static-ct"
+
+
+@pytest.fixture
+def place(protocol, tmp_path, serve):
+    """Serve a log of `SIZE` entries."""
+    fake = FakeLog("Audited", SIZE, protocols=[protocol], days=0.5)
+    with open_log(
+        serve(fake), user_agent="t@example.org", protocol=protocol, key=fake.public_key, patience=FAST
+    ) as log:
+        yield Place(fake, log, open_table(tmp_path / "main"), tmp_path)
+
+
+def line(**others):
+    """Return the line of a log whose rows are all there and proven."""
+    whole = {
+        "verdict": "complete",
+        "tree_size": SIZE,
+        "tree_head": "signed",
+        "from": 0,
+        "to": SIZE,
+        "rows": SIZE,
+        "repeated": 0,
+        "missing": 0,
+        "proven": SIZE,
+        "not_proven": 0,
+        "proven_under": SIZE,
+        "altered": 0,
+        "differing": 0,
+    }
+    return whole | others
+
+
+def ranges(found):
+    """Return ranges as pairs."""
+    return [(each.start, each.end) for each in found]
+
+
+# Complete and proven
+
+
+@each_protocol
+def test_audit_when_all_is_complete_and_proven(place, protocol):
+    """Rows of several commits, under several tree heads that the log continues, are all proven."""
+    place.write(0, 300, tree_size=300)
+    place.write(300, SIZE)
+
+    report = place.audit()
+    report.check(require_proof=True)
+
+    assert report.logs[0].line() == {"log": place.log.url, **line()}
+    assert [(head.tree_size, head.verified, head.consistent) for head in report.logs[0].heads] == [
+        (300, "entries", True),
+        (SIZE, "entries", True),
+    ]
+    assert report.facts() == {
+        "main": str(place.folder / "main"),
+        "version": 2,
+        "logs": 1,
+        "complete": 1,
+        "rows": SIZE,
+        "missing": 0,
+        "proven": SIZE,
+        "not_proven": 0,
+        "altered": 0,
+        "differing": 0,
+        "problems": 0,
+    }
+    assert report.title == "audit passed"
+    assert "only the log can tell whether it is the log" in report._repr_html_()
+
+
+def test_audit_after_merges(place):
+    """What staging's commits say of rows goes with them into main, of each staging table's own."""
+    for start in range(0, SIZE, 200):
+        staging = open_table(place.folder / "staging")
+        place.write(start, start + 100, table=staging)
+        place.write(start + 100, start + 200, table=staging, verified="heads")
+        merge_staging(staging, place.main)
+
+    report = place.audit()
+
+    assert report.logs[0].line() == {"log": place.log.url, **line(proven=300, not_proven=300)}
+    assert ranges(report.logs[0].proven) == [(0, 100), (200, 300), (400, 500)]
+    assert ranges(report.logs[0].unproven) == [(100, 200), (300, 400), (500, 600)]
+
+
+def test_audit_when_the_log_grew(place):
+    """Completeness is up to the tree head of now, and old proofs hold under it."""
+    place.write(0, SIZE)
+    place.fake.grow(10)
+
+    found = place.audit().logs[0]
+
+    assert found.line()["missing"] == 10
+    assert ranges(found.missing) == [(SIZE, SIZE + 10)]
+    assert (found.proven.size, found.proven_under, found.head.tree_size) == (SIZE, SIZE, SIZE + 10)
+
+
+def test_audit_of_a_stretch(place):
+    """With a range, what lies outside of it is neither missing nor counted."""
+    place.write(100, 200)
+    place.write(300, 310)
+
+    assert place.line(from_index=100, to_index=200) == line(**{"from": 100, "to": 200}, rows=100, proven=100)
+
+
+# Holes, and rows of which nothing is said
+
+
+def test_audit_when_there_are_holes(place):
+    """What is missing is named, and makes the audit fail; what is there counts all the same."""
+    place.write(10, 100)
+    place.write(101, SIZE)
+
+    report = place.audit()
+
+    assert report.logs[0].line() == {
+        "log": place.log.url,
+        **line(verdict="incomplete", rows=589, proven=589, missing=11),
+    }
+    assert report.tables()["missing"].to_dict("records") == [
+        {"log": place.log.url, "start": 0, "end": 10},
+        {"log": place.log.url, "start": 100, "end": 101},
+    ]
+    assert report.title == "audit failed"
+    with pytest.raises(TableError, match=r"11 entries are missing: \[0, 10\), \[100, 101\); backfill what is missing"):
+        report.check()
+
+
+def test_audit_when_a_part_was_filled_live(place):
+    """Rows of commits that say nothing are complete and not proven, which is an error only for who asks for proof."""
+    place.write(0, 200)
+    write_deltalake(place.main, place.rows(200, SIZE), mode="append")
+
+    report = place.audit()
+
+    assert report.logs[0].line() == {"log": place.log.url, **line(proven=200, not_proven=400)}
+    report.check()
+    with pytest.raises(TableError, match=r"400 rows are not proven: \[200, 600\)"):
+        report.check(require_proof=True)
+
+
+def test_audit_when_rows_are_written_twice(place):
+    """A repeated row is counted, and closes its index once."""
+    place.write(0, SIZE)
+    place.write(0, 5, recorded=False)
+
+    assert place.line() == line(rows=SIZE + 5, repeated=5)
+
+
+@pytest.mark.parametrize("verified", ["off", "heads"])
+def test_audit_when_records_overlap(place, verified):
+    """A row is proven only if every record of its commit that spans it says so."""
+    said = [
+        Provenance(place.log.url, start, end, end - start, SIZE, place.fake.tree.root(), level, signed=True)
+        for start, end, level in [(0, SIZE, "entries"), (100, 150, verified), (140, 160, verified)]
+    ]
+    write_entries(place.main, place.rows(0, SIZE), metadata=metadata_of(said))
+
+    assert place.line() == line(proven=540, not_proven=60)
+
+
+def test_audit_when_files_were_rewritten(place):
+    """Rows in files that a compaction wrote are not proven any more, and VACUUM changes nothing in that."""
+    place.write(0, 100)
+    place.write(100, 200)
+    place.main.optimize.compact()
+    place.write(200, SIZE)
+
+    assert place.line() == line(proven=400, not_proven=200)
+    place.main.vacuum(0, enforce_retention_duration=False, dry_run=False)
+    assert place.line() == line(proven=400, not_proven=200)
+
+
+def test_audit_when_files_are_restored(place):
+    """Files that come back as they were written are proven as before."""
+    place.write(0, SIZE)
+    place.main.delete()
+    assert place.line()["missing"] == SIZE
+
+    place.main.restore(1)
+
+    assert place.line() == line()
+
+
+def test_audit_when_the_history_is_gone(place):
+    """Without the commits that wrote them nothing is proven of rows that are there."""
+    place.write(0, SIZE)
+    place.main.create_checkpoint()
+    for version in (0, 1):
+        (place.folder / "main" / "_delta_log" / f"{version:020}.json").unlink()
+
+    assert place.line() == line(proven=0, not_proven=SIZE, proven_under=0)
+
+
+# Contradictions
+
+
+@each_protocol
+def test_audit_when_the_log_forked(place, protocol):
+    """A tree head that the log's tree does not continue is named, and what was proven with it is not proven."""
+    place.write(0, 300, tree_size=300)
+    place.write(300, SIZE, tree_size=400, verified="heads", root=bytes(32))
+
+    report = place.audit()
+
+    assert report.logs[0].line() == {
+        "log": place.log.url,
+        **line(verdict="contradicted", proven=300, not_proven=300, proven_under=300),
+    }
+    assert [head.consistent for head in report.logs[0].heads] == [True, False]
+    with pytest.raises(CheckpointError, match="the tree of 600 entries is not shown to begin with that of 400"):
+        report.check()
+
+
+def test_audit_when_proven_rows_are_of_another_tree(place):
+    """Rows that were proven with a tree that the log has left are not proven."""
+    place.write(0, SIZE, root=bytes(32))
+
+    found = place.audit().logs[0]
+
+    assert found.line() == {
+        "log": place.log.url,
+        **line(verdict="contradicted", proven=0, not_proven=SIZE, proven_under=0),
+    }
+    assert [str(problem) for problem in found.problems] == [
+        f"{place.log.url}: there are two root hashes for the tree of 600 entries: believe neither, and report this to"
+        " the log's operator"
+    ]
+
+
+def alter(rows, index, **values):
+    """Return rows of which the one at an index has other values."""
+    return pa.Table.from_pylist(
+        [row | (values if row["cert_index"] == index else {}) for row in rows.to_pylist()], schema=rows.schema
+    )
+
+
+def test_audit_when_a_certificate_was_altered(place):
+    """The bytes of each certificate are hashed: one that has another SHA-256 than its row says is named."""
+    rows = alter(place.rows(0, SIZE), 77, as_der=b"another")
+    write_entries(place.main, rows, metadata=place.record(0, SIZE))
+
+    report = place.audit()
+
+    assert report.logs[0].line() == {
+        "log": place.log.url,
+        **line(verdict="contradicted", proven=SIZE - 1, not_proven=1, altered=1),
+    }
+    with pytest.raises(TableError, match=r"1 rows hold a certificate without its SHA-256: \[77, 78\)"):
+        report.check()
+
+
+@pytest.mark.parametrize("text", ["YW5vdGhlcg==", "no base64!"])
+def test_audit_when_a_certificate_in_base64_was_altered(place, text):
+    """Tables that hold base64 text are checked likewise, and text that is none is altered too."""
+    rows = place.rows(0, SIZE).to_pylist()
+    rows = [row | {"as_der": base64.b64encode(row["as_der"]).decode()} for row in rows]
+    rows[77]["as_der"] = text
+    other = open_table(place.folder / "old", like=_text_table(place.folder / "like"))
+    write_entries(other, pa.Table.from_pylist(rows, schema=pa.schema(other.schema())), metadata=place.record(0, SIZE))
+    place.main = other
+
+    assert ranges(place.audit().logs[0].altered) == [(77, 78)]
+
+
+def _text_table(path):
+    table = make_rows([1], as_der="string")
+    write_deltalake(path, table, partition_by=["seen_date"])
+    return open_table(path)
+
+
+def test_audit_when_rows_lie_beyond_the_tree(place):
+    """Rows that the log has no entries for contradict it."""
+    place.write(0, SIZE)
+    write_entries(place.main, make_rows([SIZE, SIZE + 7], url=place.log.url))
+
+    report = place.audit()
+
+    assert report.logs[0].verdict == "contradicted"
+    assert report.logs[0].beyond == 2
+    with pytest.raises(TableError, match="2 rows lie beyond the tree"):
+        report.check()
+
+
+# Logs that do not answer, or whose key is not known
+
+
+def test_audit_when_a_log_is_down(place, serve):
+    """What is not known is said, and makes the audit fail; other logs are looked at all the same."""
+    other = FakeLog("Down", 10, protocols=["rfc6962"])
+    with open_log(serve(other), user_agent="t@example.org", protocol="rfc6962", patience=FAST) as down:
+        block = down.get_entries(2, 8)
+        rows = pa.Table.from_batches([read_rows(block, down, source_name="Down")])
+        write_entries(place.main, rows)
+        place.write(0, SIZE)
+        other.down = True
+
+        report = audit([down, place.log], place.main)
+
+    lines = {found["log"]: found for found in (each.line() for each in report.logs)}
+    assert lines[place.log.url] == {"log": place.log.url, **line()}
+    assert lines[down.url] == {
+        "log": down.url,
+        **line(verdict="not known", tree_size=None, tree_head="not known", to=8, rows=6, missing=2),
+        "proven": 0,
+        "not_proven": 6,
+        "proven_under": 0,
+    }
+    with pytest.raises(TableError, match="2 entries are missing"):
+        report.check()
+
+
+def test_audit_when_a_log_could_not_be_opened(place):
+    """A log of which only an error is known is in the report too."""
+    place.write(0, SIZE)
+    error = LogUnavailableError(OTHER_LOG, "its key cannot be used")
+
+    report = place.audit(unavailable=[error])
+
+    assert {each.source_url: each.verdict for each in report.logs} == {
+        place.log.url: "complete",
+        OTHER_LOG: "not known",
+    }
+    with pytest.raises(LogUnavailableError, match=f"^{OTHER_LOG}: its key cannot be used$"):
+        report.check()
+
+
+def test_audit_when_proofs_cannot_be_had(place, monkeypatch):
+    """Tree heads that could not be compared are said to be open, and the log is not asked for one after the other."""
+    asked = []
+
+    def refuse(old, new):
+        asked.append(old.tree_size)
+        raise LogUnavailableError(place.log.url, "not now")
+
+    monkeypatch.setattr(place.log, "check_consistency", refuse)
+    place.write(0, 300, tree_size=300)
+    place.write(300, SIZE)
+
+    report = place.audit()
+
+    assert asked == [300]
+    assert [head.consistent for head in report.logs[0].heads] == [None, None]
+    assert report.logs[0].line() == {"log": place.log.url, **line()}
+    with pytest.raises(LogUnavailableError, match="not now"):
+        report.check()
+
+
+def test_audit_when_the_key_is_not_known(place):
+    """Everything is compared with the unsigned tree head, and the report says so."""
+    place.write(0, SIZE)
+    place.log.key = None
+
+    assert place.line() == line(tree_head="unsigned")
+
+
+def test_audit_when_the_tree_head_is_not_signed_by_the_key(place):
+    """A tree head that is not believed is none."""
+    place.write(0, SIZE)
+    place.log.key = FakeLog("Another", 1).public_key
+
+    report = place.audit()
+
+    assert report.logs[0].line()["tree_head"] == "not known"
+    with pytest.raises(CheckpointError, match="not signed by the log's key"):
+        report.check()
+
+
+# Logs that do not grow any more
+
+
+def final(place, tree_size=SIZE, root=None):
+    """Return final tree heads as a log list gives them."""
+    root = place.fake.tree.root(tree_size) if root is None else root
+    return {place.log.url: Checkpoint.remembered(place.log.url, tree_size, root)}
+
+
+def test_audit_of_a_log_that_ended(place):
+    """The final word, up to the final tree head of the log list; of a part of the log there is none."""
+    place.write(0, SIZE - 1)
+    assert place.line(final_heads=final(place))["verdict"] == "incomplete"
+
+    place.write(SIZE - 1, SIZE)
+
+    assert place.line(final_heads=final(place)) == line(verdict="complete for good")
+    assert place.line(final_heads=final(place), to_index=100)["verdict"] == "complete"
+
+
+def test_audit_of_a_log_that_ended_and_is_down(place):
+    """The final tree head of the log list is enough to tell what is complete."""
+    place.write(0, SIZE)
+    place.fake.down = True
+
+    report = place.audit(final_heads=final(place))
+
+    assert report.logs[0].line() == {
+        "log": place.log.url,
+        **line(verdict="complete for good", tree_head="listed"),
+    }
+    with pytest.raises(LogUnavailableError):
+        report.check()
+
+
+def test_audit_of_a_log_that_ended_and_grew(place):
+    """A log that has more entries than its final tree head contradicts it, and so does one with another root."""
+    place.write(0, SIZE)
+
+    with pytest.raises(CheckpointError, match="the tree of 500 entries is the final one by the log list, and now it"):
+        place.audit(final_heads=final(place, 500)).check()
+    with pytest.raises(CheckpointError, match="there are two root hashes for the tree of 600 entries"):
+        place.audit(final_heads=final(place, root=bytes(32))).check()
+
+
+# Rechecks
+
+
+@each_protocol
+def test_recheck_of_rows_that_are_not_proven(place, protocol):
+    """Rows of the live server are compared with the log's entries, proven again, and asked for page by page."""
+    place.write(0, 256)
+    write_deltalake(place.main, place.rows(300, SIZE), mode="append")
+    place.fake.requests.clear()
+
+    assert place.line(recheck="unproven") == line(verdict="incomplete", rows=556, proven=556, missing=44)
+    asked = [path for path, _, _ in place.fake.requests if "get-entries" in path or "data" in path]
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("as_der", b"another"),
+        ("sha256", "00"),
+        ("update_type", "other"),
+        ("serial_number", "00"),
+        ("not_before", 1),
+        ("is_ca", True),
+        ("all_domains", ["another.example"]),
+        ("chain", []),
+        ("cert_link", "https://another.example"),
+    ],
+)
+def test_recheck_names_what_differs(place, column, value):
+    """A row that is another than the log's entry is named with the column, whatever its commit says."""
+    write_entries(place.main, alter(place.rows(0, SIZE), 300, **{column: value}), metadata=place.record(0, SIZE))
+
+    report = place.audit(recheck="all")
+
+    found = report.logs[0]
+    assert (ranges(found.differing), found.columns) == ([(300, 301)], {300: column})
+    assert (ranges(found.unproven), found.verdict) == ([(300, 301)], "contradicted")
+    with pytest.raises(TableError, match=r"1 rows differ from the log's entries: \[300, 301\)"):
+        report.check()
+
+
+def test_recheck_allows_what_is_free(place):
+    """When a row was seen, what the log is called, and by which protocol it was read, is up to who wrote it."""
+    rows = place.rows(0, SIZE)
+    seen = rows["seen"][5].as_py() + timedelta(days=3)
+    link = f"{place.log.url}/ct/v1/get-entries?start=5&end=5"
+    free = {"seen": seen, "seen_date": seen.date().isoformat(), "source_name": "other", "cert_link": link}
+    write_entries(place.main, alter(rows, 5, **free))
+
+    assert place.line(recheck="unproven") == line()
+
+
+def test_recheck_when_an_issuer_is_gone(place):
+    """Where the log lacks an issuer now, a chain that has it is not held against the row."""
+    place.write(0, SIZE, recorded=False)
+    place.fake.issuer_status = dict.fromkeys(place.fake.issuers, 404)
+
+    with open_log(place.log.url, user_agent="t@example.org", protocol="static-ct", patience=FAST) as log:
+        found = audit([log], place.main, recheck="unproven").logs[0].line()
+
+    del found["log"]
+    assert found == line(tree_head="unsigned")
+
+
+def test_recheck_of_a_few_rows_asks_for_their_pages(place):
+    """Of a tile with one row to be compared the whole tile serves to prove it, in one request for data."""
+    place.write(0, 100)
+    place.write(100, 101, recorded=False)
+    place.write(101, SIZE)
+    place.fake.requests.clear()
+
+    assert place.line(recheck="unproven") == line()
+    assert place.fake.paths("tile/data/") == ["tile/data/000"]
+
+
+def test_recheck_when_the_log_gives_other_entries(place):
+    """Entries that are not in the log's own tree prove nothing, and are held against the log, not the rows."""
+    place.write(0, SIZE, recorded=False)
+    one = place.fake.entries[40]
+    place.fake.entries[40] = type(one)(
+        one.entry_type, one.timestamp, one.certificate, one.chain, bytes(8) + one.timestamped_entry[8:]
+    )
+
+    report = place.audit(recheck="unproven")
+
+    assert (ranges(report.logs[0].unproven), report.logs[0].differing.size) == ([(40, 41)], 0)
+    with pytest.raises(LogProtocolError, match=r"\[40, 41\) not what the log's tree of 600 entries has"):
+        report.check()
+
+
+def test_recheck_when_entries_cannot_be_had(place):
+    """What could not be compared is named, and the audit fails; the rest is proven."""
+    place.write(0, SIZE, recorded=False)
+    place.fake.missing_tiles = {1}
+
+    report = place.audit(recheck="unproven")
+
+    assert (report.logs[0].proven.size, ranges(report.logs[0].unproven)) == (SIZE - 256, [(256, 512)])
+    with pytest.raises(LogUnavailableError, match=r": \[256, 512\) the log has no data tile with entry 256"):
+        report.check()
+
+
+def test_recheck_when_nothing_is_to_be_compared(place):
+    """Where everything is proven, the log is not asked for entries."""
+    place.write(0, SIZE)
+    place.fake.requests.clear()
+
+    assert place.line(recheck="unproven") == line()
+    assert place.fake.paths("tile/data/") == []
+
+
+def test_audit_of_no_logs(place):
+    """Nothing asked, nothing found."""
+    assert audit([], place.main).facts()["logs"] == 0
