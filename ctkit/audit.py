@@ -217,7 +217,6 @@ def _recheck(
         if look.current is None:
             return found
         wanted = found.unproven if which == "unproven" else RangeSet.joined((found.proven, found.unproven))
-        wanted = wanted.between(0, look.current.tree_size)
         return _with(found, look.current, recheck_rows(logs[look.url], look.current, wanted, main, stop))
 
     with ThreadPoolExecutor(LOGS_AT_ONCE, "recheck") as pool:
@@ -230,7 +229,7 @@ def _recheck(
 def _with(found: LogAudit, current: Checkpoint, rechecked: Recheck) -> LogAudit:
     """Add what a recheck has shown."""
     present = RangeSet.joined((found.proven, found.unproven))
-    proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing).minus(found.altered)
+    proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing)
     return replace(
         found,
         proven=proven,

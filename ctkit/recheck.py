@@ -67,7 +67,7 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     head
         The tree head to prove the entries with.
     wanted
-        The rows to compare: all are in the table and below the head's tree size.
+        The rows to compare: all are in the table.
     stop
         When set, what has arrived counts.
     """

@@ -11,9 +11,11 @@ from fakes import FakeLog
 from rows import OTHER_LOG, make_rows
 
 from ctkit.audit import audit
+from ctkit.backfill import backfill
 from ctkit.certificate import read_rows
 from ctkit.checkpoint import Checkpoint
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, TableError
+from ctkit.gap import find_gaps
 from ctkit.http import Patience
 from ctkit.log import open_log
 from ctkit.merge import merge_staging
@@ -110,6 +112,18 @@ def ranges(found):
 
 
 # Complete and proven
+
+
+@each_protocol
+def test_audit_of_what_a_backfill_has_proven(place, protocol):
+    """What a backfill proves is proven in main, after the merge too; what it does not prove is there."""
+    for start, end, verify in [(0, 250, "entries"), (250, 300, "heads"), (300, SIZE, "entries")]:
+        gaps = find_gaps(None, within={place.log.url: (start, end)})
+        staging = open_table(place.folder / "staging")
+        backfill([place.log], gaps, staging, verify=verify).check()
+        merge_staging(staging, place.main)
+
+    assert place.line() == line(proven=550, not_proven=50)
 
 
 @each_protocol
@@ -486,6 +500,19 @@ def test_audit_of_a_log_that_ended_and_grew(place):
         place.audit(final_heads=final(place, root=bytes(32))).check()
 
 
+def test_audit_of_a_log_that_ended_and_is_behind(place):
+    """Up to the final tree head, even where a backend does not show all of it; what it lacks cannot be rechecked."""
+    place.write(0, SIZE, recorded=False)
+    with open_log(place.log.url, user_agent="t@example.org", protocol="static-ct", patience=FAST) as log:
+        place.fake.lag = 50
+        report = audit([log], place.main, final_heads=final(place), recheck="unproven")
+
+    found = report.logs[0]
+    assert (found.verdict, found.end, ranges(found.unproven)) == ("complete for good", SIZE, [(550, SIZE)])
+    with pytest.raises(LogUnavailableError, match=r"\[550, 600\)"):
+        report.check()
+
+
 # Rechecks
 
 
@@ -560,6 +587,7 @@ def test_recheck_of_a_few_rows_asks_for_their_pages(place):
 
     assert place.line(recheck="unproven") == line()
     assert place.fake.paths("tile/data/") == ["tile/data/000"]
+    assert "tile/0/000" not in place.fake.paths()
 
 
 def test_recheck_when_the_log_gives_other_entries(place):
