@@ -27,6 +27,9 @@ from ctkit.staged import merge_staged, undo_staged
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 20
+"""Lines of a table that a terminal is good for."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -139,7 +142,9 @@ def audit(arguments: argparse.Namespace) -> int:
     else:
         for heading, table in report.tables().items():
             if len(table):
-                print(heading, table.to_string(index=False, header=heading != "what this tells"), sep="\n", end="\n\n")
+                shown = "\n".join(table[""]) if "" in table else table.head(SHOWN).to_string(index=False)
+                more = f"\n... and {len(table) - SHOWN} more; --json lists them" if len(table) > SHOWN else ""
+                print(heading, shown + more, sep="\n", end="\n\n")
     logger.info("%s", report)
     report.check(require_proof=parameters.require_proof)
     return 0

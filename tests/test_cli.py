@@ -604,6 +604,20 @@ def test_audit(ctkit, write_file, folder, serve):
     assert ctkit("audit", "-f", file, "--to", "30", "--recheck", "--require-proof")[0] == 0
 
 
+def test_audit_of_many_ranges(ctkit, write_file, folder, serve):
+    """A terminal shows some ranges of each kind and says how many more there are."""
+    log = FakeLog("Audited", 120, protocols=["static-ct"])
+    url = serve(log)
+    file = write_file(logs=[{"url": url, "protocol": "static-ct", "name": "Audited"}], ceiling="log")
+    make_table(folder / "main", make_rows(range(0, 60, 2), url=url))
+
+    code, out, _ = ctkit("audit", "-f", file)
+
+    assert code == 1
+    assert out.count("... and 10 more; --json lists them") == 3
+    assert len(out.splitlines()) < 100
+
+
 def test_audit_when_the_log_list_knows_the_end(ctkit, write_file, folder, serve):
     """A read-only log is complete for good, up to the final tree head that the list gives."""
     log = FakeLog("Ended", 40, protocols=["static-ct"])
