@@ -102,7 +102,7 @@ def make_targets(folder: Path) -> Iterator[dict[str, Target]]:
             "hash_tile": Target(_hash_tile, (LogProtocolError,), seeds.hash_tiles(), 20),
             "log_list": Target(of_file(_log_list), (ParameterError,), seeds.log_lists(), 40, _JSON, is_json=True),
             "public_key": Target(of_file(_public_key), (ParameterError,), seeds.public_keys(), 30),
-            "http": Target(get, (LogUnavailableError, LogProtocolError), seeds.responses(), 40, _HTTP),
+            "http": Target(get, (LogUnavailableError, LogProtocolError), seeds.responses(), 15, _HTTP),
             "retry_after": Target(_retry_after, (), seeds.WAITS, 20, _DATES),
             "url": Target(_url, (ParameterError,), seeds.URLS, 10, _HTTP),
             "state": Target(of_file(_state), (ParameterError,), seeds.STATES, 30, _JSON, is_json=True),
@@ -293,47 +293,56 @@ def _public_key(file: Path) -> None:
         read_sth(seeds.tree_heads()[0], URL).verify(key)
 
 
-@contextmanager
-def _wire() -> Iterator[Callable[[bytes], object]]:
-    """Yield what asks a server that answers with the input, byte by byte, whatever it is asked."""
-    answer = [b""]
-    listener = socket.create_server(("127.0.0.1", 0))
+class _Server:
+    """Answers whatever it is asked with `answer`, byte by byte; `client` asks it."""
 
-    def serve() -> None:
+    def __init__(self) -> None:
+        self.answer = b""
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._thread = threading.Thread(target=self._serve)
+        self._thread.start()
+        patience = Patience(tries=1, first_wait=0, longest_wait=0, timeout=2, total=5)
+        url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.client = Client(url, user_agent=AGENT, patience=patience)
+
+    def _serve(self) -> None:
         while True:
             try:
-                connection, _ = listener.accept()
+                connection, _ = self._listener.accept()
             except OSError:
                 return
             with connection, suppress(OSError):
                 connection.recv(1 << 16)
-                connection.sendall(answer[0])
+                connection.sendall(self.answer)
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    patience = Patience(tries=1, first_wait=0, longest_wait=0, timeout=2, total=5)
-    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-    clients: list[Client] = []
+    def close(self) -> None:
+        self.client.close()
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+
+@contextmanager
+def _wire() -> Iterator[Callable[[bytes], object]]:
+    """Yield what asks a server that answers with the input."""
+    servers: list[_Server] = []
 
     def get(data: bytes) -> None:
-        answer[0] = data
-        if not clients:
-            clients.append(Client(url, user_agent=AGENT, patience=patience))
+        if not servers:
+            servers.append(_Server())
+        servers[0].answer = data
         try:
-            assert len(clients[0].get("/x", bytes, limit=1 << 16, binary=len(data) % 2 == 1)) <= 1 << 16
+            assert len(servers[0].client.get("/x", bytes, limit=1 << 16, binary=len(data) % 2 == 1)) <= 1 << 16
         except HttpError as error:
-            if error.status is not None:  # the log may have asked to be left alone
-                clients.pop().close()
+            if error.status is not None:  # a host that refuses is asked less often from then on
+                servers.pop().close()
             raise
 
     try:
         yield get
     finally:
-        for client in clients:
-            client.close()
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
-        thread.join()
+        for server in servers:
+            server.close()
 
 
 def _retry_after(data: bytes) -> None:
