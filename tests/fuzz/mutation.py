@@ -12,23 +12,8 @@ LARGEST = 1 << 18
 """Bytes of an input at the most, unless its seed has more."""
 
 _NUMBERS = (
-    0,
-    1,
-    2,
-    3,
-    0x7F,
-    0x80,
-    0x81,
-    0x82,
-    0x84,
-    0xFE,
-    0xFF,
-    0x7FFF,
-    0x8000,
-    0xFFFF,
-    0xFFFFFF,
-    1 << 31,
-    (1 << 64) - 1,
+    *(0, 1, 2, 3, 0x7F, 0x80, 0x81, 0x82, 0x84, 0xFE, 0xFF),
+    *(0x7FFF, 0x8000, 0xFFFF, 0xFFFFFF, 1 << 31, (1 << 64) - 1),
 )
 _WIDTHS = (1, 1, 2, 3, 4, 8)
 
