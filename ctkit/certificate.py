@@ -21,6 +21,14 @@ _LAST_MILLISECOND = 253_402_300_799_999
 """The end of the year 9999: the last moment of which the date is written with four digits."""
 
 
+_LONGEST_CHAIN = 1 << 20
+"""Bytes that the texts of one chain take at the most; those of public logs take some 10 kB. Each entry of a tile can
+name two thousand issuers, or one of them as often, and all texts of a tile have to fit into one array of 2 GiB."""
+
+_LARGEST_CACHED = 1 << 16
+"""Bytes of a chain certificate whose text is remembered: those of public logs have about 2 kB."""
+
+
 def read_rows(
     block: EntryBlock, log: Log, *, source_name: str, as_der: AsDer = "binary", seen: int | None = None
 ) -> pa.RecordBatch:
@@ -28,7 +36,7 @@ def read_rows(
 
     A certificate that cannot be read keeps its bytes and hashes, and whatever fields come before it breaks; the others
     are empty (``""``, 0, false, no elements). Its ``signature_algorithm`` is ``""``, which that of no other is. A chain
-    certificate that cannot be read is left out of ``chain``.
+    certificate that cannot be read is left out of ``chain``, and what is beyond 1 MiB of text of one chain.
 
     Parameters
     ----------
@@ -151,14 +159,25 @@ def _all_domains(certificate: x509.Certificate, subject: dict[str, str]) -> list
 
 
 def _chains(block: EntryBlock) -> pa.ListArray:
-    texts = pa.array([_chain_text(der) for der in block.issuers], pa.string()).take(pa.array(block.chain))
-    kept_before = np.concatenate(([0], np.cumsum(texts.is_valid())))
-    return pa.ListArray.from_arrays(pa.array(kept_before[block.chain_offsets], pa.int32()), texts.drop_null())
+    texts = pa.array(map(_chain_text, block.issuers), pa.string())
+    stops = np.cumsum(pc.binary_length(texts).fill_null(0).to_numpy()[block.chain], dtype=np.int64)
+    before = np.concatenate(([0], stops))[np.repeat(block.chain_offsets[:-1], np.diff(block.chain_offsets))]
+    kept = texts.is_valid().to_numpy(zero_copy_only=False)[block.chain] & (stops - before <= _LONGEST_CHAIN)
+    offsets = np.concatenate(([0], np.cumsum(kept)))[block.chain_offsets]
+    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), texts.take(pa.array(block.chain[kept])))
+
+
+def _chain_text(der: bytes) -> str | None:
+    return _cached_text(der) if len(der) <= _LARGEST_CACHED else _text_of(der)
 
 
 # Logs accept few issuers, and they come again in every block.
 @lru_cache(maxsize=4096)
-def _chain_text(der: bytes) -> str | None:
+def _cached_text(der: bytes) -> str | None:
+    return _text_of(der)
+
+
+def _text_of(der: bytes) -> str | None:
     """Return the JSON text of a chain certificate, keys in the live server's order; None if it cannot be read."""
     certificate = x509.read_certificate(der)
     if not certificate.readable:

@@ -19,7 +19,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.outcome import Progress
-from ctkit.parameters import Loader, Parameters, read_parameters, read_yaml
+from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
 from ctkit.situation import audit_main, fill_gaps, find_situation, plan_gaps
 from ctkit.staged import merge_staged, undo_staged
 
@@ -272,7 +272,7 @@ def _read(arguments: argparse.Namespace) -> Parameters:
 def _literal(text: str) -> object:
     try:
         return yaml.load(text, Loader)
-    except yaml.YAMLError:
+    except NO_YAML:
         return text
 
 

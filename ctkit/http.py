@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC
+from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import chain
 from typing import TypeVar
 
@@ -127,6 +128,8 @@ class Client:
                 headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
                 timeout=patience.timeout,
                 limits=httpx.Limits(max_keepalive_connections=None),
+                # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
+                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
             )
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             message = f"the environment names a proxy that cannot be used ({error}): correct HTTPS_PROXY or ALL_PROXY"

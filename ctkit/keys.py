@@ -57,7 +57,7 @@ def read_keys(path: str) -> Keys:
         codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
         index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
         return Keys(urls.dictionary.to_pylist(), codes.to_numpy(), index.to_numpy())
-    except (OSError, KeyError, pa.ArrowException) as error:
+    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(path, message) from error
 

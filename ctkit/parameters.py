@@ -8,6 +8,7 @@ folder, where the server is usually started.
 import base64
 import difflib
 import os
+import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -236,7 +237,20 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
     if problem["type"] == "value_error":
         return f"{origin}: {place}: {problem['ctx']['error']}"
     message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{origin}: {place}: {message.replace('input should', 'it should')}, but is {problem['input']!r}"
+    return f"{origin}: {place}: {message.replace('input should', 'it should')}, but is {_shown(problem['input'])}"
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message, in short: by its aliases, a small file may hold a value without end."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python does not write out whole numbers of more than 4300 digits
+        return "a number of thousands of digits"
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel = 2
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 class Loader(yaml.SafeLoader):
@@ -253,11 +267,24 @@ class Loader(yaml.SafeLoader):
                 seen.add(key.value)
         return super().construct_mapping(node, deep)
 
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in the members of merged mappings (``<<``), each key once: aliases may bring them a million times."""
+        super().flatten_mapping(node)
+        members = {}
+        for key, value in node.value:
+            members[key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)] = key, value
+        node.value = list(members.values())
+
 
 Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
+
+
+# A value that is not what its tag says, such as !!bool maybe, ends in whatever PyYAML stumbles over.
+NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
+"""What `Loader` raises on a text that is no YAML."""
 
 
 def read_yaml(file: str | Path) -> dict[str, object]:
@@ -273,7 +300,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} cannot be read ({error}); name a parameter file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except NO_YAML as error:
         raise ParameterError(f"{path} is no YAML; correct it: {error}") from error
     if values is None:
         return {}
@@ -300,7 +327,7 @@ def read_server_config(file: str | Path) -> dict[str, object]:
     def section(name: str, kind: type) -> Any:
         value = config.get(name)
         if value is not None and not isinstance(value, kind):
-            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {value!r}")
+            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {_shown(value)}")
         return kind() if value is None else value
 
     def beside(value: object) -> object:
@@ -313,7 +340,7 @@ def read_server_config(file: str | Path) -> dict[str, object]:
     for name, protocol in [("custom_logs", "rfc6962"), ("static_logs", "static-ct")]:
         for log in section(name, list):
             if not isinstance(log, dict):
-                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {log!r}")
+                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {_shown(log)}")
             logs.append({"name": log.get("name"), "url": log.get("url"), "protocol": protocol})
     environment = os.environ.get
     return {

@@ -73,8 +73,14 @@ def canonical_url(url: str) -> str:
     --------
     >>> canonical_url("ct.example.com/2026h2//")
     'https://ct.example.com/2026h2'
+    >>> canonical_url(" https://ct.example.com/2026h2 / ")
+    'https://ct.example.com/2026h2'
     """
     url = url.strip()
     if not url.startswith(("http://", "https://")):
         url = f"https://{url}"
-    return url.rstrip("/")
+    # Spaces between the slashes go, too: what is canonical stays as it is.
+    end = len(url)
+    while url[end - 1 : end] == "/" or url[end - 1 : end].isspace():
+        end -= 1
+    return url[:end]

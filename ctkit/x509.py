@@ -385,14 +385,22 @@ def ia5_text(contents: bytes) -> str:
     return contents.decode("utf-8", "replace")
 
 
+_LONGEST_IDENTIFIER = 1024
+"""Octets of an object identifier of which the text is made: it takes a hundred times as much memory."""
+
+
 def dotted(identifier: bytes) -> str:
-    """Return an object identifier as dotted decimals (X.690, section 8.19); "" if an arc takes more than 128 bits.
+    """Return an object identifier as dotted decimals (X.690, section 8.19).
+
+    It is "" if an arc takes more than 128 bits, or if there are more octets than `_LONGEST_IDENTIFIER`.
 
     Examples
     --------
     >>> dotted(bytes.fromhex("67810c010201"))
     '2.23.140.1.2.1'
     """
+    if len(identifier) > _LONGEST_IDENTIFIER:
+        return ""
     arcs = []
     arc = 0
     for octet in identifier:

@@ -17,12 +17,19 @@ hypothesis.settings.load_profile("ctkit")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     parser.addoption("--kills", type=int, default=20, help="random instants at which tests/test_kills.py kills a run")
+    parser.addoption("--inputs", type=int, default=10_000, help="damaged inputs that tests/fuzz/ tries in all")
 
 
 @pytest.fixture(scope="session")
 def kills(pytestconfig: pytest.Config) -> int:
     """Return how many random instants are to be tried."""
     return int(pytestconfig.getoption("--kills"))
+
+
+@pytest.fixture(scope="session")
+def inputs(pytestconfig: pytest.Config) -> int:
+    """Return how many damaged inputs are to be tried."""
+    return int(pytestconfig.getoption("--inputs"))
 
 
 @pytest.fixture

@@ -365,6 +365,17 @@ def test_chain_when_an_issuer_cannot_be_read() -> None:
     assert chains == [[], chain_of(good) * 2, []]
 
 
+def test_chain_when_its_text_is_without_end() -> None:
+    """A tile can name one issuer thousands of times for each entry: 1 MiB of text is kept of each chain."""
+    large = certificate(subject=der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403"), der(0x0C, b"x" * 100_000)))))
+    small = certificate()
+    block = block_of([b""] * 256, chains=[[0, 1] * 2047] * 255 + [[1]], issuers=[large, small])
+    chains = read_rows(block, LOG, source_name="Example log")["chain"]
+    assert len(chains) == 256
+    assert chains[0].as_py() == chain_of(large, small) * 5
+    assert chains[255].as_py() == chain_of(small)
+
+
 def test_chain_with_every_extension() -> None:
     """All extensions that are shown, in the live server's order and words."""
     access = [

@@ -565,10 +565,11 @@ def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
         ("e", "[x"),
         ("f", "true"),
         ("g", "ct@x.y"),
+        ("h", "!!int ''"),
     ]
     code, _, _ = ctkit("run", "book.ipynb", "-f", "run.yaml", *(word for pair in pairs for word in ("-p", *pair)))
 
-    values = {"a": 5, "b": None, "c": [1, "x"], "d": "2026-01-01", "e": "[x", "f": True, "g": "ct@x.y"}
+    values = {"a": 5, "b": None, "c": [1, "x"], "d": "2026-01-01", "e": "[x", "f": True, "g": "ct@x.y", "h": "!!int ''"}
     assert code == 0
     assert seen == [(("book.ipynb", values), {"shared": {"main_path": "main"}})]
 

@@ -50,6 +50,17 @@ def _get(url: str, patience: Patience = FAST, limit: int = 1000, read: Callable[
         client.close()
 
 
+def test_get_when_the_log_sets_a_cookie(serve: Serve) -> None:
+    """No cookie is sent back, least of all one that cannot be sent at all."""
+    log = ScriptedLog(Response(200, b"hello", headers={"Set-Cookie": "name=\u00fc"}), OK)
+    client = Client(serve(log), user_agent=AGENT, patience=FAST)
+    try:
+        assert [client.get("/x", bytes, limit=1000) for _ in range(2)] == [b"hello", b"hello"]
+    finally:
+        client.close()
+    assert [request.headers.get("cookie") for request in log.requests] == [None, None]
+
+
 @pytest.mark.parametrize(
     "user_agent", ["", "ctkit", "ctkit/1.0", "@", "http://", "https:// x", "me@é.org", "a@b\nX: y"]
 )

@@ -41,6 +41,17 @@ def test_read_keys_of_any_text(tmp_path, type_):
     assert read_keys(str(tmp_path / "file.parquet")).numbered({"b": 0, "a": 1}).tolist() == [(1 << INDEX_BITS) + 3, 4]
 
 
+def test_read_keys_that_are_no_text(tmp_path):
+    """A log's URL whose bytes are no UTF-8 is an error that names the file."""
+    rows = pa.table({"cert_index": [3], "source_url": ["https://log.example"]})
+    path = tmp_path / "file.parquet"
+    pq.write_table(rows, path, use_dictionary=False, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"log.example", b"log\xffexample"))
+
+    with pytest.raises(TableError, match=r"its keys cannot be read .*mend it and run again"):
+        read_keys(str(path))
+
+
 def test_read_keys_that_are_none(tmp_path):
     """Nulls, and indices that no log can have, are no keys of anybody."""
     rows = pa.table({"cert_index": [None, 1, -1, 1 << INDEX_BITS, 2], "source_url": ["a", None, "a", "a", "a"]})

@@ -215,6 +215,10 @@ def test_read_parameters_when_a_log_has_an_ipv6_address(write):
         "? {a: b}\n: 1",
         "a: !!int b",
         pytest.param("[" * 10_000, id="nested"),
+        "a: !!bool maybe",
+        "a: !!int ''",
+        "a: !!timestamp soon",
+        "a: !!map [b]",
     ],
 )
 def test_read_yaml_when_it_is_no_mapping(write, text):
@@ -229,6 +233,39 @@ def test_read_yaml_when_a_key_is_given_twice(write):
     """The second of two equal keys does not silently win."""
     with pytest.raises(ParameterError, match="key main_path is given twice"):
         read_yaml(write("main_path: a\nmain_path: b"))
+
+
+def test_read_yaml_when_a_merged_key_is_given_again(write):
+    """A key that comes by a merge may be given anew, wherever the mapping is merged into another."""
+    text = "outer:\n  inner: &inner {<<: {key: 1, other: 2}, key: 3}\nagain: {<<: *inner}"
+
+    inner = {"key": 3, "other": 2}
+    assert read_yaml(write(text)) == {"outer": {"inner": inner}, "again": inner}
+
+
+def test_read_yaml_when_merges_multiply(write):
+    """A mapping that is merged four times in each of forty levels has its keys once."""
+    levels = [f"a{level}: &a{level} {{<<: [{', '.join([f'*a{level - 1}'] * 4)}]}}" for level in range(1, 41)]
+
+    assert read_yaml(write("\n".join(["a0: &a0 {key: 1}", *levels])))["a40"] == {"key": 1}
+
+
+@pytest.mark.parametrize("key", ["logs", "custom_logs", "main_path"])
+def test_message_when_aliases_multiply(write, key):
+    """A value of a billion elements by way of aliases is shown in short."""
+    levels = [f"- &a{level} [{', '.join([f'*a{level - 1}'] * 8)}]" for level in range(1, 11)]
+    text = "\n".join([f"{key}:", "- &a0 x", *levels])
+
+    with pytest.raises(ParameterError, match=key) as raised:
+        read_parameters(write(text)) if key != "custom_logs" else read_server_config(write(text))
+
+    assert len(str(raised.value)) < 5000
+
+
+def test_message_when_a_number_is_without_end(write):
+    """A number that Python does not write out is refused like any other."""
+    with pytest.raises(ParameterError, match="main_path: it should be a valid string, but is a number of thousands"):
+        read_parameters(write(f"main_path: 0x{'f' * 5000}"))
 
 
 def test_read_yaml_when_missing(tmp_path):

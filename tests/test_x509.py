@@ -321,10 +321,12 @@ def test_access_locations_when_one_is_odd() -> None:
         ("2a83" + "ff" * 17 + "7f", f"1.2.{2**128 - 1}"),
         ("2a84" + "80" * 17 + "00", ""),
         ("2a80", "1.2"),
+        ("01" * 1024, "0" + ".1" * 1024),
+        ("01" * 1025, ""),
     ],
 )
 def test_dotted(contents: str, expected: str) -> None:
-    """Arcs are base 128; those beyond 128 bits are not read."""
+    """Arcs are base 128; those beyond 128 bits are not read, nor are identifiers beyond 1024 octets."""
     assert x509.dotted(bytes.fromhex(contents)) == expected
 
 

@@ -3,7 +3,7 @@
 import json
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from blocks import LOG, block_of
 from cryptography import x509
+from oracle import shown
 
 from ctkit.certificate import read_rows
 from ctkit.issuance import der
@@ -116,66 +117,10 @@ def test_extensions_are_those_of_cryptography(real_data: Path) -> None:
                 continue
         expected[certificate] = {key: text for extension in extensions for key, text in shown(extension.value)}
     assert expected
-    block = block_of([b""], chains=[range(len(expected))], issuers=list(expected))
-    (chain,) = read_rows(block, LOG, source_name=LOG.name)["chain"].to_pylist()
-    read = [json.loads(text)["extensions"] for text in chain]
+    block = block_of([b""] * len(expected), chains=[[at] for at in range(len(expected))], issuers=list(expected))
+    chains = read_rows(block, LOG, source_name=LOG.name)["chain"].to_pylist()
+    read = [json.loads(text)["extensions"] for (text,) in chains]
     assert [pair for pair in zip(read, expected.values(), strict=True) if pair[0] != pair[1]] == []
-
-
-PURPOSES = {
-    f"1.3.6.1.5.5.7.3.{last}": text
-    for last, text in [
-        (1, "serverAuth"),
-        (2, "clientAuth"),
-        (3, "codeSigning"),
-        (4, "emailProtection"),
-        (8, "timeStamping"),
-        (9, "OCSPSigning"),
-    ]
-} | {"2.5.29.37.0": "anyExtendedKeyUsage"}
-USAGES = {
-    "digital_signature": "Digital Signature",
-    "content_commitment": "Content Commitment",
-    "key_encipherment": "Key Encipherment",
-    "data_encipherment": "Data Encipherment",
-    "key_agreement": "Key Agreement",
-    "key_cert_sign": "Certificate Signing",
-    "crl_sign": "CRL Signing",
-    "encipher_only": "Encipher Only",
-    "decipher_only": "Decipher Only",
-}
-NAMES = {x509.DNSName: "DNS", x509.RFC822Name: "email", x509.IPAddress: "IP Address"}
-
-
-def shown(value: x509.ExtensionType) -> Iterator[tuple[str, Any]]:
-    """Yield key and value of an extension in the JSON text of a chain, if it is shown there."""
-    match value:
-        case x509.AuthorityInformationAccess():
-            locations = [access.access_location for access in value]
-            uris = [f"URI:{name.value}" for name in locations if isinstance(name, x509.UniformResourceIdentifier)]
-            if uris:
-                yield "authorityInfoAccess", ", ".join(uris)
-        case x509.AuthorityKeyIdentifier(key_identifier=bytes(key)):
-            yield "authorityKeyIdentifier", f"keyid:{key.hex(':')}"
-        case x509.SubjectKeyIdentifier(digest=key):
-            yield "subjectKeyIdentifier", f"keyid:{key.hex(':')}"
-        case x509.BasicConstraints(ca=ca):
-            yield "basicConstraints", "CA:TRUE" if ca else "CA:FALSE"
-        case x509.CertificatePolicies():
-            if texts := [f"Policy: {policy.policy_identifier.dotted_string}\n" for policy in value]:
-                yield "certificatePolicies", "".join(texts)
-        case x509.ExtendedKeyUsage():
-            purposes = {purpose.dotted_string for purpose in value}
-            yield "extendedKeyUsage", ", ".join(text for purpose, text in PURPOSES.items() if purpose in purposes)
-        case x509.KeyUsage(key_agreement=agreement):
-            # Without key agreement, `cryptography` does not say what the last two are.
-            usages = list(USAGES)[: 9 if agreement else 7]
-            yield "keyUsage", ", ".join(USAGES[usage] for usage in usages if getattr(value, usage))
-        case x509.SubjectAlternativeName():
-            if texts := [f"{NAMES[type(name)]}:{name.value}" for name in value if type(name) in NAMES]:
-                yield "subjectAltName", ", ".join(texts)
-        case x509.PrecertPoison():
-            yield "ctlPoisonByte", True
 
 
 def attributes(rdns: list[str], certificate: bytes) -> dict[str, str]:
@@ -186,8 +131,8 @@ def attributes(rdns: list[str], certificate: bytes) -> dict[str, str]:
     """
     name: dict[str, str] = {}
     for rdn in rdns:
-        for shown in re.split(r" \+ (?=[A-Za-z0-9.]+=)", rdn):
-            attribute, text = shown.split("=", 1)
+        for pair in re.split(r" \+ (?=[A-Za-z0-9.]+=)", rdn):
+            attribute, text = pair.split("=", 1)
             if attribute not in ATTRIBUTES:
                 continue
             attribute_type = der(0x06, bytes((0x55, 4, ATTRIBUTES[attribute])))
