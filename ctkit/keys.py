@@ -56,7 +56,8 @@ def read_keys(path: str) -> Keys:
         urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
         codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
         index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
-        return Keys(urls.dictionary.to_pylist(), codes.to_numpy(), index.to_numpy())
+        # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
+        return Keys(urls.dictionary.cast(pa.string()).to_pylist(), codes.to_numpy(), index.to_numpy())
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(path, message) from error

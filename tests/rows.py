@@ -2,12 +2,15 @@
 
 import base64
 import hashlib
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from deltalake.transaction import AddAction
 
 from ctkit.schema import AsDer, row_schema
 from ctkit.table import open_table, read_tables, reading
@@ -59,6 +62,37 @@ def make_table(path: Path, *commits: pa.Table) -> DeltaTable:
     for rows in commits:
         write_entries(table, rows)
     return table
+
+
+def add_file(
+    path: Path,
+    rows: pa.Table,
+    *,
+    name: str = "part-of-another-writer.parquet",
+    day: str = "2026-03-01",
+    statistics: Mapping[str, object] | None = None,
+    **options: object,
+) -> DeltaTable:
+    """Add one file to the table at `path` as another writer may have made it: columns and statistics as they are given.
+
+    `options` are those of `pyarrow.parquet.write_table`.
+    """
+    table = open_table(path)
+    file = path / f"seen_date={day}" / name
+    file.parent.mkdir(exist_ok=True)
+    pq.write_table(rows, file, **options)
+    stats = json.dumps(statistics) if statistics else None
+    action = AddAction(str(file.relative_to(path)), file.stat().st_size, {"seen_date": day}, 0, True, stats)
+    table.create_write_transaction([action], "append", table.schema(), ["seen_date"])
+    table.update_incremental()
+    return table
+
+
+def as_type(rows: pa.Table, **types: pa.DataType) -> pa.Table:
+    """Return rows with some columns of another type, and without ``seen_date``, as they are stored."""
+    for name, type_ in types.items():
+        rows = rows.set_column(rows.schema.get_field_index(name), name, rows[name].cast(type_))
+    return rows.drop_columns(["seen_date"])
 
 
 def keys_of(table: DeltaTable) -> list[tuple[str, int]]:

@@ -31,10 +31,10 @@ def test_read_keys_of_several_row_groups(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "type_", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())]
+    "type_", [pa.string(), pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string()), pa.binary()]
 )
 def test_read_keys_of_any_text(tmp_path, type_):
-    """Whatever layout a writer had in mind, the keys are the same."""
+    """Whatever layout a writer had in mind, and where it does not say that it is text, the keys are the same."""
     rows = pa.table({"cert_index": pa.array([3, 4], pa.int32()), "source_url": pa.array(["a", "b"]).cast(type_)})
     pq.write_table(rows, tmp_path / "file.parquet")
 
