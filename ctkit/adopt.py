@@ -1,13 +1,16 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
+from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,19 +20,26 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from ctkit.datafile import DataFile, plain_schema
 from ctkit.errors import TableError
-from ctkit.schema import PARTITION, row_schema
-from ctkit.table import as_der_type, files_of, first_line, folder_of, table_path
+from ctkit.schema import PARTITION
+from ctkit.table import files_of, first_line, folder_of, table_path
+
+logger = logging.getLogger(__name__)
 
 
-def link_files(files: Iterable[DataFile], target: DeltaTable) -> int:
-    """Make the files durable below the target's folder: hard links, or copies where linking is impossible.
+def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path) -> list[DataFile]:
+    """Make the files durable below the target's folder, each under a new name, which nobody else has or had.
 
-    They are not part of the target until they are committed.
+    They are hard links, or copies where linking is impossible, and not part of the target until they are committed.
+
+    Parameters
+    ----------
+    note
+        A file of ours in the target's folder, for `unlink_noted`: there before the first link is.
 
     Returns
     -------
-    int
-        How many rows they have, by their footers.
+    list of DataFile
+        What to commit, in the same order.
 
     Raises
     ------
@@ -37,63 +47,79 @@ def link_files(files: Iterable[DataFile], target: DeltaTable) -> int:
         A file is missing, truncated, or not what its table's log says; or there is no room or right to link it.
     """
     root = table_path(target.table_uri)
-    schema = row_schema(as_der_type(target))
-    folders: set[Path] = set()
-    rows = 0
-    for file in files:
-        rows += _verify(file, schema)
-        link = root / file.name
-        try:
-            if link.parent not in folders:
-                link.parent.mkdir(exist_ok=True)
-                folders.add(link.parent)
-            try:
-                os.link(file.path, link)
-            except FileExistsError:
-                raise
-            except OSError:
-                # Another file system, or one without hard links.
-                shutil.copyfile(file.path, link)
-            _sync(link)
-            # A link has the age of its file; a full VACUUM beside us goes by age.
-            os.utime(link)
-        except OSError as error:
-            message = f"{file.path.name} cannot be brought there ({error.strerror or error}); nothing was committed"
-            raise TableError(str(root), f"{message}: mend that and run again") from error
-    for folder in (*folders, root):
-        _sync(folder)
-    return rows
+    links = [_renamed(file, root) for file in files]
+    folders = {link.path.parent for link in links}
+    try:
+        _write_note(note, [link.name for link in links], target)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        for file, link in zip(files, links, strict=True):
+            _link(file.path, link.path)
+        for folder in folders | {root}:
+            _sync(folder)
+    except OSError as error:
+        message = (
+            f"{len(files)} files cannot be brought there ({error}); nothing was committed: mend that and run again"
+        )
+        raise TableError(str(root), message) from error
+    return links
 
 
-def _verify(file: DataFile, schema: pa.Schema) -> int:
-    """Refuse a file that the target could not be read with; return how many rows it has."""
+def _renamed(file: DataFile, root: Path) -> DataFile:
+    name = f"{os.path.dirname(file.name)}/part-00000-{uuid4()}-c000.parquet"
+    return replace(file, folder=root, action=replace(file.action, path=name))
+
+
+def _link(file: Path, link: Path) -> None:
+    try:
+        os.link(file, link)
+    except OSError:
+        # Another file system, or one without hard links.
+        shutil.copyfile(file, link)
+    _sync(link)
+    # A link has the age of its file; a full VACUUM beside us goes by age.
+    os.utime(link)
+
+
+def is_adoptable(file: DataFile, schema: pa.Schema) -> bool:
+    """Tell whether a file can be part of a table as it is; its rows must be written anew where not.
+
+    Parameters
+    ----------
+    schema
+        The table's columns.
+
+    Raises
+    ------
+    TableError
+        It is missing, truncated, not what its table's log says, or has nulls.
+    """
     try:
         footer = pq.read_metadata(file.path)
         hints = footer.schema.to_arrow_schema()
-        have = plain_schema(hints)
-        wrong = [name for name in schema.names if name != PARTITION and _type_of(have, name) != schema.field(name).type]
-        if wrong:
-            reason = f"its columns {', '.join(wrong)} are missing or of another type"
-        elif file.rows not in (None, footer.num_rows) or file.path.stat().st_size != file.action.size:
+        if file.rows != footer.num_rows or file.path.stat().st_size != file.action.size:
             reason = f"it has {footer.num_rows} rows in {file.path.stat().st_size} bytes, not what its table's log says"
+        elif _types_of(plain_schema(hints)) != _types_of(schema.remove(schema.get_field_index(PARTITION))):
+            return False
         elif nulls := _with_nulls(file.path, [field.name for field in hints if field.nullable]):
             reason = f"its columns {', '.join(nulls)} have nulls"
         else:
-            return int(footer.num_rows)
+            # Without a value for the partition a table cannot be opened any more.
+            return bool(file.partition)
     except (OSError, pa.ArrowException) as error:
-        reason = str(error).splitlines()[0]
-    message = f"{file.action.path} cannot become part of another table: {reason}; nothing was changed"
-    advice = "write the file anew with the table's own types, or remove this table and backfill anew"
-    raise TableError(str(file.folder), f"{message}: {advice}")
+        reason = first_line(error)
+    message = f"{file.name} cannot become part of another table: {reason}; nothing was changed"
+    raise TableError(str(file.folder), f"{message}: write the file anew, or remove this table and backfill anew")
+
+
+def _types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
 def _with_nulls(path: Path, names: list[str]) -> list[str]:
-    """Return which of the columns have nulls; one is in memory at a time."""
-    return [name for name in names if pq.ParquetFile(path).read([name])[name].null_count]
-
-
-def _type_of(schema: pa.Schema, name: str) -> pa.DataType | None:
-    return schema.field(name).type if name in schema.names else None
+    """Return which of the columns have nulls; little of one is in memory at a time."""
+    with pq.ParquetFile(path, pre_buffer=False) as parquet:
+        return [name for name in names if any(rows[0].null_count for rows in parquet.iter_batches(columns=[name]))]
 
 
 def _sync(path: Path) -> None:
@@ -102,6 +128,39 @@ def _sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _write_note(note: Path, names: list[str], target: DeltaTable) -> None:
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps({"version": target.version(), "names": names}))
+    for path in (note, note.parent, note.parent.parent, table_path(target.table_uri)):
+        _sync(path)
+
+
+def unlink_noted(note: Path, target: DeltaTable) -> None:
+    """Remove what `link_files` linked, in this run or in one that died, unless it was committed.
+
+    What was committed belongs to the target's history, also where others have replaced it since. If the commits are
+    gone that would tell, everything stays.
+
+    Raises
+    ------
+    DeltaError, OSError
+        The target cannot be read, or a link cannot be removed.
+    """
+    try:
+        noted = json.loads(note.read_bytes())
+    except (FileNotFoundError, ValueError):
+        # A run that dies while it writes the note has not linked anything yet.
+        return
+    try:
+        # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
+        taken = files_added(actions_since(DeltaTable(target.table_uri), noted["version"]))
+    except TableError as error:
+        logger.warning("files of a run that died may be left in main: %s", error)
+        return
+    if taken.isdisjoint(noted["names"]):
+        unlink_files(noted["names"], target)
 
 
 def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
@@ -199,6 +258,16 @@ def actions_since(table: DeltaTable, version: int) -> list[dict[str, Any]]:
 def files_added(actions: Iterable[dict[str, Any]]) -> set[str]:
     """Return the paths of the files that the actions add, relative to the table's folder."""
     return {unquote(action["add"]["path"]) for action in actions if "add" in action}
+
+
+def files_left(actions: Iterable[dict[str, Any]]) -> set[str]:
+    """Return those that no later action takes out of the table again: a VACUUM may have removed the others."""
+    left: set[str] = set()
+    for action in actions:
+        left |= files_added([action])
+        if "remove" in action:
+            left.discard(unquote(action["remove"]["path"]))
+    return left
 
 
 def added_by(table: DeltaTable, version: int) -> set[str]:

@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
+from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION
-from ctkit.table import add_actions, table_path
+from ctkit.table import add_actions, first_line, table_path
 
 ROWS_PER_GROUP = 16_384
 """About 64 MB before compression: what a writer holds in memory, and the least that a reader must read."""
@@ -44,12 +45,12 @@ class DataFile:
     action
         What adds the file to a table; its path is relative to the table's folder, below ``seen_date=.../``.
     rows
-        ``numRecords`` of the statistics; None where the table's log has none.
+        ``numRecords`` of the statistics, or by its footer where the table's log has none.
     """
 
     folder: Path
     action: AddAction
-    rows: int | None
+    rows: int
 
     @property
     def name(self) -> str:
@@ -79,7 +80,7 @@ def data_files(table: DeltaTable) -> list[DataFile]:
     Raises
     ------
     TableError
-        As `ctkit.table.add_actions`.
+        As `ctkit.table.add_actions`; or the footer of a file without statistics cannot be read.
     """
     folder = table_path(table.table_uri)
     return [
@@ -90,7 +91,7 @@ def data_files(table: DeltaTable) -> list[DataFile]:
             size=added["size_bytes"],
             partition=added["partition"],
             modified=added["modification_time"],
-            rows=added["num_records"],
+            rows=_rows_of(folder / added["path"]) if added["num_records"] is None else added["num_records"],
             statistics={
                 "minValues": _present(added.get("min")),
                 "maxValues": _present(added.get("max")),
@@ -99,6 +100,14 @@ def data_files(table: DeltaTable) -> list[DataFile]:
         )
         for added in add_actions(table).to_pylist()
     ]
+
+
+def _rows_of(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, pa.ArrowException) as error:
+        message = f"its rows cannot be counted ({first_line(error)}); nothing was changed: mend it and run again"
+        raise TableError(str(path), message) from error
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:
@@ -262,7 +271,7 @@ def _data_file(
     size: int,
     partition: dict[str, str | None],
     modified: int,
-    rows: int | None,
+    rows: int,
     statistics: dict[str, Any],
 ) -> DataFile:
     stats = json.dumps({"numRecords": rows, **statistics}, default=_timestamp)

@@ -4,7 +4,8 @@ Rows never change, so a merge only ever inserts, and what it inserts is decided 
 
 1. plan: which staged rows main has already, or staging holds twice (`ctkit.overlap`);
 2. prepare: a staged file without such a row is linked into main's folder as it is; from the others, the rows that main
-   lacks are written to a table of their own inside main's folder (`SCRATCH`), whose files are linked likewise;
+   lacks are written to files of their own inside main's folder (`SCRATCH`), which are linked likewise. The links have
+   new names, so that they are nobody else's, and are noted first, so that a run that dies leaves none behind for good;
 3. commit: one commit adds all of them, if main is still at the version that was looked at; if not, only the files that
    somebody else added are looked at, and the commit is tried again;
 4. clean up: a commit takes the merged files out of staging, then they and an empty staging table are deleted.
@@ -15,32 +16,36 @@ anywhere is finished by the next one.
 
 import logging
 import shutil
-from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
-from ctkit.adopt import actions_since, commit_files, confirm_files, files_added, link_files, unlink_files
+from ctkit.adopt import (
+    actions_since,
+    commit_files,
+    confirm_files,
+    files_left,
+    link_files,
+    unlink_noted,
+)
 from ctkit.datafile import DataFile, data_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap
 from ctkit.provenance import carried_over, metadata_of
 from ctkit.report import Report
 from ctkit.retire import orphans, retire
-from ctkit.rewrite import rewrite
-from ctkit.schema import PARTITION, row_schema
+from ctkit.rewrite import prepare_files
+from ctkit.schema import row_schema
 from ctkit.table import (
-    as_der_type,
     check_separate,
     define_rows,
+    first_line,
     folder_of,
     hold,
     querying,
@@ -55,12 +60,11 @@ SCRATCH = "_ctkit_merge"
 The underscore keeps Delta readers and VACUUM away from it.
 """
 
+LINKS = "links.json"
+"""File in there: what was linked from there and from staging."""
+
 MERGED_FROM = "ctkit.merged_from"
 """Commit metadata of main: the staging folder that the commit's rows came from."""
-
-TINY_FILE = 1 << 20
-MANY_TINY_FILES = 8
-"""So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
 
 SAMPLE_ROWS = 20
 
@@ -274,26 +278,20 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     overlap = Overlap(staging, staged)
     transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
     scratch = table_path(main.table_uri) / SCRATCH / str(staging.metadata().id)
-    if main.transaction_version(transaction.app_id) is None:
-        # What a run that died here linked or wrote, and did not commit. After a commit it would be main's.
-        rewritten = [str(path.relative_to(scratch)) for path in scratch.glob(f"{PARTITION}=*/*.parquet")]
-        unlink_files([*rewritten, *(file.name for file in staged)], main)
-    _remove_scratch(scratch)
+    _clear(scratch, main)
     present = overlap.may_be_in(main)
     provenance = metadata_of(carried_over(staging))
-    prepared: list[DataFile] | None = None
-    rows = 0
+    linked: list[DataFile] | None = None
     try:
         while True:
             if expected:
                 _check_expected(expected, staging, main)
             before = main.version()
-            if overlap.skip_present(main, present) or prepared is None:
-                unlink_files([file.name for file in prepared or []], main)
-                prepared = _prepare(staging, staged, overlap, main, scratch)
-                rows = link_files(prepared, main)
+            if overlap.skip_present(main, present) or linked is None:
+                _clear(scratch, main)
+                linked = link_files(prepare_files(staging, staged, overlap, main, scratch), main, scratch / LINKS)
             inserted = overlap.rows - overlap.skipped
-            if rows != inserted:
+            if (rows := sum(file.rows for file in linked)) != inserted:
                 message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
                 raise TableError(folder_of(staging), message)
             properties = CommitProperties(
@@ -301,23 +299,22 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 max_commit_retries=0,
                 app_transactions=[transaction],
             )
-            if not prepared or commit_files(prepared, main, properties):
+            if not linked or commit_files(linked, main, properties):
                 break
             logger.info("main moved, looking again version=%d", main.version())
             present = _added_since(main, before)
     except BaseException:
-        # An interrupt may have come after the commit, and others may have replaced the files since.
-        if DeltaTable(main.table_uri).transaction_version(transaction.app_id) != transaction.version:
-            unlink_files([file.name for file in prepared or []], main)
+        # What cannot be removed now stays noted, for the next run.
+        with suppress(TableError):
+            _clear(scratch, main)
         raise
-    finally:
-        _remove_scratch(scratch)
-    if prepared:
-        confirm_files(prepared, main, before + 1)
+    _remove_scratch(scratch)
+    if linked:
+        confirm_files(linked, main, before + 1)
     return MergeReport(
         main=folder_of(main),
         version_before=before,
-        version=before + 1 if prepared else before,
+        version=before + 1 if linked else before,
         staging_rows=overlap.rows,
         inserted=inserted,
         skipped=overlap.rows - inserted,
@@ -363,7 +360,7 @@ def _added_since(main: DeltaTable, version: int) -> list[str]:
         # A key that main had before may be gone, and its row must not be left out then.
         message = "lost rows while this merge was being prepared; nothing was committed: run again"
         raise TableError(folder_of(main), message)
-    return [f"{folder_of(main)}/{name}" for name in files_added(actions)]
+    return [f"{folder_of(main)}/{name}" for name in files_left(actions)]
 
 
 def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
@@ -376,32 +373,14 @@ def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTabl
             raise StalePreviewError(folder_of(table), message)
 
 
-def _prepare(
-    staging: DeltaTable, staged: list[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path
-) -> list[DataFile]:
-    """Return files that hold exactly the missing rows: staging's own where possible, else rewritten ones."""
-    skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
-    whole = [file for file, count in zip(staged, skipped, strict=True) if not count]
-    whole = _large_enough(whole) if as_der_type(staging) == as_der_type(main) else []
-    adopted = {file.name for file in whole}
-    partly = {
-        at: file
-        for at, (file, count) in enumerate(zip(staged, skipped, strict=True))
-        if file.name not in adopted and count < len(overlap.skipped_in(at))
-    }
-    if not partly:
-        return whole
+def _clear(scratch: Path, main: DeltaTable) -> None:
+    """Remove what a run prepared and did not commit, this one or one that died."""
     try:
-        return whole + rewrite(partly, overlap, main, scratch)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        message = f"{len(partly)} files of staging cannot be rewritten there ({error}); mend that and run again"
+        unlink_noted(scratch / LINKS, main)
+    except (DeltaError, OSError) as error:
+        message = f"what a merge left there cannot be removed ({first_line(error)}); mend that and run again"
         raise TableError(folder_of(main), message) from error
-
-
-def _large_enough(files: list[DataFile]) -> list[DataFile]:
-    """Leave out the tiny files of partitions that have many of them: main is better off with a few larger ones."""
-    tiny = Counter(file.partition for file in files if file.action.size < TINY_FILE)
-    return [file for file in files if file.action.size >= TINY_FILE or tiny[file.partition] < MANY_TINY_FILES]
+    _remove_scratch(scratch)
 
 
 def _remove_scratch(scratch: Path) -> None:

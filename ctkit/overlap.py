@@ -54,7 +54,7 @@ class Overlap:
         self._files = [str(file.path) for file in staged]
         self._logs: dict[str, int] = {}
         self._starts = np.zeros(1, np.int64)
-        count = -(-sum(file.rows or KEYS_AT_ONCE for file in staged) // KEYS_AT_ONCE)
+        count = -(-sum(file.rows for file in staged) // KEYS_AT_ONCE)
         self._parts = [self._sorted(part, count) for part in range(count)]
         self.rows = int(self._starts[-1])
         self._skipped = Spilled(np.zeros(self.rows, np.bool_)).mapped()

@@ -1,19 +1,24 @@
-"""Staged files of which main has some rows already: written anew without them."""
+"""The files that a merge adds to main: staged ones as they are, or written anew without the rows that main has."""
 
 from base64 import b64decode, b64encode
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from threading import Event
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from ctkit.adopt import is_adoptable
 from ctkit.datafile import REPEATING, DataFile, plain_type, write_files
+from ctkit.errors import TableError
 from ctkit.overlap import Overlap
-from ctkit.schema import PARTITION, row_schema
-from ctkit.table import as_der_type
+from ctkit.schema import PARTITION, AsDer, row_schema
+from ctkit.table import as_der_type, folder_of
 
 ROWS_PER_BATCH = 4096
 
@@ -21,38 +26,80 @@ WRITERS = 2
 """So many partitions are rewritten at a time; each holds a row group in memory."""
 
 
-def rewrite(files: Mapping[int, DataFile], overlap: Overlap, main: DeltaTable, scratch: Path) -> list[DataFile]:
-    """Write the rows of staged files that are to be inserted to new files below `scratch`, with main's columns.
+TINY_FILE = 1 << 20
+MANY_TINY_FILES = 8
+"""So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
 
-    Partitions are written side by side, each in the order of its files, a few row groups in memory at a time.
+
+def prepare_files(
+    staging: DeltaTable, staged: Sequence[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path
+) -> list[DataFile]:
+    """Return files that hold exactly the rows which main lacks: staging's own where possible, else rewritten ones.
 
     Parameters
     ----------
-    files
-        By their position in the `overlap`.
+    staged
+        The files of staging, in the order of the `overlap`.
+    scratch
+        Folder for the others.
 
     Raises
     ------
-    OSError, ValueError, pyarrow.ArrowException
-        A file cannot be read, or nothing can be written.
+    TableError
+        A file is damaged, or has rows that main cannot have; or nothing can be written.
     """
-    schema = _encoded(row_schema(as_der_type(main)))
+    theirs, ours = as_der_type(staging), as_der_type(main)
+    schema = row_schema(ours)
+    skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
+    wanted = {at: file for at, file in enumerate(staged) if skipped[at] < file.rows}
+    whole = _large_enough([file for at, file in wanted.items() if not skipped[at]])
+    adopted = [file for file in whole if theirs == ours and is_adoptable(file, schema)]
+    names = {file.name for file in adopted}
+    others = {at: file for at, file in wanted.items() if file.name not in names}
+    try:
+        return adopted + _rewrite(others, overlap, theirs, schema, scratch)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        message = f"{len(others)} files of staging cannot be rewritten there ({error}); mend that and run again"
+        raise TableError(folder_of(main), message) from error
+
+
+def _large_enough(files: list[DataFile]) -> list[DataFile]:
+    """Leave out the tiny files of partitions that have many of them: main is better off with a few larger ones."""
+    tiny = Counter(file.partition for file in files if file.action.size < TINY_FILE)
+    return [file for file in files if file.action.size >= TINY_FILE or tiny[file.partition] < MANY_TINY_FILES]
+
+
+def _rewrite(
+    files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, schema: pa.Schema, scratch: Path
+) -> list[DataFile]:
+    """Write the rows to insert of files, by their position in the overlap, with main's columns.
+
+    Partitions are written side by side, each in the order of its files, a few row groups in memory at a time.
+    """
+    schema = _encoded(schema)
     in_order = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
+    stop = Event()
     with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
         try:
             writing = [
-                pool.submit(write_files, scratch, schema, _missing_rows(list(partition), overlap, schema))
+                pool.submit(write_files, scratch, schema, _missing_rows(list(partition), overlap, as_der, schema, stop))
                 for _, partition in groupby(in_order, key=lambda item: item[1].partition)
             ]
             return [file for written in writing for file in written.result()]
         except BaseException:
+            stop.set()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 
-def _missing_rows(files: list[tuple[int, DataFile]], overlap: Overlap, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    """Read staged files of one partition without their skipped rows, with main's columns."""
+def _missing_rows(
+    files: list[tuple[int, DataFile]], overlap: Overlap, as_der: AsDer, schema: pa.Schema, stop: Event
+) -> Iterator[pa.RecordBatch]:
+    """Read staged files of one partition without their skipped rows, with main's columns, until `stop` is set."""
+    stored = [name for name in schema.names if name != PARTITION]
     for at, file in files:
+        if not file.partition:
+            raise ValueError(f"the rows of {file.name} have no {PARTITION}")
         row = 0
         kept = ~overlap.skipped_in(at)
         footer = pq.read_metadata(file.path)
@@ -62,8 +109,10 @@ def _missing_rows(files: list[tuple[int, DataFile]], overlap: Overlap, schema: p
         with pq.ParquetFile(
             file.path, metadata=footer, read_dictionary=repeating, pre_buffer=False, buffer_size=1 << 20
         ) as parquet:
-            for batch in parquet.iter_batches(ROWS_PER_BATCH):
-                batch = _follow_as_der(batch, schema.field("as_der"))
+            for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=stored):
+                if stop.is_set():
+                    raise CancelledError
+                batch = _follow_as_der(batch, as_der, schema.field("as_der"))
                 batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
                 batch = pa.record_batch([_cast(batch[field.name], field.type) for field in schema], schema=schema)
                 yield batch.filter(pa.array(kept[row : row + len(batch)]))
@@ -84,12 +133,15 @@ def _cast(column: pa.Array, type_: pa.DataType) -> pa.Array:
     return column if column.type == type_ else column.cast(plain_type(column.type)).cast(type_)
 
 
-def _follow_as_der(rows: pa.RecordBatch, field: pa.Field) -> pa.RecordBatch:
+def _follow_as_der(rows: pa.RecordBatch, as_der: AsDer, field: pa.Field) -> pa.RecordBatch:
     """Turn base64 text into raw DER or back, where staging has the one and main the other."""
     ders = rows["as_der"]
-    raw, wanted_raw = (pa.types.is_binary(plain_type(type_)) for type_ in (ders.type, field.type))
-    if raw == wanted_raw:
+    stored = row_schema(as_der).field("as_der").type
+    if plain_type(ders.type) != stored:
+        # Bytes of which nobody says that they are text may be either.
+        raise ValueError(f"a file has as_der as {ders.type}, its table as {stored}")
+    if stored == field.type:
         return rows
-    ders = ders.to_pylist()
-    values = [b64encode(der).decode() for der in ders] if raw else [b64decode(der, validate=True) for der in ders]
+    raw = stored == pa.binary()
+    values = [der and (b64encode(der).decode() if raw else b64decode(der, validate=True)) for der in ders.to_pylist()]
     return rows.set_column(rows.schema.get_field_index("as_der"), field, pa.array(values, field.type))

@@ -12,7 +12,7 @@ import pytest
 from deltalake import DeltaTable
 from lake import in_process, make_pair, make_rows, merge_in_one_call, timed
 
-from ctkit import adopt, merge
+from ctkit import adopt, merge, rewrite
 from ctkit.merge import merge_staging
 from ctkit.table import files_of, open_table
 from ctkit.write import write_entries
@@ -135,7 +135,7 @@ def test_commit_of_a_thousand_files(tmp_path, monkeypatch):
     for at in range(0, 4000, 4):
         staging_rows = rows.slice(at, 4)
         write_entries(staging, staging_rows)
-    monkeypatch.setattr(merge, "MANY_TINY_FILES", 10_000)
+    monkeypatch.setattr(rewrite, "MANY_TINY_FILES", 10_000)
     took = []
     commit = adopt.commit_files
 
