@@ -30,7 +30,8 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
     merged
         Its files that were merged.
     dead
-        Its `orphans` from before the merge.
+        Its `orphans` from before the merge; they go only with the whole table, for a writer without our lock may
+        commit them yet.
 
     Returns
     -------
@@ -39,9 +40,9 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
     """
     try:
         remove_files(merged, staging, {MERGED: "all"})
-        for path in (*(file.path for file in merged), *dead):
-            path.unlink(missing_ok=True)
-        return _remove_empty(table_path(staging.table_uri))
+        for file in merged:
+            file.path.unlink(missing_ok=True)
+        return _remove_empty(table_path(staging.table_uri), dead)
     except (DeltaError, OSError) as error:
         return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
 
@@ -68,9 +69,7 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
         with hold(staging) as held:
             if files_of(held) or MERGED not in held.history(1)[0]:
                 return "an empty table"
-            for orphan in orphans(held):
-                orphan.unlink()
-            return _remove_empty(table_path(folder))
+            return _remove_empty(table_path(folder), orphans(held))
     except (DeltaError, OSError) as error:
         return f"{folder} could not be removed ({first_line(error)}); remove it"
 
@@ -83,16 +82,16 @@ def orphans(staging: DeltaTable) -> list[Path]:
     return sorted(path for path in found if str(path) not in known)
 
 
-def _remove_empty(folder: Path) -> str:
+def _remove_empty(folder: Path, dead: Sequence[Path]) -> str:
+    """Remove a table without files, and its orphans with it."""
     table = find_table(folder)
     if table is None:
         raise TableError(str(folder), "is gone; somebody else removed it")
     if files := files_of(table):
         return f"{len(files)} files that were added during the merge; merge again"
-    for partition in folder.glob(f"{PARTITION}=*"):
-        if not partition.is_symlink() and not any(partition.iterdir()):
-            partition.rmdir()
-    if foreign := sorted(path.name for path in folder.iterdir() if path.name != "_delta_log"):
+    partitions = (path for path in folder.glob(f"{PARTITION}=*") if not path.is_symlink())
+    own = {folder / "_delta_log", *(path for path in partitions if set(dead).issuperset(path.iterdir()))}
+    if foreign := sorted(path.name for path in folder.iterdir() if path not in own):
         return f"an empty table, because {folder} also holds {', '.join(foreign[:5])}; remove it"
     # Renamed, it is gone at once: half a log would be a broken table.
     husk = _husk(folder)

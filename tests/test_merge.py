@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
 
-from ctkit import adopt, merge, overlap, rewrite
+from ctkit import adopt, merge, overlap, retire, rewrite
+from ctkit.datafile import data_files
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
 from ctkit.merge import merge_staging, preview_merge
 from ctkit.schema import AsDer, row_schema
@@ -434,6 +435,29 @@ def test_merge_removes_orphans_of_staging(tmp_path):
 
     assert merge_staging(staging, main).left == ""
     assert not (tmp_path / "staging").exists()
+
+
+@pytest.mark.parametrize("owner", [merge, retire])
+def test_merge_when_an_orphan_is_committed_meanwhile(tmp_path, monkeypatch, owner):
+    """What looked like an orphan may be of a writer that is about to commit, even at the last moment; it stays."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    (file,) = data_files(make_table(tmp_path / "other", make_rows([3])))
+    shutil.copy(file.path, tmp_path / "staging" / file.name)
+    name = {merge: "commit_files", retire: "_husk"}[owner]
+    step = getattr(owner, name)
+
+    def step_after_somebody(*arguments):
+        monkeypatch.undo()
+        adopt.commit_files([file], open_table(tmp_path / "staging"))
+        return step(*arguments)
+
+    monkeypatch.setattr(owner, name, step_after_somebody)
+
+    assert "added during the merge" in merge_staging(staging, main).left
+    assert indices_of(open_table(tmp_path / "staging")) == [3]
+    assert merge_staging(open_table(tmp_path / "staging"), main).left == ""
+    assert indices_of(main) == [1, 2, 3]
 
 
 def test_merge_when_main_was_written_by_somebody_else(tmp_path):
