@@ -1,8 +1,9 @@
 """Keys of rows as integers: read from Parquet files, sorted, and kept out of memory."""
 
 import weakref
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from ctkit.errors import TableError
+from ctkit.errors import CtkitError, TableError
 from ctkit.ranges import Int64s
 from ctkit.schema import KEY
 from ctkit.table import first_line
@@ -63,8 +64,24 @@ def read_keys(path: str) -> Keys:
         raise TableError(path, message) from error
 
 
+def scattered(keys: Int64s, parts: int) -> Int64s:
+    """Return for each key which of some parts it is in; keys at regular distances are in all of them, too.
+
+    Examples
+    --------
+    >>> np.bincount(scattered(np.arange(0, 1000, 10), 2))
+    array([51, 49])
+    """
+    mixed: Int64s = (keys.astype(np.uint64) * _ODD >> np.uint64(32)).astype(np.int64)
+    return mixed % parts
+
+
+# Multiplied by it, whose bits are those of the golden ratio, numbers differ in their upper bits (Knuth, TAOCP 6.4).
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
 class SortedKeys:
-    """Keys in ascending order, and of each the number of its row, in temporary files without a name.
+    """Keys in ascending order, and of each the number of its row, in a temporary file without a name.
 
     Parameters
     ----------
@@ -74,24 +91,17 @@ class SortedKeys:
     """
 
     def __init__(self, keys: list[Int64s], rows: list[Int64s]) -> None:
-        in_order = np.concatenate(keys)
-        keys.clear()
-        order = np.argsort(in_order, kind="stable")
-        self._keys = Spilled(in_order[order])
-        del in_order
-        numbers = np.concatenate(rows)
-        rows.clear()
-        self._rows = Spilled(numbers[order])
+        self._spilled = Spilled(_in_order(keys, rows))
 
     @property
     def keys(self) -> Int64s:
         """The keys; in memory for as long as they are used."""
-        return self._keys.mapped()
+        return self._spilled.mapped()[0]
 
     @property
     def rows(self) -> Int64s:
         """The number of the row of each key, likewise."""
-        return self._rows.mapped()
+        return self._spilled.mapped()[1]
 
     def repeated(self) -> tuple[Int64s, Int64s]:
         """Return the rows whose key an earlier row has too, and for each that earliest row."""
@@ -120,17 +130,51 @@ def _find(ordered: Int64s, wanted: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:
     return at, ordered[at] == wanted if len(ordered) else np.zeros(len(wanted), bool)
 
 
+def _in_order(keys: list[Int64s], rows: list[Int64s]) -> Iterator[Int64s]:
+    unordered = np.concatenate(keys)
+    keys.clear()
+    order = np.argsort(unordered, kind="stable")
+    yield unordered[order]
+    del unordered
+    numbers = np.concatenate(rows)
+    rows.clear()
+    yield numbers[order]
+
+
 class Spilled(Generic[Number]):
-    """An array in a temporary file that has no name, and is gone with its last user."""
+    """Arrays of one length and type in a temporary file that has no name, and is gone with its last user.
 
-    def __init__(self, array: NDArray[Number]) -> None:
-        self._kind, self._size = array.dtype, len(array)
-        self._file = TemporaryFile()  # noqa: SIM115 - open for as long as it may be mapped
-        weakref.finalize(self, self._file.close)
-        array.tofile(self._file)
-        self._file.flush()
+    Parameters
+    ----------
+    arrays
+        At least one; each is written before the next is asked for.
 
-    def mapped(self) -> NDArray[Number]:
-        """Return the array, writable, in memory only as far as and as long as it is used."""
-        # There is no mapping of nothing.
-        return np.memmap(self._file, self._kind, "r+", shape=(self._size,)) if self._size else np.empty(0, self._kind)
+    Raises
+    ------
+    CtkitError
+        There is no room for them.
+    """
+
+    def __init__(self, arrays: Iterable[NDArray[Number]]) -> None:
+        try:
+            self._file = TemporaryFile()  # noqa: SIM115 - open for as long as it may be mapped
+            weakref.finalize(self, self._file.close)
+            count = size = 0
+            for array in arrays:
+                self._kind, size = array.dtype, len(array)
+                count += 1
+                array.tofile(self._file)
+                # Its memory, before the next is made.
+                del array
+            self._file.flush()
+        except OSError as error:
+            message = f"{gettempdir()}: a merge has no room for its keys there ({first_line(error)})"
+            raise CtkitError(f"{message}; make room, or name another folder in TMPDIR, and run again") from error
+        self._shape = (count, size)
+
+    def mapped(self) -> list[NDArray[Number]]:
+        """Return the arrays, writable, in memory only as far as and as long as they are used."""
+        if not self._shape[1]:
+            # There is no mapping of nothing.
+            return list(np.empty(self._shape, self._kind))
+        return list(np.memmap(self._file, self._kind, "r+", shape=self._shape))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ctkit.datafile import DataFile
 from ctkit.errors import TableError
-from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys
+from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
 from ctkit.ranges import Int64s
 from ctkit.table import add_actions, define_rows, folder_of, querying
 
@@ -57,7 +57,7 @@ class Overlap:
         count = -(-sum(file.rows for file in staged) // KEYS_AT_ONCE)
         self._parts = [self._sorted(part, count) for part in range(count)]
         self.rows = int(self._starts[-1])
-        self._skipped = Spilled(np.zeros(self.rows, np.bool_)).mapped()
+        self._skipped = Spilled([np.zeros(self.rows, np.bool_)]).mapped()[0]
         self.conflicts = 0
         for part in self._parts:
             again, first = part.repeated()
@@ -66,7 +66,7 @@ class Overlap:
             self.conflicts += self._differing(again, staging, self._files, file, first - self._starts[file])
 
     def _sorted(self, part: int, count: int) -> SortedKeys:
-        """Sort every `count`-th of the keys."""
+        """Sort one of `count` parts of the keys."""
         keys_of_part: list[Int64s] = []
         rows_of_part: list[Int64s] = []
         starts = [0]
@@ -77,7 +77,7 @@ class Overlap:
             if (keys == NO_KEY).any():
                 message = f"has rows without source_url or with a cert_index outside of [0, 2**{INDEX_BITS})"
                 raise TableError(file, f"{message}; remove this staging table and backfill anew")
-            mine = np.flatnonzero(keys % count == part)
+            mine = np.flatnonzero(scattered(keys, count) == part)
             keys_of_part.append(keys[mine])
             rows_of_part.append(mine + starts[-1])
             starts.append(starts[-1] + len(keys))
@@ -96,28 +96,42 @@ class Overlap:
         hit = np.logical_or.reduce([actions[name].is_null().to_numpy() for name in names])
         first_url, last_url = (actions[name].fill_null("").to_numpy() for name in names[:2])
         low, high = (np.clip(actions[name].fill_null(0).to_numpy(), 0, (1 << INDEX_BITS) - 1) for name in names[2:])
-        for keys in (part.keys for part in self._parts):
-            for url, log in self._logs.items():
-                open_ = np.flatnonzero(~hit & (first_url <= url) & (last_url >= url))
+        keys_of_parts = [part.keys for part in self._parts]
+        for url, log in self._logs.items():
+            open_ = np.flatnonzero(~hit & (first_url <= url) & (last_url >= url))
+            for keys in keys_of_parts:
                 first = np.searchsorted(keys, log << INDEX_BITS | low[open_])
-                hit[open_] = first < np.searchsorted(keys, log << INDEX_BITS | high[open_], side="right")
+                hit[open_] |= first < np.searchsorted(keys, log << INDEX_BITS | high[open_], side="right")
         return list(files[hit])
 
     def skip_present(self, main: DeltaTable, files: list[str]) -> bool:
         """Skip the rows whose key is in one of main's files; tell whether that are more than before."""
         before = self.skipped
-        for part in self._parts:
-            found: list[tuple[Int64s, Int64s, Int64s]] = []
-            for at, keys in enumerate(map(read_keys, files)):
-                rows, others = part.common(keys.numbered(self._logs))
+        # Of the rows that are skipped now: the number, where in `files` the key is, and where in that file.
+        found: list[tuple[Int64s, Int64s, Int64s]] = []
+        count = 0
+        for at, keys in enumerate(map(read_keys, files)):
+            numbers = keys.numbered(self._logs)
+            for part in self._parts:
+                rows, others = part.common(numbers)
                 rows, first = np.unique(rows, return_index=True)
                 new = ~self._skipped[rows]
-                found.append((rows[new], np.full(np.count_nonzero(new), at), others[first[new]]))
+                if new.any():
+                    found.append((rows[new], np.full(np.count_nonzero(new), at), others[first[new]]))
+                    count += len(found[-1][0])
                 self._skipped[rows] = True
-            if found:
-                rows, places, others = (np.concatenate(column) for column in zip(*found, strict=True))
-                self.conflicts += self._differing(rows, main, files, places, others)
+            if count >= KEYS_AT_ONCE:
+                self._compare(main, files, found)
+                count = 0
+        self._compare(main, files, found)
         return self.skipped > before
+
+    def _compare(self, main: DeltaTable, files: list[str], found: list[tuple[Int64s, Int64s, Int64s]]) -> None:
+        """Count the conflicts among what was found, and forget that."""
+        if found:
+            rows, places, others = (np.concatenate(column) for column in zip(*found, strict=True))
+            found.clear()
+            self.conflicts += self._differing(rows, main, files, places, others)
 
     def _differing(self, rows: Int64s, table: DeltaTable, files: list[str], at: Int64s, others: Int64s) -> int:
         """Return how many rows have another certificate than row ``others[i]`` of ``files[at[i]]``, pair by pair."""

@@ -1,5 +1,8 @@
 """Keys as integers: read, sorted, and found again."""
 
+import os
+from tempfile import gettempdir
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -7,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.errors import TableError
-from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, read_keys
+from ctkit import keys as keys_module
+from ctkit.errors import CtkitError, TableError
+from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
 
 some_keys = st.lists(st.integers(0, 30), max_size=40)
 
@@ -100,3 +104,35 @@ def test_repeated_and_common(keys, others):
     assert {keys[row] for row in rows} == set(keys) & set(others)
     assert {keys.index(key) for key in set(keys) & set(others)} <= set(rows.tolist())
     assert [keys[row] for row in rows] == [others[place] for place in places]
+
+
+@pytest.mark.parametrize("distance", [1, 2, 25, 1 << 20, 3 << 30])
+def test_parts_are_alike(distance):
+    """Keys at whatever distance are spread over all parts."""
+    sizes = np.bincount(scattered(np.arange(100_000) * distance % (1 << 50), 25), minlength=25)
+
+    assert sizes.sum() == 100_000
+    assert sizes.max() < 1.2 * sizes.mean()
+
+
+def test_spilled_arrays():
+    """What is spilled comes back, also nothing."""
+    assert [found.tolist() for found in Spilled([array([3, 1]), array([4, 2])]).mapped()] == [[3, 1], [4, 2]]
+    assert [found.tolist() for found in Spilled([array([]), array([])]).mapped()] == [[], []]
+
+
+def test_spilled_when_there_is_no_room(monkeypatch):
+    """The error names the folder for temporary files, and what to do."""
+    full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - whoever is given it closes it
+    monkeypatch.setattr(keys_module, "TemporaryFile", lambda: full)
+
+    with pytest.raises(CtkitError, match=rf"^{gettempdir()}: a merge has no room .*TMPDIR, and run again"):
+        Spilled([array(range(100_000))])
+
+
+def test_sorted_keys_take_one_descriptor():
+    """Thousands of parts are no more open files than that."""
+    before = len(os.listdir("/proc/self/fd"))
+    parts = [SortedKeys([array([part])], [array([0])]) for part in range(10)]
+
+    assert len(os.listdir("/proc/self/fd")) == before + len(parts)
