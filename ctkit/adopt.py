@@ -229,9 +229,13 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
         The commit on the disk does not have them.
     """
     commit = _commit_path(target, version)
-    _sync(commit)
-    _sync(commit.parent)
-    have = files_added(_read_commit(commit))
+    try:
+        _sync(commit)
+        _sync(commit.parent)
+        have = files_added(_read_commit(commit))
+    except (OSError, ValueError) as error:
+        message = f"version {version}, which has what was merged, cannot be read back ({error}); look at its history()"
+        raise TableError(folder_of(target), f"{message} and run again") from error
     if lost := [file.name for file in files if file.name not in have]:
         message = f"does not show {lost[:3]} in version {version}; look at its history() and run again"
         raise TableError(folder_of(target), message)

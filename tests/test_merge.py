@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -365,6 +367,30 @@ def test_merge_when_a_step_fails(tmp_path, monkeypatch, owner, name, overlap):
     report = merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main"))
     assert report.inserted == 3
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3, 4, 5]
+
+
+def test_merge_when_a_rewrite_is_interrupted(tmp_path, monkeypatch):
+    """What is being rewritten beside what failed, or was interrupted, ends with its next batch."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([1, 2]), make_rows([1, *range(3, 2000)], day=2))
+    started, read = threading.Event(), []
+
+    def write(folder, schema, batches):
+        for batch in batches:
+            if batch["seen_date"][0].as_py() == "2026-03-01":
+                started.wait()
+                raise KeyboardInterrupt
+            started.set()
+            read.append(len(batch))
+            time.sleep(0.005)
+        return []
+
+    monkeypatch.setattr(rewrite, "ROWS_PER_BATCH", 2)
+    monkeypatch.setattr(rewrite, "write_files", write)
+    with pytest.raises(KeyboardInterrupt):
+        merge_staging(staging, main)
+
+    assert 0 < len(read) < 500
 
 
 def test_merge_when_linking_is_impossible(tmp_path, monkeypatch):

@@ -2,12 +2,14 @@
 
 import numpy as np
 import pytest
+from deltalake import DeltaTable
 from rows import LOG, OTHER_LOG, add_file, as_type, make_rows, make_table
 
 from ctkit import overlap
 from ctkit.datafile import data_files
 from ctkit.keys import INDEX_BITS
 from ctkit.overlap import Overlap
+from ctkit.schema import row_schema
 from ctkit.table import files_of
 
 LOWEST = {"source_url": LOG, "cert_index": 5}
@@ -58,12 +60,13 @@ def test_may_be_in(tmp_path, monkeypatch, keys_at_once, lowest, highest, may_be_
     assert sorted(found) == sorted(file for file in files_of(main) if may_be_in or "part-all" in file)
 
 
-@pytest.mark.parametrize("column", ["source_url", "cert_index"])
-def test_may_be_in_when_no_file_has_a_column(tmp_path, column):
-    """Without a column in any statistics every file may have everything."""
-    lowest, highest = ({name: value for name, value in each.items() if name != column} for each in (LOWEST, HIGHEST))
-    statistics = {"numRecords": 1, "minValues": lowest, "maxValues": highest}
-    main = add_file(tmp_path / "main", as_type(make_rows([7])), statistics=statistics)
+@pytest.mark.parametrize(
+    "setting", [{"delta.dataSkippingStatsColumns": "seen"}, {"delta.dataSkippingNumIndexedCols": "2"}]
+)
+def test_may_be_in_when_a_table_keeps_no_statistics_of_keys(tmp_path, setting):
+    """Where its settings leave keys out, every file of main may have everything."""
+    DeltaTable.create(tmp_path / "main", row_schema(), partition_by=["seen_date"], configuration=setting)
+    main = make_table(tmp_path / "main", make_rows([7]))
 
     assert overlap_of(make_table(tmp_path / "staging", make_rows([100]))).may_be_in(main) == files_of(main)
 

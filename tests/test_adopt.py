@@ -1,0 +1,74 @@
+"""Commits of files: made or not made, and which of the two is never in doubt."""
+
+import resource
+
+import pytest
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from rows import commits_of, indices_of, make_rows, make_table
+
+from ctkit import merge
+from ctkit.adopt import commit_files, confirm_files, link_files
+from ctkit.datafile import data_files
+from ctkit.errors import TableError
+from ctkit.merge import merge_staging
+from ctkit.table import open_table
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """Return a main and a file that is linked into it."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    other = make_table(tmp_path / "other", make_rows([2]))
+    return main, link_files(data_files(other), main, tmp_path / "main/_scratch/links.json")
+
+
+class FullTable(DeltaTable):
+    """A table whose disk is full for each commit, and to which others commit right after that."""
+
+    def create_write_transaction(self, *arguments, **options):
+        """Commit where no file can be longer than ten bytes."""
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+        try:
+            super().create_write_transaction(*arguments, **options)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+            write_deltalake(self.table_uri, make_rows([9]), mode="append")
+
+
+def test_commit_files_when_it_fails_and_others_commit(tmp_path, linked):
+    """A commit that could not be written is an error, not one that others were quicker than, though others came."""
+    _, files = linked
+
+    with pytest.raises(TableError, match=r"the commit failed .*; nothing was added: mend that and run again"):
+        commit_files(files, FullTable(tmp_path / "main"), CommitProperties(max_commit_retries=0))
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 9]
+
+
+def test_confirm_files_when_the_commit_is_another(linked):
+    """A version that does not have the files is named."""
+    main, files = linked
+
+    with pytest.raises(TableError, match=r"does not show \['seen_date=2026-03-01/part-.*'\] in version 1"):
+        confirm_files(files, main, 1)
+    with pytest.raises(TableError, match=r"version 2, which has what was merged, cannot be read back .*run again"):
+        confirm_files(files, main, 2)
+
+
+def test_merge_when_its_commit_is_not_on_the_disk(tmp_path, monkeypatch):
+    """Staging stays until main's commit was read back from the disk."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+
+    def lose(*_):
+        write_deltalake(tmp_path / "main", make_rows([9]), mode="append")
+        return True
+
+    monkeypatch.setattr(merge, "commit_files", lose)
+    with pytest.raises(TableError, match=r"does not show .* in version 2"):
+        merge_staging(staging, main)
+    monkeypatch.undo()
+
+    assert indices_of(open_table(tmp_path / "staging")) == [2]
+    assert commits_of(tmp_path / "staging") == [f"{version:020}.json" for version in range(2)]
