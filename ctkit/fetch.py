@@ -236,6 +236,9 @@ class _PageReader(Generic[T]):
                 if self._is_stopped():
                     # It says no more than that.
                     break
+                if error.end is not None and error.end <= start:
+                    # It is of entries that nobody misses, which were asked for as part of the whole.
+                    continue
                 reach = stop if error.end is None else min(error.end, end)
                 if isinstance(error, LogProtocolError) and error.end is not None:
                     answered = self._count_answer(start)

@@ -18,6 +18,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     parser.addoption("--kills", type=int, default=20, help="random instants at which tests/test_kills.py kills a run")
     parser.addoption("--inputs", type=int, default=10_000, help="damaged inputs that tests/fuzz/ tries in all")
+    parser.addoption("--examples", type=int, default=12, help="histories that tests/test_machine.py tries")
 
 
 @pytest.fixture(scope="session")
@@ -30,6 +31,12 @@ def kills(pytestconfig: pytest.Config) -> int:
 def inputs(pytestconfig: pytest.Config) -> int:
     """Return how many damaged inputs are to be tried."""
     return int(pytestconfig.getoption("--inputs"))
+
+
+@pytest.fixture(scope="session")
+def examples(pytestconfig: pytest.Config) -> int:
+    """Return how many histories are to be tried."""
+    return int(pytestconfig.getoption("--examples"))
 
 
 @pytest.fixture

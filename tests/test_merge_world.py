@@ -23,7 +23,7 @@ from deltalake import DeltaTable, write_deltalake
 from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table
 
 import ctkit
-from ctkit import cli
+from ctkit import adopt, cli
 from ctkit.merge import SCRATCH, merge_staging
 from ctkit.table import files_of, find_table, open_table
 
@@ -145,6 +145,34 @@ def test_merge_undone(tmp_path, caplog):
     assert DeltaTable(tmp_path / "main").history(1)[0]["ctkit.undone"] == "2"
     assert merge_staging(open_table(tmp_path / "again"), open_table(tmp_path / "main")).inserted == 1
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("copied", [False, True])
+def test_merge_undone_before_staging_was_removed(tmp_path, monkeypatch, copied):
+    """A merge that died after its commit and was undone is made again with the same files, linked or copied."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    def refuse(source: Path, link: Path) -> None:
+        raise FileExistsError(17, "File exists") if link.exists() else OSError(18, "Invalid cross-device link")
+
+    if copied:
+        monkeypatch.setattr(adopt.os, "link", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(ctkit.merge, "retire", die)
+        with pytest.raises(KeyboardInterrupt):
+            merge_staging(open_table(tmp_path / "staging"), main)
+    ctkit.undo_merge(open_table(tmp_path / "main"))
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+
+    assert merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main")).inserted == 2
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+    assert indices_of(DeltaTable(tmp_path / "main", version=2)) == [1, 2, 3]
+    assert not (tmp_path / "staging").exists()
 
 
 def test_merge_undone_when_main_moved_on(tmp_path, capsys):

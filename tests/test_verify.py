@@ -127,6 +127,20 @@ def test_backfill_of_a_log_that_changed_entries(tmp_path, opened, protocol):
     check_table(table, {log.url: fake}, {log.url: (0, 600)})
 
 
+def test_backfill_of_a_tile_that_begins_with_another_entry(tmp_path, opened):
+    """A tile is asked for as a whole to be proven; what is wrong before the first missing entry costs nothing."""
+    fake = FakeLog(size=300, protocols=["static-ct"])
+    log, table = opened(fake, "static-ct"), open_table(tmp_path / "staging")
+    true = fake.entries[0]
+    fake.entries[0] = fake.entries[1]
+
+    report = fill(log, table, (37, 300))
+
+    assert (report.complete, report.holes) == (True, ())
+    fake.entries[0] = true
+    check_table(table, {log.url: fake}, {log.url: (37, 300)})
+
+
 @pytest.mark.parametrize("verify", ["heads", "entries"])
 @each_protocol
 def test_backfill_of_a_log_with_another_key(tmp_path, opened, protocol, verify):
