@@ -20,13 +20,7 @@ from deltalake import DeltaTable, write_deltalake
 from fakes import FakeLog, cert_links, check_table, expected_row
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import (
-    RuleBasedStateMachine,
-    initialize,
-    invariant,
-    rule,
-    run_state_machine_as_test,
-)
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 from rows import keys_of
 from troubles import KNOBS, STOPS, TroubledLog, first_call, interrupt, stopping
 
