@@ -66,9 +66,9 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
       3.1). After a Precertificate Signing Certificate, which itself names the final issuer, issuer and authority key
       identifier of the leaf are those in that certificate.
 
-    An issuer that the log does not have is not missed here. Not verified, because it takes up to half a millisecond,
-    is the signature of each certificate and pre-certificate by its issuer: the bytes of the latter's signature are
-    the only ones that nobody vouches for.
+    What cannot be read is at fault. An issuer that the log does not have is not, nor what would be compared with it.
+    Not verified, because it takes up to half a millisecond, is the signature of an entry by its issuer: nobody vouches
+    for the bytes of the signature in a pre-certificate.
 
     Parameters
     ----------
@@ -278,16 +278,16 @@ def _read_frame(data: bytes, start: int, end: int) -> _Frame:
     """Return where the parts of the certificate ``data[start:end]`` begin (RFC 5280, section 4.1)."""
     tbs, stop = _contents(data, start, end, _SEQUENCE)
     version, tbs_end = _contents(data, tbs, stop, _SEQUENCE)
-    serial_number = _contents(data, version, tbs_end, _VERSION)[1] if data[version] == _VERSION else version
-    algorithm = _contents(data, serial_number, tbs_end)[1]
-    issuer = _contents(data, algorithm, tbs_end)[1]
-    validity = _contents(data, issuer, tbs_end)[1]
-    subject = _contents(data, validity, tbs_end)[1]
-    key = _contents(data, subject, tbs_end)[1]
-    extensions = after_key = _contents(data, key, tbs_end)[1]
+    serial_number = _end(data, version) if data[version] == _VERSION else version
+    algorithm = _end(data, serial_number)
+    issuer = _end(data, algorithm)
+    validity = _end(data, issuer)
+    subject = _end(data, validity)
+    key = _end(data, subject)
+    extensions = after_key = _end(data, key)
     while extensions < tbs_end and data[extensions] != _EXTENSIONS:
-        extensions = _contents(data, extensions, tbs_end)[1]
-    first_extension = field_end = sequence_end = tbs_end
+        extensions = _end(data, extensions)
+    first_extension = field_end = sequence_end = extensions
     if extensions < tbs_end:
         first_extension, field_end = _contents(data, extensions, tbs_end, _EXTENSIONS)
         first_extension, sequence_end = _contents(data, first_extension, tbs_end, _SEQUENCE)
@@ -316,13 +316,21 @@ def _find_extension(data: bytes, at: int, end: int, identifier: bytes) -> bytes:
     return b""
 
 
-def _contents(data: bytes, at: int, end: int, tag: int | None = None) -> tuple[int, int]:
-    """Return where the contents of the element at `at` begin and end; its identifier octet is to be `tag`."""
+def _contents(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
+    """Return where the contents of the element at `at` begin and end."""
     length, start = data[at + 1], at + 2
     if length >= 0x80:
         start += length - 0x80
         length = int.from_bytes(data[at + 2 : start])
-    stop = start + length
-    if stop > end or (tag is not None and data[at] != tag):
+    if data[at] != tag or start + length > end:
         raise _OddError
-    return start, stop
+    return start, start + length
+
+
+def _end(data: bytes, at: int) -> int:
+    """Return where the element at `at` ends; that may be beyond what it is in."""
+    length, start = data[at + 1], at + 2
+    if length < 0x80:
+        return start + length
+    start += length - 0x80
+    return start + int.from_bytes(data[at + 2 : start])

@@ -91,7 +91,7 @@ class EntryBlock:
         """Return the leaf hash of each entry (RFC 6962, section 2.1), 32 bytes each, in the order of `index`.
 
         It covers timestamp, type, certificate or TBSCertificate, and extensions: all that the log signs. The rest of a
-        pre-certificate (its poison and its signature) and the chain are not in the tree.
+        pre-certificate (its poison and its signature) and the chain are not in the tree; see `ctkit.binding`.
         """
         # SHA-256(0x00 || MerkleTreeLeaf), and a MerkleTreeLeaf is 00 00 (v1, timestamped_entry) and the entry.
         prefix, data = sha256(b"\0\0\0"), memoryview(self.data)
