@@ -48,8 +48,11 @@ _HASHES: dict[bytes, hashes.HashAlgorithm] = {
 }
 """Signature algorithms that are verified: contents of the object identifiers of PKCS #1 v1.5 and ECDSA."""
 
-_REMEMBERED = 4096
+_REMEMBERED = 1024
 """Certificates, and pairs of them, that were looked at once and need not be again."""
+
+_LARGEST_ISSUER = 1 << 16
+"""Bytes of a chain certificate; those of public logs have about 2 kB. A larger one is odd."""
 
 
 def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
@@ -235,6 +238,8 @@ def _is_signed(certificate: bytes, by: bytes) -> bool:
 @lru_cache(maxsize=_REMEMBERED)
 def _read_issuer(certificate: bytes) -> _Issuer | None:
     """Read a chain certificate; None if it is odd."""
+    if len(certificate) > _LARGEST_ISSUER:
+        return None
     try:
         frame = _read_frame(certificate, 0, len(certificate))
         algorithm, _ = _contents(certificate, frame.algorithm, frame.issuer, _SEQUENCE)
