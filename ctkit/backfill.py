@@ -16,6 +16,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
+from ctkit.binding import find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.checkpoint import Checkpoint
@@ -85,7 +86,9 @@ def backfill(
     verify
         ``"off"``: nothing. ``"heads"``: before anything of a log is asked for, its tree head is, and its signature is
         verified where the log's key is known. ``"entries"``: also, only those entries are written that are proven to
-        be in the tree of that head. What was verified is noted in each commit (`ctkit.provenance`).
+        be in the tree of that head, and whose pre-certificate and chain, which the log does not sign, belong to what
+        it signed (`ctkit.binding.find_faults`). Nobody vouches for the signature in a pre-certificate, and for an
+        issuer that a log names and does not have. What was verified is noted in each commit (`ctkit.provenance`).
     max_requests, max_entries, deadline
         The budget: requests for entries that may be sent, repeated ones included; entries that may be written; seconds
         after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as
@@ -153,9 +156,11 @@ def _run(
     def read(log: Log, block: EntryBlock, wanted: NDArray[np.bool_]) -> Arrival:
         moment = int(time.time() * 1000) if seen == "fetched" else None
         name = log.name or names.get(log.url, log.url)
-        rows = read_rows(block.take(wanted), log, source_name=name, as_der=as_der, seen=moment)
-        leaf_hashes = block.leaf_hashes() if verify == "entries" else []
-        return Arrival(log.url, rows, block.missing_issuers, int(block.index[0]), leaf_hashes)
+        kept, start = block.take(wanted), int(block.index[0])
+        rows = read_rows(kept, log, source_name=name, as_der=as_der, seen=moment)
+        if verify != "entries":
+            return Arrival(log.url, rows, block.missing_issuers, start)
+        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), find_faults(kept))
 
     def batches(arrivals: Iterator[Arrival | LogError]) -> Iterator[pa.RecordBatch]:
         for arrival in arrivals:

@@ -159,7 +159,8 @@ def _all_domains(certificate: x509.Certificate, subject: dict[str, str]) -> list
 
 
 def _chains(block: EntryBlock) -> pa.ListArray:
-    texts = pa.array(map(_chain_text, block.issuers), pa.string())
+    # The position -1, of an issuer that is missing, leads to the last of these.
+    texts = pa.array([*map(_chain_text, block.issuers), None], pa.string())
     stops = np.cumsum(pc.binary_length(texts).fill_null(0).to_numpy()[block.chain], dtype=np.int64)
     before = np.concatenate(([0], stops))[np.repeat(block.chain_offsets[:-1], np.diff(block.chain_offsets))]
     kept = texts.is_valid().to_numpy(zero_copy_only=False)[block.chain] & (stops - before <= _LONGEST_CHAIN)

@@ -47,11 +47,11 @@ class EntryBlock:
     chain_offsets
         int64[n + 1]: the chain of entry ``i`` is ``chain[chain_offsets[i]:chain_offsets[i + 1]]``, in the log's order.
     chain
-        int64[m]: positions in `issuers`.
+        int64[m]: positions in `issuers`; -1 for one of `missing_issuers`.
     issuers
         DER of each distinct chain certificate, once.
     missing_issuers
-        Lowercase hex SHA-256 of issuers that the log names but does not have; they are left out of `chain`.
+        Lowercase hex SHA-256 of issuers that the log names but does not have.
     cut
         The log sent more entries than these, but the next one cannot be read.
     """
@@ -91,7 +91,7 @@ class EntryBlock:
         """Return the leaf hash of each entry (RFC 6962, section 2.1), 32 bytes each, in the order of `index`.
 
         It covers timestamp, type, certificate or TBSCertificate, and extensions: all that the log signs. The rest of a
-        pre-certificate (its poison and its signature) and the chain are not in the tree.
+        pre-certificate (its poison and its signature) and the chain are not in the tree; see `ctkit.binding`.
         """
         # SHA-256(0x00 || MerkleTreeLeaf), and a MerkleTreeLeaf is 00 00 (v1, timestamped_entry) and the entry.
         prefix, data = sha256(b"\0\0\0"), memoryview(self.data)
@@ -110,16 +110,14 @@ class EntryBlock:
         fingerprints
             What the positions in `chain` have meant so far: SHA-256 of each certificate, 32 bytes each.
         certificates
-            DER by fingerprint; None where the log does not have the certificate, which then leaves the chains. So do
-            those that are not named at all: nobody wants a chain with them.
+            DER by fingerprint; None where the log does not have the certificate. Those that are not named at all are
+            missing as well: nobody wants a chain with them.
         """
         ders = [certificates.get(fingerprint) for fingerprint in fingerprints]
         found = np.array([der is not None for der in ders], bool)
-        kept = found[self.chain]
         return replace(
             self,
-            chain_offsets=np.concatenate(([0], np.cumsum(kept)))[self.chain_offsets],
-            chain=(np.cumsum(found) - 1)[self.chain[kept]],
+            chain=np.where(found, np.cumsum(found) - 1, -1)[self.chain],
             issuers=tuple(der for der in ders if der is not None),
             missing_issuers=tuple(f.hex() for f in fingerprints if f in certificates and certificates[f] is None),
         )

@@ -9,6 +9,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
+from ctkit.binding import find_faults
 from ctkit.certificate import read_rows
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import EntryBlock
@@ -74,8 +75,9 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     as_der = as_der_type(table)
 
     def read(block: EntryBlock, taken: NDArray[np.bool_]) -> Arrival:
-        rows = read_rows(block.take(taken), log, source_name="", as_der=as_der)
-        return Arrival(log.url, rows, block.missing_issuers, int(block.index[0]), block.leaf_hashes())
+        kept, start = block.take(taken), int(block.index[0])
+        rows = read_rows(kept, log, source_name="", as_der=as_der)
+        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), find_faults(kept))
 
     errors: list[LogError] = []
     comparison = _Comparison(table, log)

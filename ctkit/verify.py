@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ctkit.binding import FAULTS
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
@@ -51,13 +52,16 @@ class Arrival:
         Index of the first entry of the page that came.
     leaf_hashes
         Of all entries that came, wanted or not; empty where nobody asks for proofs.
+    faults
+        uint8, for each row what is wrong with it, as `ctkit.binding.find_faults` tells; empty as well.
     """
 
     source_url: str
     rows: pa.RecordBatch
     missing_issuers: tuple[str, ...]
     start: int
-    leaf_hashes: list[bytes] = field(repr=False)
+    leaf_hashes: list[bytes] = field(default_factory=list, repr=False)
+    faults: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
 
     @property
     def end(self) -> int:
@@ -89,10 +93,10 @@ def prove_arrivals(
     Yields
     ------
     Arrival
-        As it came, without the rows that are not what the log signed.
+        As it came, without the rows that are not what the log signed, or have a fault.
     LogError
         As it came, or for ``[start, end)`` of rows that are not passed on: a `LogProtocolError` where the tree has
-        something else, another where the proof cannot be had.
+        something else or the row has a fault, another where the proof cannot be had.
 
     Returns
     -------
@@ -160,10 +164,13 @@ class _Prover:
             return
         size = self._heads[self._log.url].tree_size
         for page in pages:
-            kept = proven[page.rows["cert_index"].to_numpy() - pages[0].start]
-            yield replace(page, rows=page.rows.filter(pa.array(kept)))
-            message = f"not what the log's tree of {size} entries has there; {REPORT}"
-            yield from self._lost(page.rows.filter(pa.array(~kept)), LogProtocolError, message)
+            signed = proven[page.rows["cert_index"].to_numpy() - pages[0].start]
+            yield replace(page, rows=page.rows.filter(pa.array(signed & (page.faults == 0))))
+            differing = f"not what the log's tree of {size} entries has there"
+            yield from self._lost(page.rows.filter(pa.array(~signed)), LogProtocolError, f"{differing}; {REPORT}")
+            for fault in np.unique(page.faults[signed & (page.faults > 0)]).tolist():
+                rows = page.rows.filter(pa.array(signed & (page.faults == fault)))
+                yield from self._lost(rows, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
 
     def _compare(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
         """Return for each entry of the pages whether it is what the log signed."""

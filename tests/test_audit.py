@@ -1,7 +1,7 @@
 """Audits: what is complete, what is proven, what contradicts; over real tables and a log that is asked again."""
 
 import base64
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -602,6 +602,19 @@ def test_recheck_when_the_log_gives_other_entries(place):
 
     assert (ranges(report.logs[0].unproven), report.logs[0].differing.size) == ([(40, 41)], 0)
     with pytest.raises(LogProtocolError, match=r"\[40, 41\) not what the log's tree of 600 entries has"):
+        report.check()
+
+
+def test_recheck_when_the_log_gives_another_pre_certificate(place):
+    """What the log does not sign is held against its leaves here too."""
+    place.write(0, SIZE, recorded=False)
+    index, one = next((at, entry) for at, entry in enumerate(place.fake.entries) if entry.entry_type == 1)
+    place.fake.entries[index] = replace(one, certificate=one.certificate + b"\0")
+
+    report = place.audit(recheck="unproven")
+
+    assert (ranges(report.logs[0].unproven), report.logs[0].differing.size) == ([(index, index + 1)], 0)
+    with pytest.raises(LogProtocolError, match="its pre-certificate is not the TBSCertificate of its leaf"):
         report.check()
 
 

@@ -61,7 +61,7 @@ def _spans(block: EntryBlock, offsets: np.ndarray) -> list[bytes]:
 
 def _chains(block: EntryBlock) -> list[list[bytes]]:
     return [
-        [block.issuers[i] for i in block.chain[start:end]]
+        [block.issuers[i] for i in block.chain[start:end] if i >= 0]
         for start, end in zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True)
     ]
 
@@ -306,12 +306,13 @@ def test_decode_data_tile_when_a_fingerprint_is_cut() -> None:
 
 
 def test_with_issuers_when_one_is_missing() -> None:
-    """An issuer that the log does not have leaves all chains, and is named."""
+    """An issuer that the log does not have leaves its place in all chains empty, and is named."""
     block, (issuer, root) = decode_data_tile(TILE, 512, 515, URL)
 
     resolved = block.with_issuers((issuer, root), {issuer: None, root: ROOT})
 
     assert _chains(resolved) == [[ROOT], [ROOT], []]
+    assert (resolved.chain_offsets.tolist(), resolved.chain.tolist()) == ([0, 2, 4, 4], [-1, 0, -1, 0])
     assert resolved.issuers == (ROOT,)
     assert resolved.missing_issuers == (hashlib.sha256(ISSUER).hexdigest(),)
 

@@ -46,7 +46,7 @@ def _certificates(block: EntryBlock) -> list[bytes]:
 
 def _chains(block: EntryBlock) -> list[list[bytes]]:
     bounds = zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True)
-    return [[block.issuers[i] for i in block.chain[start:end]] for start, end in bounds]
+    return [[block.issuers[i] for i in block.chain[start:end] if i >= 0] for start, end in bounds]
 
 
 def _fingerprint(fake: FakeLog, index: int) -> str:
@@ -268,7 +268,7 @@ def test_issuers_are_asked_for_once_by_all_threads(small: FakeLog, serve: Serve)
 
 
 def test_get_entries_when_an_issuer_is_missing(small: FakeLog, serve: Serve) -> None:
-    """An issuer that the log does not have is left out of chains, named, and not asked for again."""
+    """An issuer that the log does not have is missing in chains, named, and not asked for again."""
     missing = _fingerprint(small, 0)
     small.issuer_status = {missing: 404}
 

@@ -2,13 +2,16 @@
 
 import logging
 from collections import Counter
+from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 from fakes import FakeLog, check_table
 
 from ctkit.backfill import backfill
+from ctkit.binding import FAULTS
 from ctkit.embedded import make_log
+from ctkit.entry import PRECERT_ENTRY
 from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience
@@ -139,6 +142,49 @@ def test_backfill_of_a_tile_that_begins_with_another_entry(tmp_path, opened):
     assert (report.complete, report.holes) == (True, ())
     fake.entries[0] = true
     check_table(table, {log.url: fake}, {log.url: (37, 300)})
+
+
+@each_protocol
+def test_backfill_of_a_log_that_changed_what_it_does_not_sign(tmp_path, opened, protocol):
+    """A pre-certificate or chain that does not belong to its leaf is named and not written; heads do not tell."""
+    fake = FakeLog(size=300, page_size=32)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    right = dict(enumerate(fake.entries))
+    pre_certificates = [index for index, entry in right.items() if entry.entry_type == PRECERT_ENTRY]
+    one, two, three = pre_certificates[3], pre_certificates[50], pre_certificates[90]
+    other = next(entry.chain for entry in fake.entries if entry.chain[0] != right[two].chain[0])
+    certificate = bytearray(right[one].certificate)
+    certificate[100] ^= 1
+    fake.entries[one] = replace(right[one], certificate=bytes(certificate))
+    fake.entries[two] = replace(right[two], chain=other)
+    fake.entries[three] = replace(right[three], chain=right[three].chain[:1])
+
+    report = fill(log, table, (0, 300))
+
+    assert report.holes == (
+        Hole(log.url, one, one + 1, f"{FAULTS[3]}; report this to the log's operator", True),
+        Hole(log.url, two, two + 1, f"{FAULTS[2]}; report this to the log's operator", True),
+        Hole(log.url, three, three + 1, f"{FAULTS[1]}; report this to the log's operator", True),
+    )
+    wrong = {one, two, three}
+    check_table(table, {log.url: fake}, {log.url: [(at, at + 1) for at in range(300) if at not in wrong]})
+    assert fill(log, open_table(tmp_path / "heads"), (0, 300), verify="heads").complete
+    fake.entries[:] = right.values()
+    assert fill(log, table, (0, 300)).complete
+    check_table(table, {log.url: fake}, {log.url: (0, 300)})
+
+
+def test_backfill_when_an_issuer_is_missing(tmp_path, opened):
+    """What is next to an issuer that the log does not have cannot be compared with it: it is written, and said."""
+    fake = FakeLog(size=300)
+    log, table = opened(fake, "static-ct"), open_table(tmp_path / "staging")
+    missing = sha256(fake.entries[0].chain[0]).hexdigest()
+    fake.issuer_status = {missing: 404}
+
+    report = fill(log, table, (0, 300))
+
+    assert (report.complete, report.missing_issuers) == (True, {log.url: (missing,)})
+    check_table(table, {log.url: fake}, {log.url: (0, 300)}, missing_issuers={missing})
 
 
 @pytest.mark.parametrize("verify", ["heads", "entries"])

@@ -16,6 +16,7 @@ import seeds
 from blocks import LOG, block_of
 from seeds import START
 
+from ctkit.binding import FAULTS, find_faults
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.checkpoint import Checkpoint, check_public_key, read_checkpoint, read_sth, verify_signature
 from ctkit.entry import EntryBlock, decode_data_tile, decode_get_entries
@@ -116,7 +117,10 @@ def _colons(digest: bytes) -> str:
 
 
 def _check_rows(block: EntryBlock) -> None:
-    """Check that each entry is a row with its bytes and hashes."""
+    """Check that each entry is a row with its bytes and hashes, and has a fault or none."""
+    faults = find_faults(block)
+    assert len(faults) == len(block)
+    assert max(faults, default=0) < len(FAULTS)
     ders = [block.data[start:end] for start, end in block.certificate.tolist()]
     rows = read_rows(block, LOG, source_name=LOG.name)
     rows.validate(full=True)
@@ -149,7 +153,7 @@ def _check_block(block: EntryBlock, start: int, issuers: int) -> None:
     assert block.chain_offsets[0] == 0
     assert (np.diff(block.chain_offsets) >= 0).all()
     assert block.chain_offsets[-1] == len(block.chain)
-    assert set(block.chain.tolist()) <= set(range(issuers))
+    assert set(block.chain.tolist()) <= set(range(-1 if block.missing_issuers else 0, issuers))
     hashes = block.leaf_hashes()
     odd = block.take(block.index % 2 == 1)
     assert (odd.index % 2 == 1).all()

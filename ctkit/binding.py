@@ -1,0 +1,341 @@
+"""What a log sends beside its leaves and does not sign, pre-certificates and chains, is held against the leaves."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from hashlib import sha256
+from typing import NamedTuple
+
+import numpy as np
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import load_der_public_key
+from numpy.typing import NDArray
+
+from ctkit.entry import X509_ENTRY, EntryBlock
+from ctkit.issuance import der
+
+FAULTS = (
+    "",
+    "its chain is not signed, each certificate by the next and the last by itself",
+    "its chain is not that of its issuer",
+    "its pre-certificate is not the TBSCertificate of its leaf, with the poison",
+)
+"""What may be wrong with an entry, by the number that `find_faults` gives it."""
+
+_CHAIN, _ISSUER, _PRE_CERTIFICATE = 1, 2, 3
+
+_BIT_STRING, _OBJECT_IDENTIFIER, _SEQUENCE, _VERSION, _EXTENSIONS = 0x03, 0x06, 0x30, 0xA0, 0xA3
+
+# RFC 6962, section 3.1: a critical extension 1.3.6.1.4.1.11129.2.4.3 whose value is ASN.1 NULL.
+_POISON = bytes.fromhex("3013 060a2b06010401d679020403 0101ff 04020500")
+_EXTENDED_KEY_USAGE = bytes.fromhex("0603551d25")
+_AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
+# 1.3.6.1.4.1.11129.2.4.4: the key purpose of a Precertificate Signing Certificate.
+_SIGNS_PRE_CERTIFICATES = bytes.fromhex("060a2b06010401d679020404")
+
+_RSA, _ECDSA = bytes.fromhex("2a864886f70d0101"), bytes.fromhex("2a8648ce3d04")
+_HASHES: dict[bytes, hashes.HashAlgorithm] = {
+    _RSA + b"\x04": hashes.MD5(),
+    _RSA + b"\x05": hashes.SHA1(),
+    _RSA + b"\x0b": hashes.SHA256(),
+    _RSA + b"\x0c": hashes.SHA384(),
+    _RSA + b"\x0d": hashes.SHA512(),
+    _ECDSA + b"\x01": hashes.SHA1(),
+    _ECDSA + b"\x03\x02": hashes.SHA256(),
+    _ECDSA + b"\x03\x03": hashes.SHA384(),
+    _ECDSA + b"\x03\x04": hashes.SHA512(),
+}
+"""Signature algorithms that are verified: contents of the object identifiers of PKCS #1 v1.5 and ECDSA."""
+
+_REMEMBERED = 1024
+"""Certificates, and pairs of them, that were looked at once and need not be again."""
+
+_LARGEST_ISSUER = 1 << 16
+"""Bytes of a chain certificate; those of public logs have about 2 kB. A larger one is odd."""
+
+
+def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
+    """Find entries of which something is not what their leaf, or the signature of a certificate, says that it is.
+
+    A leaf hash covers a certificate, but of a pre-certificate only the ``TBSCertificate`` without the poison, of its
+    issuer only the key, and nothing else of the chain. What is beside it is compared as follows.
+
+    - Each certificate of the chain is signed by the next, and the last by itself. Where the signature algorithm is
+      not RSA with PKCS #1 v1.5 or ECDSA, it only has to name the next as its issuer.
+    - The first certificate of the chain is the issuer: a certificate names it, and ``issuer_key_hash`` is that of its
+      key, or of the next one's if it is a Precertificate Signing Certificate.
+    - A pre-certificate, without its signature, is the leaf's ``TBSCertificate`` with the poison (RFC 6962, section
+      3.1). After a Precertificate Signing Certificate, which itself names the final issuer, issuer and authority key
+      identifier of the leaf are those in that certificate.
+
+    What cannot be read is at fault. An issuer that the log does not have is not, nor what would be compared with it.
+    Not verified, because it takes up to half a millisecond, is the signature of an entry by its issuer: nobody vouches
+    for the bytes of the signature in a pre-certificate.
+
+    Parameters
+    ----------
+    block
+        With its issuers.
+
+    Returns
+    -------
+    ndarray of uint8
+        For each entry the index in `FAULTS` of the first fault that is found; 0 if there is none.
+    """
+    # The position -1, of an issuer that is missing, leads to the last of these.
+    ders = [*block.issuers, None]
+    issuers = [_read_issuer(each) if each else None for each in ders]
+    kinds, stops = block.entry_type.tolist(), block.chain_offsets[1:].tolist()
+    leaves, certificates, positions = block.leaf[:, 0].tolist(), block.certificate.tolist(), block.chain.tolist()
+    is_signed: dict[tuple[int, ...], bool] = {}
+    faults, at = [], 0
+    for kind, leaf, (start, end), stop in zip(kinds, leaves, certificates, stops, strict=True):
+        chain, at = tuple(positions[at:stop]), stop
+        beginning = [issuers[each] for each in chain[:2]]
+        if chain not in is_signed:
+            is_signed[chain] = _is_signed_chain([ders[each] for each in chain])
+        if not is_signed[chain]:
+            faults.append(_CHAIN)
+        elif kind == X509_ENTRY:
+            faults.append(_find_in_certificate(block.data, start, end, beginning))
+        else:
+            faults.append(_find_in_pre_certificate(block.data, leaf, start, end, beginning))
+    return np.array(faults, np.uint8)
+
+
+class _OddError(ValueError):
+    """Bytes are not the DER that they should be."""
+
+
+class _Frame(NamedTuple):
+    """Where the parts of a certificate begin, each up to the next one; after the signature it ends."""
+
+    tbs: int
+    version: int
+    algorithm: int
+    issuer: int
+    validity: int
+    subject: int
+    key: int
+    after_key: int
+    extensions: int
+    first_extension: int
+    tbs_end: int
+    signature: int
+
+
+class _Issuer(NamedTuple):
+    """A chain certificate, in parts that are encoded as they were.
+
+    Attributes
+    ----------
+    algorithm
+        Contents of the object identifier of the signature algorithm.
+    key
+        ``SubjectPublicKeyInfo``.
+    authority_key_identifier
+        The extension, empty if there is none.
+    """
+
+    tbs: bytes
+    algorithm: bytes
+    signature: bytes
+    issuer: bytes
+    subject: bytes
+    key: bytes
+    key_hash: bytes
+    authority_key_identifier: bytes
+    signs_pre_certificates: bool
+
+
+def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[_Issuer | None]) -> int:
+    """Return the fault of the certificate in ``data[start:end]``, whose chain begins with `issuers`."""
+    if not issuers:
+        # A root is an entry without a chain.
+        return 0 if _is_signed_chain([data[start:end]]) else _CHAIN
+    issuer = issuers[0]
+    return _ISSUER if issuer and data.find(issuer.subject, start, end) < 0 else 0
+
+
+def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issuers: Sequence[_Issuer | None]) -> int:
+    """Return the fault of the pre-certificate in ``data[start:end]``; its ``TimestampedEntry`` begins at `leaf`."""
+    # struct {
+    #     uint64 timestamp;
+    #     LogEntryType entry_type;                          precert_entry
+    #     opaque issuer_key_hash[32];
+    #     opaque TBSCertificate<1..2^24-1>;
+    #     ...
+    # } TimestampedEntry;                                   RFC 6962, section 3.4
+    first = issuers[0] if issuers else None
+    signing = first if first and first.signs_pre_certificates else None
+    if len(issuers) < (2 if signing else 1):
+        return _ISSUER
+    issuer = issuers[1] if signing else first
+    if issuer and not data.startswith(issuer.key_hash, leaf + 10):
+        return _ISSUER
+    try:
+        tbs = _final_tbs(data, _read_frame(data, start, end), signing)
+    except (_OddError, IndexError):
+        return _PRE_CERTIFICATE
+    return 0 if data.startswith(len(tbs).to_bytes(3) + tbs, leaf + 42) else _PRE_CERTIFICATE
+
+
+def _final_tbs(data: bytes, frame: _Frame, signing: _Issuer | None) -> bytes:
+    """Return the ``TBSCertificate`` that a log makes of a pre-certificate (RFC 6962, section 3.2)."""
+    poison = data.find(_POISON, frame.first_extension, frame.tbs_end)
+    if poison < 0:
+        raise _OddError
+    fields = data[frame.version : frame.extensions]
+    extensions = data[frame.first_extension : poison] + data[poison + len(_POISON) : frame.tbs_end]
+    if signing:
+        fields = data[frame.version : frame.issuer] + signing.issuer + data[frame.validity : frame.extensions]
+        own = _find_extension(extensions, 0, len(extensions), _AUTHORITY_KEY_IDENTIFIER)
+        if own:
+            extensions = extensions.replace(own, signing.authority_key_identifier, 1)
+        else:
+            extensions += signing.authority_key_identifier
+    return der(_SEQUENCE, fields, der(_EXTENSIONS, der(_SEQUENCE, extensions)))
+
+
+def _is_signed_chain(chain: Sequence[bytes | None]) -> bool:
+    """Tell whether each certificate is signed by the next, and the last by itself, where neither is missing."""
+    return all(
+        each is None or by is None or _is_signed(each, by)
+        for each, by in zip(chain, [*chain[1:], *chain[-1:]], strict=True)
+    )
+
+
+# Logs accept few issuers, and they come again in every block.
+@lru_cache(maxsize=_REMEMBERED)
+def _is_signed(certificate: bytes, by: bytes) -> bool:
+    signed, issuer = _read_issuer(certificate), _read_issuer(by)
+    if signed is None or issuer is None:
+        return False
+    is_named = signed.issuer == issuer.subject
+    algorithm = _HASHES.get(signed.algorithm)
+    if algorithm is None:
+        return is_named
+    try:
+        key = load_der_public_key(issuer.key)
+    except (ValueError, UnsupportedAlgorithm):
+        return False
+    try:
+        if isinstance(key, rsa.RSAPublicKey):
+            key.verify(signed.signature, signed.tbs, padding.PKCS1v15(), algorithm)
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            key.verify(signed.signature, signed.tbs, ec.ECDSA(algorithm))
+        else:
+            return False
+    except InvalidSignature:
+        return False
+    except UnsupportedAlgorithm:
+        # Some builds of the library refuse old hashes.
+        return is_named
+    return True
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read_issuer(certificate: bytes) -> _Issuer | None:
+    """Read a chain certificate; None if it is odd."""
+    if len(certificate) > _LARGEST_ISSUER:
+        return None
+    try:
+        frame = _read_frame(certificate, 0, len(certificate))
+        algorithm, _ = _contents(certificate, frame.algorithm, frame.issuer, _SEQUENCE)
+        algorithm, algorithm_end = _contents(certificate, algorithm, frame.issuer, _OBJECT_IDENTIFIER)
+        extensions = certificate, frame.first_extension, frame.tbs_end
+        purposes = _find_extension(*extensions, _EXTENDED_KEY_USAGE)
+        authority_key_identifier = _find_extension(*extensions, _AUTHORITY_KEY_IDENTIFIER)
+    except (_OddError, IndexError):
+        return None
+    key = certificate[frame.key : frame.after_key]
+    return _Issuer(
+        tbs=certificate[frame.tbs : frame.tbs_end],
+        algorithm=certificate[algorithm:algorithm_end],
+        signature=certificate[frame.signature :],
+        issuer=certificate[frame.issuer : frame.validity],
+        subject=certificate[frame.subject : frame.key],
+        key=key,
+        key_hash=sha256(key).digest(),
+        authority_key_identifier=authority_key_identifier,
+        signs_pre_certificates=_SIGNS_PRE_CERTIFICATES in purposes,
+    )
+
+
+# Certificate  ::=  SEQUENCE  {
+#      tbsCertificate       TBSCertificate,
+#      signatureAlgorithm   AlgorithmIdentifier,
+#      signatureValue       BIT STRING  }
+#
+# TBSCertificate  ::=  SEQUENCE  {
+#      version         [0]  EXPLICIT Version DEFAULT v1,
+#      serialNumber         CertificateSerialNumber,
+#      signature            AlgorithmIdentifier,
+#      issuer               Name,
+#      validity             Validity,
+#      subject              Name,
+#      subjectPublicKeyInfo SubjectPublicKeyInfo,
+#      issuerUniqueID  [1]  IMPLICIT UniqueIdentifier OPTIONAL,
+#      subjectUniqueID [2]  IMPLICIT UniqueIdentifier OPTIONAL,
+#      extensions      [3]  EXPLICIT Extensions OPTIONAL  }
+def _read_frame(data: bytes, start: int, end: int) -> _Frame:
+    """Return where the parts of the certificate ``data[start:end]`` begin (RFC 5280, section 4.1)."""
+    tbs, stop = _contents(data, start, end, _SEQUENCE)
+    version, tbs_end = _contents(data, tbs, stop, _SEQUENCE)
+    serial_number = _end(data, version) if data[version] == _VERSION else version
+    algorithm = _end(data, serial_number)
+    issuer = _end(data, algorithm)
+    validity = _end(data, issuer)
+    subject = _end(data, validity)
+    key = _end(data, subject)
+    extensions = after_key = _end(data, key)
+    while extensions < tbs_end and data[extensions] != _EXTENSIONS:
+        extensions = _end(data, extensions)
+    first_extension = field_end = sequence_end = extensions
+    if extensions < tbs_end:
+        first_extension, field_end = _contents(data, extensions, tbs_end, _EXTENSIONS)
+        first_extension, sequence_end = _contents(data, first_extension, tbs_end, _SEQUENCE)
+    outer_algorithm_end = tbs_end + issuer - algorithm
+    signature, signature_end = _contents(data, outer_algorithm_end, stop, _BIT_STRING)
+    if (
+        (stop, signature_end, field_end, sequence_end) != (end, end, tbs_end, tbs_end)
+        or data[tbs_end:outer_algorithm_end] != data[algorithm:issuer]
+        # The first octet of a bit string counts the unused bits of the last.
+        or data[signature] != 0
+    ):
+        raise _OddError
+    return _Frame(
+        tbs, version, algorithm, issuer, validity, subject, key, after_key, extensions, first_extension, tbs_end,
+        signature + 1,
+    )  # fmt: skip
+
+
+def _find_extension(data: bytes, at: int, end: int, identifier: bytes) -> bytes:
+    """Return the first extension with this encoded identifier in ``data[at:end]``; nothing if there is none."""
+    while at < end:
+        start, stop = _contents(data, at, end, _SEQUENCE)
+        if data.startswith(identifier, start):
+            return data[at:stop]
+        at = stop
+    return b""
+
+
+def _contents(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
+    """Return where the contents of the element at `at` begin and end."""
+    length, start = data[at + 1], at + 2
+    if length >= 0x80:
+        start += length - 0x80
+        length = int.from_bytes(data[at + 2 : start])
+    if data[at] != tag or start + length > end:
+        raise _OddError
+    return start, start + length
+
+
+def _end(data: bytes, at: int) -> int:
+    """Return where the element at `at` ends; that may be beyond what it is in."""
+    length, start = data[at + 1], at + 2
+    if length < 0x80:
+        return start + length
+    start += length - 0x80
+    return start + int.from_bytes(data[at + 2 : start])
