@@ -69,8 +69,8 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
       3.1). After a Precertificate Signing Certificate, which itself names the final issuer, issuer and authority key
       identifier of the leaf are those in that certificate.
 
-    What cannot be read is at fault. An issuer that the log does not have is not, nor what would be compared with it.
-    Not verified, because it takes up to half a millisecond, is the signature of an entry by its issuer: nobody vouches
+    What cannot be read is at fault, but for a certificate: the leaf covers all of it. An issuer that the log does not
+    have is not, nor what would be compared with it. Not verified, because it takes up to half a millisecond, is the signature of an entry by its issuer: nobody vouches
     for the bytes of the signature in a pre-certificate.
 
     Parameters
@@ -155,7 +155,14 @@ def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[_I
         # A root is an entry without a chain.
         return 0 if _is_signed_chain([data[start:end]]) else _CHAIN
     issuer = issuers[0]
-    return _ISSUER if issuer and data.find(issuer.subject, start, end) < 0 else 0
+    if issuer is None or data.find(issuer.subject, start, end) >= 0:
+        return 0
+    try:
+        _read_frame(data, start, end)
+    except (_OddError, IndexError):
+        # Odd as it is, the log signed it; who issued it cannot be told.
+        return 0
+    return _ISSUER
 
 
 def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issuers: Sequence[_Issuer | None]) -> int:

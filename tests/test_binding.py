@@ -48,6 +48,13 @@ def page_of(log: EmbeddedLog) -> bytes:
     return log.respond(Request("ct/v1/get-entries", {"start": "0", "end": str(len(log.entries) - 1)})).body
 
 
+def test_find_faults_of_a_certificate_that_cannot_be_read() -> None:
+    """The log signed all of it, so that it is a row; who issued it cannot be told."""
+    right = issued(precert=False)
+
+    assert faults_of(replace(right, certificate=b"no certificate"), right) == [RIGHT, RIGHT]
+
+
 def test_find_faults_of_what_authorities_issue() -> None:
     """Nothing is wrong with what a log has accepted, whichever kind it is and whichever chain it has."""
     log = make_log("A log", 300)
