@@ -70,8 +70,8 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
       identifier of the leaf are those in that certificate.
 
     What cannot be read is at fault, but for a certificate: the leaf covers all of it. An issuer that the log does not
-    have is not, nor what would be compared with it. Not verified, because it takes up to half a millisecond, is the signature of an entry by its issuer: nobody vouches
-    for the bytes of the signature in a pre-certificate.
+    have is not, nor what would be compared with it. Not verified, because it takes up to half a millisecond, is the
+    signature of an entry by its issuer: nobody vouches for the bytes of the signature in a pre-certificate.
 
     Parameters
     ----------
