@@ -227,7 +227,7 @@ class Client:
         except _OversizeError:
             message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
             raise HttpError(self.url, message, too_large=True) from None
-        except (httpx.RequestError, EOFError, OSError, zlib.error) as error:
+        except (httpx.RequestError, httpx.InvalidURL, EOFError, OSError, zlib.error) as error:
             what = f"{path}: {type(error).__name__} {error}".rstrip()
             raise TryAgain(HttpError(self.url, f"{what}; run again later")) from error
         if response.next_request is not None:
@@ -253,7 +253,7 @@ class Client:
                 body = _unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
             finally:
                 response.close()
-        except (httpx.RequestError, OSError) as error:
+        except (httpx.RequestError, httpx.InvalidURL, OSError) as error:
             if not stop.is_set():
                 turn.trouble = f"{type(error).__name__} {error}; run again later"
             raise
