@@ -286,10 +286,9 @@ def test_get_when_redirected_to_another_host(serve: Serve) -> None:
     assert len(log.requests) == 1
 
 
-@pytest.mark.parametrize("location", ["Set-Cookie: x", "/" + "x" * 70_000])
-def test_get_when_redirected_to_no_url(serve: Serve, location: str) -> None:
-    """A redirect to what is no URL, or to one that is too long, is an answer of no use."""
-    log = ScriptedLog(Response(301, b"", headers={"Location": location}))
+def test_get_when_redirected_to_no_url(serve: Serve) -> None:
+    """A redirect to what is no URL is an answer of no use."""
+    log = ScriptedLog(Response(301, b"", headers={"Location": "scheme: x"}))
 
     with pytest.raises(HttpError, match="run again later"):
         _get(serve(log))
