@@ -87,7 +87,7 @@ def fill(tmp_path: Path, url: str, protocol: str, *ranges: tuple[int, int]) -> t
             {"source_url": [log.url] * len(ranges), "start": [a for a, _ in ranges], "end": [b for _, b in ranges]}
         )
         table = ctkit.open_table(tmp_path / "staging")
-        report = ctkit.backfill([log], gaps, table)
+        report = ctkit.backfill([log], gaps, table, verify="off")
     return report, rows_of(table)
 
 
