@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from ctkit.schema import row_schema
 from ctkit.table import open_table
-from ctkit.write import write_entries
+from ctkit.write import ROWS_PER_COMMIT, write_entries
 
 URL = "https://ct.example.com/2026h2"
 DAYS = 4
@@ -71,9 +71,10 @@ def _hex(count: int, size: int) -> list[str]:
 
 
 def make_pair(folder: Path, main_rows: int, staged_rows: int, *, overlap: float = 0.0) -> None:
-    """Create ``main`` and ``staging`` in `folder`, of ten commits each: staging has the holes of main.
+    """Create ``main`` and ``staging`` in `folder`: staging has the holes of main.
 
-    The holes are single rows all over, as in a table whose live service drops what another log has shown it.
+    The holes are single rows all over, as in a table whose live service drops what another log has shown it. Both have
+    a commit for each 100,000 rows or so, as a backfill makes them, of a file for each day.
 
     Parameters
     ----------
@@ -81,13 +82,18 @@ def make_pair(folder: Path, main_rows: int, staged_rows: int, *, overlap: float 
         Share of the staged keys that main has too, spread over all of staging's files.
     """
     main, staging = open_table(folder / "main"), open_table(folder / "staging")
-    stretch, every = (main_rows + staged_rows) // 10, (main_rows + staged_rows) // staged_rows
-    for at in range(10):
-        rows = make_rows(at * stretch, stretch)
+    every = (main_rows + staged_rows) // staged_rows
+    stretch = ROWS_PER_COMMIT * every // (every - 1)
+    waiting: list[pa.Table] = []
+    for start in range(0, main_rows + staged_rows, stretch):
+        rows = make_rows(start, stretch)
         hole = np.arange(stretch) % every == 0
         known = hole & (np.arange(stretch) % round(every / overlap) == 0) if overlap else np.zeros(stretch, bool)
         write_entries(main, rows.filter(pa.array(~hole | known)))
-        write_entries(staging, rows.filter(pa.array(hole)))
+        waiting.append(rows.filter(pa.array(hole)))
+        if sum(map(len, waiting)) >= ROWS_PER_COMMIT or start + stretch >= main_rows + staged_rows:
+            write_entries(staging, pa.concat_tables(waiting))
+            waiting.clear()
 
 
 def timed(action: Callable[[], object]) -> float:
