@@ -1,5 +1,6 @@
 """Fixtures of the whole suite."""
 
+import signal
 from collections.abc import Callable, Iterator
 
 import hypothesis
@@ -8,6 +9,10 @@ from fakes import FakeLog
 
 from ctkit.embedded import EmbeddedLog
 from ctkit.server import LogServer
+
+# A shell that runs the tests in the background has them ignored, here and in all processes that tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # How long an example takes depends on what else the machine does.
 hypothesis.settings.register_profile("ctkit", deadline=None)
