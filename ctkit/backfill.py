@@ -258,6 +258,7 @@ class _Fetching:
                 # After a failed commit nothing more can be kept: let the fetching threads end.
                 self._given_up.set()
                 self._stop.set()
+        self._hurry.set()
         for each in fetching:
             each.result()
 

@@ -246,7 +246,7 @@ def _seen(size: int) -> RangeSet:
     seen_elsewhere = np.random.default_rng(size).random(size) < 0.15
     missed = outage | seen_elsewhere | (index >= size * 95 // 100)
     missed[0] = False
-    return RangeSet.merged(index[~missed], index[~missed] + 1)
+    return RangeSet.holding(index[~missed])
 
 
 def _as_gaps(url: str, ranges: RangeSet) -> pa.Table:

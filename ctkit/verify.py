@@ -150,7 +150,7 @@ class _Prover:
             self._strikes = 0
         except LogError as error:
             if self._stop.is_set():
-                self.left += [_indices(page.rows) for page in pages]
+                self.left += [RangeSet.holding(page.rows["cert_index"].to_numpy()) for page in pages]
                 return
             self._strikes += 1
             if len(pages) > 1 and self._strikes < _STRIKES:
@@ -190,10 +190,5 @@ class _Prover:
 
     def _lost(self, rows: pa.RecordBatch, kind: type[LogError], message: str) -> Iterator[LogError]:
         """Yield an error for each stretch of rows."""
-        for each in _indices(rows):
+        for each in RangeSet.holding(rows["cert_index"].to_numpy()):
             yield kind(self._log.url, message, start=each.start, end=each.end)
-
-
-def _indices(rows: pa.RecordBatch) -> RangeSet:
-    index = rows["cert_index"].to_numpy()
-    return RangeSet.merged(index, index + 1)
