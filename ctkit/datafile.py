@@ -1,6 +1,7 @@
 """The Parquet files of our Delta tables: described as the log of a table has them, and written."""
 
 import json
+import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,14 +10,16 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
+from numpy.typing import NDArray
 
 from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION
-from ctkit.table import add_actions, first_line, table_path
+from ctkit.table import add_actions, first_line, folder_of, table_path
 
 ROWS_PER_GROUP = 16_384
 """About 64 MB before compression: what a writer holds in memory, and the least that a reader must read."""
@@ -108,6 +111,48 @@ def _rows_of(path: Path) -> int:
     except (OSError, pa.ArrowException) as error:
         message = f"its rows cannot be counted ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(str(path), message) from error
+
+
+class FileBounds:
+    """Between which keys the rows of each file of a table lie, by the statistics of the table's log.
+
+    A file that lacks one of these statistics can hold anything.
+
+    Parameters
+    ----------
+    table
+        At the version that counts.
+
+    Attributes
+    ----------
+    files
+        Absolute path of each file.
+    lowest, highest
+        int64: bounds of ``cert_index``, both inclusive.
+    """
+
+    def __init__(self, table: DeltaTable) -> None:
+        actions = add_actions(table, flatten=True)
+        folder = folder_of(table)
+        self.files = np.array([f"{folder}/{name}" for name in actions["path"].to_pylist()], object)
+        widest: dict[str, Any] = {
+            "min.source_url": "",
+            "max.source_url": chr(sys.maxunicode),
+            "min.cert_index": 0,
+            "max.cert_index": np.iinfo(np.int64).max,
+        }
+        if not widest.keys() <= set(actions.column_names):
+            columns = [np.full(len(self.files), bound) for bound in widest.values()]
+        else:
+            unknown = np.logical_or.reduce([actions[name].is_null().to_numpy() for name in widest])
+            columns = [
+                np.where(unknown, bound, actions[name].fill_null(bound).to_numpy()) for name, bound in widest.items()
+            ]
+        self._first_url, self._last_url, self.lowest, self.highest = columns
+
+    def may_hold(self, url: str) -> NDArray[np.bool_]:
+        """Tell of each file whether it can hold a row of a log."""
+        return np.asarray((self._first_url <= url) & (self._last_url >= url), np.bool_)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

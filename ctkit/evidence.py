@@ -2,18 +2,17 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
-from numpy.typing import NDArray
 
 from ctkit.adopt import added_by
+from ctkit.datafile import FileBounds
 from ctkit.keys import read_keys
 from ctkit.provenance import Provenance
 from ctkit.ranges import RangeSet
-from ctkit.table import add_actions, as_der_type, define_rows, files_of, folder_of, querying
+from ctkit.table import as_der_type, define_rows, files_of, querying
 
 MEMORY = "1GB"
 """For DuckDB, where it reads certificates; a row group of the live server's takes some of it in each thread."""
@@ -136,20 +135,11 @@ class FilesOf:
     """
 
     def __init__(self, table: DeltaTable, url: str) -> None:
-        actions = add_actions(table, flatten=True)
-        folder = folder_of(table)
-        self._files = np.array([f"{folder}/{name}" for name in actions["path"].to_pylist()], object)
-
-        def column(name: str, missing: object) -> NDArray[Any]:
-            # A file without statistics can hold anything.
-            if name not in actions.column_names:
-                return np.full(len(self._files), missing)
-            return np.asarray(actions[name].fill_null(missing).to_numpy())
-
-        of_log = (column("min.source_url", url) <= url) & (column("max.source_url", url) >= url)
-        self._files = self._files[of_log]
-        self._lowest = column("min.cert_index", 0)[of_log]
-        self._highest = column("max.cert_index", np.iinfo(np.int64).max)[of_log]
+        bounds = FileBounds(table)
+        of_log = bounds.may_hold(url)
+        self._files, self._lowest, self._highest = (
+            each[of_log] for each in (bounds.files, bounds.lowest, bounds.highest)
+        )
 
     def between(self, first: int, last: int) -> list[str]:
         """Return the paths of the files that can hold a row of the log from index `first` to `last`, inclusive."""

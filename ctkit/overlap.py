@@ -11,11 +11,11 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
-from ctkit.datafile import DataFile
+from ctkit.datafile import DataFile, FileBounds
 from ctkit.errors import TableError
 from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
 from ctkit.ranges import Int64s
-from ctkit.table import add_actions, define_rows, folder_of, querying
+from ctkit.table import define_rows, querying
 
 KEYS_AT_ONCE = 4_000_000
 """About so many staged keys are in memory at a time; main is read once for so many."""
@@ -86,23 +86,16 @@ class Overlap:
 
     def may_be_in(self, main: DeltaTable) -> list[str]:
         """Return the paths of main's files that can hold a staged key, going by the statistics of main's log."""
-        actions = add_actions(main, flatten=True)
-        folder = folder_of(main)
-        files = np.array([f"{folder}/{name}" for name in actions["path"].to_pylist()], object)
-        names = ("min.source_url", "max.source_url", "min.cert_index", "max.cert_index")
-        if any(name not in actions.column_names for name in names):
-            return list(files)
-        # A file without statistics can hold anything.
-        hit = np.logical_or.reduce([actions[name].is_null().to_numpy() for name in names])
-        first_url, last_url = (actions[name].fill_null("").to_numpy() for name in names[:2])
-        low, high = (np.clip(actions[name].fill_null(0).to_numpy(), 0, (1 << INDEX_BITS) - 1) for name in names[2:])
+        bounds = FileBounds(main)
+        low, high = (np.clip(each, 0, (1 << INDEX_BITS) - 1) for each in (bounds.lowest, bounds.highest))
+        hit = np.zeros(len(bounds.files), bool)
         keys_of_parts = [part.keys for part in self._parts]
         for url, log in self._logs.items():
-            open_ = np.flatnonzero(~hit & (first_url <= url) & (last_url >= url))
+            open_ = np.flatnonzero(~hit & bounds.may_hold(url))
             for keys in keys_of_parts:
                 first = np.searchsorted(keys, log << INDEX_BITS | low[open_])
                 hit[open_] |= first < np.searchsorted(keys, log << INDEX_BITS | high[open_], side="right")
-        return list(files[hit])
+        return list(bounds.files[hit])
 
     def skip_present(self, main: DeltaTable, files: list[str]) -> bool:
         """Skip the rows whose key is in one of main's files; tell whether that are more than before."""
