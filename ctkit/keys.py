@@ -105,22 +105,22 @@ class SortedKeys:
 
     def repeated(self) -> tuple[Int64s, Int64s]:
         """Return the rows whose key an earlier row has too, and for each that earliest row."""
-        keys, rows = self.keys, self.rows
+        keys, rows = self._spilled.mapped()
         again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
         return rows[again], rows[np.searchsorted(keys, keys[again])]
 
     def common(self, others: Int64s) -> tuple[Int64s, Int64s]:
         """Return the rows of the keys that are among `others`, and where in `others` each is."""
-        keys = self.keys
+        keys, numbers = self._spilled.mapped()
         order = np.argsort(others, kind="stable")
         ordered = others[order]
         first, last = np.searchsorted(keys, ordered[:1]), np.searchsorted(keys, ordered[-1:], side="right")
         near = slice(int(first.sum()), int(last.sum()))
         if near.stop - near.start < len(ordered):
             at, hit = _find(ordered, keys[near])
-            return self.rows[near][hit], order[at[hit]]
+            return numbers[near][hit], order[at[hit]]
         at, hit = _find(keys, ordered)
-        return self.rows[at[hit]], order[hit]
+        return numbers[at[hit]], order[hit]
 
 
 def _find(ordered: Int64s, wanted: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:
@@ -134,7 +134,9 @@ def _in_order(keys: list[Int64s], rows: list[Int64s]) -> Iterator[Int64s]:
     unordered = np.concatenate(keys)
     keys.clear()
     order = np.argsort(unordered, kind="stable")
-    yield unordered[order]
+    # In place, where unordered[order] would be one array more.
+    unordered.sort()
+    yield unordered
     del unordered
     numbers = np.concatenate(rows)
     rows.clear()

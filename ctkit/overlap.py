@@ -107,6 +107,8 @@ class Overlap:
             numbers = keys.numbered(self._logs)
             for part in self._parts:
                 rows, others = part.common(numbers)
+                if not len(rows):
+                    continue
                 rows, first = np.unique(rows, return_index=True)
                 new = ~self._skipped[rows]
                 if new.any():

@@ -9,9 +9,8 @@ from deltalake.exceptions import DeltaError
 
 from ctkit.adopt import remove_files
 from ctkit.datafile import DataFile
-from ctkit.errors import TableError
 from ctkit.schema import PARTITION
-from ctkit.table import files_of, find_table, first_line, folder_of, hold, table_path
+from ctkit.table import files_of, first_line, folder_of, hold, table_path
 
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
@@ -42,7 +41,7 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
         remove_files(merged, staging, {MERGED: "all"})
         for file in merged:
             file.path.unlink(missing_ok=True)
-        return _remove_empty(table_path(staging.table_uri), dead)
+        return _remove_empty(staging, dead)
     except (DeltaError, OSError) as error:
         return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
 
@@ -69,7 +68,7 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
         with hold(staging) as held:
             if files_of(held) or MERGED not in held.history(1)[0]:
                 return "an empty table"
-            return _remove_empty(table_path(folder), orphans(held))
+            return _remove_empty(held, orphans(held))
     except (DeltaError, OSError) as error:
         return f"{folder} could not be removed ({first_line(error)}); remove it"
 
@@ -82,11 +81,10 @@ def orphans(staging: DeltaTable) -> list[Path]:
     return sorted(path for path in found if str(path) not in known)
 
 
-def _remove_empty(folder: Path, dead: Sequence[Path]) -> str:
+def _remove_empty(table: DeltaTable, dead: Sequence[Path]) -> str:
     """Remove a table without files, and its orphans with it."""
-    table = find_table(folder)
-    if table is None:
-        raise TableError(str(folder), "is gone; somebody else removed it")
+    folder = table_path(table.table_uri)
+    table.update_incremental()
     if files := files_of(table):
         return f"{len(files)} files that were added during the merge; merge again"
     partitions = (path for path in folder.glob(f"{PARTITION}=*") if not path.is_symlink())
