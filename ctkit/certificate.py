@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha1, sha256
 from ipaddress import IPv4Address, IPv6Address
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +16,10 @@ from numpy.typing import NDArray
 from ctkit import x509
 from ctkit.entry import PRECERT_ENTRY, EntryBlock
 from ctkit.log import Log
-from ctkit.schema import AsDer, row_schema
+from ctkit.schema import AsDer, encoded_schema
+
+if TYPE_CHECKING:
+    from ctkit.kernel import Texts
 
 _LAST_MILLISECOND = 253_402_300_799_999
 """The end of the year 9999: the last moment of which the date is written with four digits."""
@@ -57,10 +61,9 @@ def read_rows(
     pa.RecordBatch
         As many rows as entries; its schema is ``row_schema(as_der)``.
     """
-    ders = [block.data[start:end] for start, end in block.certificate.tolist()]
-    certificates = [x509.read_certificate(der) for der in ders]
-    subjects = [x509.read_name(certificate.subject) for certificate in certificates]
-    sha1s = [_fingerprint(sha1(der).digest()) for der in ders]
+    data = memoryview(block.data)
+    ders = [data[start:end] for start, end in block.certificate.tolist()]
+    sha1s = _fingerprints([sha1(der).digest() for der in ders])
 
     moments = block.timestamp if seen is None else np.full(len(block), seen)
     usable = (moments >= 0) & (moments <= _LAST_MILLISECOND)
@@ -68,16 +71,93 @@ def read_rows(
 
     columns = {
         "cert_index": block.index,
-        "update_type": np.where(block.entry_type == PRECERT_ENTRY, "PrecertLogEntry", "X509LogEntry"),
+        "update_type": _encode(
+            (block.entry_type == PRECERT_ENTRY).astype(np.int32), ["X509LogEntry", "PrecertLogEntry"]
+        ),
         "seen": times,
-        "seen_date": np.datetime_as_string(times, unit="D"),
-        "source_name": pa.repeat(source_name, len(block)),
-        "source_url": pa.repeat(log.url, len(block)),
+        "seen_date": _dates(times),
+        "source_name": _encode(np.zeros(len(block), np.int32), [source_name]),
+        "source_url": _encode(np.zeros(len(block), np.int32), [log.url]),
         "cert_link": log.entry_urls(block.index),
-        "serial_number": [_serial_number(certificate) for certificate in certificates],
         "fingerprint": sha1s,
-        "sha256": [_fingerprint(sha256(der).digest()) for der in ders],
+        "sha256": _fingerprints([sha256(der).digest() for der in ders]),
         "sha1": sha1s,
+        "as_der": _concatenated(ders) if as_der == "binary" else [b64encode(der).decode() for der in ders],
+        "chain": _chains(block),
+        **_fields(block),
+    }
+    schema = encoded_schema(as_der)
+    return pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema=schema)
+
+
+def _encode(codes: NDArray[np.int32], texts: list[str]) -> pa.DictionaryArray:
+    return pa.DictionaryArray.from_arrays(pa.array(codes), pa.array(texts, pa.string()))
+
+
+def _dates(times: NDArray[np.datetime64]) -> pa.StringArray:
+    days, number = np.unique(times.astype("datetime64[D]"), return_inverse=True)
+    return pa.array(np.datetime_as_string(days).tolist(), pa.string()).take(pa.array(number))
+
+
+def _fingerprints(digests: list[bytes]) -> pa.StringArray:
+    """Return digests of one length as ``AB:CD:...``."""
+    if not digests:
+        return pa.array([], pa.string())
+    octets = np.frombuffer(b"".join(digests), np.uint8).reshape(len(digests), -1)
+    width = 3 * octets.shape[1] - 1
+    text = _HEX[octets].reshape(len(digests), -1)[:, :width].tobytes()
+    offsets = np.arange(0, len(text) + 1, width, dtype=np.int32)
+    return pa.StringArray.from_buffers(len(digests), pa.py_buffer(offsets), pa.py_buffer(text))
+
+
+_HEX = np.array([list(b"%02X:" % octet) for octet in range(256)], np.uint8)
+
+
+def _concatenated(values: list[memoryview]) -> pa.BinaryArray:
+    offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int32)
+    return pa.BinaryArray.from_buffers(
+        pa.binary(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    )
+
+
+def _fields(block: EntryBlock) -> dict[str, pa.Array]:
+    """Return the columns that are read from the certificates themselves."""
+    # Numba takes a while to import, and only those who decode entries need it.
+    from ctkit.kernel import read_certificates
+
+    fields = read_certificates(block.data, block.certificate, list(_SIGNATURE_ALGORITHMS))
+    names = [*_SIGNATURE_ALGORITHMS.values(), "unknown"]
+    found = {
+        "serial_number": _array(fields.serial_number),
+        "not_before": pa.array(fields.not_before),
+        "not_after": pa.array(fields.not_after),
+        "is_ca": pa.array(fields.is_ca),
+        "signature_algorithm": pa.array(names, pa.string()).take(pa.array(fields.algorithm)),
+        "subject_aggregated": _array(fields.subject),
+        "issuer_aggregated": _array(fields.issuer),
+        "all_domains": pa.ListArray.from_arrays(pa.array(fields.first_domain), _array(fields.domains)),
+    }
+    odd = np.flatnonzero(~fields.understood)
+    if len(odd):
+        rows = np.arange(len(block))
+        rows[odd] = np.arange(len(odd)) + len(block)
+        read = _read_fields([block.data[start:end] for start, end in block.certificate[odd].tolist()])
+        for name, column in found.items():
+            found[name] = pa.concat_arrays([column, pa.array(read[name], column.type)]).take(pa.array(rows))
+    return found | {name: found[name].dictionary_encode() for name in ("signature_algorithm", "issuer_aggregated")}
+
+
+def _array(texts: "Texts") -> pa.StringArray:
+    offsets, size = texts.offsets, texts.offsets[-1]
+    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(texts.text[:size].copy()))
+
+
+def _read_fields(ders: list[bytes]) -> dict[str, list[Any]]:
+    """Return the same columns of certificates that are not like most."""
+    certificates = [x509.read_certificate(der) for der in ders]
+    subjects = [x509.read_name(certificate.subject) for certificate in certificates]
+    return {
+        "serial_number": [_serial_number(certificate) for certificate in certificates],
         "not_before": [certificate.not_before for certificate in certificates],
         "not_after": [certificate.not_after for certificate in certificates],
         "is_ca": [_is_ca(certificate) for certificate in certificates],
@@ -85,10 +165,7 @@ def read_rows(
         "subject_aggregated": [_aggregated(subject) for subject in subjects],
         "issuer_aggregated": [_aggregated(x509.read_name(certificate.issuer)) for certificate in certificates],
         "all_domains": [_all_domains(*pair) for pair in zip(certificates, subjects, strict=True)],
-        "as_der": ders if as_der == "binary" else [b64encode(der).decode() for der in ders],
-        "chain": _chains(block),
     }
-    return pa.RecordBatch.from_pydict(columns, schema=row_schema(as_der))
 
 
 def count_unreadable(rows: pa.RecordBatch) -> int:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -18,8 +18,10 @@ from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
 from ctkit.errors import TableError
-from ctkit.schema import KEY, PARTITION
+from ctkit.schema import KEY, PARTITION, REPEATING
 from ctkit.table import add_actions, first_line, folder_of, table_path
+
+Column = TypeVar("Column", pa.Array, pa.ChunkedArray)
 
 ROWS_PER_GROUP = 16_384
 """About 64 MB before compression: what a writer holds in memory, and the least that a reader must read."""
@@ -29,9 +31,6 @@ BYTES_PER_FILE = 256 << 20
 ZSTD_LEVEL = 1
 """Rows of public logs take 1.3 % more bytes than at level 3, and 3 % more than at level 6, for half the time of the
 former and less of the latter."""
-
-# Few values, many times each. The others are as good as unique, and a dictionary of them costs time and space.
-REPEATING = ["update_type", "source_name", "source_url", "signature_algorithm", "issuer_aggregated", "chain"]
 
 # What files and row groups are skipped by: gaps and merges ask for stretches of a log, analysts also for dates.
 _STATISTICS = [*KEY, "seen", "not_before", "not_after"]
@@ -177,6 +176,11 @@ def plain_type(type_: pa.DataType) -> pa.DataType:
     return type_
 
 
+def cast_column(column: Column, type_: pa.DataType) -> Column:
+    """Return the column with another of Arrow's layouts of the same values."""
+    return column if column.type == type_ else column.cast(plain_type(column.type)).cast(type_)
+
+
 def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> list[DataFile]:
     """Write rows to new Parquet files below `folder`, in the layout of our tables; no table knows of them yet.
 
@@ -187,7 +191,7 @@ def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     folder
         Of a table, or of one to be.
     schema
-        `ctkit.schema.row_schema`, for the type of `as_der`.
+        `ctkit.schema.encoded_schema`, for the type of `as_der`.
     batches
         Rows in the order of partition, log and index. A new file begins with each partition, and after
         `BYTES_PER_FILE`.
@@ -235,7 +239,7 @@ class _FileWriter:
             schema,
             compression="zstd",
             compression_level=ZSTD_LEVEL,
-            use_dictionary=REPEATING,
+            use_dictionary=list(REPEATING),
             # Ascending numbers take a bit or two each, and a third of the time to read.
             column_encoding={KEY[1]: "DELTA_BINARY_PACKED"},
             write_statistics=_STATISTICS,

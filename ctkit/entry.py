@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from ctkit.errors import LogProtocolError
 from ctkit.merkle import TILE_WIDTH
 from ctkit.ranges import Int64s
+
+if TYPE_CHECKING:
+    from ctkit.framing import Frames
 
 X509_ENTRY = 0
 PRECERT_ENTRY = 1
@@ -154,6 +157,13 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     >>> len(decode_get_entries(b'{"entries": []}', 7, "https://log.example", 32))
     0
     """
+    # Numba takes a while to import, and only those who decode entries need it.
+    from ctkit.framing import read_page
+
+    if understood := read_page(data, start, limit):
+        frames, unpacked = understood
+        issuers = tuple(unpacked[begin:end] for begin, end in frames.issuers.tolist())
+        return _framed(start, unpacked, frames, issuers)
     # { "entries": [ { "leaf_input": base64 MerkleTreeLeaf, "extra_data": base64 }, ... ] }
     try:
         entries = json.loads(data)["entries"]
@@ -168,7 +178,7 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     cut = False
     for index, entry in enumerate(entries[:limit], start):
         try:
-            leaf_input, leaf, pre_certificate, chain = _read_entry(entry, index)
+            leaf_input, extra_data, leaf, pre_certificate, chain = _read_entry(entry, index)
         except _MalformedError as malformed:
             if cut := bool(columns.types):
                 break
@@ -176,15 +186,13 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
             continue
         if reason:
             break
-        certificate = (size + leaf.signed[0], size + leaf.signed[1])
-        leaf_span = (size + 2, size + len(leaf_input))
-        parts.append(leaf_input)
-        size += len(leaf_input)
-        if pre_certificate is not None:
-            certificate = (size, size + len(pre_certificate))
-            parts.append(pre_certificate)
-            size += len(pre_certificate)
-        columns.append(leaf, leaf_span, certificate, chain)
+        leaf_end = size + len(leaf_input)
+        begin, end = (size + at for at in leaf.signed)
+        if pre_certificate:
+            begin, end = (leaf_end + at for at in pre_certificate)
+        parts += [leaf_input, extra_data]
+        columns.append(leaf, (size + 2, leaf_end), (begin, end), chain)
+        size = leaf_end + len(extra_data)
     if reason:
         raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
     return columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions), cut=cut)
@@ -216,6 +224,10 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         The entry at `start`, or one before it in the tile, cannot be read, and thereby none up to the tile's end; or
         the entries from `start` on say that they are of other indices. ``[start, end)`` covers these entries.
     """
+    from ctkit.framing import read_tile
+
+    if frames := read_tile(data, start, end, TILE_WIDTH):
+        return _framed(start, data, frames, ()), tuple(data[begin:stop] for begin, stop in frames.issuers.tolist())
     columns = _Columns()
     first = start - start % TILE_WIDTH
     at = lost = 0
@@ -255,6 +267,12 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
     if reason:
         raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
     return columns.block(start, data, issuers=()), tuple(columns.chain_positions)
+
+
+def _framed(start: int, data: bytes, frames: "Frames", issuers: tuple[bytes, ...]) -> EntryBlock:
+    """Return the block of entries that a kernel has found."""
+    found = frames._asdict() | {"issuers": issuers}
+    return EntryBlock(index=np.arange(start, start + len(frames.timestamp)), data=data, **found)
 
 
 class _MalformedError(ValueError):
@@ -307,8 +325,15 @@ class _Columns:
         )
 
 
-def _read_entry(entry: Any, index: int) -> tuple[bytes, _TimestampedEntry, bytes | None, list[bytes]]:
-    """Read one element of ``entries``: the leaf input, what it says, the pre-certificate if any, the chain."""
+def _read_entry(entry: Any, index: int) -> tuple[bytes, bytes, _TimestampedEntry, tuple[int, int] | None, list[bytes]]:
+    """Read one element of ``entries``.
+
+    Returns
+    -------
+    tuple
+        Leaf input and extra data; what the former says; where the pre-certificate is in the latter, if it has one; the
+        chain.
+    """
     try:
         leaf_input = binascii.a2b_base64(entry["leaf_input"], strict_mode=True)
         extra_data = binascii.a2b_base64(entry["extra_data"], strict_mode=True)
@@ -333,9 +358,9 @@ def _read_entry(entry: Any, index: int) -> tuple[bytes, _TimestampedEntry, bytes
     #                } PrecertChainEntry;                   RFC 6962, sections 3.1 and 4.6
     pre_certificate, at = None, 0
     if leaf.entry_type == PRECERT_ENTRY:
-        begin, at = _certificate(extra_data, 0)
-        pre_certificate = extra_data[begin:at]
-    return leaf_input, leaf, pre_certificate, list(_chain(extra_data, at))
+        pre_certificate = _certificate(extra_data, 0)
+        at = pre_certificate[1]
+    return leaf_input, extra_data, leaf, pre_certificate, list(_chain(extra_data, at))
 
 
 def _other_index(leaf: _TimestampedEntry) -> _MalformedError:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ctkit.binding import find_faults
 from ctkit.certificate import read_rows
 from ctkit.checkpoint import Checkpoint
+from ctkit.datafile import cast_column, plain_type
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError
 from ctkit.evidence import MEMORY, FilesOf
@@ -120,10 +121,10 @@ class _Comparison:
     def add(self, arrival: Arrival) -> None:
         """Take rows as they should be, to be compared soon."""
         rows = arrival.rows
-        columns = {name: rows[name] for name in ("cert_index", *_COMPARED)}
+        columns = {name: cast_column(rows[name], plain_type(rows[name].type)) for name in ("cert_index", *_COMPARED)}
         if arrival.missing_issuers:
             # The table may have them: the log had them once.
-            columns["chain"] = pa.nulls(len(rows), rows["chain"].type)
+            columns["chain"] = pa.nulls(len(rows), columns["chain"].type)
         # A log that speaks both protocols may have been read by either.
         index = rows["cert_index"].to_numpy()
         columns["get_entries_url"] = get_entries_urls(self._url, index)

@@ -14,10 +14,10 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from ctkit.adopt import is_adoptable
-from ctkit.datafile import REPEATING, DataFile, plain_type, write_files
+from ctkit.datafile import DataFile, cast_column, plain_type, write_files
 from ctkit.errors import TableError
 from ctkit.overlap import Overlap
-from ctkit.schema import PARTITION, AsDer, row_schema
+from ctkit.schema import PARTITION, REPEATING, AsDer, encoded_schema, row_schema
 from ctkit.table import as_der_type, folder_of
 
 ROWS_PER_BATCH = 4096
@@ -57,7 +57,7 @@ def prepare_files(
     names = {file.name for file in adopted}
     others = {at: file for at, file in wanted.items() if file.name not in names}
     try:
-        return adopted + _rewrite(others, overlap, theirs, schema, scratch)
+        return adopted + _rewrite(others, overlap, theirs, encoded_schema(ours), scratch)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         message = f"{len(others)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
@@ -76,7 +76,6 @@ def _rewrite(
 
     Partitions are written side by side, each in the order of its files, a few row groups in memory at a time.
     """
-    schema = _encoded(schema)
     in_order = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
     stop = Event()
     with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
@@ -114,23 +113,9 @@ def _missing_rows(
                     raise CancelledError
                 batch = _follow_as_der(batch, as_der, schema.field("as_der"))
                 batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
-                batch = pa.record_batch([_cast(batch[field.name], field.type) for field in schema], schema=schema)
+                batch = pa.record_batch([cast_column(batch[field.name], field.type) for field in schema], schema=schema)
                 yield batch.filter(pa.array(kept[row : row + len(batch)]))
                 row += len(batch)
-
-
-def _encoded(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with dictionaries in place of repeating texts: they are not taken apart on the way."""
-    encoded = pa.dictionary(pa.int32(), pa.string())
-    for at, field in enumerate(schema):
-        if field.name in REPEATING:
-            type_ = pa.list_(field.type.value_field.with_type(encoded)) if pa.types.is_list(field.type) else encoded
-            schema = schema.set(at, field.with_type(type_))
-    return schema
-
-
-def _cast(column: pa.Array, type_: pa.DataType) -> pa.Array:
-    return column if column.type == type_ else column.cast(plain_type(column.type)).cast(type_)
 
 
 def _follow_as_der(rows: pa.RecordBatch, as_der: AsDer, field: pa.Field) -> pa.RecordBatch:

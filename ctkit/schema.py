@@ -52,6 +52,27 @@ def row_schema(as_der: AsDer = "binary") -> pa.Schema:
     return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in columns])
 
 
+REPEATING = ("update_type", "source_name", "source_url", "signature_algorithm", "issuer_aggregated", "chain")
+"""Columns of few values, many times each. The others are as good as unique, and a dictionary of them costs time and
+space."""
+
+
+def encoded_schema(as_der: AsDer = "binary") -> pa.Schema:
+    """Return the schema of rows in flight: `row_schema` with dictionaries in place of texts that repeat.
+
+    Examples
+    --------
+    >>> encoded_schema().field("source_url").type
+    DictionaryType(dictionary<values=string, indices=int32, ordered=0>)
+    """
+    encoded = pa.dictionary(pa.int32(), pa.string())
+    types = {field.name: field.type for field in row_schema(as_der)}
+    for name in REPEATING:
+        is_list = pa.types.is_list(types[name])
+        types[name] = pa.list_(types[name].value_field.with_type(encoded)) if is_list else encoded
+    return pa.schema([pa.field(name, type_, nullable=False) for name, type_ in types.items()])
+
+
 GAP_SCHEMA = pa.schema(
     [
         # A dictionary: of 50 million gaps, the URLs alone would take gigabytes.

@@ -3,13 +3,15 @@
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.adopt import commit_files, unlink_files
-from ctkit.datafile import ROWS_PER_GROUP, write_files
+from ctkit.datafile import ROWS_PER_GROUP, cast_column, write_files
 from ctkit.errors import TableError
-from ctkit.schema import KEY, PARTITION, row_schema
+from ctkit.schema import KEY, PARTITION, encoded_schema
 from ctkit.table import as_der_type, folder_of, table_path
 
 ROWS_PER_COMMIT = 100_000
@@ -27,7 +29,7 @@ def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, s
     table
         Where to; the handle moves on to the new version.
     rows
-        Rows with the table's own schema (`ctkit.schema.row_schema`).
+        Rows with the table's own schema (`ctkit.schema.row_schema`), encoded or not.
     metadata
         What the commit is to say of them, such as `ctkit.provenance.metadata_of`.
 
@@ -36,10 +38,10 @@ def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, s
     TableError
         Nothing was committed.
     """
-    schema = row_schema(as_der_type(table))
+    schema = encoded_schema(as_der_type(table))
     try:
-        ordered = rows.cast(schema).sort_by([(column, "ascending") for column in (PARTITION, *KEY)])
-        files = write_files(table_path(table.table_uri), schema, ordered.to_batches(ROWS_PER_GROUP))
+        encoded = [cast_column(rows[field.name], field.type) for field in schema]
+        files = write_files(table_path(table.table_uri), schema, _in_order(pa.table(encoded, schema=schema)))
     except (OSError, ValueError, pa.ArrowException) as error:
         message = f"{rows.num_rows} rows could not be written ({error}); nothing of them is in the table"
         raise TableError(folder_of(table), f"{message}: mend that and run again") from error
@@ -52,6 +54,18 @@ def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, s
         unlink_files([file.name for file in files], table)
         message = "others commit to it so often that this commit never had its turn; run again"
         raise TableError(folder_of(table), message)
+
+
+def _in_order(rows: pa.Table) -> list[pa.RecordBatch]:
+    """Sort rows by partition and key."""
+    # Dictionaries are not sorted by their texts, so that the few URLs are sorted here.
+    rows = rows.unify_dictionaries()
+    urls, index = (rows[name].combine_chunks() for name in KEY)
+    rank = np.argsort(np.argsort(urls.dictionary.to_numpy(zero_copy_only=False)))
+    keys = pa.table([rows[PARTITION], rank[urls.indices.to_numpy()], index], [PARTITION, *KEY])
+    order = pc.sort_indices(keys, [(name, "ascending") for name in keys.column_names])
+    batches: list[pa.RecordBatch] = rows.take(order).to_batches(ROWS_PER_GROUP)
+    return batches
 
 
 def write_batches(
@@ -96,6 +110,6 @@ def write_batches(
 def _commit(
     table: DeltaTable, batches: list[pa.RecordBatch], describe: Callable[[pa.Table], Mapping[str, str]] | None
 ) -> pa.Table:
-    rows = pa.Table.from_batches(batches)
+    rows = pa.Table.from_batches(batches).unify_dictionaries()
     write_entries(table, rows, metadata=describe(rows) if describe else None)
     return rows

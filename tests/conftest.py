@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
+from blocks import LOG
 from fakes import FakeLog
 
-from ctkit.embedded import EmbeddedLog
+from ctkit.certificate import read_rows
+from ctkit.embedded import EmbeddedLog, Request
+from ctkit.entry import decode_data_tile, decode_get_entries
 from ctkit.server import LogServer
 
 # A shell that runs the tests in the background has them ignored, here and in all processes that tests start.
@@ -42,6 +45,15 @@ def inputs(pytestconfig: pytest.Config) -> int:
 def examples(pytestconfig: pytest.Config) -> int:
     """Return how many histories are to be tried."""
     return int(pytestconfig.getoption("--examples"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _compiled() -> None:
+    """Compile the kernels once, before a process that a test starts has to."""
+    log = FakeLog(size=1)
+    block, fingerprints = decode_data_tile(log.read(0, 1)[0].tile_leaf, 0, 1, "")
+    read_rows(block.with_issuers(fingerprints, {}), LOG, source_name="")
+    decode_get_entries(log.respond(Request("ct/v1/get-entries", {"start": "0", "end": "0"})).body, 0, "", 1)
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.issuance import der
-from ctkit.schema import row_schema
+from ctkit.schema import encoded_schema
 
 NOT_BEFORE = dt.datetime(2026, 3, 10, 12)
 NOT_AFTER = dt.datetime(2026, 6, 8, 11, 59, 59)
@@ -139,7 +139,7 @@ def test_rows_when_one_certificate_cannot_be_read() -> None:
     block = block_of([leaf, b"no certificate"], start=7, entry_types=[1, 0], chains=[[0], []], issuers=[issuer])
     rows = read_rows(block, LOG, source_name="Example log")
     rows.validate(full=True)
-    assert rows.schema == row_schema()
+    assert rows.schema == encoded_schema()
     sha1, sha256 = pairs(hashlib.sha1(issuer).digest()), pairs(hashlib.sha256(issuer).digest())
     assert rows.to_pylist() == [
         {
@@ -179,13 +179,13 @@ def test_rows_when_there_are_none() -> None:
     """An empty block becomes no rows, of the same schema."""
     for as_der in ("binary", "string"):
         rows = read_rows(block_of([]), LOG, source_name="Example log", as_der=as_der)
-        assert (rows.schema, rows.num_rows, count_unreadable(rows)) == (row_schema(as_der), 0, 0)
+        assert (rows.schema, rows.num_rows, count_unreadable(rows)) == (encoded_schema(as_der), 0, 0)
 
 
 def test_rows_of_an_older_table() -> None:
     """Certificates are standard base64 text there."""
     rows = read_rows(block_of([b"\xfb\xff\xfe", b"a"]), LOG, source_name="Example log", as_der="string")
-    assert rows.schema == row_schema("string")
+    assert rows.schema == encoded_schema("string")
     assert rows["as_der"].to_pylist() == ["+//+", "YQ=="]
 
 
