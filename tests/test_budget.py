@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import indices_of
 
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.budget import Budget, Requests, share
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.gap import find_gaps
