@@ -12,71 +12,60 @@
     ctkit.merge_staging(staging, main, expected=preview)
 """
 
-from ctkit.audit import audit
-from ctkit.backfill import backfill
-from ctkit.checkpoint import Checkpoint
-from ctkit.entry import EntryBlock
-from ctkit.errors import (
-    CheckpointError,
-    CtkitError,
-    KeyConflictError,
-    LogError,
-    LogProtocolError,
-    LogUnavailableError,
-    ParameterError,
-    SchemaMismatchError,
-    StalePreviewError,
-    TableError,
-)
-from ctkit.findings import AuditReport
-from ctkit.gap import find_gaps
-from ctkit.log import Log, open_log, read_log_list
-from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
-from ctkit.outcome import BackfillReport, Hole, Progress
-from ctkit.parameters import Parameters, read_parameters
-from ctkit.plan import LogPlan, Plan, plan_backfill
-from ctkit.ranges import IndexRange
-from ctkit.situation import Situation, audit_main, fill_gaps, find_situation
-from ctkit.table import find_table, open_table
+from importlib import import_module
 
-__all__ = [
-    "AuditReport",
-    "BackfillReport",
-    "Checkpoint",
-    "CheckpointError",
-    "CtkitError",
-    "EntryBlock",
-    "Hole",
-    "IndexRange",
-    "KeyConflictError",
-    "Log",
-    "LogError",
-    "LogPlan",
-    "LogProtocolError",
-    "LogUnavailableError",
-    "MergePreview",
-    "MergeReport",
-    "ParameterError",
-    "Parameters",
-    "Plan",
-    "Progress",
-    "SchemaMismatchError",
-    "Situation",
-    "StalePreviewError",
-    "TableError",
-    "audit",
-    "audit_main",
-    "backfill",
-    "fill_gaps",
-    "find_gaps",
-    "find_situation",
-    "find_table",
-    "merge_staging",
-    "open_log",
-    "open_table",
-    "plan_backfill",
-    "preview_merge",
-    "read_log_list",
-    "read_parameters",
-    "undo_merge",
-]
+# A name is imported when it is first used: together they take a second. Those who read code look into __init__.pyi.
+_MODULE_OF = {
+    "AuditReport": "findings",
+    "BackfillReport": "outcome",
+    "Checkpoint": "checkpoint",
+    "CheckpointError": "errors",
+    "CtkitError": "errors",
+    "EntryBlock": "entry",
+    "Hole": "outcome",
+    "IndexRange": "ranges",
+    "KeyConflictError": "errors",
+    "Log": "log",
+    "LogError": "errors",
+    "LogPlan": "plan",
+    "LogProtocolError": "errors",
+    "LogUnavailableError": "errors",
+    "MergePreview": "merge",
+    "MergeReport": "merge",
+    "ParameterError": "errors",
+    "Parameters": "parameters",
+    "Plan": "plan",
+    "Progress": "outcome",
+    "SchemaMismatchError": "errors",
+    "Situation": "situation",
+    "StalePreviewError": "errors",
+    "TableError": "errors",
+    "audit": "auditing",
+    "audit_main": "situation",
+    "backfill": "backfilling",
+    "fill_gaps": "situation",
+    "find_gaps": "gap",
+    "find_situation": "situation",
+    "find_table": "table",
+    "merge_staging": "merge",
+    "open_log": "log",
+    "open_table": "table",
+    "plan_backfill": "plan",
+    "preview_merge": "merge",
+    "read_log_list": "log",
+    "read_parameters": "parameters",
+    "undo_merge": "merge",
+}
+
+__all__ = list(_MODULE_OF)
+
+
+def __getattr__(name: str) -> object:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from hashlib import sha256
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -16,6 +16,12 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ctkit.errors import CheckpointError
 from ctkit.merkle import HASH_SIZE
+
+Verify = Literal["off", "heads", "entries"]
+"""What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
+
+How parameters, flags and commits spell it.
+"""
 
 _INT64_LIMIT = 1 << 63
 _SHA256 = 4

@@ -11,19 +11,18 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import yaml
-from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from ctkit.errors import CtkitError, ParameterError
-from ctkit.outcome import Progress
 from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
-from ctkit.situation import audit_main, fill_gaps, find_situation, plan_gaps
-from ctkit.staged import merge_staged, undo_staged
 
-# papermill takes seconds to import, so only the commands that need it do: here `run` and `demo`.
+if TYPE_CHECKING:
+    from ctkit.outcome import Progress
+
+# What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
+# with either, come at once.
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def gaps(arguments: argparse.Namespace) -> int:
     """Print what is missing."""
-    with closing(find_situation(_read(arguments))) as situation:
+    parameters = _read(arguments)
+    from ctkit.situation import find_situation
+
+    with closing(find_situation(parameters)) as situation:
         if arguments.json:
             print("[", end="")
             separator = "\n"
@@ -89,6 +91,8 @@ def backfill(arguments: argparse.Namespace) -> int:
         return _dry_run(parameters, as_json=arguments.json)
     if arguments.json:
         raise ParameterError("--json is for --dry-run; give both")
+    from ctkit.situation import fill_gaps, find_situation
+
     target = (
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
@@ -108,6 +112,8 @@ def backfill(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
+    from ctkit.situation import find_situation, plan_gaps
+
     with closing(find_situation(parameters)) as situation:
         plan = plan_gaps(situation)
         if as_json:
@@ -121,11 +127,13 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
 def merge(arguments: argparse.Namespace) -> int:
     """Move staging into main."""
     parameters = _read(arguments)
+    if parameters.staging_path is None and not arguments.undo:
+        raise ParameterError("merge requires --staging-path <PATH>")
+    from ctkit.staged import merge_staged, undo_staged
+
     if arguments.undo:
         undo_staged(parameters)
         return 0
-    if parameters.staging_path is None:
-        raise ParameterError("merge requires --staging-path <PATH>")
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     report = merge_staged(parameters)
     if report.staging_rows:
@@ -136,6 +144,8 @@ def merge(arguments: argparse.Namespace) -> int:
 def audit(arguments: argparse.Namespace) -> int:
     """Print what is complete and what is proven."""
     parameters = _read(arguments)
+    from ctkit.situation import audit_main
+
     report = audit_main(parameters)
     if arguments.json:
         print(json.dumps(report.to_json(), indent=2))
@@ -304,16 +314,19 @@ def _signals() -> Iterator[None]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[Progress], None]]:
+def _progress() -> Iterator["Callable[[Progress], None]"]:
     """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
     if not sys.stderr.isatty():
         yield lambda done: logger.info(
             "rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version
         )
         return
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
     with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
 
-        def update(done: Progress) -> None:
+        def update(done: "Progress") -> None:
             bar.total = done.wanted
             bar.update(done.written - bar.n)
 

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import yaml
 
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.embedded import EmbeddedLog, make_log
 from ctkit.errors import ParameterError
 from ctkit.gap import find_gaps, ranges_by_log

@@ -5,11 +5,10 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ctkit.checkpoint import Checkpoint
+from ctkit.checkpoint import Checkpoint, Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.plan import Plan
 from ctkit.report import Report
-from ctkit.verify import Verify
 
 
 @dataclass(frozen=True, order=True)

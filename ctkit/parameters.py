@@ -26,11 +26,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from ctkit.checkpoint import check_public_key
+from ctkit.checkpoint import Verify, check_public_key
 from ctkit.errors import ParameterError
-from ctkit.http import host_of
-from ctkit.schema import canonical_url
-from ctkit.verify import Verify
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 Index = Annotated[int, Field(ge=0)]
@@ -44,6 +41,10 @@ FilePath = Annotated[Text, BeforeValidator(_as_path)]
 
 
 def _check_url(url: str) -> str:
+    # httpx and pyarrow would be most of what `ctkit --help` has to import.
+    from ctkit.http import host_of
+    from ctkit.schema import canonical_url
+
     host_of(canonical_url(url))
     return url
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.audit import audit
-from ctkit.backfill import backfill
+from ctkit.auditing import audit
+from ctkit.backfilling import backfill
 from ctkit.checkpoint import check_public_key
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
 from ctkit.findings import AuditReport

@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +18,6 @@ from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavail
 from ctkit.fetch import ask
 from ctkit.log import Log
 from ctkit.ranges import RangeSet
-
-Verify = Literal["off", "heads", "entries"]
-"""What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
-
-How parameters, flags and commits spell it.
-"""
 
 PAGES_AT_ONCE = 64
 """So many pages are proven together: a long stretch takes no more proofs than a short one."""

@@ -8,7 +8,7 @@ import pyarrow as pa
 import yaml
 from fakes import FakeLog
 
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.log import open_log
 from ctkit.schema import GAP_SCHEMA
 from ctkit.state import write_state

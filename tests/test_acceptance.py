@@ -19,7 +19,7 @@ from fakes import FakeLog, check_table
 from rows import commits_of, indices_of, keys_of, make_rows
 
 from ctkit import adopt, cli
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.log import open_log
 from ctkit.schema import row_schema
 from ctkit.state import write_state

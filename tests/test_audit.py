@@ -10,8 +10,8 @@ from deltalake import write_deltalake
 from fakes import FakeLog
 from rows import OTHER_LOG, make_rows
 
-from ctkit.audit import audit
-from ctkit.backfill import backfill
+from ctkit.auditing import audit
+from ctkit.backfilling import backfill
 from ctkit.certificate import read_rows
 from ctkit.checkpoint import Checkpoint
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, TableError

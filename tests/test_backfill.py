@@ -14,7 +14,7 @@ from fakes import FakeLog, check_table
 from rows import commits_of, indices_of
 
 from ctkit import gap, write
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError, TableError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience

@@ -1,6 +1,5 @@
 """Budgets: what a run may cost, who gets how much of it, and what is said of the rest."""
 
-import importlib
 import threading
 import time
 
@@ -11,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import indices_of
 
-from ctkit.backfill import backfill
+from ctkit import backfilling
+from ctkit.backfilling import backfill
 from ctkit.budget import Budget, Requests, share
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.gap import find_gaps
@@ -267,18 +267,17 @@ def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both):
 
 def test_backfill_begins_with_what_needs_few_requests(tmp_path, both, monkeypatch):
     """Where logs take turns, those that are soon done come first, so that a deadline costs the fewest."""
-    module = importlib.import_module("ctkit.backfill")
-    monkeypatch.setattr(module, "LOGS_AT_ONCE", 1)
+    monkeypatch.setattr(backfilling, "LOGS_AT_ONCE", 1)
     _, (rfc, static) = both
     gaps = find_gaps(None, within={rfc.url: (0, 1280), static.url: (0, 256)})
     heard = []
-    fetch_blocks = module.fetch_blocks
+    fetch_blocks = backfilling.fetch_blocks
 
     def listen(log, *words, **more):
         heard.append(log.url)
         return fetch_blocks(log, *words, **more)
 
-    monkeypatch.setattr(module, "fetch_blocks", listen)
+    monkeypatch.setattr(backfilling, "fetch_blocks", listen)
 
     backfill([rfc, static], gaps, open_table(tmp_path / "staging")).check()
 

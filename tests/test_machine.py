@@ -25,7 +25,7 @@ from rows import keys_of
 from troubles import KNOBS, STOPS, TroubledLog, first_call, interrupt, stopping
 
 from ctkit import merge, write
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.errors import TableError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience

@@ -22,7 +22,7 @@ from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import rows_of
 
-from ctkit.backfill import BackfillReport, backfill
+from ctkit.backfilling import BackfillReport, backfill
 from ctkit.embedded import DEFAULT_START, EmbeddedLog
 from ctkit.gap import find_gaps
 from ctkit.http import Client, HttpError, Patience

@@ -11,7 +11,7 @@ from fakes import FakeLog, check_table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.errors import ParameterError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience

@@ -8,7 +8,7 @@ from hashlib import sha256
 import pytest
 from fakes import FakeLog, check_table
 
-from ctkit.backfill import backfill
+from ctkit.backfilling import backfill
 from ctkit.binding import FAULTS
 from ctkit.embedded import make_log
 from ctkit.entry import PRECERT_ENTRY

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctkit.binding import find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
-from ctkit.checkpoint import Checkpoint
+from ctkit.checkpoint import Checkpoint, Verify
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError
 from ctkit.fetch import ask, fetch_blocks, unanswered
@@ -30,7 +30,7 @@ from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
 from ctkit.ranges import RangeSet
 from ctkit.table import as_der_type, folder_of, hold, source_names
-from ctkit.verify import Arrival, Verify, prove_arrivals
+from ctkit.verify import Arrival, prove_arrivals
 from ctkit.write import write_batches
 
 logger = logging.getLogger(__name__)
