@@ -97,13 +97,7 @@ class EntryBlock:
         pre-certificate (its poison and its signature) and the chain are not in the tree; see `ctkit.binding`.
         """
         # SHA-256(0x00 || MerkleTreeLeaf), and a MerkleTreeLeaf is 00 00 (v1, timestamped_entry) and the entry.
-        prefix, data = sha256(b"\0\0\0"), memoryview(self.data)
-        hashes = []
-        for start, end in self.leaf.tolist():
-            leaf = prefix.copy()
-            leaf.update(data[start:end])
-            hashes.append(leaf.digest())
-        return hashes
+        return [sha256(b"\0\0\0" + self.data[start:end]).digest() for start, end in self.leaf.tolist()]
 
     def with_issuers(self, fingerprints: Sequence[bytes], certificates: Mapping[bytes, bytes | None]) -> Self:
         """Return the block with its chains resolved from fingerprints to certificates.
@@ -326,14 +320,7 @@ class _Columns:
 
 
 def _read_entry(entry: Any, index: int) -> tuple[bytes, bytes, _TimestampedEntry, tuple[int, int] | None, list[bytes]]:
-    """Read one element of ``entries``.
-
-    Returns
-    -------
-    tuple
-        Leaf input and extra data; what the former says; where the pre-certificate is in the latter, if it has one; the
-        chain.
-    """
+    """Read one of ``entries``: leaf input, extra data, what the leaf says, where a pre-certificate is, the chain."""
     try:
         leaf_input = binascii.a2b_base64(entry["leaf_input"], strict_mode=True)
         extra_data = binascii.a2b_base64(entry["extra_data"], strict_mode=True)
