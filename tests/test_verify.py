@@ -262,6 +262,25 @@ def test_backfill_beyond_the_tree_head(tmp_path, opened, protocol):
 
 
 @each_protocol
+def test_backfill_when_the_tree_head_is_of_an_empty_tree(tmp_path, opened, protocol):
+    """A backend that is far behind may give it: what others have is written, and nothing was verified of it."""
+    fake = FakeLog(size=200)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def begin_behind(request):
+        fake.lag = len(fake.entries) if len(fake.requests) == 0 else 0
+        return respond(request)
+
+    fake.respond = begin_behind
+    report = fill(log, table, (0, 200), verify="heads")
+
+    check_table(table, {log.url: fake}, {log.url: (0, 200)})
+    assert report.complete
+    assert read_provenance(table) == [(1, Provenance(log.url, 0, 200, 200, 0, b"", "off", signed=False))]
+
+
+@each_protocol
 def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
     """A next tree head that is not of the same tree: what it covers is not written."""
     fake = FakeLog(size=600, page_size=32)
