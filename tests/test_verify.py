@@ -281,6 +281,31 @@ def test_backfill_when_the_tree_head_is_of_an_empty_tree(tmp_path, opened, proto
 
 
 @each_protocol
+def test_backfill_of_entries_that_are_not_signed_yet(tmp_path, opened, protocol):
+    """What is at or above every tree head of the run waits for another one; what is below it is written."""
+    fake = FakeLog(size=640)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def show_old_heads(request):
+        fake.lag = 30 if request.path in ("ct/v1/get-sth", "checkpoint") else 0
+        return respond(request)
+
+    fake.respond = show_old_heads
+    report = fill(log, table, (590, 640))
+
+    check_table(table, {log.url: fake}, {log.url: (590, 610)})
+    reasons = {
+        "rfc6962": "the log has signed 610 entries, and not this one yet; run again later",
+        "static-ct": "the log has no data tile with entry 610 yet (tree size 610); run again later",
+    }
+    assert report.holes == (Hole(log.url, 610, 640, reasons[protocol], lasting=False),)
+    fake.respond, fake.lag = respond, 0
+    assert fill(log, table, (590, 640)).complete
+    check_table(table, {log.url: fake}, {log.url: (590, 640)})
+
+
+@each_protocol
 def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
     """A next tree head that is not of the same tree: what it covers is not written."""
     fake = FakeLog(size=600, page_size=32)
