@@ -146,14 +146,17 @@ def _look_at_rows(
 ) -> list[LogAudit]:
     """Hold what the table says against what the logs said."""
     highest = highest_rows(main, [look.url for look in looks])
-    stretches, sizes = {}, {}
+    stretches, limits = {}, {}
     for look in looks:
         head = look.final or look.current
-        sizes[look.url] = size = head.tree_size if head else highest.get(look.url, -1) + 1
+        size = head.tree_size if head else highest.get(look.url, -1) + 1
+        # A backend that is behind does not contradict rows of a larger tree that the log has shown before.
+        larger = [] if look.final else [each.tree_size for each in look.heads if each.consistent is not False]
+        limits[look.url] = max([size, *larger])
         end = size if to_index is None else min(to_index, size)
         stretches[look.url] = min(from_index, end), end
     missing = ranges_by_log(find_gaps(main, within=stretches))
-    rows = count_rows(main, {url: (*stretch, sizes[url]) for url, stretch in stretches.items()})
+    rows = count_rows(main, {url: (*stretch, limits[url]) for url, stretch in stretches.items()})
     proven = proven_rows(main, [record for look in looks for record in _believed(look, records[look.url])])
     altered = altered_rows(main, stretches)
     found = []

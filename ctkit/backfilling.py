@@ -331,13 +331,14 @@ class _Fetching:
                     start=of_log["cert_index_min"],
                     end=of_log["cert_index_max"] + 1,
                     rows=of_log["cert_index_count"],
-                    tree_size=self.heads[url].tree_size,
-                    root_hash=self.heads[url].root_hash,
-                    verified=self._verify,
-                    signed=self._logs[url].key is not None,
+                    tree_size=head.tree_size,
+                    # The head of an empty tree, from a backend that is far behind, says nothing of any row.
+                    root_hash=head.root_hash if head.tree_size else b"",
+                    verified=self._verify if head.tree_size else "off",
+                    signed=head.tree_size > 0 and self._logs[url].key is not None,
                 )
                 for of_log in bounds.to_pylist()
-                if (url := of_log["source_url"]) in self.heads
+                if (head := self.heads.get(url := of_log["source_url"]))
             ]
         )
 

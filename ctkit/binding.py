@@ -66,12 +66,14 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     - The first certificate of the chain is the issuer: a certificate names it, and ``issuer_key_hash`` is that of its
       key, or of the next one's if it is a Precertificate Signing Certificate.
     - A pre-certificate, without its signature, is the leaf's ``TBSCertificate`` with the poison (RFC 6962, section
-      3.1). After a Precertificate Signing Certificate, which itself names the final issuer, issuer and authority key
-      identifier of the leaf are those in that certificate.
+      3.1). After a Precertificate Signing Certificate, which the pre-certificate names as its issuer, issuer and
+      authority key identifier of the leaf are those in that certificate.
 
     What cannot be read is at fault, but for a certificate: the leaf covers all of it. An issuer that the log does not
     have is not, nor what would be compared with it. Not verified, because it takes up to half a millisecond, is the
-    signature of an entry by its issuer: nobody vouches for the bytes of the signature in a pre-certificate.
+    signature of an entry by its issuer: nobody vouches for the bytes of the signature in a pre-certificate, for the
+    place of the poison among its extensions, and after a Precertificate Signing Certificate for its authority key
+    identifier.
 
     Parameters
     ----------
@@ -190,12 +192,15 @@ def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issue
 
 def _final_tbs(data: bytes, frame: _Frame, signing: _Issuer | None) -> bytes:
     """Return the ``TBSCertificate`` that a log makes of a pre-certificate (RFC 6962, section 3.2)."""
-    poison = data.find(_POISON, frame.first_extension, frame.tbs_end)
-    if poison < 0:
-        raise _OddError
+    # One extension after the other: amid another one the same bytes would be that one's contents, and change them.
+    poison = frame.first_extension
+    while not data.startswith(_POISON, poison):
+        _, poison = _contents(data, poison, frame.tbs_end, _SEQUENCE)
     fields = data[frame.version : frame.extensions]
     extensions = data[frame.first_extension : poison] + data[poison + len(_POISON) : frame.tbs_end]
     if signing:
+        if data[frame.issuer : frame.validity] != signing.subject:
+            raise _OddError
         fields = data[frame.version : frame.issuer] + signing.issuer + data[frame.validity : frame.extensions]
         own = _find_extension(extensions, 0, len(extensions), _AUTHORITY_KEY_IDENTIFIER)
         if own:

@@ -3,7 +3,6 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from types import TracebackType
 from typing import Required, Self, TypedDict
 
@@ -182,7 +181,8 @@ class Mean:
 def _check_growth(older: Checkpoint, newer: Checkpoint) -> None:
     """Raise if a tree head of a later time has fewer entries; at one time, a backend may be behind."""
     if newer.timestamp > older.timestamp and newer.tree_size < older.tree_size:
-        times = [f"{datetime.fromtimestamp(head.timestamp / 1000, UTC):%Y-%m-%d %H:%M:%S}" for head in (older, newer)]
+        # Unlike a datetime it goes beyond the year 9999: some log may count in other units than milliseconds.
+        times = [np.datetime64(head.timestamp, "ms") for head in (older, newer)]
         message = f"the tree shrank from {older.tree_size} entries ({times[0]}) to {newer.tree_size} ({times[1]})"
         raise CheckpointError(newer.url, f"{message}: believe neither tree head, and {REPORT}")
 

@@ -89,7 +89,7 @@ class LogAudit:
     start, end
         The stretch ``[start, end)`` that was looked at. Without a `head` it ends with the last row.
     rows, beyond
-        Rows in that stretch, and at or above the tree's size.
+        Rows in that stretch, and at or above the size of every tree that the log has shown.
     missing, proven, unproven
         Entries without a row; entries with a row that is proven, or is not. Together they are the stretch.
     proven_under

@@ -344,7 +344,7 @@ def _decode_base64(text: object) -> bytes:
 
 
 class _TreeHead(pydantic.BaseModel):
-    tree_size: Annotated[int, pydantic.Field(ge=0)]
+    tree_size: Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
     sha256_root_hash: Annotated[
         bytes, pydantic.BeforeValidator(_decode_base64), pydantic.Field(min_length=32, max_length=32)
     ]

@@ -157,10 +157,13 @@ class _Prover:
             return
         size = self._heads[self._log.url].tree_size
         for page in pages:
-            signed = proven[page.rows["cert_index"].to_numpy() - pages[0].start]
+            index = page.rows["cert_index"].to_numpy()
+            signed, beyond = proven[index - pages[0].start], index >= size
             yield replace(page, rows=page.rows.filter(pa.array(signed & (page.faults == 0))))
-            differing = f"not what the log's tree of {size} entries has there"
-            yield from self._lost(page.rows.filter(pa.array(~signed)), LogProtocolError, f"{differing}; {REPORT}")
+            differing = f"not what the log's tree of {size} entries has there; {REPORT}"
+            yield from self._lost(page.rows.filter(pa.array(~signed & ~beyond)), LogProtocolError, differing)
+            early = f"the log has signed {size} entries, and not this one yet; run again later"
+            yield from self._lost(page.rows.filter(pa.array(beyond)), LogUnavailableError, early)
             for fault in np.unique(page.faults[signed & (page.faults > 0)]).tolist():
                 rows = page.rows.filter(pa.array(signed & (page.faults == fault)))
                 yield from self._lost(rows, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
@@ -174,12 +177,13 @@ class _Prover:
             newer = self._log.get_checkpoint()
             self._log.check_consistency(head, newer)
             self._heads[self._log.url] = head = newer
-        if last >= head.tree_size:
-            message = f"the log has signed {head.tree_size} entries, the one of index {last} not yet; run again later"
-            raise LogUnavailableError(self._log.url, message)
-        # Where a tile has grown since, what is beyond the tree head waits for another run.
-        hashes = [leaf_hash for page in pages for leaf_hash in page.leaf_hashes][: head.tree_size - start]
-        return np.append(self._log.prove(start, hashes, head), np.zeros(end - start - len(hashes), bool))
+        # What is beyond the tree head even so waits for another run.
+        covered = max(min(end, head.tree_size) - start, 0)
+        hashes = [leaf_hash for page in pages for leaf_hash in page.leaf_hashes][:covered]
+        proven = np.zeros(end - start, bool)
+        if covered:
+            proven[:covered] = self._log.prove(start, hashes, head)
+        return proven
 
     def _lost(self, rows: pa.RecordBatch, kind: type[LogError], message: str) -> Iterator[LogError]:
         """Yield an error for each stretch of rows."""

@@ -77,7 +77,7 @@ def write_batches(
     """Append batches as they come, a commit at a time, and yield the rows of each commit after it is done.
 
     A commit is due after `ROWS_PER_COMMIT` rows, `BYTES_PER_COMMIT` bytes or `SECONDS_PER_COMMIT` seconds, and when
-    `batches` end.
+    `batches` end; without a row there is none.
 
     Parameters
     ----------
@@ -100,7 +100,8 @@ def write_batches(
         waiting.append(batch)
         rows += batch.num_rows
         size += batch.nbytes
-        if rows >= ROWS_PER_COMMIT or size >= BYTES_PER_COMMIT or time.monotonic() - since >= SECONDS_PER_COMMIT:
+        is_late = time.monotonic() - since >= SECONDS_PER_COMMIT
+        if rows and (rows >= ROWS_PER_COMMIT or size >= BYTES_PER_COMMIT or is_late):
             yield _commit(table, waiting, describe)
             waiting, rows, size, since = [], 0, 0, time.monotonic()
     if rows:

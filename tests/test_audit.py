@@ -288,7 +288,8 @@ def test_audit_when_the_history_is_gone(place):
 def test_audit_when_the_log_forked(place, protocol):
     """A tree head that the log's tree does not continue is named, and what was proven with it is not proven."""
     place.write(0, 300, tree_size=300)
-    place.write(300, SIZE, tree_size=400, verified="heads", root=bytes(32))
+    place.write(300, 400, tree_size=400, root=bytes(32))
+    place.write(400, SIZE, recorded=False)
 
     report = place.audit()
 
@@ -369,6 +370,28 @@ def test_audit_when_rows_lie_beyond_the_tree(place):
     assert report.logs[0].beyond == 2
     with pytest.raises(TableError, match="2 rows lie beyond the tree"):
         report.check()
+
+
+@each_protocol
+def test_audit_when_a_backend_is_behind(place, protocol):
+    """Rows of a tree that a commit names, and that the log's tree of now is the beginning of, contradict nothing."""
+    place.write(0, SIZE)
+    respond = place.fake.respond
+
+    def show_an_old_head(request):
+        place.fake.lag = 50 if request.path in ("ct/v1/get-sth", "checkpoint") else 0
+        return respond(request)
+
+    place.fake.respond = show_an_old_head
+    with open_log(place.log.url, user_agent="t@example.org", protocol=protocol, patience=FAST) as log:
+        report = audit([log], place.main)
+        write_entries(place.main, make_rows([SIZE], url=log.url))
+        contradicted = audit([log], place.main)
+
+    report.check()
+    found = report.logs[0]
+    assert (found.verdict, found.end, found.rows, found.beyond) == ("complete", SIZE - 50, SIZE - 50, 0)
+    assert (contradicted.logs[0].verdict, contradicted.logs[0].beyond) == ("contradicted", 1)
 
 
 # Logs that do not answer, or whose key is not known

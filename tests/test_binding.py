@@ -22,6 +22,7 @@ from ctkit.issuance import Issued, der, issue
 
 URL = "https://log.example"
 RIGHT, CHAIN, ISSUER, PRE_CERTIFICATE = range(4)
+POISON = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 SIGNS_PRE_CERTIFICATES = x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.4")])
 
 
@@ -108,6 +109,20 @@ def test_find_faults_of_pre_certificates() -> None:
     assert faults_of(replace(right, issuer_key_hash=bytes(32)), replace(right, chain=())) == [ISSUER] * 2
 
 
+def test_find_faults_when_the_poison_lies_elsewhere() -> None:
+    """The poison is an extension of its own: within another one it would change what that says, such as a name."""
+    right = issued(precert=True)
+    certificate = x509.load_der_x509_certificate(right.certificate)
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    before, _, after = right.certificate.partition(POISON)
+    rest, inside = before + after, names.get_values_for_type(x509.DNSName)[-1].encode()[:4]
+
+    def moved(at: int) -> Issued:
+        return replace(right, certificate=rest[:at] + POISON + rest[at:])
+
+    assert faults_of(moved(len(before)), moved(rest.rindex(inside) + 4)) == [RIGHT, PRE_CERTIFICATE]
+
+
 def _name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
 
@@ -156,10 +171,13 @@ def test_find_faults_behind_a_precertificate_signing_certificate(pre_has: bool, 
     chain = (_der(signing), _der(authority), _der(root))
 
     right = Issued(_der(pre_certificate), chain, final.tbs_certificate_bytes, _key_hash(authority_key))
-    other = _certify("other", key, "Signing", signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
+    others = [
+        _certify(subject, key, issuer, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
+        for subject, issuer in (("other", "Signing"), ("www", "Another"))
+    ]
 
     assert faults_of(right) == [RIGHT]
-    assert faults_of(replace(right, certificate=_der(other))) == [PRE_CERTIFICATE]
+    assert faults_of(*(replace(right, certificate=_der(other)) for other in others)) == [PRE_CERTIFICATE] * 2
     assert faults_of(replace(right, issuer_key_hash=_key_hash(signing_key))) == [ISSUER]
     assert faults_of(replace(right, chain=chain[1:])) == [PRE_CERTIFICATE]
     alone = _certify("Signing", signing_key, "Signing", signing_key, SIGNS_PRE_CERTIFICATES)

@@ -88,10 +88,10 @@ def data_requests(log):
     return len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data/"))
 
 
-def run(clients, table, **budget):
+def run(clients, table, *, verify="off", **budget):
     """Backfill all that is missing of [0, 1280) of each log."""
     gaps = find_gaps(table, within={client.url: (0, 1280) for client in clients})
-    return backfill(clients, gaps, table, verify="off", **budget)
+    return backfill(clients, gaps, table, verify=verify, **budget)
 
 
 def test_backfill_when_requests_are_few(tmp_path, both):
@@ -248,13 +248,14 @@ def test_backfill_when_the_time_is_over(tmp_path, both):
         report.check()
 
 
-def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both):
-    """What a log brought before the deadline is written; the rest is left, and the next run fetches exactly that."""
+@pytest.mark.parametrize(("verify", "deadline"), [("off", 0.75), ("entries", 1.25)])
+def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both, verify, deadline):
+    """What a log brought before the deadline is written, proven where asked for; the next run fetches what is left."""
     (log, _), (client, _) = both
     log.latency = 0.5
     table = open_table(tmp_path / "staging")
 
-    report = run([client], table, deadline=0.75)
+    report = run([client], table, deadline=deadline, verify=verify)
 
     assert report.stopped_by == ("deadline",)
     assert 0 < report.written[client.url] < 1280

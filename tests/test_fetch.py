@@ -268,7 +268,7 @@ def test_fetch_when_a_whole_page_is_spoilt() -> None:
     log = PlainLog(page_size=256)
     log.poison = set(range(256, 512))
 
-    results = _run(log, RangeSet.of((0, 1024)))
+    results = _run(log, RangeSet.of((0, 1024)), workers=1)
 
     assert _fetched(results) == [*range(256), *range(512, 1024)]
     assert len(log.asked) <= 3 + 2 * (2 * 9 + 1)

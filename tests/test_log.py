@@ -125,6 +125,10 @@ def _list(*logs: dict[str, Any], tiled: tuple[dict[str, Any], ...] = ()) -> byte
     return json.dumps({"version": "1.2", "operators": operators}).encode()
 
 
+ENDLESS = {"readonly": {"final_tree_head": {"tree_size": 1 << 63, "sha256_root_hash": "A" * 43 + "="}}}
+"""The state of a log with more entries than an index can count."""
+
+
 def _read(path: Path, text: bytes) -> list[LogDescription]:
     path.write_bytes(text)
     return read_log_list(path, user_agent=AGENT)
@@ -172,6 +176,7 @@ def test_read_log_list_when_a_log_has_no_description(tmp_path: Path) -> None:
         (_list(_log("https://a.example") | {"url": None}), r"operators\.0\.logs\.0\.url: "),
         (_list(_log("https://a.example", description=7)), r"operators\.0\.logs\.0\.description: "),
         (_list(tiled=(_log("https://a.example"),)), r"operators\.0\.tiled_logs\.0\.monitoring_url: Field required"),
+        (_list(_log("https://a.example") | {"state": ENDLESS}), r"final_tree_head\.tree_size: "),
         (_list(), "names 0 logs, none of them in use"),
         (b'{"operators": []}', "names 0 logs, none of them in use"),
         (_list(_log("https://a.example", "retired")), "names 1 logs, none of them in use"),

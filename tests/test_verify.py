@@ -262,6 +262,50 @@ def test_backfill_beyond_the_tree_head(tmp_path, opened, protocol):
 
 
 @each_protocol
+def test_backfill_when_the_tree_head_is_of_an_empty_tree(tmp_path, opened, protocol):
+    """A backend that is far behind may give it: what others have is written, and nothing was verified of it."""
+    fake = FakeLog(size=200)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def begin_behind(request):
+        fake.lag = len(fake.entries) if len(fake.requests) == 0 else 0
+        return respond(request)
+
+    fake.respond = begin_behind
+    report = fill(log, table, (0, 200), verify="heads")
+
+    check_table(table, {log.url: fake}, {log.url: (0, 200)})
+    assert report.complete
+    assert read_provenance(table) == [(1, Provenance(log.url, 0, 200, 200, 0, b"", "off", signed=False))]
+
+
+@each_protocol
+def test_backfill_of_entries_that_are_not_signed_yet(tmp_path, opened, protocol):
+    """What is at or above every tree head of the run waits for another one; what is below it is written."""
+    fake = FakeLog(size=640)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def show_old_heads(request):
+        fake.lag = 30 if request.path in ("ct/v1/get-sth", "checkpoint") else 0
+        return respond(request)
+
+    fake.respond = show_old_heads
+    report = fill(log, table, (590, 640))
+
+    check_table(table, {log.url: fake}, {log.url: (590, 610)})
+    reasons = {
+        "rfc6962": "the log has signed 610 entries, and not this one yet; run again later",
+        "static-ct": "the log has no data tile with entry 610 yet (tree size 610); run again later",
+    }
+    assert report.holes == (Hole(log.url, 610, 640, reasons[protocol], lasting=False),)
+    fake.respond, fake.lag = respond, 0
+    assert fill(log, table, (590, 640)).complete
+    check_table(table, {log.url: fake}, {log.url: (590, 640)})
+
+
+@each_protocol
 def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
     """A next tree head that is not of the same tree: what it covers is not written."""
     fake = FakeLog(size=600, page_size=32)
@@ -293,10 +337,11 @@ def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
     fake = FakeLog(size=600, page_size=32)
     log, table = opened(fake, protocol), open_table(tmp_path / "staging")
     respond = fake.respond
-    proofs = ("get-proof-by-hash", "get-entry-and-proof", "tile/0", "tile/1")
+    proofs, lost = ("get-proof-by-hash", "get-entry-and-proof", "tile/0", "tile/1"), []
 
     def without_proofs(request):
         if any(each in request.path for each in proofs) and "data" not in request.path:
+            lost.append(request.path)
             raise ConnectionAbortedError
         return respond(request)
 
@@ -305,6 +350,7 @@ def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
 
     assert report.written == {log.url: 0}
     assert {(hole.reason.startswith("not proven: "), hole.lasting) for hole in report.holes} == {(True, False)}
+    assert len(lost) < 10
     with pytest.raises(LogUnavailableError, match=r"597 entries are still missing: .* run again to fetch them"):
         report.check()
     fake.respond = respond

@@ -9,6 +9,7 @@ from rows import LOG, OTHER_LOG, commits_of, make_rows, make_table, rows_of
 
 from ctkit import write
 from ctkit.errors import TableError
+from ctkit.schema import row_schema
 from ctkit.table import files_of, open_table
 from ctkit.write import write_batches, write_entries
 
@@ -69,9 +70,11 @@ def test_write_batches_commits_when_bytes_or_time_are_due(tmp_path, monkeypatch,
     assert [rows.num_rows for rows in write_batches(table, batches)] == [1, 1, 1]
 
 
-def test_write_batches_when_nothing_comes(tmp_path):
-    """No batches, no commit."""
+def test_write_batches_when_nothing_comes(tmp_path, monkeypatch):
+    """No rows, no commit, even after a long time: nothing of a page may be what the log signed."""
+    monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.0)
     table = open_table(tmp_path / "staging")
 
     assert list(write_batches(table, [])) == []
+    assert list(write_batches(table, [pa.RecordBatch.from_pylist([], row_schema())])) == []
     assert table.version() == 0
