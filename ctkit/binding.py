@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -85,25 +86,30 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     ndarray of uint8
         For each entry the index in `FAULTS` of the first fault that is found; 0 if there is none.
     """
+    # Numba takes a while to import, and only those who decode entries need it.
+    from ctkit.kernel import find_matching
+
     # The position -1, of an issuer that is missing, leads to the last of these.
     ders = [*block.issuers, None]
-    issuers = [_read_issuer(each) if each else None for each in ders]
-    kinds, stops = block.entry_type.tolist(), block.chain_offsets[1:].tolist()
-    leaves, certificates, positions = block.leaf[:, 0].tolist(), block.certificate.tolist(), block.chain.tolist()
-    is_signed: dict[tuple[int, ...], bool] = {}
-    faults, at = [], 0
-    for kind, leaf, (start, end), stop in zip(kinds, leaves, certificates, stops, strict=True):
-        chain, at = tuple(positions[at:stop]), stop
-        beginning = [issuers[each] for each in chain[:2]]
-        if chain not in is_signed:
-            is_signed[chain] = _is_signed_chain([ders[each] for each in chain])
+    chained, edges = block.chain.tobytes(), (8 * block.chain_offsets).tolist()
+    number_of: dict[bytes, int] = {}
+    numbers = [number_of.setdefault(chained[start:end], len(number_of)) for start, end in pairwise(edges)]
+    chains = [[ders[at] for at in np.frombuffer(chain, np.int64).tolist()] for chain in number_of]
+    is_signed = [_is_signed_chain(chain) for chain in chains]
+    issuers = [[_read_issuer(each) if each else None for each in chain[:2]] for chain in chains]
+    plain = [_plain_issuer(first) if signed else _NOBODY for signed, first in zip(is_signed, issuers, strict=True)]
+    is_precert = block.entry_type != X509_ENTRY
+    matching = find_matching(block.data, block.leaf, block.certificate, is_precert, np.array(numbers, np.int64), plain)
+    faults = np.zeros(len(block), np.uint8)
+    for row in np.flatnonzero(~matching).tolist():
+        (leaf, _), (start, end), chain = block.leaf[row].tolist(), block.certificate[row].tolist(), numbers[row]
         if not is_signed[chain]:
-            faults.append(_CHAIN)
-        elif kind == X509_ENTRY:
-            faults.append(_find_in_certificate(block.data, start, end, beginning))
+            faults[row] = _CHAIN
+        elif is_precert[row]:
+            faults[row] = _find_in_pre_certificate(block.data, leaf, start, end, issuers[chain])
         else:
-            faults.append(_find_in_pre_certificate(block.data, leaf, start, end, beginning))
-    return np.array(faults, np.uint8)
+            faults[row] = _find_in_certificate(block.data, start, end, issuers[chain])
+    return faults
 
 
 class _OddError(ValueError):
@@ -149,6 +155,15 @@ class _Issuer(NamedTuple):
     key_hash: bytes
     authority_key_identifier: bytes
     signs_pre_certificates: bool
+
+
+_NOBODY = b"", b""
+
+
+def _plain_issuer(issuers: Sequence[_Issuer | None]) -> tuple[bytes, bytes]:
+    """Return subject and key hash of the issuer that is first in a chain, if it signs nothing but certificates."""
+    first = issuers[0] if issuers else None
+    return (first.subject, first.key_hash) if first and not first.signs_pre_certificates else _NOBODY
 
 
 def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[_Issuer | None]) -> int:

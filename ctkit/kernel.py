@@ -10,7 +10,7 @@ Only those import this module who are about to use it, as Numba takes a quarter 
 # To Numba an int is an int64, to mypy it is not.
 # mypy: disable-error-code="assignment,return-value"
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar, cast
 
 import numpy as np
@@ -44,7 +44,7 @@ MOST_NAMES = 128
 """A certificate with more DNS names is not understood: each is compared with all before it."""
 
 _NONE = -1
-_BOOLEAN, _INTEGER, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x04, 0x06
+_BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x03, 0x04, 0x06
 _UTC_TIME, _GENERALIZED_TIME, _SEQUENCE, _SET = 0x17, 0x18, 0x30, 0x31
 _VERSION, _EXTENSIONS, _DNS_NAME = 0xA0, 0xA3, 0x82
 _SUBJECT_ALT_NAME, _BASIC_CONSTRAINTS = 0x11, 0x13
@@ -498,3 +498,173 @@ def _put_domain(data: Bytes, start: int, stop: int, first: int, count: int, doma
                 return count
     domains.offsets[count + 1] = _copy(data, start, stop, domains.text, domains.offsets[count])
     return count + 1
+
+
+def find_matching(
+    data: bytes,
+    leaves: Int64s,
+    spans: Int64s,
+    is_precert: npt.NDArray[np.bool_],
+    chain: Int64s,
+    issuers: Sequence[tuple[bytes, bytes]],
+) -> npt.NDArray[np.bool_]:
+    """Tell for each entry whether it matches its leaf and its issuer as nearly all do; see `ctkit.binding.find_faults`.
+
+    Parameters
+    ----------
+    data, leaves, spans
+        The bytes, and where in them each ``TimestampedEntry`` and each certificate is; int64[n, 2].
+    is_precert
+        bool[n].
+    chain
+        int64[n]: number of the entry's issuer in `issuers`.
+    issuers
+        Of each the DER of its ``subject``, and SHA-256 of its ``SubjectPublicKeyInfo``; both empty for one that
+        nothing matches.
+    """
+    subjects = np.frombuffer(b"".join(subject for subject, _ in issuers), np.uint8)
+    edges = np.cumsum([0, *(len(subject) for subject, _ in issuers)])
+    key_hashes = np.frombuffer(b"".join(key_hash.ljust(32, b"\0") for _, key_hash in issuers), np.uint8)
+    matching = np.zeros(len(spans), np.bool_)
+    _match_all(np.frombuffer(data, np.uint8), leaves, spans, is_precert, chain, subjects, edges, key_hashes, matching)
+    return matching
+
+
+@compiled
+def _match_all(
+    data: Bytes,
+    leaves: Int64s,
+    spans: Int64s,
+    is_precert: npt.NDArray[np.bool_],
+    chain: Int64s,
+    subjects: Bytes,
+    edges: Int64s,
+    key_hashes: Bytes,
+    matching: npt.NDArray[np.bool_],
+) -> None:
+    for row in range(len(spans)):
+        first, last = edges[chain[row]], edges[chain[row] + 1]
+        if first == last:
+            continue
+        at, end = spans[row, 0], spans[row, 1]
+        if is_precert[row]:
+            matching[row] = _matches_leaf(data, at, end, leaves[row, 0], leaves[row, 1], key_hashes, 32 * chain[row])
+        else:
+            issuer, issuer_end = _issuer_of(data, at, end)
+            matching[row] = _is_same(data, issuer, issuer_end, subjects, first, last)
+
+
+@compiled
+def _is_same(data: Bytes, start: int, stop: int, other: Bytes, first: int, last: int) -> bool:
+    if stop - start != last - first:
+        return False
+    same = True
+    for place in range(stop - start):
+        same &= data[start + place] == other[first + place]
+    return same
+
+
+@compiled
+def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
+    """Return where the issuer of a certificate begins and ends, header included; nowhere if it is not understood."""
+    _, at, end = _header(data, at, end)
+    _, at, end = _header(data, at, end)
+    tag, _, stop = _header(data, at, end)
+    if tag == _VERSION:
+        tag, _, stop = _header(data, stop, end)
+    _, _, algorithm_end = _header(data, stop, end)
+    tag, _, stop = _header(data, algorithm_end, end)
+    return (algorithm_end, stop) if tag == _SEQUENCE else (0, 0)
+
+
+# struct {
+#     uint64 timestamp;
+#     LogEntryType entry_type;                              precert_entry
+#     opaque issuer_key_hash[32];
+#     opaque TBSCertificate<1..2^24-1>;
+#     CtExtensions extensions;
+# } TimestampedEntry;                                       RFC 6962, section 3.4
+#
+# The TBSCertificate is that of the pre-certificate without the poison, a critical extension whose value is NULL, and
+# with the lengths that follow from that (RFC 6962, section 3.2).
+_POISON = np.frombuffer(bytes.fromhex("3013 060a2b06010401d679020403 0101ff 04020500"), np.uint8).copy()
+
+
+@compiled
+def _matches_leaf(data: Bytes, at: int, end: int, leaf: int, leaf_end: int, key_hashes: Bytes, key_hash: int) -> bool:
+    """Tell whether the leaf holds this hash of a key, and the ``TBSCertificate`` of the pre-certificate."""
+    if leaf + 45 > leaf_end or not _is_same(data, leaf + 10, leaf + 42, key_hashes, key_hash, key_hash + 32):
+        return False
+    tag, at, stop = _header(data, at, end)
+    tbs_tag, fields, tbs_end = _header(data, at, stop)
+    if tag != _SEQUENCE or tbs_tag != _SEQUENCE or stop != end:
+        return False
+    # The outer algorithm is that of the TBSCertificate, and its signature has no unused bits.
+    algorithm, algorithm_end, extensions, first, last = 0, 0, fields, 0, 0
+    field = 0
+    while extensions < tbs_end:
+        tag, first, last = _header(data, extensions, tbs_end)
+        if tag == _NONE or (tag == _EXTENSIONS and field < 6):
+            return False
+        if tag == _EXTENSIONS:
+            break
+        if not (tag == _VERSION and field == 0):
+            field += 1
+        if field == 2 and algorithm == 0:
+            algorithm, algorithm_end = extensions, last
+        extensions = last
+    tag, first, stop = _header(data, first, last)
+    outer_end = tbs_end + algorithm_end - algorithm
+    if tag != _SEQUENCE or last != tbs_end or stop != tbs_end or outer_end > end:
+        return False
+    if not _is_same(data, tbs_end, outer_end, data, algorithm, algorithm_end):
+        return False
+    tag, signature, stop = _header(data, outer_end, end)
+    if tag != _BIT_STRING or stop != end or signature == stop or data[signature] != 0:
+        return False
+
+    poison = first
+    while poison < tbs_end and not _is_same(data, poison, min(poison + 21, tbs_end), _POISON, 0, 21):
+        tag, _, poison = _header(data, poison, tbs_end)
+        if tag != _SEQUENCE:
+            return False
+    if poison == tbs_end:
+        return False
+    # Every length on the way to the extensions is shorter by that of the poison.
+    length = tbs_end - first - 21
+    sequence = length + _header_size(length)
+    tbs = extensions - fields + sequence + _header_size(sequence)
+    if leaf + 45 + tbs + _header_size(tbs) > leaf_end:
+        return False
+    at = leaf + 45
+    for place in range(3):
+        if data[leaf + 42 + place] != (tbs + _header_size(tbs)) >> 16 - 8 * place & 0xFF:
+            return False
+    at = _after_header(data, at, _SEQUENCE, tbs)
+    if at == _NONE or not _is_same(data, fields, extensions, data, at, at + extensions - fields):
+        return False
+    at = _after_header(data, at + extensions - fields, _EXTENSIONS, sequence)
+    at = _after_header(data, at, _SEQUENCE, length) if at != _NONE else _NONE
+    return (
+        at != _NONE
+        and _is_same(data, first, poison, data, at, at + poison - first)
+        and _is_same(data, poison + 21, tbs_end, data, at + poison - first, at + length)
+    )
+
+
+@compiled
+def _header_size(length: int) -> int:
+    """Return how many octets identifier and length take."""
+    return 2 if length < 0x80 else 3 if length < 0x100 else 4 if length < 0x1_0000 else 5
+
+
+@compiled
+def _after_header(data: Bytes, at: int, tag: int, length: int) -> int:
+    """Return where the contents begin if the element at `at` has this identifier octet and length; -1 if not."""
+    size = _header_size(length)
+    if data[at] != tag or (size > 2 and data[at + 1] != 0x80 + size - 2):
+        return _NONE
+    for place in range(size - 2 if size > 2 else 1):
+        if data[at + size - 1 - place] != length >> 8 * place & 0xFF:
+            return _NONE
+    return at + size
