@@ -191,7 +191,7 @@ def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     folder
         Of a table, or of one to be.
     schema
-        `ctkit.schema.encoded_schema`, for the type of `as_der`.
+        `ctkit.schema.encoded_schema`.
     batches
         Rows in the order of partition, log and index. A new file begins with each partition, and after
         `BYTES_PER_FILE`.
@@ -202,16 +202,15 @@ def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
         With the statistics of the columns that files are chosen by.
     """
     written: list[DataFile] = []
-    writer: _FileWriter | None = None
-    stored = pa.schema([field for field in schema if field.name != PARTITION])
+    writer: FileWriter | None = None
     try:
         for batch in batches:
-            for date, rows in _by_partition(batch):
-                if writer and (writer.date != date or writer.size >= BYTES_PER_FILE):
+            for day, rows in by_partition(batch):
+                if writer and (writer.day != day or writer.size >= BYTES_PER_FILE):
                     written.append(writer.close())
                     writer = None
-                writer = writer or _FileWriter(folder, date, stored)
-                writer.write(rows.select(stored.names))
+                writer = writer or FileWriter(folder, day, schema)
+                writer.write(rows)
         if writer:
             written.append(writer.close())
     except BaseException:
@@ -223,60 +222,77 @@ def write_files(folder: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatc
     return written
 
 
-class _FileWriter:
-    """One Parquet file in the making."""
+class FileWriter:
+    """One Parquet file in the making, below the folder of a table.
 
-    def __init__(self, folder: Path, date: str, schema: pa.Schema) -> None:
-        self.date = date
+    Parameters
+    ----------
+    folder, schema
+        As for `write_files`.
+    day
+        The partition of all its rows.
+
+    Attributes
+    ----------
+    size
+        Bytes written so far: there is no file before the first row group is full.
+    waiting
+        Rows that are not written yet, less than a row group.
+    """
+
+    def __init__(self, folder: Path, day: str, schema: pa.Schema) -> None:
+        self.day = day
+        self.size = 0
+        self.waiting: list[pa.RecordBatch] = []
         self._folder = folder
-        self._waiting: list[pa.RecordBatch] = []
-        self._schema = schema
-        self.path = folder / f"{PARTITION}={date}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._sink = pa.OSFile(str(self.path), "wb")
-        self._writer = pq.ParquetWriter(
-            self._sink,
-            schema,
-            compression="zstd",
-            compression_level=ZSTD_LEVEL,
-            use_dictionary=list(REPEATING),
-            # Ascending numbers take a bit or two each, and a third of the time to read.
-            column_encoding={KEY[1]: "DELTA_BINARY_PACKED"},
-            write_statistics=_STATISTICS,
-            # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
-            store_schema=False,
-        )
-
-    @property
-    def size(self) -> int:
-        """Bytes written so far."""
-        return self.path.stat().st_size
+        self._stored = pa.schema([field for field in schema if field.name != PARTITION])
+        self._path = folder / f"{PARTITION}={day}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
+        self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Take rows; they are written as whole row groups."""
-        self._waiting.append(rows)
-        if sum(map(len, self._waiting)) >= ROWS_PER_GROUP:
+        self.waiting.append(rows)
+        if sum(map(len, self.waiting)) >= ROWS_PER_GROUP:
             self._flush()
+
+    def _open(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._sink = pa.OSFile(str(self._path), "wb")
+            self._writer = pq.ParquetWriter(
+                self._sink,
+                self._stored,
+                compression="zstd",
+                compression_level=ZSTD_LEVEL,
+                use_dictionary=list(REPEATING),
+                # Ascending numbers take a bit or two each, and a third of the time to read.
+                column_encoding={KEY[1]: "DELTA_BINARY_PACKED"},
+                write_statistics=_STATISTICS,
+                # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
+                store_schema=False,
+            )
+        return self._writer
 
     def _flush(self) -> None:
         # A column chunk has one dictionary: with several of them the writer would fall back to plain text.
-        rows = pa.Table.from_batches(self._waiting, self._schema).unify_dictionaries()
-        self._writer.write_table(rows, row_group_size=ROWS_PER_GROUP)
-        self._waiting.clear()
+        rows = pa.Table.from_batches(self.waiting).select(self._stored.names).unify_dictionaries()
+        self._open().write_table(rows, row_group_size=ROWS_PER_GROUP)
+        self.waiting.clear()
+        self.size = self._sink.tell()
 
     def close(self) -> DataFile:
-        """Finish the file and describe it."""
-        if self._waiting:
+        """Finish the file and describe it; it has rows."""
+        if self.waiting:
             self._flush()
-        self._writer.close()
+        self._open().close()
         self._sink.close()
-        footer = pq.read_metadata(self.path)
-        status = self.path.stat()
+        footer = pq.read_metadata(self._path)
+        status = self._path.stat()
         return _data_file(
             self._folder,
-            path=str(self.path.relative_to(self._folder)),
+            path=str(self._path.relative_to(self._folder)),
             size=status.st_size,
-            partition={PARTITION: self.date},
+            partition={PARTITION: self.day},
             modified=status.st_mtime_ns // 1_000_000,
             rows=footer.num_rows,
             statistics=_statistics(footer),
@@ -284,20 +300,22 @@ class _FileWriter:
 
     def abort(self) -> None:
         """Give the file up and remove it."""
+        if self._writer is None:
+            return
         with suppress(OSError, pa.ArrowException):
             self._writer.close()
         # It would try once more when it is collected, and complain where nobody listens.
         self._writer.is_open = False
         self._sink.close()
-        self.path.unlink(missing_ok=True)
+        self._path.unlink(missing_ok=True)
 
 
-def _by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
-    """Cut a batch that is ordered by partition where the partition changes."""
+def by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
+    """Cut a batch where the partition changes."""
     runs = pa.compute.run_end_encode(batch[PARTITION])
     start = 0
-    for date, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
-        yield date, batch.slice(start, end - start)
+    for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
+        yield day, batch.slice(start, end - start)
         start = end
 
 

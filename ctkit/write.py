@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,15 @@ import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.adopt import commit_files, unlink_files
-from ctkit.datafile import ROWS_PER_GROUP, cast_column, write_files
+from ctkit.datafile import (
+    BYTES_PER_FILE,
+    ROWS_PER_GROUP,
+    DataFile,
+    FileWriter,
+    by_partition,
+    cast_column,
+    write_files,
+)
 from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION, encoded_schema
 from ctkit.table import as_der_type, folder_of, table_path
@@ -17,6 +26,9 @@ from ctkit.table import as_der_type, folder_of, table_path
 ROWS_PER_COMMIT = 100_000
 BYTES_PER_COMMIT = 256 << 20
 SECONDS_PER_COMMIT = 30.0
+
+NOTED = [*KEY, "signature_algorithm"]
+"""Columns that are kept of rows until they are committed."""
 
 
 def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, str] | None = None) -> None:
@@ -29,7 +41,7 @@ def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, s
     table
         Where to; the handle moves on to the new version.
     rows
-        Rows with the table's own schema (`ctkit.schema.row_schema`), encoded or not.
+        Rows with the table's own schema (`ctkit.schema.row_schema`), encoded or not, in any order.
     metadata
         What the commit is to say of them, such as `ctkit.provenance.metadata_of`.
 
@@ -39,12 +51,24 @@ def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, s
         Nothing was committed.
     """
     schema = encoded_schema(as_der_type(table))
-    try:
+    with _writing(table, rows.num_rows):
         encoded = [cast_column(rows[field.name], field.type) for field in schema]
-        files = write_files(table_path(table.table_uri), schema, _in_order(pa.table(encoded, schema=schema)))
+        ordered = _in_order(pa.table(encoded, schema=schema))
+        files = write_files(table_path(table.table_uri), schema, ordered)
+    _commit(table, files, metadata)
+
+
+@contextmanager
+def _writing(table: DeltaTable, count: int) -> Iterator[None]:
+    try:
+        yield
     except (OSError, ValueError, pa.ArrowException) as error:
-        message = f"{rows.num_rows} rows could not be written ({error}); nothing of them is in the table"
+        message = f"{count} rows could not be written ({error}); nothing of them is in the table"
         raise TableError(folder_of(table), f"{message}: mend that and run again") from error
+
+
+def _commit(table: DeltaTable, files: list[DataFile], metadata: Mapping[str, str] | None) -> None:
+    """Add files to the table, or remove them."""
     try:
         committed = commit_files(files, table, CommitProperties(dict(metadata)) if metadata else None)
     except TableError:
@@ -74,43 +98,107 @@ def write_batches(
     *,
     describe: Callable[[pa.Table], Mapping[str, str]] | None = None,
 ) -> Iterator[pa.Table]:
-    """Append batches as they come, a commit at a time, and yield the rows of each commit after it is done.
+    """Append batches as they come, a commit at a time.
 
     A commit is due after `ROWS_PER_COMMIT` rows, `BYTES_PER_COMMIT` bytes or `SECONDS_PER_COMMIT` seconds, and when
-    `batches` end; without a row there is none.
+    `batches` end. Rows of one log and day are written as soon as they fill a row group, to a file of their own: while
+    that is done, others fetch and decode, and no more than the other rows are in memory.
 
     Parameters
     ----------
     table
         Where to; the handle moves on with each commit.
     batches
-        Rows, as for `write_entries`.
+        Rows with the schema `ctkit.schema.encoded_schema`, each batch of one log; a log's indices ascend.
     describe
-        Makes the metadata of a commit from its rows.
+        Makes the metadata of a commit from the columns `NOTED` of its rows.
+
+    Yields
+    ------
+    pa.Table
+        The columns `NOTED` of the rows of each commit, after it is done.
 
     Raises
     ------
     TableError
         The commit that was due failed; earlier ones stay.
     """
-    waiting: list[pa.RecordBatch] = []
-    rows = size = 0
-    since = time.monotonic()
-    for batch in batches:
-        waiting.append(batch)
-        rows += batch.num_rows
-        size += batch.nbytes
-        is_late = time.monotonic() - since >= SECONDS_PER_COMMIT
-        if rows and (rows >= ROWS_PER_COMMIT or size >= BYTES_PER_COMMIT or is_late):
-            yield _commit(table, waiting, describe)
-            waiting, rows, size, since = [], 0, 0, time.monotonic()
-    if rows:
-        yield _commit(table, waiting, describe)
+    commit = _Commit(table)
+    try:
+        for batch in batches:
+            commit.add(batch)
+            if commit.is_due():
+                yield commit.finish(describe)
+                commit = _Commit(table)
+        if commit.noted:
+            yield commit.finish(describe)
+    finally:
+        commit.abort()
 
 
-def _commit(
-    table: DeltaTable, batches: list[pa.RecordBatch], describe: Callable[[pa.Table], Mapping[str, str]] | None
-) -> pa.Table:
-    rows = pa.Table.from_batches(batches).unify_dictionaries()
-    write_entries(table, rows, metadata=describe(rows) if describe else None)
-    return rows
+class _Commit:
+    """A commit in the making.
+
+    Attributes
+    ----------
+    noted
+        The columns `NOTED` of its rows.
+    """
+
+    def __init__(self, table: DeltaTable) -> None:
+        self._table = table
+        self._schema = encoded_schema(as_der_type(table))
+        self._writers: dict[tuple[str, str], FileWriter] = {}
+        self._files: list[DataFile] = []
+        self._rows = self._bytes = 0
+        self._since = time.monotonic()
+        self.noted: list[pa.RecordBatch] = []
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take rows of one log."""
+        if not batch.num_rows:
+            return
+        self.noted.append(batch.select(NOTED))
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        url = batch["source_url"][0].as_py()
+        with _writing(self._table, self._rows):
+            for day, rows in by_partition(batch):
+                writer = self._writers.get((day, url))
+                if writer is None:
+                    folder = table_path(self._table.table_uri)
+                    writer = self._writers[day, url] = FileWriter(folder, day, self._schema)
+                writer.write(rows)
+                if writer.size >= BYTES_PER_FILE:
+                    self._files.append(self._writers.pop((day, url)).close())
+
+    def is_due(self) -> bool:
+        """Tell whether there are enough rows, or have been some for long enough."""
+        is_late = time.monotonic() - self._since >= SECONDS_PER_COMMIT
+        return bool(self._rows) and (self._rows >= ROWS_PER_COMMIT or self._bytes >= BYTES_PER_COMMIT or is_late)
+
+    def finish(self, describe: Callable[[pa.Table], Mapping[str, str]] | None) -> pa.Table:
+        """Write what is left, what is too little for a file of its own together; and commit."""
+        # A commit has one dictionary of each column.
+        noted = pa.Table.from_batches(self.noted).unify_dictionaries()
+        with _writing(self._table, self._rows):
+            few: list[pa.RecordBatch] = []
+            for key, writer in list(self._writers.items()):
+                if writer.size:
+                    self._files.append(writer.close())
+                else:
+                    few += writer.waiting
+                del self._writers[key]
+            if few:
+                ordered = _in_order(pa.Table.from_batches(few, self._schema))
+                self._files += write_files(table_path(self._table.table_uri), self._schema, ordered)
+        files, self._files = self._files, []
+        _commit(self._table, files, describe(noted) if describe else None)
+        return noted
+
+    def abort(self) -> None:
+        """Remove what was written and not committed."""
+        for writer in self._writers.values():
+            writer.abort()
+        for file in self._files:
+            file.path.unlink(missing_ok=True)

@@ -6,13 +6,15 @@ import json
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
-from ctkit.schema import AsDer, row_schema
+from ctkit.datafile import cast_column
+from ctkit.schema import AsDer, encoded_schema, row_schema
 from ctkit.table import open_table, read_tables, reading
 from ctkit.write import write_entries
 
@@ -54,6 +56,13 @@ def make_rows(
             }
         )
     return pa.Table.from_pylist(rows, schema=row_schema(as_der))
+
+
+def make_batch(indices: Iterable[int], **options: Any) -> pa.RecordBatch:
+    """Return the same rows in flight."""
+    rows, schema = make_rows(indices, **options), encoded_schema(options.get("as_der", "binary"))
+    (batch,) = pa.table([cast_column(rows[field.name], field.type) for field in schema], schema=schema).to_batches()
+    return batch
 
 
 def make_table(path: Path, *commits: pa.Table) -> DeltaTable:

@@ -8,7 +8,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import LOG, OTHER_LOG, make_rows, make_table, rows_of
+from rows import LOG, OTHER_LOG, make_batch, make_rows, make_table, rows_of
 
 from ctkit import write
 from ctkit.errors import TableError
@@ -59,7 +59,7 @@ def test_write_batches_describes_each_commit(tmp_path, monkeypatch):
     """Metadata is made from the rows of its own commit."""
     monkeypatch.setattr(write, "ROWS_PER_COMMIT", 4)
     table = open_table(tmp_path / "staging")
-    batches = [batch for at in range(0, 10, 2) for batch in make_rows(range(at, at + 2)).to_batches()]
+    batches = [make_batch(range(at, at + 2)) for at in range(0, 10, 2)]
 
     def describe(rows):
         indices = rows["cert_index"].to_pylist()

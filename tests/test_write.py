@@ -5,11 +5,11 @@ import random
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rows import LOG, OTHER_LOG, commits_of, make_rows, make_table, rows_of
+from rows import LOG, OTHER_LOG, commits_of, make_batch, make_rows, make_table, rows_of
 
-from ctkit import write
+from ctkit import datafile, write
 from ctkit.errors import TableError
-from ctkit.schema import row_schema
+from ctkit.schema import KEY, row_schema
 from ctkit.table import files_of, open_table
 from ctkit.write import write_batches, write_entries
 
@@ -53,7 +53,7 @@ def test_write_batches_commits_when_due(tmp_path, monkeypatch):
     """A commit is due after so many rows, and at the end for the rest; each is yielded once it is in the table."""
     monkeypatch.setattr(write, "ROWS_PER_COMMIT", 4)
     table = open_table(tmp_path / "staging")
-    batches = [batch for at in range(0, 10, 2) for batch in make_rows(range(at, at + 2)).to_batches()]
+    batches = [make_batch(range(at, at + 2)) for at in range(0, 10, 2)]
 
     counts = [(rows.num_rows, table.version(), table.count()) for rows in write_batches(table, batches)]
 
@@ -65,7 +65,7 @@ def test_write_batches_commits_when_bytes_or_time_are_due(tmp_path, monkeypatch,
     """Large rows and slow logs do not wait for the number of rows."""
     monkeypatch.setattr(write, limit, value)
     table = open_table(tmp_path / "staging")
-    batches = [batch for at in range(3) for batch in make_rows([at]).to_batches()]
+    batches = [make_batch([at]) for at in range(3)]
 
     assert [rows.num_rows for rows in write_batches(table, batches)] == [1, 1, 1]
 
@@ -77,4 +77,65 @@ def test_write_batches_when_nothing_comes(tmp_path, monkeypatch):
 
     assert list(write_batches(table, [])) == []
     assert list(write_batches(table, [pa.RecordBatch.from_pylist([], row_schema())])) == []
+    assert table.version() == 0
+
+
+def test_write_batches_gives_a_log_a_file_of_its_own_when_it_fills_a_row_group(tmp_path, monkeypatch):
+    """What fills a row group is written before the commit; what does not shares a file, sorted."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 4)
+    table = open_table(tmp_path / "staging")
+    written = []
+
+    def batches():
+        for at in range(0, 10, 2):
+            yield make_batch(range(at, at + 2), url=OTHER_LOG)
+            written.append(len(list(tmp_path.glob("staging/seen_date=*/*.parquet"))))
+        yield make_batch([7, 8], url=OTHER_LOG + "x")
+        yield make_batch([1, 3], url=LOG)
+        yield make_batch([10, 11], url=OTHER_LOG, day=2)
+
+    (noted,) = write_batches(table, batches())
+
+    assert written == [0, 1, 1, 1, 1]
+    assert noted.column_names == ["source_url", "cert_index", "signature_algorithm"]
+    assert noted.num_rows == 16
+    keys = [
+        [tuple(key.values()) for key in pq.read_table(file, columns=[*KEY], partitioning=None).to_pylist()]
+        for file in files_of(table)
+    ]
+    assert sorted(keys) == [
+        [(LOG, 1), (LOG, 3), (OTHER_LOG + "x", 7), (OTHER_LOG + "x", 8)],
+        [(OTHER_LOG, index) for index in range(10)],
+        [(OTHER_LOG, 10), (OTHER_LOG, 11)],
+    ]
+
+
+def test_write_batches_begins_another_file_when_one_is_large(tmp_path, monkeypatch):
+    """Files do not grow without end."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(write, "BYTES_PER_FILE", 1)
+    table = open_table(tmp_path / "staging")
+
+    list(write_batches(table, [make_batch(range(at, at + 2)) for at in range(0, 6, 2)]))
+
+    assert len(files_of(table)) == 3
+    assert rows_of(table) == make_rows(range(6)).to_pylist()
+
+
+@pytest.mark.parametrize("rows_per_file", [2, 4])
+def test_write_batches_when_nobody_takes_the_rest(tmp_path, monkeypatch, rows_per_file):
+    """Files that are not committed are removed: those that are whole, and the one in the making."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(write, "BYTES_PER_FILE", 1 if rows_per_file == 2 else 1 << 20)
+    table = open_table(tmp_path / "staging")
+
+    def batches():
+        yield make_batch([1, 2])
+        assert len(list(tmp_path.glob("staging/seen_date=*/*.parquet"))) == 1
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        list(write_batches(table, batches()))
+
+    assert list(tmp_path.glob("staging/seen_date=*/*.parquet")) == []
     assert table.version() == 0
