@@ -1,50 +1,25 @@
 """What it costs to prove that every entry is what the log signed."""
 
-import subprocess
-import sys
 from pathlib import Path
 from statistics import median
 
 import pytest
 from lake import timed
+from servers import serving_log
 
 import ctkit
 from ctkit.gap import find_gaps
 from ctkit.table import open_table
 
-ENTRIES = 20_000
+ENTRIES = 51_200
 ROUNDS = 5
-
-# A process of its own, which answers what it was asked before without making it anew.
-SERVER = """
-import sys
-from ctkit.embedded import make_log
-from ctkit.server import LogServer
-log = make_log("Benchmark", int(sys.argv[1]))
-respond, known = log.respond, {}
-
-def answer(request):
-    key = request.path, *sorted(request.query.items())
-    if key not in known:
-        known[key] = respond(request)
-    return known[key]
-
-log.respond = answer
-with LogServer(log) as server:
-    print(server.url(log), log.public_key.hex(), flush=True)
-    sys.stdin.read()
-"""
 
 
 @pytest.fixture(scope="module")
 def served():
     """Serve a log; return its URL and key."""
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVER, str(ENTRIES)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        url, key = process.stdout.readline().split()
-        yield url, bytes.fromhex(key)
-        process.stdin.close()
+    with serving_log(ENTRIES) as served:
+        yield served
 
 
 def fill(served: tuple[str, bytes], protocol: str, folder: Path, verify: str) -> float:
