@@ -364,23 +364,25 @@ def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
         head += piece
         if len(head) >= len(_GZIP):
             break
-    body = bytearray()
+    unpacked: list[bytes] = []
+    room = limit
     member = zlib.decompressobj(zlib.MAX_WBITS | 16) if head.startswith(_GZIP) and not any_bytes else None
     for piece in chain([head], pieces):
-        if member is None:
-            body += piece
-        while member and piece:
-            if member.eof:
-                member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-            body += member.decompress(piece, min(_STEP, limit + 1 - len(body)))
-            if len(body) > limit:
-                break
-            piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
-        if len(body) > limit:
-            raise _OversizeError
+        while piece:
+            if member is None:
+                part, piece = piece, b""
+            else:
+                if member.eof:
+                    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                part = member.decompress(piece, min(_STEP, room + 1))
+                piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
+            room -= len(part)
+            if room < 0:
+                raise _OversizeError
+            unpacked.append(part)
     if member and not member.eof:
         raise EOFError("the gzip stream has no end")
-    return bytes(body)
+    return b"".join(unpacked)
 
 
 def _check_user_agent(user_agent: str) -> None:
