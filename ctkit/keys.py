@@ -2,7 +2,9 @@
 
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import pairwise
 from tempfile import TemporaryFile, gettempdir
 from typing import Generic, TypeVar
 
@@ -12,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ctkit.errors import CtkitError, TableError
-from ctkit.ranges import Int64s
+from ctkit.ranges import END, Int64s
 from ctkit.schema import KEY
 from ctkit.table import first_line
 
@@ -23,6 +25,8 @@ INDEX_BITS = 40
 
 NO_KEY = -1
 """Stands for a row of another log, or of an index that no log has."""
+
+_ROWS_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +43,25 @@ class Keys:
         known = (numbers != NO_KEY) & (self.index >> INDEX_BITS == 0)
         return np.where(known, numbers << INDEX_BITS | self.index, NO_KEY)
 
+    def by_log(self) -> Iterator[tuple[str, Int64s]]:
+        """Yield the URL and the indices of each log; rows that have no URL, or an index that no log has, are left out.
+
+        Examples
+        --------
+        >>> keys = Keys(["a", "b"], np.array([1, 0, 1, NO_KEY]), np.array([7, 3, 5, 1]))
+        >>> [(url, index.tolist()) for url, index in keys.by_log()]
+        [('a', [3]), ('b', [7, 5])]
+        """
+        log, index = self.log, self.index
+        if (log[:-1] > log[1:]).any():
+            order = np.argsort(log, kind="stable")
+            log, index = log[order], index[order]
+        edges = np.searchsorted(log, np.arange(len(self.urls) + 1)).tolist()
+        for url, (first, end) in zip(self.urls, pairwise(edges), strict=True):
+            of_log = index[first:end]
+            if url is not None and len(of_log):
+                yield url, of_log[(of_log >= 0) & (of_log < END)] if of_log.min() < 0 or of_log.max() >= END else of_log
+
 
 def read_keys(path: str) -> Keys:
     """Read the key columns of a Parquet file.
@@ -48,17 +71,45 @@ def read_keys(path: str) -> Keys:
     TableError
         It cannot be read.
     """
-    try:
-        with pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
-            table = parquet.read(list(KEY), use_threads=False)
+    with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
+        table = parquet.read(list(KEY), use_threads=False)
         urls = table[KEY[0]]
         if not pa.types.is_dictionary(urls.type):
             urls = urls.dictionary_encode()
         urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
-        codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
-        index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
-        # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
-        return Keys(urls.dictionary.cast(pa.string()).to_pylist(), codes.to_numpy(), index.to_numpy())
+        return _keys(urls, table[KEY[1]].combine_chunks())
+
+
+def read_index(path: str) -> Iterator[tuple[str, Int64s]]:
+    """Read the key columns of a Parquet file: yield URLs and the indices of some of its rows, in any order.
+
+    However many rows there are, a million at most are in memory. Rows without a key are left out.
+
+    Raises
+    ------
+    TableError
+        It cannot be read.
+    """
+    with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
+        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(KEY), use_threads=False):
+            urls, index = (batch.column(name) for name in KEY)
+            yield from _keys(urls if pa.types.is_dictionary(urls.type) else urls.dictionary_encode(), index).by_log()
+
+
+def _keys(urls: pa.DictionaryArray, index: pa.Array) -> Keys:
+    codes, index = urls.indices.cast(pa.int64()), index.cast(pa.int64())
+    # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
+    return Keys(
+        urls.dictionary.cast(pa.string()).to_pylist(),
+        codes.fill_null(NO_KEY).to_numpy(),
+        index.fill_null(NO_KEY).to_numpy(),
+    )
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
+    try:
+        yield
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(path, message) from error

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -27,6 +28,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="random instants at which tests/test_kills.py kills a run")
     parser.addoption("--inputs", type=int, default=10_000, help="damaged inputs that tests/fuzz/ tries in all")
     parser.addoption("--examples", type=int, default=12, help="histories that tests/test_machine.py tries")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Keep what is remembered of tables in a folder of the test's own, also in processes that it starts."""
+    folder = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CTKIT_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")
