@@ -16,23 +16,25 @@ from ctkit.datafile import FileBounds
 from ctkit.errors import TableError
 from ctkit.keys import read_index
 from ctkit.ranges import RangeSet
-from ctkit.remembered import BLOCKS, recall, remember
+from ctkit.remembered import BLOCKS, RUNS, recall, remember
 from ctkit.table import folder_of
 
 _READERS = 2
 """Files that are read at once: Arrow and NumPy leave the interpreter to others while they work."""
 
 
-def find_covered(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> dict[str, RangeSet]:
-    """Return which indices of each log have a row in the table's version.
+def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable | None) -> dict[str, RangeSet]:
+    """Return which indices of each log have a row in one of the tables.
 
-    Files are not opened if by the statistics of the table's log they have nothing of the stretches, or if it is
+    Files are not opened if by the statistics of their table's log they have nothing of the stretches, or if it is
     remembered what they hold (`ctkit.remembered`).
 
     Parameters
     ----------
     stretches
         URL -> ``[start, end)`` that is asked about.
+    tables
+        At the versions that count; None for one that does not exist.
 
     Returns
     -------
@@ -44,6 +46,15 @@ def find_covered(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) ->
     TableError
         A file cannot be read.
     """
+    found: dict[str, list[RangeSet]] = defaultdict(list)
+    for table in tables:
+        for url, covered in _runs_of(table, stretches) if table else ():
+            if url in stretches:
+                found[url].append(covered)
+    return {url: RangeSet.joined(sets) for url, sets in found.items()}
+
+
+def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:
     bounds = FileBounds(table)
     states = _states_of(bounds)
     blocks = _of_files(recall(table), states)
@@ -52,7 +63,7 @@ def find_covered(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) ->
     if len(unread):
         blocks = _in_order(pa.concat_tables([blocks, _read(table, bounds.files[unread], states.take(unread))]))
         remember(table, _of_files(blocks, states))
-    return {url: RangeSet.merged(*runs) for url, *runs in _by_log(blocks) if url in stretches}
+    return _by_log(blocks)
 
 
 def _states_of(bounds: FileBounds) -> pa.Array:
@@ -88,8 +99,8 @@ def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa
     columns = [
         pa.DictionaryArray.from_arrays(pa.array(number, pa.int32()), states),
         pa.array(urls, pa.string()).dictionary_encode(),
-        pa.LargeListArray.from_arrays(offsets, pa.array(starts)),
-        pa.LargeListArray.from_arrays(offsets, pa.array(ends)),
+        pa.LargeListArray.from_arrays(offsets, pa.array(starts), RUNS),
+        pa.LargeListArray.from_arrays(offsets, pa.array(ends), RUNS),
     ]
     return pa.table(columns, BLOCKS)
 
@@ -121,11 +132,11 @@ def _in_order(blocks: pa.Table) -> pa.Table:
     return blocks.take(np.lexsort((first, blocks["source_url"].chunk(0).indices)))
 
 
-def _by_log(blocks: pa.Table) -> Iterator[tuple[str, NDArray[np.int64], NDArray[np.int64]]]:
-    """Yield the URL of each log with the starts and the ends of its runs, which may overlap; the blocks are by log."""
+def _by_log(blocks: pa.Table) -> Iterator[tuple[str, RangeSet]]:
+    """Yield the URL of each log and its indices; the blocks are by log."""
     logs, starts, ends = (blocks[name].combine_chunks() for name in BLOCKS.names[1:])
     codes, offsets = logs.indices.to_numpy(), starts.offsets.to_numpy()
     edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
     for first, end in pairwise(edges if len(codes) else []):
-        runs = slice(offsets[first], offsets[end])
-        yield logs.dictionary[int(codes[first])].as_py(), starts.values[runs].to_numpy(), ends.values[runs].to_numpy()
+        runs = (each.values[offsets[first] : offsets[end]].to_numpy() for each in (starts, ends))
+        yield logs.dictionary[int(codes[first])].as_py(), RangeSet.merged(*runs)

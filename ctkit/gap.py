@@ -17,6 +17,8 @@ from ctkit.table import files_of, folder_of
 Within = Mapping[str, tuple[int | None, int]]
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
 
+_NOTHING = RangeSet.of()
+
 _LOOKED_AT = b"ctkit.looked_at"
 """Metadata of a gap table: JSON of folder -> version of the tables that it was found in."""
 
@@ -68,10 +70,10 @@ def find_gaps(
         url: (start or 0, END if internal_only else ceiling)
         for url, (start, ceiling) in zip(urls, within.values(), strict=True)
     }
-    by_table = [find_covered(table, stretches) for table in (main, staging) if table]
+    by_log = find_covered(stretches, main, staging)
     found = []
     for url, (start, ceiling) in sorted(zip(urls, within.values(), strict=True)):
-        covered = RangeSet.joined(each[url] for each in by_table if url in each)
+        covered = by_log.get(url, _NOTHING)
         if start is None or internal_only:
             if not len(covered):
                 continue

@@ -23,12 +23,15 @@ from ctkit.table import folder_of
 
 logger = logging.getLogger(__name__)
 
+# Named as Parquet names them, so that what is read has this type again.
+RUNS = pa.large_list(pa.field("element", pa.int64()))
+
 BLOCKS = pa.schema(
     [
         pa.field("file", pa.dictionary(pa.int32(), pa.string())),
         pa.field("source_url", pa.dictionary(pa.int32(), pa.string())),
-        pa.field("starts", pa.large_list(pa.int64())),
-        pa.field("ends", pa.large_list(pa.int64())),
+        pa.field("starts", RUNS),
+        pa.field("ends", RUNS),
     ]
 )
 """A row for each file and log in it: the state of the file (`ctkit.coverage`), the URL, and the runs of indices
