@@ -14,13 +14,16 @@ from numpy.typing import NDArray
 
 from ctkit.datafile import FileBounds
 from ctkit.errors import TableError
-from ctkit.keys import read_index
-from ctkit.ranges import RangeSet
+from ctkit.keys import NO_KEY, key_batches
+from ctkit.ranges import END, Int64s, RangeSet
 from ctkit.remembered import BLOCKS, RUNS, recall, remember
 from ctkit.table import folder_of
 
 _READERS = 2
 """Files that are read at once: Arrow and NumPy leave the interpreter to others while they work."""
+
+_Runs = tuple[Int64s, Int64s, Int64s]
+"""Numbers of logs, and of each one run of indices: its start and its end."""
 
 
 def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable | None) -> dict[str, RangeSet]:
@@ -81,23 +84,24 @@ def _states_of(bounds: FileBounds) -> pa.Array:
 
 def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa.Table:
     """Return the blocks of some files."""
-    number: list[int] = []
     urls: list[str] = []
-    sets: list[RangeSet] = []
+    runs_of_files: list[_Runs] = []
+    counts: list[Int64s] = []
     pool = ThreadPoolExecutor(_READERS, "coverage")
     try:
-        for at, of_file in enumerate(pool.map(_read_file, files)):
-            number += [at] * len(of_file)
+        for of_file, runs in pool.map(_read_file, files):
             urls += of_file
-            sets += of_file.values()
+            runs_of_files.append(runs)
+            counts.append(np.bincount(runs[0], minlength=len(of_file)))
     except TableError as error:
         raise TableError(folder_of(table), f"a file of it cannot be read: {error}") from error
     finally:
         pool.shutdown(cancel_futures=True)
-    offsets = pa.array(np.cumsum([0, *map(len, sets)]), pa.int64())
-    starts, ends = (np.concatenate([getattr(each, name) for each in sets]) for name in ("starts", "ends"))
+    file = np.repeat(np.arange(len(counts), dtype=np.int32), [len(each) for each in counts])
+    _, starts, ends = map(np.concatenate, zip(*runs_of_files, strict=True))
+    offsets = pa.array(np.cumsum(np.concatenate([[0], *counts])))
     columns = [
-        pa.DictionaryArray.from_arrays(pa.array(number, pa.int32()), states),
+        pa.DictionaryArray.from_arrays(file, states),
         pa.array(urls, pa.string()).dictionary_encode(),
         pa.LargeListArray.from_arrays(offsets, pa.array(starts), RUNS),
         pa.LargeListArray.from_arrays(offsets, pa.array(ends), RUNS),
@@ -105,12 +109,29 @@ def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa
     return pa.table(columns, BLOCKS)
 
 
-def _read_file(path: str) -> dict[str, RangeSet]:
-    """Return which indices of each log a file has; of one without rows, none of a log without a name."""
-    found: dict[str, list[RangeSet]] = defaultdict(list)
-    for url, index in read_index(path):
-        found[url].append(RangeSet.holding(index))
-    return {url: RangeSet.joined(sets) for url, sets in found.items()} or {"": RangeSet.of()}
+def _read_file(path: str) -> tuple[list[str], _Runs]:
+    """Return the URLs of the logs in a file and its runs, by the log's number among them; one log at least."""
+    numbers: dict[str, int] = {}
+    found = [_joined(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))]
+    for keys in key_batches(path):
+        of_urls = [NO_KEY if url is None else numbers.setdefault(url, len(numbers)) for url in keys.urls]
+        log, index = np.array([*of_urls, NO_KEY], np.int64)[keys.log], keys.index
+        if log.min() < 0 or index.min() < 0 or index.max() >= END:
+            good = (log >= 0) & (index >= 0) & (index < END)
+            log, index = log[good], index[good]
+        found.append(_joined(log, index, index + 1))
+    return list(numbers) or [""], _joined(*map(np.concatenate, zip(*found, strict=True)))
+
+
+def _joined(log: Int64s, starts: Int64s, ends: Int64s) -> _Runs:
+    """Return runs in the order of log and start, those that go on where the one before ends as one."""
+    same = log[1:] == log[:-1]
+    if not ((log[1:] > log[:-1]) | same & (starts[1:] >= starts[:-1])).all():
+        order = np.lexsort((starts, log))
+        log, starts, ends = log[order], starts[order], ends[order]
+        same = log[1:] == log[:-1]
+    first = np.flatnonzero(np.append(np.ones(len(log[:1]), bool), ~same | (starts[1:] > ends[:-1])))
+    return log[first], starts[first], np.maximum.reduceat(ends, first) if len(first) else ends
 
 
 def _of_files(blocks: pa.Table, states: pa.Array) -> pa.Table:

@@ -4,7 +4,6 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from tempfile import TemporaryFile, gettempdir
 from typing import Generic, TypeVar
 
@@ -14,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ctkit.errors import CtkitError, TableError
-from ctkit.ranges import END, Int64s
+from ctkit.ranges import Int64s
 from ctkit.schema import KEY
 from ctkit.table import first_line
 
@@ -43,25 +42,6 @@ class Keys:
         known = (numbers != NO_KEY) & (self.index >> INDEX_BITS == 0)
         return np.where(known, numbers << INDEX_BITS | self.index, NO_KEY)
 
-    def by_log(self) -> Iterator[tuple[str, Int64s]]:
-        """Yield the URL and the indices of each log; rows that have no URL, or an index that no log has, are left out.
-
-        Examples
-        --------
-        >>> keys = Keys(["a", "b"], np.array([1, 0, 1, NO_KEY]), np.array([7, 3, 5, 1]))
-        >>> [(url, index.tolist()) for url, index in keys.by_log()]
-        [('a', [3]), ('b', [7, 5])]
-        """
-        log, index = self.log, self.index
-        if (log[:-1] > log[1:]).any():
-            order = np.argsort(log, kind="stable")
-            log, index = log[order], index[order]
-        edges = np.searchsorted(log, np.arange(len(self.urls) + 1)).tolist()
-        for url, (first, end) in zip(self.urls, pairwise(edges), strict=True):
-            of_log = index[first:end]
-            if url is not None and len(of_log):
-                yield url, of_log[(of_log >= 0) & (of_log < END)] if of_log.min() < 0 or of_log.max() >= END else of_log
-
 
 def read_keys(path: str) -> Keys:
     """Read the key columns of a Parquet file.
@@ -80,10 +60,8 @@ def read_keys(path: str) -> Keys:
         return _keys(urls, table[KEY[1]].combine_chunks())
 
 
-def read_index(path: str) -> Iterator[tuple[str, Int64s]]:
-    """Read the key columns of a Parquet file: yield URLs and the indices of some of its rows, in any order.
-
-    However many rows there are, a million at most are in memory. Rows without a key are left out.
+def key_batches(path: str) -> Iterator[Keys]:
+    """Read the key columns of a Parquet file a million rows at a time; a file without rows has no batch.
 
     Raises
     ------
@@ -93,7 +71,7 @@ def read_index(path: str) -> Iterator[tuple[str, Int64s]]:
     with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
         for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(KEY), use_threads=False):
             urls, index = (batch.column(name) for name in KEY)
-            yield from _keys(urls if pa.types.is_dictionary(urls.type) else urls.dictionary_encode(), index).by_log()
+            yield _keys(urls if pa.types.is_dictionary(urls.type) else urls.dictionary_encode(), index)
 
 
 def _keys(urls: pa.DictionaryArray, index: pa.Array) -> Keys:
