@@ -3,8 +3,7 @@
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +18,10 @@ from ctkit.ranges import END, Int64s, RangeSet
 from ctkit.remembered import BLOCKS, RUNS, recall, remember
 from ctkit.table import folder_of
 
-_READERS = 2
-"""Files that are read at once: Arrow and NumPy leave the interpreter to others while they work."""
-
 _Runs = tuple[Int64s, Int64s, Int64s]
 """Numbers of logs, and of each one run of indices: its start and its end."""
+
+_NO_RUNS = (np.empty(0, np.int64),) * 3
 
 
 def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable | None) -> dict[str, RangeSet]:
@@ -64,7 +62,8 @@ def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Ite
     known = pc.is_in(states, value_set=blocks["file"].combine_chunks().dictionary)
     unread = np.flatnonzero(bounds.may_hold_any(stretches) & ~known.to_numpy(zero_copy_only=False))
     if len(unread):
-        blocks = _in_order(pa.concat_tables([blocks, _read(table, bounds.files[unread], states.take(unread))]))
+        read = _read(table, bounds.files[unread], states.take(unread))
+        blocks = _in_order(pa.concat_tables([blocks, read]) if len(blocks) else read)
         remember(table, _of_files(blocks, states))
     return _by_log(blocks)
 
@@ -84,25 +83,17 @@ def _states_of(bounds: FileBounds) -> pa.Array:
 
 def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa.Table:
     """Return the blocks of some files."""
-    urls: list[str] = []
-    runs_of_files: list[_Runs] = []
-    counts: list[Int64s] = []
-    pool = ThreadPoolExecutor(_READERS, "coverage")
     try:
-        for of_file, runs in pool.map(_read_file, files):
-            urls += of_file
-            runs_of_files.append(runs)
-            counts.append(np.bincount(runs[0], minlength=len(of_file)))
+        urls, runs = zip(*map(_read_file, files), strict=True)
     except TableError as error:
         raise TableError(folder_of(table), f"a file of it cannot be read: {error}") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
-    file = np.repeat(np.arange(len(counts), dtype=np.int32), [len(each) for each in counts])
-    _, starts, ends = map(np.concatenate, zip(*runs_of_files, strict=True))
+    counts = [np.bincount(log, minlength=len(of_file)) for of_file, (log, *_) in zip(urls, runs, strict=True)]
+    file = np.repeat(np.arange(len(files), dtype=np.int32), list(map(len, urls)))
     offsets = pa.array(np.cumsum(np.concatenate([[0], *counts])))
+    _, starts, ends = map(np.concatenate, zip(*runs, strict=True))
     columns = [
         pa.DictionaryArray.from_arrays(file, states),
-        pa.array(urls, pa.string()).dictionary_encode(),
+        pa.array(chain.from_iterable(urls), pa.string()).dictionary_encode(),
         pa.LargeListArray.from_arrays(offsets, pa.array(starts), RUNS),
         pa.LargeListArray.from_arrays(offsets, pa.array(ends), RUNS),
     ]
@@ -112,15 +103,17 @@ def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa
 def _read_file(path: str) -> tuple[list[str], _Runs]:
     """Return the URLs of the logs in a file and its runs, by the log's number among them; one log at least."""
     numbers: dict[str, int] = {}
-    found = [_joined(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.int64))]
+    runs: list[_Runs] = []
     for keys in key_batches(path):
         of_urls = [NO_KEY if url is None else numbers.setdefault(url, len(numbers)) for url in keys.urls]
         log, index = np.array([*of_urls, NO_KEY], np.int64)[keys.log], keys.index
-        if log.min() < 0 or index.min() < 0 or index.max() >= END:
-            good = (log >= 0) & (index >= 0) & (index < END)
+        good = (log >= 0) & (index >= 0) & (index < END)
+        if not good.all():
             log, index = log[good], index[good]
-        found.append(_joined(log, index, index + 1))
-    return list(numbers) or [""], _joined(*map(np.concatenate, zip(*found, strict=True)))
+        runs.append(_joined(log, index, index + 1))
+    if len(runs) != 1:
+        runs = [_joined(*map(np.concatenate, zip(_NO_RUNS, *runs, strict=True)))]
+    return list(numbers) or [""], runs[0]
 
 
 def _joined(log: Int64s, starts: Int64s, ends: Int64s) -> _Runs:
@@ -148,9 +141,10 @@ def _of_files(blocks: pa.Table, states: pa.Array) -> pa.Table:
 def _in_order(blocks: pa.Table) -> pa.Table:
     """Return the blocks by log, those of a log by their first index."""
     blocks = blocks.unify_dictionaries().combine_chunks()
-    starts = blocks["starts"].chunk(0)
+    log, starts = (blocks[name].chunk(0) for name in ("source_url", "starts"))
     first = np.append(starts.values, 0)[starts.offsets[:-1]]
-    return blocks.take(np.lexsort((first, blocks["source_url"].chunk(0).indices)))
+    order = np.lexsort((first, log.indices))
+    return blocks if (order[:-1] < order[1:]).all() else blocks.take(order)
 
 
 def _by_log(blocks: pa.Table) -> Iterator[tuple[str, RangeSet]]:

@@ -73,7 +73,7 @@ def find_gaps(
     by_log = find_covered(stretches, main, staging)
     found = []
     for url, (start, ceiling) in sorted(zip(urls, within.values(), strict=True)):
-        covered = by_log.get(url, _NOTHING)
+        covered = by_log.pop(url, _NOTHING)
         if start is None or internal_only:
             if not len(covered):
                 continue

@@ -4,6 +4,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from tempfile import TemporaryFile, gettempdir
 from typing import Generic, TypeVar
 
@@ -25,7 +26,7 @@ INDEX_BITS = 40
 NO_KEY = -1
 """Stands for a row of another log, or of an index that no log has."""
 
-_ROWS_AT_ONCE = 1 << 20
+_ROWS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +53,11 @@ def read_keys(path: str) -> Keys:
         It cannot be read.
     """
     with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
-        table = parquet.read(list(KEY), use_threads=False)
-        urls = table[KEY[0]]
-        if not pa.types.is_dictionary(urls.type):
-            urls = urls.dictionary_encode()
-        urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
-        return _keys(urls, table[KEY[1]].combine_chunks())
+        return _keys(parquet.read(list(KEY), use_threads=False))
 
 
 def key_batches(path: str) -> Iterator[Keys]:
-    """Read the key columns of a Parquet file a million rows at a time; a file without rows has no batch.
+    """Read the key columns of a Parquet file in parts of whole row groups, of about a million rows.
 
     Raises
     ------
@@ -69,19 +65,21 @@ def key_batches(path: str) -> Iterator[Keys]:
         It cannot be read.
     """
     with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
-        for batch in parquet.iter_batches(_ROWS_AT_ONCE, columns=list(KEY), use_threads=False):
-            urls, index = (batch.column(name) for name in KEY)
-            yield _keys(urls if pa.types.is_dictionary(urls.type) else urls.dictionary_encode(), index)
+        footer = parquet.metadata
+        ends = np.cumsum([footer.row_group(at).num_rows for at in range(footer.num_row_groups)])
+        for _, groups in groupby(range(len(ends)), lambda at: ends[at] // _ROWS_AT_ONCE):
+            yield _keys(parquet.read_row_groups(list(groups), list(KEY), use_threads=False))
 
 
-def _keys(urls: pa.DictionaryArray, index: pa.Array) -> Keys:
-    codes, index = urls.indices.cast(pa.int64()), index.cast(pa.int64())
+def _keys(table: pa.Table) -> Keys:
+    urls = table[KEY[0]]
+    if not pa.types.is_dictionary(urls.type):
+        urls = urls.dictionary_encode()
+    urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
+    codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
+    index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
     # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
-    return Keys(
-        urls.dictionary.cast(pa.string()).to_pylist(),
-        codes.fill_null(NO_KEY).to_numpy(),
-        index.fill_null(NO_KEY).to_numpy(),
-    )
+    return Keys(urls.dictionary.cast(pa.string()).to_pylist(), codes.to_numpy(), index.to_numpy())
 
 
 @contextmanager

@@ -110,6 +110,8 @@ class RangeSet:
     def joined(cls, sets: "Iterable[RangeSet]") -> Self:
         """Return the set that covers all the given ones."""
         every = [each for each in sets if len(each)] or [cls.of()]
+        if len(every) == 1:
+            return cls(every[0].starts, every[0].ends)
         return cls.merged(
             np.concatenate([each.starts for each in every]), np.concatenate([each.ends for each in every])
         )
