@@ -88,11 +88,11 @@ def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa
     except TableError as error:
         raise TableError(folder_of(table), f"a file of it cannot be read: {error}") from error
     counts = [np.bincount(log, minlength=len(of_file)) for of_file, (log, *_) in zip(urls, runs, strict=True)]
-    file = np.repeat(np.arange(len(files), dtype=np.int32), list(map(len, urls)))
+    file = np.repeat(np.arange(len(files)), list(map(len, urls)))
     offsets = pa.array(np.cumsum(np.concatenate([[0], *counts])))
     _, starts, ends = map(np.concatenate, zip(*runs, strict=True))
     columns = [
-        pa.DictionaryArray.from_arrays(file, states),
+        states.take(file).dictionary_encode(),
         pa.array(chain.from_iterable(urls), pa.string()).dictionary_encode(),
         pa.LargeListArray.from_arrays(offsets, pa.array(starts), RUNS),
         pa.LargeListArray.from_arrays(offsets, pa.array(ends), RUNS),
@@ -131,7 +131,7 @@ def _of_files(blocks: pa.Table, states: pa.Array) -> pa.Table:
     """Return the blocks of the files that are in one of the given states."""
     files = blocks["file"].combine_chunks()
     wanted = pc.is_in(files.dictionary, value_set=states.drop_null())
-    if pc.all(wanted).as_py():
+    if not files.null_count and pc.all(wanted).as_py():
         return blocks
     kept = blocks.filter(wanted.take(files.indices))
     # Not the names of the others, too.

@@ -35,7 +35,7 @@ BLOCKS = pa.schema(
     ]
 )
 """A row for each file and log in it: the state of the file (`ctkit.coverage`), the URL, and the runs of indices
-``[start, end)`` that it has, ascending. A file without rows has one with an empty URL and without runs."""
+``[start, end)`` that it has, by start; they may overlap. A file without rows has one without URL and runs."""
 
 _ENCODING = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in ("starts", "ends")}
 
