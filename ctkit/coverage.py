@@ -64,7 +64,7 @@ def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Ite
     if len(unread):
         read = _read(table, bounds.files[unread], states.take(unread))
         blocks = _in_order(pa.concat_tables([blocks, read]) if len(blocks) else read)
-        remember(table, _of_files(blocks, states))
+        remember(table, blocks)
     return _by_log(blocks)
 
 
