@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from ctkit.adopt import commit_files
+from ctkit.datafile import write_files
 from ctkit.schema import row_schema
-from ctkit.table import open_table
+from ctkit.table import open_table, table_path
 from ctkit.write import ROWS_PER_COMMIT, write_entries
 
 URL = "https://ct.example.com/2026h2"
@@ -82,9 +84,12 @@ def make_keys(table: DeltaTable, rows: int, *, logs: int, gaps: int, start: int 
         for at in range(0, len(index), ROWS_PER_COMMIT):
             part = index[at : at + ROWS_PER_COMMIT]
             columns = {name: pa.repeat(alike[name][0], len(part)) for name in alike.column_names}
-            columns |= {"source_url": pa.repeat(f"https://ct{log}.example.com/2026h2", len(part)), "cert_index": part}
-            batch = pa.record_batch(columns).select(row_schema().names).cast(row_schema())
-            files += write_files(table_path(table.table_uri), row_schema(), batch_rows(batch))
+            columns |= {
+                "source_url": pa.repeat(f"https://ct{log}.example.com/2026h2", len(part)),
+                "cert_index": pa.array(part),
+            }
+            rows = pa.record_batch([columns[name] for name in row_schema().names], row_schema())
+            files += write_files(table_path(table.table_uri), row_schema(), [rows])
     commit_files(files, table)
 
 
