@@ -1,4 +1,9 @@
-"""Which indices of each log the rows of a table have, file by file."""
+"""Which indices of each log the rows of a table have, file by file.
+
+The key columns of a file become runs of indices in NumPy, and the runs of all files one `RangeSet` for each log. It is
+no question to DuckDB: the buckets of ``bitstring_agg`` alone take longer, and do not say which file has what, so that
+nothing could be remembered.
+"""
 
 import os
 from collections import defaultdict

@@ -32,6 +32,9 @@ def find_gaps(
 ) -> pa.Table:
     """Find the indices of each log that neither table has.
 
+    Each file of a table is read once only: which indices it has is remembered in the user's cache, unless CTKIT_CACHE
+    is empty (`ctkit.remembered`).
+
     Parameters
     ----------
     main, staging
@@ -53,6 +56,8 @@ def find_gaps(
     ------
     ParameterError
         A start is negative, or two URLs of `within` are those of one log.
+    TableError
+        A file of a table cannot be read.
 
     Examples
     --------

@@ -30,10 +30,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--examples", type=int, default=12, help="histories that tests/test_machine.py tries")
 
 
-@pytest.fixture(autouse=True)
-def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep what is remembered of tables in a folder of the test's own, also in processes that it starts."""
-    folder = tmp_path_factory.mktemp("cache")
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is remembered of tables out of the user's cache, also in processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder below which things are remembered, in a test that looks at it: there is nothing in it."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
     monkeypatch.setenv("CTKIT_CACHE", str(folder))
     return folder
 

@@ -182,7 +182,7 @@ def test_memory_turned_off(tmp_path, cache, opened, monkeypatch):
 
     assert [covered(table), covered(table)] == [{(LOG, 1)}] * 2
     assert len(opened) == 2
-    assert sorted(os.listdir(tmp_path)) == ["main"]
+    assert sorted(os.listdir(tmp_path)) == ["cache", "main"]
     assert os.listdir(cache) == []
 
 
