@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -126,6 +126,8 @@ class FileBounds:
     ----------
     files
         Absolute path of each file.
+    sizes
+        Bytes of each file, as the table's log has it.
     lowest, highest
         int64: bounds of ``cert_index``, both inclusive.
     """
@@ -134,6 +136,7 @@ class FileBounds:
         actions = add_actions(table, flatten=True)
         folder = folder_of(table)
         self.files = np.array([f"{folder}/{name}" for name in actions["path"].to_pylist()], object)
+        self.sizes = actions["size_bytes"].to_numpy()
         widest: dict[str, Any] = {
             "min.source_url": "",
             "max.source_url": chr(sys.maxunicode),
@@ -152,6 +155,21 @@ class FileBounds:
     def may_hold(self, url: str) -> NDArray[np.bool_]:
         """Tell of each file whether it can hold a row of a log."""
         return np.asarray((self._first_url <= url) & (self._last_url >= url), np.bool_)
+
+    def may_hold_any(self, stretches: Mapping[str, tuple[int, int]]) -> NDArray[np.bool_]:
+        """Tell of each file whether it can hold a row of a log in its stretch ``[start, end)``, by URL.
+
+        Of a file that can hold several of the logs it is asked whether it has an index in any of their stretches.
+        """
+        urls = sorted(stretches)
+        starts, ends = np.array([stretches[url] for url in urls] or np.empty((0, 2)), np.int64).T
+        # Of the sorted logs a file can hold those from the first to before the last.
+        first = np.searchsorted(np.array(urls, object), self._first_url, side="left")
+        last = np.searchsorted(np.array(urls, object), self._last_url, side="right")
+        pairs = np.stack([first, last], axis=1).ravel()
+        lowest = np.minimum.reduceat(np.append(starts, 0), pairs)[::2]
+        highest = np.maximum.reduceat(np.append(ends, 0), pairs)[::2]
+        return np.asarray((first < last) & (self.lowest < highest) & (self.highest >= lowest), np.bool_)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

@@ -4,20 +4,20 @@ import json
 from collections.abc import Mapping
 from itertools import pairwise
 
-import ibis
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from ctkit.coverage import find_covered
 from ctkit.errors import ParameterError
-from ctkit.ranges import RangeSet
+from ctkit.ranges import END, RangeSet
 from ctkit.schema import GAP_SCHEMA, canonical_url
-from ctkit.table import files_of, folder_of, read_tables, reading
+from ctkit.table import files_of, folder_of
 
 Within = Mapping[str, tuple[int | None, int]]
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
 
-_NOWHERE = -1
+_NOTHING = RangeSet.of()
 
 _LOOKED_AT = b"ctkit.looked_at"
 """Metadata of a gap table: JSON of folder -> version of the tables that it was found in."""
@@ -31,6 +31,9 @@ def find_gaps(
     internal_only: bool = False,
 ) -> pa.Table:
     """Find the indices of each log that neither table has.
+
+    Each file of a table is read once only: which indices it has is remembered in the user's cache, unless CTKIT_CACHE
+    is empty (`ctkit.remembered`).
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ def find_gaps(
     ------
     ParameterError
         A start is negative, or two URLs of `within` are those of one log.
+    TableError
+        A file of a table cannot be read.
 
     Examples
     --------
@@ -65,51 +70,27 @@ def find_gaps(
             raise ParameterError(f"within names the log {url} twice, once as {given!r}: give it once, with one stretch")
         if start is not None and start < 0:
             raise ParameterError(f"within says that {url} starts at {start}: give 0 or more, or None for its first row")
-    bounds = pa.table(
-        {
-            "source_url": urls,
-            "start": [_NOWHERE if start is None else start for start, _ in within.values()],
-            "ceiling": [ceiling for _, ceiling in within.values()],
-        },
-        schema=pa.schema({"source_url": pa.string(), "start": pa.int64(), "ceiling": pa.int64()}),
-    )
-    with reading(main, staging) as connection:
-        rows = read_tables(connection, main, staging).select("source_url", "cert_index")
-        # The URLs are few and known: as literals they let DuckDB skip row groups by their statistics.
-        rows = rows.filter(rows.source_url.isin(bounds["source_url"].to_pylist()))
-        covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
-        logs = ibis.memtable(bounds).join(covered, "source_url", how="inner" if internal_only else "left")
-        logs = logs.select(
-            logs.source_url,
-            start=ibis.ifelse(logs.start == _NOWHERE, logs.lowest, logs.start),
-            end=ibis.least(logs.ceiling, logs.highest + 1) if internal_only else logs.ceiling,
-        )
-        # In catch-up a log without rows has no start: it drops out here.
-        logs = logs.filter(logs.start < logs.end)
-        logs = ibis.memtable(logs.to_pyarrow())
-        inside = rows.join(logs, "source_url")
-        inside = inside.filter(inside.cert_index >= inside.start, inside.cert_index < inside.end)
-        # Two sentinels for each log turn its leading and trailing gap into ordinary ones.
-        indices = ibis.union(
-            inside.select("source_url", "cert_index"),
-            logs.select("source_url", cert_index=logs.start - 1),
-            logs.select("source_url", cert_index=logs.end),
-        )
-        following = indices.cert_index.lead().over(group_by=indices.source_url, order_by=indices.cert_index)
-        steps = indices.mutate(following=following)
-        gaps = steps.filter(steps.following - steps.cert_index > 1)
-        gaps = gaps.select("source_url", start=gaps.cert_index + 1, end=gaps.following)
-        # Batch by batch, so that the URLs of all gaps are never there as text.
-        batches = gaps.order_by("source_url", "start").to_pyarrow_batches()
-        found = pa.Table.from_batches((batch.cast(GAP_SCHEMA) for batch in batches), GAP_SCHEMA)
+    # Rows at or above the ceiling count only where the highest one does.
+    stretches = {
+        url: (start or 0, END if internal_only else ceiling)
+        for url, (start, ceiling) in zip(urls, within.values(), strict=True)
+    }
+    by_log = find_covered(stretches, main, staging)
+    found = []
+    for url, (start, ceiling) in sorted(zip(urls, within.values(), strict=True)):
+        covered = by_log.pop(url, _NOTHING)
+        if start is None or internal_only:
+            if not len(covered):
+                continue
+            start = int(covered.starts[0]) if start is None else start
+            ceiling = min(ceiling, int(covered.ends[-1])) if internal_only else ceiling
+        missing = covered.missing(start, ceiling)
+        codes = pa.DictionaryArray.from_arrays(np.zeros(len(missing), np.int32), [url])
+        found.append(pa.table([codes, missing.starts, missing.ends], GAP_SCHEMA))
     # In one piece, of which arrays are made without a copy.
-    return (
-        found.unify_dictionaries()
-        .combine_chunks()
-        .replace_schema_metadata(
-            {_LOOKED_AT: json.dumps({folder_of(table): table.version() for table in (main, staging) if table})}
-        )
-    )
+    gaps = pa.concat_tables([each for each in found if len(each)] or [GAP_SCHEMA.empty_table()])
+    looked_at = {folder_of(table): table.version() for table in (main, staging) if table}
+    return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
 
 
 def still_missing(gaps: pa.Table, table: DeltaTable) -> dict[str, RangeSet]:

@@ -2,7 +2,9 @@
 
 import weakref
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import groupby
 from tempfile import TemporaryFile, gettempdir
 from typing import Generic, TypeVar
 
@@ -23,6 +25,8 @@ INDEX_BITS = 40
 
 NO_KEY = -1
 """Stands for a row of another log, or of an index that no log has."""
+
+_ROWS_AT_ONCE = 1_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,17 +52,40 @@ def read_keys(path: str) -> Keys:
     TableError
         It cannot be read.
     """
+    with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
+        return _keys(parquet.read(list(KEY), use_threads=False))
+
+
+def key_batches(path: str) -> Iterator[Keys]:
+    """Read the key columns of a Parquet file in parts of whole row groups, of about a million rows.
+
+    Raises
+    ------
+    TableError
+        It cannot be read.
+    """
+    with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
+        footer = parquet.metadata
+        ends = np.cumsum([footer.row_group(at).num_rows for at in range(footer.num_row_groups)])
+        for _, groups in groupby(range(len(ends)), lambda at: ends[at] // _ROWS_AT_ONCE):
+            yield _keys(parquet.read_row_groups(list(groups), list(KEY), use_threads=False))
+
+
+def _keys(table: pa.Table) -> Keys:
+    urls = table[KEY[0]]
+    if not pa.types.is_dictionary(urls.type):
+        urls = urls.dictionary_encode()
+    urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
+    codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
+    index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
+    # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
+    return Keys(urls.dictionary.cast(pa.string()).to_pylist(), codes.to_numpy(), index.to_numpy())
+
+
+@contextmanager
+def _reading(path: str) -> Iterator[None]:
     try:
-        with pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
-            table = parquet.read(list(KEY), use_threads=False)
-        urls = table[KEY[0]]
-        if not pa.types.is_dictionary(urls.type):
-            urls = urls.dictionary_encode()
-        urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
-        codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
-        index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
-        # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
-        return Keys(urls.dictionary.cast(pa.string()).to_pylist(), codes.to_numpy(), index.to_numpy())
+        yield
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(path, message) from error

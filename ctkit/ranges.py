@@ -80,12 +80,16 @@ class RangeSet:
         if (starts < ends).all() and (ends[:-1] < starts[1:]).all():
             return cls(starts, ends)
         kept = ends > starts
-        starts, ends = starts[kept], ends[kept]
-        order = np.argsort(starts, kind="stable")
-        starts, reach = starts[order], np.maximum.accumulate(ends[order])
+        if not kept.all():
+            starts, ends = starts[kept], ends[kept]
+        if (starts[:-1] > starts[1:]).any():
+            order = np.argsort(starts, kind="stable")
+            starts, ends = starts[order], ends[order]
+        reach = np.maximum.accumulate(ends)
         first = np.ones(len(starts), bool)
         first[1:] = starts[1:] > reach[:-1]
-        return cls(starts[first], reach[np.append(np.flatnonzero(first)[1:] - 1, -1)] if len(starts) else reach)
+        # The last range before the next one begins: `first`, moved by one.
+        return cls(starts[first], reach[np.append(first[1:], True)[: len(first)]])
 
     @classmethod
     def holding(cls, index: Int64s) -> Self:
@@ -96,12 +100,18 @@ class RangeSet:
         >>> [str(each) for each in RangeSet.holding(np.array([7, 3, 4, 7]))]
         ['[3, 5)', '[7, 8)']
         """
-        return cls.merged(index, index + 1)
+        if (index[:-1] > index[1:]).any():
+            index = np.sort(index)
+        last = np.flatnonzero(index[1:] - index[:-1] > 1)
+        count = len(index)
+        return cls(index[np.append(0, last + 1)[:count]], index[np.append(last, -1)[:count]] + 1)
 
     @classmethod
     def joined(cls, sets: "Iterable[RangeSet]") -> Self:
         """Return the set that covers all the given ones."""
         every = [each for each in sets if len(each)] or [cls.of()]
+        if len(every) == 1:
+            return cls(every[0].starts, every[0].ends)
         return cls.merged(
             np.concatenate([each.starts for each in every]), np.concatenate([each.ends for each in every])
         )
@@ -201,6 +211,17 @@ class RangeSet:
         """
         beyond = np.iinfo(np.int64)
         return self.intersect(RangeSet.merged(np.append(beyond.min, other.ends), np.append(other.starts, beyond.max)))
+
+    def missing(self, start: int, end: int) -> Self:
+        """Return the indices of ``[start, end)`` that the set does not have.
+
+        Examples
+        --------
+        >>> [str(each) for each in RangeSet.of((0, 5), (7, 9)).missing(3, 12)]
+        ['[5, 7)', '[9, 12)']
+        """
+        inside = self.between(start, end)
+        return self.merged(np.append(start, inside.ends), np.append(inside.starts, end))
 
     def pages(self, page_size: Callable[[], int]) -> Iterator[IndexRange]:
         """Yield the requests that cover the set, one by one; see `page_bounds`.

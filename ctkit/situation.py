@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from ctkit.auditing import audit
 from ctkit.backfilling import backfill
 from ctkit.checkpoint import check_public_key
+from ctkit.coverage import find_covered
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
 from ctkit.findings import AuditReport
 from ctkit.gap import find_gaps
@@ -21,10 +22,11 @@ from ctkit.log import Log, LogDescription, open_log, read_log_list, read_public_
 from ctkit.outcome import BackfillReport, Progress
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.plan import Plan, plan_backfill
+from ctkit.ranges import END
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, find_table, open_table, read_tables, reading
+from ctkit.table import check_separate, find_table, open_table
 
 T = TypeVar("T")
 
@@ -358,13 +360,8 @@ def _first_and_last(
     main: DeltaTable | None, staging: DeltaTable | None, urls: Sequence[str]
 ) -> dict[str, tuple[int, int]]:
     """Return the lowest and the highest index of each log that has a row in either table."""
-    if not urls:
-        return {}
-    with reading(main, staging) as connection:
-        rows = read_tables(connection, main, staging).select("source_url", "cert_index")
-        rows = rows.filter(rows.source_url.isin(urls))
-        covered = rows.group_by("source_url").agg(lowest=rows.cert_index.min(), highest=rows.cert_index.max())
-        return {row["source_url"]: (row["lowest"], row["highest"]) for row in covered.to_pyarrow().to_pylist()}
+    covered = find_covered(dict.fromkeys(urls, (0, END)), main, staging)
+    return {url: (int(each.starts[0]), int(each.ends[-1]) - 1) for url, each in covered.items() if len(each)}
 
 
 def _first_of(names: Sequence[str]) -> str:

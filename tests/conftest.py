@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -27,6 +28,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kills", type=int, default=20, help="random instants at which tests/test_kills.py kills a run")
     parser.addoption("--inputs", type=int, default=10_000, help="damaged inputs that tests/fuzz/ tries in all")
     parser.addoption("--examples", type=int, default=12, help="histories that tests/test_machine.py tries")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what is remembered of tables out of the user's cache, also in processes that tests start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CTKIT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder below which things are remembered, in a test that looks at it: there is nothing in it."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setenv("CTKIT_CACHE", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

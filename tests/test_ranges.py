@@ -187,6 +187,19 @@ def test_merged_when_the_ranges_are_in_order() -> None:
     assert ranges.ends is ends
 
 
+@given(pairs, st.lists(indices), indices, indices)
+def test_missing_equals_set_difference(pairs: list[tuple[int, int]], index: list[int], start: int, end: int) -> None:
+    """What a stretch lacks is what no range covers and no index is, as maximal ranges."""
+    held = RangeSet.holding(np.array(index, np.int64))
+
+    missing = RangeSet.joined([RangeSet.of(*pairs), held]).missing(start, end)
+
+    assert _indices(held) == set(index)
+    assert _indices(missing) == set(range(start, end)) - _expected(pairs) - set(index)
+    for ranges in (held, missing):
+        assert all(a.end < b.start for a, b in pairwise(ranges))
+
+
 def test_between_when_nothing_is_cut() -> None:
     """What lies within the bounds as a whole is not copied, and what was cut leaves the set as it was."""
     ranges = RangeSet.of((1, 3), (5, 9))

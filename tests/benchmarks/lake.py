@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from ctkit.adopt import commit_files
+from ctkit.datafile import write_files
 from ctkit.schema import row_schema
-from ctkit.table import open_table
+from ctkit.table import open_table, table_path
 from ctkit.write import ROWS_PER_COMMIT, write_entries
 
 URL = "https://ct.example.com/2026h2"
@@ -62,6 +64,33 @@ def make_rows(start: int, count: int) -> pa.Table:
         "chain": [[_ISSUERS[at % 20], _ISSUERS[(at + 7) % 20]] for at in each],
     }
     return pa.table(columns, schema=row_schema())
+
+
+def make_keys(table: DeltaTable, rows: int, *, logs: int, gaps: int, start: int = 0) -> None:
+    """Append rows of which only the keys are real, all others being alike, in one commit of files of 100,000.
+
+    Parameters
+    ----------
+    rows, logs, gaps
+        Of each log there are as many rows and as many one-row gaps, at equal distances.
+    start
+        From which index on the first log has them; they are so far apart that none meets another.
+    """
+    alike = make_rows(0, 1).drop_columns(["source_url", "cert_index"])
+    index = np.arange(start, start + (rows + gaps) // logs)
+    index = np.delete(index, np.linspace(5, len(index) - 5, gaps // logs).astype(int))
+    files = []
+    for log in range(logs):
+        for at in range(0, len(index), ROWS_PER_COMMIT):
+            part = index[at : at + ROWS_PER_COMMIT]
+            columns = {name: pa.repeat(alike[name][0], len(part)) for name in alike.column_names}
+            columns |= {
+                "source_url": pa.repeat(f"https://ct{log}.example.com/2026h2", len(part)),
+                "cert_index": pa.array(part),
+            }
+            rows = pa.record_batch([columns[name] for name in row_schema().names], row_schema())
+            files += write_files(table_path(table.table_uri), row_schema(), [rows])
+    commit_files(files, table)
 
 
 def _hex(count: int, size: int) -> list[str]:
