@@ -115,9 +115,10 @@ _HEX = np.array([list(b"%02X:" % octet) for octet in range(256)], np.uint8)
 
 def _concatenated(values: list[memoryview]) -> pa.BinaryArray:
     offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int32)
-    return pa.BinaryArray.from_buffers(
-        pa.binary(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
-    )
+    # In Arrow's memory, as it lives longer than all else that is made of a block.
+    buffer = pa.allocate_buffer(int(offsets[-1]))
+    memoryview(buffer).cast("B")[:] = b"".join(values)
+    return pa.BinaryArray.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), buffer])
 
 
 def _fields(block: EntryBlock) -> dict[str, pa.Array]:
