@@ -7,13 +7,16 @@ from hashlib import sha256
 from random import Random
 from typing import Any
 
+import numpy as np
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from numpy.typing import NDArray
 
+from ctkit import kernel
 from ctkit.binding import find_faults
 from ctkit.embedded import EmbeddedLog, Request, make_log
 from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
@@ -308,3 +311,38 @@ def test_flipped_bytes_of_a_data_tile() -> None:
         for at, (start, end) in zip(starts, signatures, strict=True)
         for position in range(at + start, at + end)
     }
+
+
+@pytest.mark.parametrize("start", [0, 256])
+def test_find_faults_without_the_kernel(start: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is damaged, entries that the kernel finds to match are those in which the reader finds no fault."""
+    random = Random(start)
+    log = make_log("A log", 512)
+    entries = log.read(start, start + 256)
+    tile = bytearray(b"".join(entry.tile_leaf for entry in entries))
+    block, fingerprints = decode_data_tile(bytes(tile), start, start + 256, URL)
+    issuers = {sha256(each).digest(): each for entry in entries for each in entry.chain}
+    for begin, end in [*block.leaf.tolist(), *block.certificate.tolist()] * 2:
+        # Not type and length of the entry.
+        at = random.randrange(begin + 10 + 35, end)
+        tile[at] = random.choice((tile[at] ^ 1 << random.randrange(8), random.randrange(256)))
+        if random.random() < 0.3:
+            tile[at : at + 4] = random.randbytes(4)
+    damaged = replace(block, data=bytes(tile)).with_issuers(fingerprints, issuers)
+    whole = block.with_issuers(fingerprints, issuers)
+
+    shares = []
+
+    def none(*arguments: Any) -> NDArray[np.bool_]:
+        shares.append(find_matching(*arguments).mean())
+        return np.zeros(len(arguments[2]), np.bool_)
+
+    find_matching = kernel.find_matching
+    found = [find_faults(each).tolist() for each in (whole, damaged)]
+    monkeypatch.setattr(kernel, "find_matching", none)
+
+    assert [find_faults(each).tolist() for each in (whole, damaged)] == found
+    assert found[0] == [RIGHT] * 256
+    assert len(set(found[1])) > 1
+    assert shares[0] == 1
+    assert 0.1 < shares[1] < 0.9
