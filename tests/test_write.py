@@ -9,7 +9,7 @@ from rows import LOG, OTHER_LOG, commits_of, make_batch, make_rows, make_table, 
 
 from ctkit import datafile, write
 from ctkit.errors import TableError
-from ctkit.schema import KEY, row_schema
+from ctkit.schema import KEY, REPEATING, row_schema
 from ctkit.table import files_of, open_table
 from ctkit.write import write_batches, write_entries
 
@@ -28,6 +28,17 @@ def test_write_entries_sorts_files(tmp_path):
         assert len(pairs) == 4000
     assert sorted(file.split("/")[-2] for file in files_of(table)) == ["seen_date=2026-03-01", "seen_date=2026-03-02"]
     assert len(commits_of(tmp_path / "main")) == 2
+
+
+def test_write_entries_stores_repeating_texts_once(tmp_path):
+    """Columns of few values have dictionaries in the file, the others none; indices are stored as differences."""
+    table = make_table(tmp_path / "main", make_rows(range(1000)))
+
+    group = pq.read_metadata(files_of(table)[0]).row_group(0)
+    chunks = [group.column(at) for at in range(group.num_columns)]
+
+    assert {chunk.path_in_schema.split(".")[0] for chunk in chunks if chunk.has_dictionary_page} == set(REPEATING)
+    assert "DELTA_BINARY_PACKED" in chunks[0].encodings
 
 
 def test_write_entries_keeps_every_column(tmp_path):
