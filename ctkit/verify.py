@@ -17,7 +17,7 @@ from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.fetch import ask
 from ctkit.log import Log
-from ctkit.ranges import RangeSet
+from ctkit.ranges import Int64s, RangeSet
 
 PAGES_AT_ONCE = 64
 """So many pages are proven together: a long stretch takes no more proofs than a short one."""
@@ -153,20 +153,21 @@ class _Prover:
             kinds = (CheckpointError, LogProtocolError, LogUnavailableError)
             kind = next(kind for kind in kinds if isinstance(error, kind))
             for page in pages:
-                yield from self._lost(page.rows, kind, f"not proven: {error.message}")
+                yield from self._lost(page.rows["cert_index"].to_numpy(), kind, f"not proven: {error.message}")
             return
         size = self._heads[self._log.url].tree_size
         for page in pages:
             index = page.rows["cert_index"].to_numpy()
             signed, beyond = proven[index - pages[0].start], index >= size
-            yield replace(page, rows=page.rows.filter(pa.array(signed & (page.faults == 0))))
+            right = signed & (page.faults == 0)
+            yield page if right.all() else replace(page, rows=page.rows.filter(pa.array(right)))
             differing = f"not what the log's tree of {size} entries has there; {REPORT}"
-            yield from self._lost(page.rows.filter(pa.array(~signed & ~beyond)), LogProtocolError, differing)
+            yield from self._lost(index[~signed & ~beyond], LogProtocolError, differing)
             early = f"the log has signed {size} entries, and not this one yet; run again later"
-            yield from self._lost(page.rows.filter(pa.array(beyond)), LogUnavailableError, early)
+            yield from self._lost(index[beyond], LogUnavailableError, early)
             for fault in np.unique(page.faults[signed & (page.faults > 0)]).tolist():
-                rows = page.rows.filter(pa.array(signed & (page.faults == fault)))
-                yield from self._lost(rows, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
+                of_fault = index[signed & (page.faults == fault)]
+                yield from self._lost(of_fault, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
 
     def _compare(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
         """Return for each entry of the pages whether it is what the log signed."""
@@ -185,7 +186,7 @@ class _Prover:
             proven[:covered] = self._log.prove(start, hashes, head)
         return proven
 
-    def _lost(self, rows: pa.RecordBatch, kind: type[LogError], message: str) -> Iterator[LogError]:
-        """Yield an error for each stretch of rows."""
-        for each in RangeSet.holding(rows["cert_index"].to_numpy()):
+    def _lost(self, index: Int64s, kind: type[LogError], message: str) -> Iterator[LogError]:
+        """Yield an error for each stretch of indices."""
+        for each in RangeSet.holding(index):
             yield kind(self._log.url, message, start=each.start, end=each.end)
