@@ -97,7 +97,13 @@ class EntryBlock:
         pre-certificate (its poison and its signature) and the chain are not in the tree; see `ctkit.binding`.
         """
         # SHA-256(0x00 || MerkleTreeLeaf), and a MerkleTreeLeaf is 00 00 (v1, timestamped_entry) and the entry.
-        return [sha256(b"\0\0\0" + self.data[start:end]).digest() for start, end in self.leaf.tolist()]
+        prefix, data = sha256(b"\0\0\0"), memoryview(self.data)
+        hashes = []
+        for start, end in self.leaf.tolist():
+            leaf = prefix.copy()
+            leaf.update(data[start:end])
+            hashes.append(leaf.digest())
+        return hashes
 
     def with_issuers(self, fingerprints: Sequence[bytes], certificates: Mapping[bytes, bytes | None]) -> Self:
         """Return the block with its chains resolved from fingerprints to certificates.
