@@ -357,7 +357,7 @@ def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
     """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are.
 
     With `any_bytes` nothing follows from those. It is unpacked as it comes, so that nothing beyond `limit` is ever in
-    memory, packed or not.
+    memory; and of one that comes to nothing, as empty gzip members do, no more than twice as much is read.
     """
     head = b""
     for piece in pieces:
@@ -365,9 +365,10 @@ def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
         if len(head) >= len(_GZIP):
             break
     unpacked: list[bytes] = []
-    room = limit
+    room, packed = limit, 2 * limit
     member = zlib.decompressobj(zlib.MAX_WBITS | 16) if head.startswith(_GZIP) and not any_bytes else None
     for piece in chain([head], pieces):
+        packed -= len(piece)
         while piece:
             if member is None:
                 part, piece = piece, b""
@@ -377,7 +378,7 @@ def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
                 part = member.decompress(piece, min(_STEP, room + 1))
                 piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
             room -= len(part)
-            if room < 0:
+            if room < 0 or packed < 0:
                 raise _OversizeError
             unpacked.append(part)
     if member and not member.eof:

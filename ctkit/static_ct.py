@@ -46,7 +46,8 @@ class StaticCtLog(LogClient):
     def _ask_for_head(self) -> Checkpoint:
         head = self._ask_for_sth() if self._is_hybrid else self._ask_for_checkpoint()
         number, width = divmod(head.tree_size, TILE_WIDTH)
-        self._partial_tiles[number] = width
+        # Not that of a backend that is behind.
+        self._partial_tiles[number] = max(width, self._partial_tiles.get(number, 0))
         return head
 
     def _ask_for_checkpoint(self) -> Checkpoint:

@@ -204,9 +204,11 @@ def test_get_logs_why_it_tries_again(serve: Serve, caplog: pytest.LogCaptureFixt
     assert re.fullmatch(r"trying again try=2 seconds=0\.\d times=1 reason=.*/x: HTTP status 503 .*", caplog.messages[0])
 
 
-@pytest.mark.parametrize("body", [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000))])
+@pytest.mark.parametrize(
+    "body", [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000)), gzip.compress(b"") * 200]
+)
 def test_get_when_the_body_is_larger_than_allowed(serve: Serve, body: bytes) -> None:
-    """A body beyond the limit is refused, packed or not."""
+    """A body beyond the limit is refused, packed or not, and one of empty gzip members without end."""
     log = ScriptedLog(Response(200, body, headers={"Content-Encoding": "gzip"}))
 
     with pytest.raises(HttpError, match=r"larger than the 1000 bytes .*; report this") as raised:
