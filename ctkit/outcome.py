@@ -70,7 +70,7 @@ class BackfillReport(Report):
     table
         The folder that was written to.
     version
-        The table's version afterwards.
+        The table's version afterwards; None if there is no table, because there was nothing to write.
     wanted, written
         Source URL -> entries planned, entries committed.
     holes
@@ -94,7 +94,7 @@ class BackfillReport(Report):
     """
 
     table: str
-    version: int
+    version: int | None
     wanted: dict[str, int]
     written: dict[str, int]
     holes: tuple[Hole, ...]
@@ -108,7 +108,7 @@ class BackfillReport(Report):
     unsigned: tuple[str, ...]
 
     @classmethod
-    def of_nothing(cls, table: str, version: int, verify: Verify) -> Self:
+    def of_nothing(cls, table: str, version: int | None, verify: Verify) -> Self:
         """Return the report of a run that had nothing to do."""
         return cls(table, version, {}, {}, (), 0, {}, 0.0, (), Plan(()), verify, {}, ())
 
@@ -164,7 +164,7 @@ class BackfillReport(Report):
         wanted, written, limits = sum(self.wanted.values()), sum(self.written.values()), ", ".join(self.stopped_by)
         return {
             "table": self.table,
-            "version": self.version,
+            **({} if self.version is None else {"version": self.version}),
             "wanted": wanted,
             "written": written,
             "missing": wanted - written,

@@ -49,7 +49,8 @@ class Situation(Report):
     main, staging
         The tables; None for one that does not exist, or was not named.
     within
-        Canonical URL -> ``[start, end)`` in which gaps were looked for; None as start for catch-up.
+        Canonical URL -> ``[start, end)`` in which gaps were looked for; None as start for catch-up. A log that catch-up
+        skips, because neither table has a row of it, is not there.
     gaps
         Columns ``source_url, start, end``, half-open, ascending.
     unavailable
@@ -268,6 +269,12 @@ def find_situation(parameters: Parameters) -> Situation:
         startless = [url for url, (start, _) in within.items() if start is None and url not in with_gaps]
         for url in sorted(set(startless) - _first_and_last(main, staging, startless).keys()):
             logger.warning("log has no row in either table, skipping (catch-up) url=%s", url)
+            del within[url]
+        if not within and not unavailable:
+            raise ParameterError(
+                f"no log has a row in main_path {parameters.main_path}, nor in staging: catch-up has nowhere to start; "
+                "check main_path, or give from_index"
+            )
     return Situation(parameters, logs, main, staging, within, gaps, unavailable)
 
 
@@ -291,7 +298,7 @@ def fill_gaps(
     if not gaps.num_rows:
         logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
-        version = -1 if table is None else table.version()
+        version = None if table is None else table.version()
         return BackfillReport.of_nothing(path, version, parameters.verify)
     table = open_table(path, like=situation.main)
     return backfill(

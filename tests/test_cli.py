@@ -262,7 +262,35 @@ def test_gaps_when_there_are_none(ctkit, write_file, folder):
     code, _, err = ctkit("backfill", "-f", file)
     assert code == 0
     assert "no gaps detected, nothing to backfill" in err
+    assert "version=" not in err
     assert names(folder) == {"main", "run.yaml", "state.json"}
+
+
+@pytest.mark.parametrize("command", ["gaps", "backfill"])
+def test_catch_up_when_no_log_has_a_row(ctkit, write_file, folder, command):
+    """A main path that is mistyped, or holds other logs, is an error that names it; nothing is created."""
+    write_state("state.json", {NEW: 20})
+    file = write_file(logs=[{"url": NEW, "protocol": "rfc6962"}])
+    for rows in ([], range(3)):
+        make_table(folder / "main", make_rows(rows))
+        for path in ("typo", "main"):
+            code, out, err = ctkit(command, "-f", file, "--main-path", path)
+
+            assert (code, out) == (1, "")
+            assert f"Error: no log has a row in main_path {path}, nor in staging: " in err
+            assert err.endswith("check main_path, or give from_index\n")
+    assert names(folder) == {"main", "run.yaml", "state.json"}
+
+
+def test_gaps_when_a_log_is_skipped(ctkit, write_file, folder):
+    """A log without a row does not look like one that is complete."""
+    make_table(folder / "main", make_rows([10, 11]))
+    write_state("state.json", {LOG: 12, NEW: 20})
+
+    code, out, _ = ctkit("gaps", "-f", write_file(logs=[{"url": url, "protocol": "rfc6962"} for url in (LOG, NEW)]))
+
+    assert code == 0
+    assert [line.split() for line in out.splitlines()[1:]] == [[LOG, "first", "row", "12", "0", "0"]]
 
 
 def test_gaps_when_the_reader_goes_away(write_file, folder):
