@@ -37,6 +37,7 @@ def audit(
     final_heads: Mapping[str, Checkpoint] | None = None,
     unavailable: Sequence[LogError] = (),
     recheck: Literal["unproven", "all"] | None = None,
+    require_proof: bool = False,
 ) -> AuditReport:
     """Tell which entries have a row, and which rows are proven, up to the tree head that each log gives now.
 
@@ -58,6 +59,8 @@ def audit(
     recheck
         Fetch entries again, prove them, and compare them with their rows column by column: those of rows that are not
         proven, or of all rows in the stretch.
+    require_proof
+        Whether rows that are not proven make the audit fail.
 
     Raises
     ------
@@ -78,7 +81,8 @@ def audit(
     audits = _look_at_rows(main, looks, records, from_index, to_index)
     if recheck:
         audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck)
-    return AuditReport(folder_of(main), main.version(), tuple(sorted(audits, key=lambda each: each.source_url)))
+    audits = sorted(audits, key=lambda each: each.source_url)
+    return AuditReport(folder_of(main), main.version(), tuple(audits), require_proof)
 
 
 @dataclass(frozen=True, eq=False)

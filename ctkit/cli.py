@@ -156,7 +156,7 @@ def audit(arguments: argparse.Namespace) -> int:
                 more = f"\n... and {len(table) - SHOWN} more; --json lists them" if len(table) > SHOWN else ""
                 print(heading, shown + more, sep="\n", end="\n\n")
     logger.info("%s", report)
-    report.check(require_proof=parameters.require_proof)
+    report.check()
     return 0
 
 

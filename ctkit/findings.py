@@ -148,16 +148,17 @@ class LogAudit:
             "differing": self.differing,
         }
 
-    def flaws(self, *, require_proof: bool) -> list[str]:
-        """Return what is wrong with the rows, in words."""
-        found = {
-            "entries are missing": self.missing,
-            "rows hold a certificate without its SHA-256": self.altered,
-            "rows differ from the log's entries": self.differing,
-            "rows are not proven": self.unproven if require_proof else RangeSet.of(),
-        }
-        flaws = [f"{ranges.size} {what}: {first_of(ranges)}" for what, ranges in found.items() if len(ranges)]
-        return flaws + ([f"{self.beyond} rows lie beyond the tree of now"] if self.beyond else [])
+    def flaws(self, *, require_proof: bool) -> list[tuple[str, str]]:
+        """Return what is wrong with the rows, in words, each with what to do about it."""
+        backfill, look = "backfill what is missing", "look at what contradicts"
+        found = [
+            (self.missing, "entries are missing", backfill),
+            (self.altered, "rows hold a certificate without its SHA-256", look),
+            (self.differing, "rows differ from the log's entries", look),
+            (self.unproven if require_proof else RangeSet.of(), "rows are not proven", "recheck them (--recheck)"),
+        ]
+        flaws = [(f"{ranges.size} {what}: {first_of(ranges)}", advice) for ranges, what, advice in found if len(ranges)]
+        return flaws + ([(f"{self.beyond} rows lie beyond the tree of now", look)] if self.beyond else [])
 
     def line(self) -> dict[str, Any]:
         """Return what is said in one line: short names, JSON values."""
@@ -207,11 +208,14 @@ class AuditReport(Report):
         The version that was looked at.
     logs
         One for each log that was asked for, by URL.
+    require_proof
+        Whether rows that are not proven make it fail.
     """
 
     main: str
     version: int
     logs: tuple[LogAudit, ...]
+    require_proof: bool = False
 
     @property
     def title(self) -> str:  # type: ignore[override]
@@ -220,31 +224,30 @@ class AuditReport(Report):
 
     @property
     def passed(self) -> bool:
-        """Whether everything that was asked for is complete, and nothing contradicts; proven or not."""
-        return not any(log.problems or log.flaws(require_proof=False) for log in self.logs)
+        """Whether all that was asked for is complete, and proven where that is required, and nothing contradicts."""
+        return not any(log.problems or log.flaws(require_proof=self.require_proof) for log in self.logs)
 
-    def check(self, *, require_proof: bool = False) -> None:
-        """Raise unless everything that was asked for is complete, and nothing contradicts.
-
-        Parameters
-        ----------
-        require_proof
-            Rows that are not proven count as well.
+    def check(self) -> None:
+        """Raise unless the audit passed.
 
         Raises
         ------
         CheckpointError
             A log contradicts itself, or its log list: believe nothing of it.
         TableError
-            Entries are missing, or rows contradict their log.
+            Entries are missing, rows contradict their log, or are not proven where that is required.
         LogUnavailableError, LogProtocolError
             A log could not be asked: something is not known.
         """
         problems = [problem for log in self.logs for problem in log.problems]
-        flaws = [f"of {log.source_url} {flaw}" for log in self.logs for flaw in log.flaws(require_proof=require_proof)]
+        flaws = [
+            (f"of {log.source_url} {flaw}", advice)
+            for log in self.logs
+            for flaw, advice in log.flaws(require_proof=self.require_proof)
+        ]
         named = [f"{problem.url}: {_where(problem)}{problem.message}" for problem in problems[:NAMED]]
         more = [f"and {len(problems) - NAMED} more like these"] if len(problems) > NAMED else []
-        message = "; ".join([*named, *more, *flaws])
+        message = "; ".join([*named, *more, *(flaw for flaw, _ in flaws)])
 
         def raise_first(kind: type[LogError]) -> None:
             for problem in problems:
@@ -253,7 +256,7 @@ class AuditReport(Report):
 
         raise_first(CheckpointError)
         if flaws:
-            raise TableError(self.main, f"{message}; backfill what is missing, and look at what contradicts")
+            raise TableError(self.main, f"{message}; {' and '.join(dict.fromkeys(advice for _, advice in flaws))}")
         raise_first(LogProtocolError)
         raise_first(LogUnavailableError)
 

@@ -357,6 +357,7 @@ def audit_main(parameters: Parameters) -> AuditReport:
             final_heads={log.url: log.final_tree_head for log in listed if log.final_tree_head},
             unavailable=unavailable,
             recheck=parameters.recheck,
+            require_proof=parameters.require_proof,
         )
     finally:
         for log in logs:

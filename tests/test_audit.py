@@ -132,8 +132,8 @@ def test_audit_when_all_is_complete_and_proven(place, protocol):
     place.write(0, 300, tree_size=300)
     place.write(300, SIZE)
 
-    report = place.audit()
-    report.check(require_proof=True)
+    report = place.audit(require_proof=True)
+    report.check()
 
     assert report.logs[0].line() == {"log": place.log.url, **line()}
     assert [(head.tree_size, head.verified, head.consistent) for head in report.logs[0].heads] == [
@@ -224,8 +224,11 @@ def test_audit_when_a_part_was_filled_live(place):
 
     assert report.logs[0].line() == {"log": place.log.url, **line(proven=200, not_proven=400)}
     report.check()
-    with pytest.raises(TableError, match=r"400 rows are not proven: \[200, 600\)"):
-        report.check(require_proof=True)
+    required = place.audit(require_proof=True)
+    assert [each.title for each in (report, required)] == ["audit passed", "audit failed"]
+    assert [each.to_json()["passed"] for each in (report, required)] == [True, False]
+    with pytest.raises(TableError, match=r"400 rows are not proven: \[200, 600\); recheck them \(--recheck\)$"):
+        required.check()
 
 
 def test_audit_when_rows_are_written_twice(place):

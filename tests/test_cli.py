@@ -630,6 +630,11 @@ def test_audit(ctkit, write_file, folder, serve):
     assert (code, found["passed"], found["rows"]) == (0, True, 30)
     assert found["details"][0]["complete"] == [{"start": 0, "end": 30}]
 
+    code, out, err = ctkit("audit", "-f", file, "--to", "30", "--require-proof", "--json")
+    assert (code, json.loads(out)["passed"]) == (1, False)
+    assert "INFO audit failed main=" in err
+    assert err.endswith(f"of {url} 30 rows are not proven: [0, 30); recheck them (--recheck)\n")
+
     assert ctkit("audit", "-f", file, "--to", "30", "--recheck", "--require-proof")[0] == 0
 
 
