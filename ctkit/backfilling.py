@@ -21,7 +21,7 @@ from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.checkpoint import Checkpoint, Verify
 from ctkit.entry import EntryBlock
-from ctkit.errors import LogError
+from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import ask, fetch_blocks, unanswered
 from ctkit.gap import ranges_by_log, still_missing
 from ctkit.log import Log
@@ -284,26 +284,28 @@ class _Fetching:
     def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[Arrival | LogError, None, None]:
         left = wanted
         if self._requests.has_any(log.url) and not self._stop.is_set():
-            if self._verify != "off" and (error := self._verify_head(log)):
+            error = self._verify_head(log) if self._verify != "off" else None
+            if error is None:
+                arrivals = fetch_blocks(
+                    log,
+                    wanted,
+                    ahead=self._pages_ahead,
+                    allowed=self._requests.counter(log.url),
+                    whole=self._verify == "entries",
+                    stop=self._stop,
+                    decode=partial(self._read, log),
+                )
+                if self._verify == "entries":
+                    # What has arrived may still be proven when nothing new is asked for.
+                    arrivals = prove_arrivals(log, self.heads, arrivals, stop=self._hurry)
+                left = yield from arrivals
+                if left.size == wanted.size:
+                    error = unanswered(log)
+            # No budget is the reason where a log that was asked did not answer at all, unless it was only slow.
+            is_slow = isinstance(error, LogUnavailableError) and self._expired.is_set() and not log.in_trouble
+            if error and not is_slow:
                 error.start, error.end = int(wanted.starts[0]), int(wanted.ends[-1])
                 yield error
-                return
-            arrivals = fetch_blocks(
-                log,
-                wanted,
-                ahead=self._pages_ahead,
-                allowed=self._requests.counter(log.url),
-                whole=self._verify == "entries",
-                stop=self._stop,
-                decode=partial(self._read, log),
-            )
-            if self._verify == "entries":
-                # What has arrived may still be proven when nothing new is asked for.
-                arrivals = prove_arrivals(log, self.heads, arrivals, stop=self._hurry)
-            left = yield from arrivals
-            if left.size == wanted.size:
-                # No budget is the reason where a log that was asked did not answer at all.
-                yield unanswered(log, int(wanted.starts[0]), int(wanted.ends[-1]))
                 return
         if len(left):
             self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, RangeSet.of())])

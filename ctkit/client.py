@@ -77,6 +77,11 @@ class LogClient(ABC):
         """What is known of the log's host; to be read only."""
         return self._client.pace
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the log refused the last request that is over, or failed; see `ctkit.log.Log.in_trouble`."""
+        return self._client.in_trouble
+
     def close(self) -> None:
         """Close all connections."""
         self._client.close()

@@ -167,10 +167,10 @@ def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
         threads.end()
 
 
-def unanswered(log: Log, start: int | None = None, end: int | None = None) -> LogUnavailableError:
-    """Return the error of a log that was asked for ``[start, end)``, or something else, when the run was stopped."""
+def unanswered(log: Log) -> LogUnavailableError:
+    """Return the error of a log that was asked, and has not answered, when the run was stopped."""
     message = "the log was asked, and had not answered when the run was stopped; run again later"
-    return LogUnavailableError(log.url, message, start=start, end=end)
+    return LogUnavailableError(log.url, message)
 
 
 def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:

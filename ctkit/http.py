@@ -140,6 +140,11 @@ class Client:
         """What is known of the host's pace; to be read only."""
         return self._gate.pace
 
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the last request that is over was refused, or failed."""
+        return self._gate.in_trouble(self.url)
+
     def close(self) -> None:
         """Close all connections."""
         self._http.close()

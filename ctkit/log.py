@@ -58,6 +58,10 @@ class Log(Protocol):
         """What is known of the pace of the log's host."""
 
     @property
+    def in_trouble(self) -> bool:
+        """Whether the last request that is over met trouble: 429, 5xx, no answer. False for a log that is just slow."""
+
+    @property
     def protocol(self) -> LogProtocol:
         """How the log is read."""
 

@@ -353,6 +353,10 @@ class Gate:
             self.pace.answered(turn.sent, now, turn.latency, turn.size)
         self.pace.ended(now, turn.size)
 
+    def in_trouble(self, log: str) -> bool:
+        """Tell whether the last request for a log that is over met trouble."""
+        return log in self._in_trouble
+
     def check(self, longest: float) -> None:
         """Raise `NoTurnError` if the host asks to be left alone for more than `longest` seconds from now on."""
         with self._lock:

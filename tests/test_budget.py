@@ -240,11 +240,26 @@ def test_backfill_when_the_time_is_over(tmp_path, both):
     assert report.written == {rfc.url: 256, static.url: 0}
     time.sleep(0.3)
     assert sum(map(data_requests, logs)) == asked
-    # The log that had been asked and had not answered is no log that was left for another run.
-    assert (report.stopped_by, [hole.source_url for hole in report.holes]) == ((), [static.url])
-    with pytest.raises(
-        LogUnavailableError, match=f"^{static.url}: 1280 entries are still missing: .* had not answered"
-    ):
+    assert (report.stopped_by, report.holes) == (("deadline",), ())
+    assert {log.source_url: log.wanted for log in report.left.logs} == {static.url: 1280}
+    report.check()
+
+
+@pytest.mark.parametrize("verify", ["off", "heads", "entries"])
+def test_backfill_when_the_time_is_over_before_the_first_answer(tmp_path, both, verify):
+    """A log that is only slow is left, whatever it was asked first; one that refused is a hole, for it may be down."""
+    logs, (rfc, static) = both
+    logs[0].latency = 30
+    logs[1].always = 503
+    patient = Patience(tries=50, first_wait=0.1, longest_wait=0.1)
+    gaps = find_gaps(None, within={client.url: (0, 1280) for client in (rfc, static)})
+    with open_log(static.url, user_agent=USER_AGENT, protocol="static-ct", patience=patient) as refusing:
+        report = backfill([rfc, refusing], gaps, open_table(tmp_path / "staging"), verify=verify, deadline=0.5)
+
+    assert report.stopped_by == ("deadline",)
+    assert {log.source_url: log.wanted for log in report.left.logs} == {rfc.url: 1280}
+    assert [(hole.source_url, hole.start, hole.end) for hole in report.holes] == [(static.url, 0, 1280)]
+    with pytest.raises(LogUnavailableError, match=f"^{static.url}: 1280 entries are still missing"):
         report.check()
 
 
