@@ -29,6 +29,9 @@ logger = logging.getLogger(__name__)
 SHOWN = 20
 """Lines of a table that a terminal is good for."""
 
+_NOBODY = "no log could be asked"
+_BUDGET = ("max_requests", "max_entries", "deadline")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -79,7 +82,7 @@ def gaps(arguments: argparse.Namespace) -> int:
                 separator = ",\n"
             print("\n]")
         else:
-            print(situation.summary().to_string(index=False) if situation.within else "no log could be asked")
+            print(situation.summary().to_string(index=False) if situation.within else _NOBODY)
         situation.check()
     return 0
 
@@ -119,7 +122,12 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
         if as_json:
             print(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
         else:
-            print(plan.table().to_string(index=False) if plan.logs else "no gaps, nothing to ask for", plan, sep="\n")
+            nothing = "no gaps, nothing to ask for" if situation.within else _NOBODY
+            if situation.within and situation.unavailable:
+                nothing = "no gaps of the logs that could be asked"
+            print(plan.table().to_string(index=False) if plan.logs else nothing, plan, sep="\n")
+        if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:
+            logger.warning("the plan is of all that is missing, budget not applied %s", " ".join(limits))
         situation.check()
     return 0
 

@@ -91,7 +91,7 @@ def ask_each(ask: Callable[[T], R], targets: Sequence[T]) -> list[R | LogError]:
         try:
             return ask(target)
         except LogError as error:
-            logger.warning("log cannot be asked, skipping %s", error)
+            logger.warning("log cannot be asked %s", error)
             return error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -471,6 +471,33 @@ def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
     assert out.splitlines()[0] == "no gaps, nothing to ask for"
 
 
+def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, folder, monkeypatch):
+    """Nothing is said of gaps that are not known; a log whose gaps are known is planned, and not called skipped."""
+    hasty = replace(DEFAULT_PATIENCE, tries=1)
+    monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
+    log = FakeLog("Dead", 30, protocols=["rfc6962"])
+    log.down = True
+    logs = [{"url": serve(log), "protocol": "rfc6962"}]
+
+    code, out, err = ctkit("backfill", "-f", write_file(logs=logs, ceiling="log"), "--from", "0", "--dry-run")
+    assert (code, out.splitlines()[0]) == (1, "no log could be asked")
+    assert "its gaps are not known" in err
+
+    write_state("state.json", {logs[0]["url"]: 30})
+    code, out, err = ctkit("backfill", "-f", write_file(logs=logs), "--from", "0", "--dry-run")
+    assert (code, out.split()[-7:-5]) == (0, ["plan", "logs=1"])
+    assert "WARNING log cannot be asked http" in err
+    assert "skipping" not in err
+
+
+def test_backfill_dry_run_with_a_budget(ctkit, two_logs):
+    """The plan is of all that is missing, and says so."""
+    code, out, err = ctkit("backfill", "-f", two_logs[1], "--dry-run", "--max-entries", "5", "--deadline", "2")
+
+    assert (code, "entries_wanted=2000" in out) == (0, True)
+    assert "WARNING the plan is of all that is missing, budget not applied max_entries=5 deadline=2.0\n" in err
+
+
 @pytest.mark.parametrize(
     ("words", "limit"), [(("--max-requests", "5"), "max_requests"), (("--max-entries", "700"), "max_entries")]
 )
