@@ -12,10 +12,13 @@ from numpy.typing import NDArray
 from ctkit.checkpoint import Checkpoint, check_public_key
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
-from ctkit.http import DEFAULT_PATIENCE, Client, Patience
+from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience
 from ctkit.merkle import EMPTY_ROOT
 from ctkit.pace import Pace
 from ctkit.schema import canonical_url
+
+OTHER_PROTOCOL = "check the URL, and protocol, which may be wrong: auto asks the log"
+"""What to do about a log without that by which its protocol begins."""
 
 
 class LogOptions(TypedDict, total=False):
@@ -101,7 +104,13 @@ class LogClient(ABC):
 
     def get_checkpoint(self) -> Checkpoint:
         """Ask the log for its current tree head; see `ctkit.log.Log.get_checkpoint`."""
-        head = self._ask_for_head()
+        try:
+            head = self._ask_for_head()
+        except HttpError as error:
+            if error.status != 404:
+                raise
+            message = f"{error.message.removesuffix('; run again later')}; {OTHER_PROTOCOL}"
+            raise HttpError(self.url, message, status=404) from error
         if self.key is not None:
             head = head.verify(self.key)
         with self._lock:

@@ -217,7 +217,7 @@ def open_log(
             try:
                 log.get_checkpoint()
             except LogError as error:
-                reasons.append(error.message)
+                reasons.append(error.message.rpartition("; ")[0] or error.message)
                 continue
             if isinstance(log, StaticCtLog) and not log.has_tiles():
                 log_class = Rfc6962Log

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint, read_checkpoint, read_sth
-from ctkit.client import LogClient, LogOptions
+from ctkit.client import OTHER_PROTOCOL, LogClient, LogOptions
 from ctkit.entry import REPORT, EntryBlock, decode_data_tile
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.hash_tile import Check, HashTiles
@@ -118,6 +118,8 @@ class StaticCtLog(LogClient):
                 if start < first + width and (tile := self._get_tile_or_none(path + suffix)) is not None:
                     return tile, first + width
         message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}); run again later"
+        if self._is_hybrid:
+            message = f"the log has neither a checkpoint nor a data tile with entry {start}; {OTHER_PROTOCOL}"
         raise LogUnavailableError(self.url, message)
 
     def _get_issuer(self, fingerprint: bytes) -> bytes | None:

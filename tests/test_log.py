@@ -73,6 +73,26 @@ def test_open_log_when_the_protocol_is_given(serve: Serve, protocol: Any, kind: 
     assert fake.requests == []
 
 
+@pytest.mark.parametrize(("protocol", "other"), [("rfc6962", "static-ct"), ("static-ct", "rfc6962")])
+def test_log_when_the_protocol_is_the_other_one(serve: Serve, protocol: Any, other: str) -> None:
+    """What is not there says that the protocol may be wrong, and not that it comes later; `auto` needs no such hint."""
+    url = serve(FakeLog(size=300, protocols=[other]))
+
+    with (
+        open_log(url, user_agent=AGENT, protocol=protocol, patience=FAST) as log,
+        pytest.raises(LogUnavailableError, match=r"protocol, which may be wrong: auto asks the log$"),
+    ):
+        log.get_entries(0, log.get_checkpoint().tree_size)
+    with pytest.raises(LogUnavailableError) as raised:
+        open_log(f"{url}0", user_agent=AGENT, patience=FAST)
+    reasons = str(raised.value).partition("run again later: ")[2]
+    assert [reason.split()[:4] for reason in reasons.split(" | ")] == [
+        ["/checkpoint:", "HTTP", "status", "404"],
+        ["/ct/v1/get-sth:", "HTTP", "status", "404"],
+    ]
+    assert ";" not in reasons
+
+
 def test_open_log_when_neither_protocol_answers(serve: Serve) -> None:
     """A log that gives no tree head is unavailable, for both reasons."""
     fake = FakeLog(size=3)
