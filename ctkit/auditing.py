@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import REPORT
-from ctkit.errors import CheckpointError, LogError, LogUnavailableError
+from ctkit.errors import CheckpointError, LogError, LogUnavailableError, ParameterError
 from ctkit.evidence import altered_rows, count_rows, highest_rows, proven_rows
 from ctkit.findings import AuditReport, LogAudit, RememberedHead, TreeHead
 from ctkit.gap import find_gaps, ranges_by_log
@@ -64,6 +64,8 @@ def audit(
 
     Raises
     ------
+    ParameterError
+        A log has no entry at `from_index` or after it.
     TableError
         The table cannot be read, or a commit's records cannot.
     """
@@ -157,6 +159,9 @@ def _look_at_rows(
         # A backend that is behind does not contradict rows of a larger tree that the log has shown before.
         larger = [] if look.final else [each.tree_size for each in look.heads if each.consistent is not False]
         limits[look.url] = max([size, *larger])
+        if head and from_index >= max(size, 1):
+            message = f"from_index {from_index} is not below the tree size {size} of {look.url}"
+            raise ParameterError(f"{message}: give a lower one, or leave that log out")
         end = size if to_index is None else min(to_index, size)
         stretches[look.url] = min(from_index, end), end
     missing = ranges_by_log(find_gaps(main, within=stretches))

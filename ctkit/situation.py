@@ -338,7 +338,7 @@ def audit_main(parameters: Parameters) -> AuditReport:
     Raises
     ------
     ParameterError
-        Something is missing, or no log is named.
+        Something is missing, or no log is named, or one has no entry at `from_index` or after it.
     TableError
         There is no main table, or it cannot be read.
     """

@@ -14,7 +14,7 @@ from ctkit.auditing import audit
 from ctkit.backfilling import backfill
 from ctkit.certificate import read_rows
 from ctkit.checkpoint import Checkpoint
-from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, TableError
+from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience
 from ctkit.log import open_log
@@ -190,6 +190,13 @@ def test_audit_of_a_stretch(place):
     place.write(300, 310)
 
     assert place.line(from_index=100, to_index=200) == line(**{"from": 100, "to": 200}, rows=100, proven=100)
+
+
+@pytest.mark.parametrize("from_index", [SIZE, 10 * SIZE])
+def test_audit_of_a_stretch_beyond_the_tree(place, from_index):
+    """A stretch without an entry is not called complete."""
+    with pytest.raises(ParameterError, match=f"^from_index {from_index} is not below the tree size {SIZE} of http"):
+        place.audit(from_index=from_index)
 
 
 # Holes, and rows of which nothing is said
