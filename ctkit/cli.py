@@ -137,6 +137,7 @@ def merge(arguments: argparse.Namespace) -> int:
     parameters = _read(arguments)
     if parameters.staging_path is None and not arguments.undo:
         raise ParameterError("merge requires --staging-path <PATH>")
+    from ctkit.retire import EMPTY
     from ctkit.staged import merge_staged, undo_staged
 
     if arguments.undo:
@@ -146,6 +147,8 @@ def merge(arguments: argparse.Namespace) -> int:
     report = merge_staged(parameters)
     if report.staging_rows:
         logger.info("%s", report)
+    if report.left not in ("", EMPTY):
+        logger.warning("staging is not removed staging_path=%s left: %s", parameters.staging_path, report.left)
     return 0
 
 

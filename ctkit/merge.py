@@ -39,7 +39,7 @@ from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap
 from ctkit.provenance import carried_over, metadata_of
 from ctkit.report import Report
-from ctkit.retire import orphans, retire
+from ctkit.retire import EMPTY, orphans, retire
 from ctkit.rewrite import prepare_files
 from ctkit.schema import row_schema
 from ctkit.table import (
@@ -320,7 +320,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         skipped=overlap.rows - inserted,
         conflicts=overlap.conflicts,
         staging=folder_of(staging),
-        left=retire(staging, staged, dead) if staged else "an empty table",
+        left=retire(staging, staged, dead) if staged else EMPTY,
     )
 
 

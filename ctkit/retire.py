@@ -15,6 +15,9 @@ from ctkit.table import files_of, first_line, folder_of, hold, table_path
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
 
+EMPTY = "an empty table"
+"""What is left where nothing was to be removed: a staging table that never had a row."""
+
 
 def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]) -> str:
     """Remove merged files, and the table with its folder if nothing was added to it meanwhile.
@@ -67,7 +70,7 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
             return ""
         with hold(staging) as held:
             if files_of(held) or MERGED not in held.history(1)[0]:
-                return "an empty table"
+                return EMPTY
             return _remove_empty(held, orphans(held))
     except (DeltaError, OSError) as error:
         return f"{folder} could not be removed ({first_line(error)}); remove it"
@@ -90,7 +93,7 @@ def _remove_empty(table: DeltaTable, dead: Sequence[Path]) -> str:
     partitions = (path for path in folder.glob(f"{PARTITION}=*") if not path.is_symlink())
     own = {folder / "_delta_log", *(path for path in partitions if set(dead).issuperset(path.iterdir()))}
     if foreign := sorted(path.name for path in folder.iterdir() if path not in own):
-        return f"an empty table, because {folder} also holds {', '.join(foreign[:5])}; remove it"
+        return f"{EMPTY}, because {folder} also holds {', '.join(foreign[:5])}; remove it"
     # Renamed, it is gone at once: half a log would be a broken table.
     husk = _husk(folder)
     shutil.rmtree(husk, ignore_errors=True)

@@ -71,8 +71,10 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
             logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
             main = open_table(main_path, like=staging)
         return merge_staging(staging, main, expected=expected)
-    state = "does not exist" if staging is None else "is empty"
-    logger.info("staging table %s, nothing to merge staging_path=%s", state, parameters.staging_path)
+    if staging is None:
+        logger.warning("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
+    else:
+        logger.info("staging table is empty, nothing to merge staging_path=%s", parameters.staging_path)
     left = finish_retiring(staging_path, staging)
     version = -1 if main is None else main.version()
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)

@@ -138,11 +138,11 @@ def test_ac4_5_merge_without_staging_path():
 
 
 def test_ac4_1_merge_when_staging_is_missing(ctkit, folder):
-    """Missing staging is nothing to do: exit code 0, says so, and creates nothing."""
+    """Missing staging is nothing to do, unless its path is mistyped: exit code 0, a warning, and nothing is created."""
     code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
 
     assert (code, out) == (0, "")
-    assert "staging table does not exist, nothing to merge staging_path=staging" in err
+    assert "WARNING staging table does not exist, nothing to merge staging_path=staging" in err
     assert names(folder) == set()
 
 
@@ -152,7 +152,8 @@ def test_ac4_1_merge_when_staging_is_empty(ctkit, folder):
     code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
 
     assert (code, out) == (0, "")
-    assert "staging table is empty, nothing to merge staging_path=staging" in err
+    assert "INFO staging table is empty, nothing to merge staging_path=staging" in err
+    assert "WARNING" not in err
     assert names(folder) == {"staging"}
 
 
@@ -161,8 +162,11 @@ def test_merge_removes_what_an_interrupted_merge_left(ctkit, folder):
     make_table(folder / "staging", make_rows(range(3)))
     foreign = folder / "staging" / "notes.txt"
     foreign.write_text("not ours")
-    assert ctkit("merge", "--staging-path", "staging", "--main-path", "main")[0] == 0
-    assert names(folder) == {"main", "staging"}
+    warning = "WARNING staging is not removed staging_path=staging left: an empty table, because "
+    for _ in range(2):
+        code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+        assert (code, err.count(warning)) == (0, 1)
+        assert names(folder) == {"main", "staging"}
 
     foreign.unlink()
     code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
