@@ -66,6 +66,9 @@ LINKS = "links.json"
 MERGED_FROM = "ctkit.merged_from"
 """Commit metadata of main: the staging folder that the commit's rows came from."""
 
+UNDONE = "ctkit.undone"
+"""Commit metadata of main: the version whose merge the commit takes out."""
+
 SAMPLE_ROWS = 20
 
 
@@ -340,15 +343,19 @@ def undo_merge(main: DeltaTable) -> int:
         Main's last commit is not a merge, or somebody commits just now; nothing was changed.
     """
     with hold(main) as held:
-        merged = held.version()
-        if MERGED_FROM not in held.history(1)[0]:
+        merged, last = held.version(), held.history(1)[0]
+        if UNDONE in last:
+            message = f"is already undone: version {merged} took out the merge that had made version {last[UNDONE]}"
+            raise TableError(folder_of(main), f"{message}; backfill to fetch its rows anew")
+        if MERGED_FROM not in last:
             message = f"version {merged} was not made by a merge; DeltaTable.restore() goes back over other commits too"
             raise TableError(folder_of(main), message)
-        properties = CommitProperties({"ctkit.undone": str(merged)}, max_commit_retries=0)
+        properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)
         try:
             held.restore(merged - 1, commit_properties=properties)
         except (DeltaError, OSError) as error:
-            raise TableError(folder_of(main), f"the merge cannot be undone ({error}); nothing was changed") from error
+            message = f"the merge cannot be undone ({first_line(error)}); nothing was changed: mend that and run again"
+            raise TableError(folder_of(main), message) from error
     main.update_incremental()
     return merged + 1
 

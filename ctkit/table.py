@@ -100,18 +100,22 @@ def find_table(uri: str | Path) -> DeltaTable | None:
     SchemaMismatchError
         The table there is not one of ours.
     TableError
-        There is a table, but it cannot be opened.
+        There is a table that cannot be opened, or the folder holds other things.
     """
     path = table_path(uri)
-    if path.exists() and not path.is_dir():
-        raise TableError(str(path), "is a file, not the folder of a table; name a folder")
     try:
+        if path.exists() and not path.is_dir():
+            raise TableError(str(path), "is a file, not the folder of a table; name a folder")
         if not DeltaTable.is_deltatable(path.as_uri()):
+            if path.exists() and any(not name.startswith(("_delta_log", ".")) for name in os.listdir(path)):
+                message = "is not a Delta table but holds other files; name a table, or an empty or a new folder"
+                raise TableError(str(path), message)
             return None
         table = DeltaTable(path.as_uri())
     except (DeltaError, OSError) as error:
         raise TableError(
-            str(path), f"cannot be opened as a Delta table ({first_line(error)}); look at its _delta_log"
+            str(path),
+            f"cannot be opened as a Delta table ({first_line(error)}); look at its _delta_log, and at its rights",
         ) from error
     check_schema(table)
     return table
@@ -138,8 +142,6 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable
         return table
     path = table_path(uri)
     try:
-        if path.exists() and any(not name.startswith(("_delta_log", ".")) for name in os.listdir(path)):
-            raise TableError(str(path), "is not a Delta table but holds other files; give an empty or a new folder")
         schema = row_schema(as_der_type(like) if like else "binary")
         return DeltaTable.create(path.as_uri(), schema, mode="ignore", partition_by=[PARTITION])
     except (DeltaError, OSError) as error:
@@ -352,5 +354,14 @@ def hold(table: DeltaTable) -> Iterator[DeltaTable]:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, without the colours that deltalake puts into it."""
-    return (_COLOUR.sub("", str(error)).strip() or type(error).__name__).splitlines()[0]
+    r"""Return the first line of an error's message, without the colours that deltalake puts into it.
+
+    The causes that deltalake puts below that line are part of it.
+
+    Examples
+    --------
+    >>> first_line(OSError("Generic error\n \x1b[31m↳\x1b[0m Permission denied\n"))
+    'Generic error: Permission denied'
+    """
+    line, *more = (_COLOUR.sub("", str(error)).strip() or type(error).__name__).splitlines()
+    return ": ".join([line, *(cause[1:].strip() for cause in map(str.strip, more) if cause.startswith("↳"))])

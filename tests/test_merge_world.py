@@ -4,6 +4,8 @@ import contextlib
 import multiprocessing
 import os
 import random
+import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, mak
 
 import ctkit
 from ctkit import adopt, cli
+from ctkit.errors import TableError
 from ctkit.merge import SCRATCH, merge_staging
 from ctkit.table import files_of, find_table, open_table
 
@@ -129,7 +132,7 @@ def test_readers_see_a_merge_whole(tmp_path):
     assert counts == {1, 61} or counts == {61}
 
 
-def test_merge_undone(tmp_path, caplog):
+def test_merge_undone(tmp_path, caplog, capsys):
     """The last merge can be taken back, which the history tells; merging the same rows anew works."""
     make_table(tmp_path / "main", make_rows([1, 2]))
     make_table(tmp_path / "staging", make_rows([2, 3]))
@@ -143,8 +146,29 @@ def test_merge_undone(tmp_path, caplog):
     assert "merge undone" in caplog.text
     assert indices_of(open_table(tmp_path / "main")) == [1, 2]
     assert DeltaTable(tmp_path / "main").history(1)[0]["ctkit.undone"] == "2"
+    assert cli.main(["merge", "--undo", *flags]) == 1
+    assert (
+        "is already undone: version 3 took out the merge that had made version 2; backfill" in capsys.readouterr().err
+    )
     assert merge_staging(open_table(tmp_path / "again"), open_table(tmp_path / "main")).inserted == 1
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+
+
+def test_merge_undone_when_nothing_can_be_written(tmp_path):
+    """What deltalake says in several lines and colours is one plain line, with what to do next."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limit[1]))
+    try:
+        with pytest.raises(TableError) as raised:
+            ctkit.undo_merge(main)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    said = r".*/main: the merge cannot be undone \([ -~]*File too large[ -~]*\); nothing was changed: mend that and .*"
+    assert re.fullmatch(said, str(raised.value))
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
 
 
 @pytest.mark.parametrize("copied", [False, True])

@@ -72,12 +72,13 @@ def test_open_table_when_deltalake_cannot_have_its_name(tmp_path, name):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_open_table_when_the_folder_holds_other_things(tmp_path):
-    """No table is put into a folder with other files."""
+@pytest.mark.parametrize("look", [find_table, open_table])
+def test_open_table_when_the_folder_holds_other_things(tmp_path, look):
+    """No table is put into a folder with other files, and it is not taken for one that is only missing."""
     (tmp_path / "notes.txt").write_text("mine")
 
-    with pytest.raises(TableError, match="holds other files"):
-        open_table(tmp_path)
+    with pytest.raises(TableError, match="is not a Delta table but holds other files"):
+        look(tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
