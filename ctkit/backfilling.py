@@ -105,13 +105,17 @@ def backfill(
     """
     budget = Budget(max_requests, max_entries, deadline)
     by_url = logs_of(ranges_by_log(gaps), logs)
-    stop = threading.Event()
+    stop, interrupted = threading.Event(), threading.Event()
     commits: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 
     def run() -> BackfillReport:
         try:
             with hold(table) as held:
-                return _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
+                report = _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
+            if interrupted.is_set():
+                written, wanted = sum(report.written.values()), sum(report.wanted.values())
+                logger.warning("backfill interrupted, what had come is written written=%d wanted=%d", written, wanted)
+            return report
         finally:
             commits.put(None)
 
@@ -123,6 +127,9 @@ def backfill(
             for progress in iter(commits.get, None):
                 if on_progress:
                     on_progress(progress)
+        except KeyboardInterrupt:
+            interrupted.set()
+            raise
         finally:
             stop.set()
     report = running.result()

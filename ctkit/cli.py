@@ -107,7 +107,7 @@ def backfill(arguments: argparse.Namespace) -> int:
         logger.info("%s", report)
         for left in report.left.logs:
             logger.info("left source_url=%s entries=%d requests=%d", left.source_url, left.wanted, left.requests)
-        if report.stopped_by:
+        if report.stopped_by and not (report.holes and not any(report.written.values())):
             logger.warning("stopped by the budget, run again to go on stopped_by=%s", ",".join(report.stopped_by))
         report.check()
         situation.check()

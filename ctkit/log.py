@@ -308,6 +308,9 @@ def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
         client = Client(source, user_agent=user_agent, patience=patience)
         try:
             return client.get("", bytes, limit=_LIST_LIMIT)
+        except LogError as error:
+            # The list itself has no path below its URL.
+            raise type(error)(source, error.message.removeprefix(": ")) from error
         finally:
             client.close()
     try:

@@ -1,5 +1,6 @@
 """What a backfill comes to: how far it is, and what it did."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -9,6 +10,8 @@ from ctkit.checkpoint import Checkpoint, Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.plan import Plan
 from ctkit.report import Report
+
+_RUN_AGAIN = re.compile(r"; run again( later)?$")
 
 
 @dataclass(frozen=True, order=True)
@@ -153,7 +156,8 @@ class BackfillReport(Report):
         for url, wanted in self.wanted.items():
             missing = wanted - self.written[url] - left.get(url, 0)
             holes = [hole for hole in self.holes if hole.source_url == url]
-            named = ", ".join(f"[{hole.start}, {hole.end}) {hole.reason}" for hole in holes[:5])
+            # Whether to run again is said once, of all of them.
+            named = ", ".join(f"[{hole.start}, {hole.end}) {_RUN_AGAIN.sub('', hole.reason)}" for hole in holes[:5])
             more = f", and {len(holes) - 5} more" if len(holes) > 5 else ""
             if missing:
                 said.append(f"{url}: {missing} entries are still missing: {named}{more}")

@@ -124,8 +124,9 @@ class Situation(Report):
             Names the logs that could not, and what to do about each.
         """
         if self.unavailable:
-            named = "; ".join(str(error) for error in self.unavailable)
-            raise LogUnavailableError(self.unavailable[0].url, f"its gaps are not known: {named}")
+            url = self.unavailable[0].url
+            named = "; ".join(str(error) for error in self.unavailable).removeprefix(f"{url}: ")
+            raise LogUnavailableError(url, f"its gaps are not known: {named}")
 
     def close(self) -> None:
         """Close the connections to the logs."""

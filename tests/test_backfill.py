@@ -113,8 +113,9 @@ def test_backfill_when_one_log_is_down(tmp_path, both):
     missing = sorted(index for hole in report.holes for index in range(hole.start, hole.end))
     assert missing == list(range(700))
     assert {hole.source_url for hole in report.holes} == {rfc.url}
-    with pytest.raises(LogUnavailableError, match=f"^{rfc.url}: 700 entries are still missing: .*run again to fetch"):
+    with pytest.raises(LogUnavailableError, match=f"^{rfc.url}: 700 entries are still missing: ") as raised:
         report.check()
+    assert str(raised.value).count("run again") == str(raised.value).count("; run again to fetch them") == 1
     assert "Fake-rfc" in report._repr_html_() or rfc.url in report._repr_html_()
 
     logs[0].down = False

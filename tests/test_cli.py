@@ -536,6 +536,20 @@ def test_backfill_when_the_budget_is_spent_beside_a_hole(ctkit, two_logs):
     assert "1 entries are still missing: [3, 4)" in err
 
 
+def test_backfill_when_every_log_failed_within_a_budget(ctkit, serve, write_file):
+    """Going on with the budget is no advice where the log is the reason."""
+    key = base64.b64encode(FakeLog("Other", 1).public_key).decode()
+    file = write_file(logs=[{"url": serve(FakeLog("Forged", 30)), "protocol": "rfc6962", "key": key}], state_file=None)
+    write_state("state.json", {yaml.safe_load(Path(file).read_text())["logs"][0]["url"]: 30})
+
+    code, _, err = ctkit("backfill", "-f", file, "--state-file", "state.json", "--from", "0", "--max-entries", "5")
+
+    assert code == 1
+    assert "stopped_by=max_entries" in err
+    assert "run again to go on" not in err
+    assert err.endswith("report them to the log's operator\n")
+
+
 def test_backfill_when_the_time_is_over(ctkit, two_logs):
     """A deadline is given in seconds, and what a log brought until then is written."""
     logs, file = two_logs
@@ -563,12 +577,16 @@ def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch)
         code, out, err = ctkit("gaps", "-f", write_file(logs=logs, ceiling="log"), "--from", "0", "--json")
         assert code == 1
         assert json.loads(out) == [{"source_url": urls[1], "start": 0, "end": 30}]
-        assert f"Error: {urls[0]}: its gaps are not known" in err
+        message = err[err.index(f"Error: {urls[0]}: its gaps are not known") :]
+        assert message.count(urls[0]) == 1
 
     code, _, err = ctkit("backfill", "-f", write_file(logs=logs, ceiling="log"), "--from", "0")
     assert code == 1
     assert f"Error: {urls[0]}: its gaps are not known" in err
     check_table(find_table("staging"), {urls[1]: alive}, {urls[1]: (0, 30)}, source_names={urls[1]: urls[1]})
+
+    code, out, _ = ctkit("backfill", "-f", write_file(logs=logs, ceiling="log"), "--from", "0", "--dry-run")
+    assert (code, out.splitlines()[0]) == (1, "no gaps of the logs that could be asked")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
@@ -584,7 +602,7 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
                 self._awake.wait(slowness)
             return super().respond(request)
 
-    slowness = 1.0
+    slowness = 3.0
     log = Slow(size=5000, protocols=["static-ct"])
     url = serve(log)
     file = write_file(logs=[{"url": url, "name": log.name, "protocol": "static-ct"}], ceiling="log", from_index=0)
@@ -603,6 +621,7 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     assert err.endswith("Interrupted: nothing is half done; the same command goes on from here.\n")
     written = find_table("staging").count()
     assert 0 < written < 5000, err
+    assert f"WARNING backfill interrupted, what had come is written written={written} wanted=5000\n" in err
 
     slowness = 0.0
     code, _, err = ctkit("backfill", "-f", file)

@@ -241,7 +241,7 @@ def test_read_log_list_when_its_url_is_not_there(serve: Serve) -> None:
     server.status = 404
     url = serve(server) + "/v3/list.json"
 
-    with pytest.raises(LogUnavailableError, match=f"{url}: .*404"):
+    with pytest.raises(LogUnavailableError, match=f"^{url}: HTTP status 404"):
         read_log_list(url, user_agent=AGENT, patience=FAST)
 
 
