@@ -69,6 +69,7 @@ def audit(
     TableError
         The table cannot be read, or a commit's records cannot.
     """
+    folder = folder_of(main)
     records: dict[str, list[tuple[int, Provenance]]] = defaultdict(list)
     for version, record in read_provenance(main):
         records[record.source_url].append((version, record))
@@ -84,7 +85,7 @@ def audit(
     if recheck:
         audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck)
     audits = sorted(audits, key=lambda each: each.source_url)
-    return AuditReport(folder_of(main), main.version(), tuple(audits), require_proof)
+    return AuditReport(folder, main.version(), tuple(audits), require_proof)
 
 
 @dataclass(frozen=True, eq=False)

@@ -201,8 +201,9 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     TableError
         A table cannot be read.
     """
+    folder = folder_of(staging)
     if main:
-        check_separate(folder_of(staging), folder_of(main))
+        check_separate(folder, folder_of(main))
     staged = data_files(staging)
     overlap = Overlap(staging, staged)
     if main:
@@ -214,7 +215,7 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
         summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
         sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas()
         return MergePreview(
-            staging=folder_of(staging),
+            staging=folder,
             main=folder_of(main) if main else "",
             staging_version=staging.version(),
             main_version=main.version() if main else None,

@@ -183,7 +183,15 @@ def as_der_type(table: DeltaTable) -> AsDer:
 
 
 def folder_of(table: DeltaTable) -> str:
-    """Return the table's absolute folder, as it is shown to people."""
+    """Return the table's absolute folder, as it is shown to people.
+
+    Raises
+    ------
+    ParameterError
+        It is no table, but perhaps the path of one. Every verb asks for the folder of its tables.
+    """
+    if not isinstance(table, DeltaTable):
+        raise ParameterError(f"{table!r} is not an open table: give ctkit.open_table({table!r})")
     return str(table_path(table.table_uri))
 
 

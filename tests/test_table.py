@@ -11,6 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
 from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, rows_of
 
+import ctkit
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
 from ctkit.gap import find_gaps
 from ctkit.schema import row_schema
@@ -320,3 +321,23 @@ def test_table_path_that_cannot_be(path):
 def test_first_line_of_a_coloured_message():
     """Colours of a library stay out of logs."""
     assert first_line(ValueError("\x1b[31mno rights\x1b[0m\nmore")) == "no rights"
+
+
+def test_verbs_when_a_path_is_given_for_a_table(tmp_path):
+    """Each verb says that a table has to be opened first."""
+    table, gaps = make_table(tmp_path / "main", make_rows([1])), find_gaps(None, within={})
+    calls = [
+        lambda: ctkit.find_gaps("main", within={}),
+        lambda: ctkit.find_gaps(table, "main", within={}),
+        lambda: ctkit.backfill([], gaps, "main"),
+        lambda: ctkit.preview_merge("main", None),
+        lambda: ctkit.preview_merge(table, "main"),
+        lambda: ctkit.merge_staging("main", table),
+        lambda: ctkit.merge_staging(table, "main"),
+        lambda: ctkit.undo_merge("main"),
+        lambda: ctkit.audit([], "main"),
+    ]
+
+    for call in calls:
+        with pytest.raises(ParameterError, match=r"^'main' is not an open table: give ctkit.open_table\('main'\)$"):
+            call()
