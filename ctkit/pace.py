@@ -73,6 +73,11 @@ class Pace:
         self._least_latency = float("inf")
         self._bytes, self._busy, self._busy_from, self._ended_at = 0, 0.0, 0.0, float("-inf")
 
+    def __repr__(self) -> str:
+        known = {"rate": self.rate, "latency": self.latency, "bandwidth": self.bandwidth}
+        shown = "".join(f", {name}={value and f'{value:.3g}'}" for name, value in known.items())
+        return f"Pace(requests={self.requests}, concurrency={self.concurrency:.3g}{shown}, troubles={self.troubles})"
+
     @property
     def bandwidth(self) -> float | None:
         """Bytes a second of all answers with entries together, while any was under way; None before the first one."""

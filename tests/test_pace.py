@@ -573,3 +573,15 @@ def test_client_when_stopped_at_the_gate(silent: str) -> None:
         assert first.is_alive()
         first.join()
         second.join()
+
+
+def test_pace_shows_what_is_known() -> None:
+    """`log.pace` in a notebook tells the numbers, and which are not known yet."""
+    pace = Pace()
+    assert repr(pace) == "Pace(requests=0, concurrency=4, rate=None, latency=None, bandwidth=None, troubles=0)"
+
+    pace.sent(0.0)
+    pace.answered(0.0, 0.5, 0.125, PAGE)
+    pace.ended(0.5, PAGE)
+    pace.rate = 0.58333
+    assert repr(pace) == "Pace(requests=1, concurrency=4, rate=0.583, latency=0.125, bandwidth=1.31e+05, troubles=0)"
