@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import time
@@ -198,6 +199,23 @@ class _Parser(argparse.ArgumentParser):
         print(f"Error: {message}", file=sys.stderr)
         raise SystemExit(1)
 
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        choices = list(action.choices or ())
+        if choices and value not in choices:
+            close = difflib.get_close_matches(value, choices, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
+
+class _Version(argparse.Action):
+    """Prints the version, which takes a while to find."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        from importlib.metadata import version
+
+        print("ctkit", version("ctkit"))
+        parser.exit()
+
 
 def _parser() -> _Parser:
     parser = _Parser(
@@ -206,6 +224,7 @@ def _parser() -> _Parser:
         epilog="Exit code: 0 everything asked for is done, 1 anything else. See `ctkit COMMAND --help`.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(command: Callable[[argparse.Namespace], int], about: str) -> _Parser:
@@ -249,7 +268,8 @@ def _parser() -> _Parser:
     merging.add_argument(
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
     )
-    add_flags(merging, main_path, staging_path)
+    add_flags(merging, main_path)
+    merging.add_argument("--staging-path", metavar="PATH", help="the staging table; it is removed afterwards")
     auditing = add(audit, "show what is complete and what is proven; changes nothing")
     auditing.add_argument("--json", action="store_true", help="print one JSON object")
     about = {key: Parameters.model_fields[key].description for key in ("recheck", "require_proof")}
@@ -287,7 +307,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _read(arguments: argparse.Namespace) -> Parameters:
     flags = {key: value for key, value in vars(arguments).items() if key in Parameters.model_fields}
-    return read_parameters(arguments.file, **flags)
+    try:
+        return read_parameters(arguments.file, **flags)
+    except ParameterError as error:
+        # It names parameters as a file does.
+        typed = {
+            action.dest: action.option_strings[-1] for action in arguments.parser._actions if action.option_strings
+        }
+        named = re.sub(r"^argument: (\w+)", lambda key: f"argument {typed[key[1]]}", str(error), flags=re.MULTILINE)
+        raise ParameterError(named) from None
 
 
 def _literal(text: str) -> object:

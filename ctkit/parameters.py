@@ -68,6 +68,9 @@ def _decode_key(text: object) -> bytes:
     return key
 
 
+_FLAGS = {"main_path": ", or as --main-path", "staging_path": ", or as --staging-path"}
+"""Of what a verb needs, that for which the command line has a flag."""
+
 LogKey = Annotated[bytes, BeforeValidator(_decode_key)]
 
 
@@ -187,9 +190,7 @@ class Parameters(BaseModel):
         value = getattr(self, key)
         if value is None:
             about = type(self).model_fields[key].description
-            raise ParameterError(
-                f"{key} is missing ({about}); give it in the parameter file, in the notebook or as a flag"
-            )
+            raise ParameterError(f"{key} is missing ({about}); give it in the parameter file{_FLAGS.get(key, '')}")
         return str(value)
 
 
@@ -300,7 +301,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} cannot be read ({error}); name a parameter file") from error
+        raise ParameterError(f"{path} cannot be read ({error}); name another file") from error
     except NO_YAML as error:
         raise ParameterError(f"{path} is no YAML; correct it: {error}") from error
     if values is None:
@@ -323,7 +324,10 @@ def read_server_config(file: str | Path) -> dict[str, object]:
         The file cannot be read, or a section that is used has another shape than the server's.
     """
     path = Path(str(file).removeprefix("file://"))
-    config = read_yaml(path)
+    try:
+        config = read_yaml(path)
+    except ParameterError as error:
+        raise ParameterError(f"server_config: {error}") from error
 
     def section(name: str, kind: type) -> Any:
         value = config.get(name)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -83,7 +84,9 @@ def test_help(ctkit, words):
     ("words", "message"),
     [
         ([], "Error: the following arguments are required: COMMAND"),
-        (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'"),
+        (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
+        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, run, demo"),
+        (["audit", "--recheck", "al"], "Error: argument --recheck: invalid choice: 'al'; did you mean all?"),
         (["gaps", "--form", "5"], "Error: unknown argument --form; did you mean --from?"),
         (["gaps", "--zzz"], "Error: unknown argument --zzz; see --help"),
         (["gaps", "--main", "x"], "Error: unknown argument --main; did you mean --main-path?"),
@@ -93,20 +96,20 @@ def test_help(ctkit, words):
         (["merge", "--from", "5"], "Error: unknown argument --from"),
         (["backfill", "--json"], "Error: --json is for --dry-run; give both"),
         (["backfill", "--deadline", "noon"], "Error: argument --deadline: invalid float value: 'noon'"),
-        (["backfill", "--max-requests", "0"], "Error: argument: max_requests: it should be greater than 0, but is 0"),
+        (["backfill", "--max-requests", "0"], "Error: argument --max-requests: it should be greater than 0, but is 0"),
         (["gaps", "--max-requests", "5"], "Error: unknown argument --max-requests; see --help"),
         (["audit", "--staging-path", "x"], "Error: unknown argument --staging-path"),
         (["audit", "--main-path", "nowhere", "--logs", "x"], "nowhere: there is no table there; name the main table"),
         (["run"], "Error: the following arguments are required: NOTEBOOK"),
         (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
         (["merge"], "Error: merge requires --staging-path <PATH>"),
-        (["merge", "--staging-path", "staging"], "Error: main_path is missing"),
+        (["merge", "--staging-path", "staging"], "; give it in the parameter file, or as --main-path\n"),
         (["merge", "--staging-path", "t", "--main-path", "./t"], "Error: staging 't' is main itself"),
         (["merge", "--staging-path", "t/s", "--main-path", "t"], "Error: staging 't/s' and main lie inside each other"),
         (["gaps"], "Error: main_path is missing"),
         (["gaps", "--main-path", "main"], "Error: state_file is missing"),
         (["gaps", "--main-path", "main", "--state-file", "none"], "Error: state_file none cannot be read"),
-        (["backfill", "--from", "-1"], "Error: argument: from_index: it should be greater than or equal to 0"),
+        (["backfill", "--from", "-1"], "Error: argument --from: it should be greater than or equal to 0"),
         (["backfill", "--from", "5", "--to", "5"], "Error: from_index 5 is not below to_index 5"),
         (["backfill", "-f", "nowhere.yaml"], "Error: nowhere.yaml cannot be read"),
         (["run", "nowhere.ipynb"], "Error: notebook nowhere.ipynb cannot be read"),
@@ -119,6 +122,34 @@ def test_usage_errors(ctkit, folder, words, message):
     assert (code, out) == (1, "")
     assert message in err
     assert names(folder) == set()
+
+
+def test_version(ctkit):
+    """It is the one that is installed."""
+    assert ctkit("--version") == (0, f"ctkit {version('ctkit')}\n", "")
+
+
+def test_merge_help(ctkit):
+    """It is about the merge, not about what a backfill does without a staging path."""
+    _, out, _ = ctkit("merge", "--help")
+
+    assert "backfill writes to main" not in out
+    assert "it is removed afterwards" in out
+
+
+def test_user_agent_is_missing(ctkit, write_file):
+    """No flag is named that there is not."""
+    write_state("state.json", {LOG: 5})
+    _, _, err = ctkit("gaps", "-f", write_file(LOG, user_agent=None), "--from", "0")
+
+    assert err.endswith("introduce yourself to logs, with a contact); give it in the parameter file\n")
+
+
+def test_server_config_is_missing(ctkit, write_file):
+    """The error names the parameter, beside the path."""
+    _, _, err = ctkit("gaps", "-f", write_file(LOG, server_config="nowhere.yaml"))
+
+    assert err.startswith("Error: server_config: nowhere.yaml cannot be read (")
 
 
 def test_python_m_ctkit():
