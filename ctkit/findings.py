@@ -11,7 +11,7 @@ from ctkit.checkpoint import Checkpoint
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.provenance import Verified
 from ctkit.ranges import RangeSet
-from ctkit.report import Report
+from ctkit.report import Report, frame_of
 
 SHOWN = 1000
 """So many ranges of each kind are listed for a log; all count."""
@@ -278,10 +278,10 @@ class AuditReport(Report):
         details = [log.details() for log in self.logs]
 
         def table_of(heading: str) -> pd.DataFrame:
-            return pd.DataFrame([{"log": each["log"], **row} for each in details for row in each[heading]])
+            return frame_of({"log": each["log"], **row} for each in details for row in each[heading])
 
         return {
-            "logs": pd.DataFrame([log.line() for log in self.logs]),
+            "logs": frame_of(log.line() for log in self.logs),
             **{heading: table_of(heading) for heading in _HEADINGS},
             "what this tells": pd.DataFrame({"": MEANING}),
         }

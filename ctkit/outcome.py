@@ -9,7 +9,7 @@ import pandas as pd
 from ctkit.checkpoint import Checkpoint, Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.plan import Plan
-from ctkit.report import Report
+from ctkit.report import Report, frame_of
 
 _RUN_AGAIN = re.compile(r"; run again( later)?$")
 
@@ -192,7 +192,7 @@ class BackfillReport(Report):
             }
             for url in self.wanted
         ]
-        found = {"logs": pd.DataFrame(counts)} if counts else {}
+        found = {"logs": frame_of(counts)} if counts else {}
         if self.holes:
             found["holes"] = pd.DataFrame(self.holes)
         if self.stopped_by:

@@ -121,13 +121,17 @@ class Plan(Report):
     def table(self) -> pd.DataFrame:
         """Return a line for each log."""
         table = pd.DataFrame([asdict(log) for log in self.logs], columns=[field.name for field in fields(LogPlan)])
-        table["seconds"] = [str(timedelta(seconds=round(log.seconds))) for log in self.logs]
+        table["seconds"] = [_shown(log.seconds) for log in self.logs]
         table["assumed"] = table["assumed"].map(", ".join)
         return table.rename(columns={"source_url": "log", "vain": "in vain", "seconds": "time"})
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the line of each log."""
         return {"by log": self.table()}
+
+
+def _shown(seconds: float) -> str:
+    return "below 1 s" if seconds < 1 else str(timedelta(seconds=round(seconds)))
 
 
 def plan_backfill(logs: Sequence[Log], gaps: pa.Table, *, ask: bool = True) -> Plan:

@@ -1,6 +1,7 @@
 """Reports: what a verb found or did, as a value that a notebook shows and a machine reads."""
 
 import html
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -50,6 +51,18 @@ class Report:
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
+
+
+def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as they are shown: whole numbers stay whole beside what is None, which is left blank.
+
+    Examples
+    --------
+    >>> frame_of([{"tree_size": 7}, {"tree_size": None}])["tree_size"].to_list()
+    [7, '']
+    """
+    shown = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
+    return pd.DataFrame(shown, dtype=object)
 
 
 def _readable(value: object) -> str:

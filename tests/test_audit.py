@@ -1,6 +1,7 @@
 """Audits: what is complete, what is proven, what contradicts; over real tables and a log that is asked again."""
 
 import base64
+import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
@@ -430,6 +431,10 @@ def test_audit_when_a_log_is_down(place, serve):
     }
     with pytest.raises(TableError, match="2 entries are missing"):
         report.check()
+    tables = report.tables()
+    assert sorted(tables["logs"]["tree_size"], key=str) == ["", SIZE]
+    shown = "".join(table.to_string() for table in tables.values())
+    assert not re.search(rf"{SIZE}\.0|NaN|None", shown)
 
 
 def test_audit_when_a_log_could_not_be_opened(place):

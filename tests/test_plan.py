@@ -112,6 +112,16 @@ def test_plan_names_the_term_that_binds(known, seconds, binds):
     assert (planned.seconds, planned.binds) == (pytest.approx(seconds), binds)
 
 
+@pytest.mark.parametrize(("rate", "shown"), [(10, "below 1 s"), (5, "0:00:01"), (1 / 60, "0:05:00")])
+def test_plan_shows_how_long_it_takes(rate, shown):
+    """Time is told in whole seconds, but what takes less than one is not told as none."""
+    log = plain_log(pace=pace(concurrency=100.0, rate=rate, bandwidth=1e9))
+
+    (time,) = plan_backfill([log], gaps_of(log.url, (0, 5 * 256)), ask=False).table()["time"]
+
+    assert time == shown
+
+
 def test_plan_when_logs_share_a_host():
     """Logs of one host take turns; other hosts are asked meanwhile."""
     logs = [plain_log(f"https://a.example/{name}") for name in "xyz"] + [plain_log("https://b.example/x")]
