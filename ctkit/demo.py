@@ -216,7 +216,8 @@ class _Demo:
         present = pa.concat_tables(
             _as_gaps(client.url, _seen(log.tree_size)) for client, log in zip(clients, self.logs, strict=True)
         )
-        report = backfill(clients, present, main)
+        # As a live service, which verifies nothing.
+        report = backfill(clients, present, main, verify="off")
         for client in clients:
             client.close()
         report.check()

@@ -18,7 +18,7 @@ from ctkit.table import open_table
 ROOT = Path(__file__).parent.parent
 
 
-def test_demo_runs_the_whole_cycle(tmp_path, capsys, monkeypatch):
+def test_demo_runs_the_whole_cycle(tmp_path, capsys, caplog, monkeypatch):
     """The demo ends with a complete main table, no staging, and the record of each runbook; it can be run again."""
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
@@ -34,6 +34,7 @@ def test_demo_runs_the_whole_cycle(tmp_path, capsys, monkeypatch):
             "merge.ipynb",
             "preview.ipynb",
         ]
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_demo_when_the_folder_holds_something_else(tmp_path):
