@@ -218,7 +218,7 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
     TableError
         The table's log names a file outside of its folder, as that of a shallow clone does.
     """
-    folder = table_path(table.table_uri)
+    folder = Path(folder_of(table))
     actions = pa.table(table.get_add_actions(flatten=flatten))
     names = [unquote(path) for path in actions["path"].to_pylist()]
     for parent in {os.path.dirname(name) for name in names}:

@@ -249,12 +249,13 @@ def test_nbval_on_executed_runbooks(cycle):
 def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
     """AC4.5: the error names the parameter, and nothing is created; only backfill can do without a staging path."""
     monkeypatch.chdir(tmp_path)
-    write_state("state.json", {"http://127.0.0.1:9/log": 10})
+    write_state("state.json", {"http://127.0.0.1:9/log": 0})
     values = {
         "main_path": "main",
         "staging_path": "staging",
         "state_file": "state.json",
         "logs": [{"url": "http://127.0.0.1:9/log", "protocol": "rfc6962"}],
+        "from_index": 0,
         "user_agent": "test@example.org",
         missing: None,
     }
