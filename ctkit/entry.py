@@ -161,9 +161,12 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     from ctkit.framing import read_page
 
     if understood := read_page(data, start, limit):
-        frames, unpacked = understood
-        issuers = tuple(unpacked[begin:end] for begin, end in frames.issuers.tolist())
-        return _framed(start, unpacked, frames, issuers)
+        block, issuers = _framed(start, *understood)
+        return replace(block, issuers=issuers)
+    return _decode_odd_page(data, start, url, limit)
+
+
+def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBlock:
     # { "entries": [ { "leaf_input": base64 MerkleTreeLeaf, "extra_data": base64 }, ... ] }
     try:
         entries = json.loads(data)["entries"]
@@ -227,7 +230,11 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
     from ctkit.framing import read_tile
 
     if frames := read_tile(data, start, end, TILE_WIDTH):
-        return _framed(start, data, frames, ()), tuple(data[begin:stop] for begin, stop in frames.issuers.tolist())
+        return _framed(start, frames, data)
+    return _decode_odd_tile(data, start, end, url)
+
+
+def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[EntryBlock, tuple[bytes, ...]]:
     columns = _Columns()
     first = start - start % TILE_WIDTH
     at = lost = 0
@@ -257,22 +264,22 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         if leaf.leaf_index not in (None, index):
             if columns.types:
                 break
-            reason, lost = reason or _other_index(leaf), lost + 1
+            reason, lost = reason or _MalformedError(f"its leaf_index is {leaf.leaf_index}"), lost + 1
             continue
         if reason:
             break
-        whole = chain_end - (chain_end - chain_start) % 32
-        chain = [data[i : i + 32] for i in range(chain_start, whole, 32)]
+        chain = [data[i : i + 32] for i in range(chain_start, chain_end - 31, 32)]
         columns.append(leaf, (entry, leaf.end), certificate, chain)
     if reason:
         raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
     return columns.block(start, data, issuers=()), tuple(columns.chain_positions)
 
 
-def _framed(start: int, data: bytes, frames: "Frames", issuers: tuple[bytes, ...]) -> EntryBlock:
-    """Return the block of entries that a kernel has found."""
-    found = frames._asdict() | {"issuers": issuers}
-    return EntryBlock(index=np.arange(start, start + len(frames.timestamp)), data=data, **found)
+def _framed(start: int, frames: "Frames", data: bytes) -> tuple[EntryBlock, tuple[bytes, ...]]:
+    """Return the entries that a kernel has found, and what their chains consist of."""
+    found = frames._asdict() | {"issuers": ()}
+    block = EntryBlock(index=np.arange(start, start + len(frames.timestamp)), data=data, **found)
+    return block, tuple(data[begin:end] for begin, end in frames.issuers.tolist())
 
 
 class _MalformedError(ValueError):
@@ -343,7 +350,7 @@ def _read_entry(entry: Any, index: int) -> tuple[bytes, bytes, _TimestampedEntry
     if leaf.end != len(leaf_input):
         raise _MalformedError("bytes follow its leaf")
     if leaf.leaf_index not in (None, index):
-        raise _other_index(leaf)
+        raise _MalformedError(f"its leaf_index is {leaf.leaf_index}")
     # x509_entry:    ASN.1Cert certificate_chain<0..2^24-1>;
     # precert_entry: struct {
     #                    ASN.1Cert pre_certificate;
@@ -354,10 +361,6 @@ def _read_entry(entry: Any, index: int) -> tuple[bytes, bytes, _TimestampedEntry
         pre_certificate = _certificate(extra_data, 0)
         at = pre_certificate[1]
     return leaf_input, extra_data, leaf, pre_certificate, list(_chain(extra_data, at))
-
-
-def _other_index(leaf: _TimestampedEntry) -> _MalformedError:
-    return _MalformedError(f"its leaf_index is {leaf.leaf_index}")
 
 
 def _read_timestamped_entry(data: bytes, at: int) -> _TimestampedEntry:

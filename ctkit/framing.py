@@ -38,6 +38,10 @@ class Frames(NamedTuple):
 MOST_ISSUERS = 256
 """A page with more distinct issuers is not understood: each is compared with all before it."""
 
+_LONGEST_COMMON_END = 8
+"""Nor is one with different issuers of one length of which more bytes than these are equal at the end: signatures and
+fingerprints are not, unless they have been made to take long."""
+
 _X509_ENTRY, _PRECERT_ENTRY = 0, 1
 
 
@@ -178,6 +182,8 @@ def _issuer(data: Bytes, start: int, stop: int, count: int, issuers: Int64s) -> 
                 left -= 1
             if not left:
                 return number
+            if stop - start - left > _LONGEST_COMMON_END:
+                return MOST_ISSUERS
     if count < len(issuers):
         issuers[count, 0], issuers[count, 1] = start, stop
     return count

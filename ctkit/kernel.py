@@ -254,13 +254,17 @@ def _algorithm(data: Bytes, at: int, end: int, known: Bytes, lengths: Int64s) ->
     if tag != _OBJECT_IDENTIFIER:
         return _NONE
     for number in range(len(known)):
-        if stop - start == lengths[number]:
-            same = True
-            for place in range(stop - start):
-                same &= data[start + place] == known[number, place]
-            if same:
-                return number
+        if stop - start == lengths[number] and _is_same(data, start, known[number], 0, stop - start):
+            return number
     return len(known)
+
+
+@compiled
+def _is_same(data: Bytes, at: int, others: Bytes, other: int, size: int) -> bool:
+    for place in range(size):
+        if data[at + place] != others[other + place]:
+            return False
+    return True
 
 
 _DIGITS = np.frombuffer(b"0123456789ABCDEF", np.uint8).copy()
@@ -468,17 +472,17 @@ def _put_domains(data: Bytes, common_at: int, common_end: int, at: int, end: int
     first = count = fields.first_domain[row]
     if common_at < common_end:
         count = _put_domain(data, common_at, common_end, first, count, fields.domains)
+    names = 0
     while at < end:
         tag, start, stop = _header(data, at, end)
-        if tag == _NONE or count - first > MOST_NAMES:
+        if tag == _NONE:
             return False
         at = stop
         if tag == _DNS_NAME:
-            if not _is_utf8(data, start, stop):
+            names += 1
+            if names > MOST_NAMES or not _is_utf8(data, start, stop):
                 return False
             count = _put_domain(data, start, stop, first, count, fields.domains)
-    if count - first > MOST_NAMES:
-        return False
     fields.first_domain[row + 1] = count
     return True
 
@@ -488,14 +492,9 @@ def _put_domain(data: Bytes, start: int, stop: int, first: int, count: int, doma
     """Append a name unless it is among those from number `first` on; return how many names there are then."""
     for number in range(first, count):
         other = domains.offsets[number]
-        if domains.offsets[number + 1] - other == stop - start:
-            same = True
-            for place in range(stop - start):
-                if data[start + place] != domains.text[other + place]:
-                    same = False
-                    break
-            if same:
-                return count
+        size = domains.offsets[number + 1] - other
+        if size == stop - start and _is_same(data, start, domains.text, other, size):
+            return count
     domains.offsets[count + 1] = _copy(data, start, stop, domains.text, domains.offsets[count])
     return count + 1
 
