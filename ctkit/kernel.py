@@ -261,10 +261,10 @@ def _algorithm(data: Bytes, at: int, end: int, known: Bytes, lengths: Int64s) ->
 
 @compiled
 def _is_same(data: Bytes, at: int, others: Bytes, other: int, size: int) -> bool:
-    for place in range(size):
-        if data[at + place] != others[other + place]:
-            return False
-    return True
+    place = 0
+    while place < size and data[at + place] == others[other + place]:
+        place += 1
+    return place == size
 
 
 _DIGITS = np.frombuffer(b"0123456789ABCDEF", np.uint8).copy()
