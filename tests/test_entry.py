@@ -1,15 +1,14 @@
 """The bytes of entries: get-entries answers and data tiles become blocks, or our errors."""
 
-import base64
 import hashlib
 import json
 from dataclasses import fields
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from wire import make_chain, make_entry, make_leaf_index, make_page, make_tile_leaf, make_timestamped_entry, opaque
 
 from ctkit.entry import PRECERT_ENTRY, X509_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
@@ -17,42 +16,6 @@ from ctkit.merkle import hash_leaf
 
 URL = "https://log.example"
 ROOT, ISSUER = b"root certificate", b"issuer"
-
-
-def _opaque(content: bytes, size: int) -> bytes:
-    return len(content).to_bytes(size) + content
-
-
-def _timestamped_entry(
-    certificate: bytes, *, precert: bool = False, timestamp: int = 1_700_000_000_000, extensions: bytes = b""
-) -> bytes:
-    head = timestamp.to_bytes(8) + (b"\0\1" + bytes(32) if precert else b"\0\0")
-    return head + _opaque(b"tbs of " + certificate if precert else certificate, 3) + _opaque(extensions, 2)
-
-
-def _leaf_index(index: int) -> bytes:
-    return b"\0\0\5" + index.to_bytes(5)
-
-
-def _chain_vector(*chain: bytes) -> bytes:
-    return _opaque(b"".join(_opaque(certificate, 3) for certificate in chain), 3)
-
-
-def _entry(certificate: bytes, *chain: bytes, precert: bool = False, **options: Any) -> tuple[bytes, bytes]:
-    """Return leaf_input and extra_data."""
-    extra_data = (_opaque(certificate, 3) if precert else b"") + _chain_vector(*chain)
-    return b"\0\0" + _timestamped_entry(certificate, precert=precert, **options), extra_data
-
-
-def _answer(*entries: tuple[bytes, bytes]) -> bytes:
-    texts = [[base64.b64encode(part).decode() for part in parts] for parts in entries]
-    return json.dumps({"entries": [{"leaf_input": leaf, "extra_data": extra} for leaf, extra in texts]}).encode()
-
-
-def _tile_leaf(certificate: bytes, *chain: bytes, precert: bool = False, **options: Any) -> bytes:
-    pre_certificate = _opaque(certificate, 3) if precert else b""
-    fingerprints = b"".join(hashlib.sha256(issuer).digest() for issuer in chain)
-    return _timestamped_entry(certificate, precert=precert, **options) + pre_certificate + _opaque(fingerprints, 2)
 
 
 def _spans(block: EntryBlock, offsets: np.ndarray) -> list[bytes]:
@@ -66,9 +29,17 @@ def _chains(block: EntryBlock) -> list[list[bytes]]:
     ]
 
 
-LEAVES = [_entry(b"zero", ISSUER, ROOT), _entry(b"one", ISSUER, ROOT, precert=True, timestamp=5), _entry(b"two", ROOT)]
+LEAVES = [
+    make_entry(b"zero", ISSUER, ROOT),
+    make_entry(b"one", ISSUER, ROOT, precert=True, timestamp=5),
+    make_entry(b"two", ROOT),
+]
 TILE = b"".join(
-    [_tile_leaf(b"zero", ISSUER, ROOT), _tile_leaf(b"one", ISSUER, ROOT, precert=True, timestamp=5), _tile_leaf(b"two")]
+    [
+        make_tile_leaf(b"zero", ISSUER, ROOT),
+        make_tile_leaf(b"one", ISSUER, ROOT, precert=True, timestamp=5),
+        make_tile_leaf(b"two"),
+    ]
 )
 BROKEN = {
     "a leaf that is cut": (LEAVES[0][0][:-1], LEAVES[0][1]),
@@ -77,17 +48,17 @@ BROKEN = {
     "another version": (b"\1" + LEAVES[0][0][1:], LEAVES[0][1]),
     "another leaf type": (b"\0\1" + LEAVES[0][0][2:], LEAVES[0][1]),
     "an unknown entry type": (LEAVES[0][0][:10] + b"\x80\0" + LEAVES[0][0][12:], LEAVES[0][1]),
-    "an empty certificate": _entry(b""),
+    "an empty certificate": make_entry(b""),
     "a pre-certificate that is cut": (LEAVES[1][0], LEAVES[1][1][:5]),
-    "another leaf_index": _entry(b"zero", extensions=_leaf_index(9)),
+    "another leaf_index": make_entry(b"zero", extensions=make_leaf_index(9)),
 }
 ODD_CHAINS = {
     "a chain that is cut": (LEAVES[0][1][:-1], [ISSUER]),
     "a chain that is too long": (LEAVES[0][1] + b"\0", [ISSUER, ROOT]),
-    "another vector after the chain": (LEAVES[0][1] + _chain_vector(b"other"), [ISSUER, ROOT]),
-    "an issuer that is cut": (_opaque(_opaque(ISSUER, 3) + _opaque(ROOT, 3)[:-1], 3), [ISSUER]),
-    "an issuer that reaches beyond its chain": (_opaque(_opaque(ISSUER, 3)[:-1], 3) + b"x", []),
-    "an empty issuer": (_chain_vector(ISSUER, b"", ROOT), [ISSUER]),
+    "another vector after the chain": (LEAVES[0][1] + make_chain(b"other"), [ISSUER, ROOT]),
+    "an issuer that is cut": (opaque(opaque(ISSUER, 3) + opaque(ROOT, 3)[:-1], 3), [ISSUER]),
+    "an issuer that reaches beyond its chain": (opaque(opaque(ISSUER, 3)[:-1], 3) + b"x", []),
+    "an empty issuer": (make_chain(ISSUER, b"", ROOT), [ISSUER]),
     "half a length": (b"\0", []),
     "no chain": (b"", []),
 }
@@ -95,7 +66,7 @@ ODD_CHAINS = {
 
 def test_decode_get_entries_reads_every_field() -> None:
     """An answer of three entries becomes three columns of each field, in order."""
-    block = decode_get_entries(_answer(*LEAVES), 7, URL, 3)
+    block = decode_get_entries(make_page(*LEAVES), 7, URL, 3)
 
     assert block.index.tolist() == [7, 8, 9]
     assert block.timestamp.tolist() == [1_700_000_000_000, 5, 1_700_000_000_000]
@@ -109,7 +80,7 @@ def test_decode_get_entries_reads_every_field() -> None:
 
 def test_decode_get_entries_when_more_came_than_asked_for() -> None:
     """What the log sends beyond the entries asked for is ignored, even if it is broken."""
-    block = decode_get_entries(_answer(*LEAVES[:2], (b"", b"")), 0, URL, 2)
+    block = decode_get_entries(make_page(*LEAVES[:2], (b"", b"")), 0, URL, 2)
 
     assert block.index.tolist() == [0, 1]
 
@@ -135,7 +106,7 @@ def test_decode_get_entries_when_there_are_none() -> None:
 def test_decode_get_entries_when_the_first_entry_is_broken(broken: tuple[bytes, bytes]) -> None:
     """A first entry that breaks its framing raises an error that names it and its index, and no other index."""
     with pytest.raises(LogProtocolError, match=r"entry 7: .*report this") as raised:
-        decode_get_entries(_answer(broken, LEAVES[1]), 7, URL, 3)
+        decode_get_entries(make_page(broken, LEAVES[1]), 7, URL, 3)
 
     assert (raised.value.url, raised.value.start, raised.value.end) == (URL, 7, 8)
 
@@ -143,7 +114,7 @@ def test_decode_get_entries_when_the_first_entry_is_broken(broken: tuple[bytes, 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_decode_get_entries_when_a_later_entry_is_broken(broken: tuple[bytes, bytes]) -> None:
     """The entries before a broken one come as a short answer."""
-    block = decode_get_entries(_answer(LEAVES[1], broken, LEAVES[2]), 7, URL, 3)
+    block = decode_get_entries(make_page(LEAVES[1], broken, LEAVES[2]), 7, URL, 3)
 
     assert _spans(block, block.certificate) == [b"one"]
 
@@ -152,10 +123,10 @@ def test_decode_get_entries_when_a_later_entry_is_broken(broken: tuple[bytes, by
 @pytest.mark.parametrize(("chain", "expected"), ODD_CHAINS.values(), ids=ODD_CHAINS)
 def test_decode_get_entries_when_a_chain_is_odd(chain: bytes, expected: list[bytes], precert: bool) -> None:
     """An entry whose leaf is sound is kept, with as much of its chain as can be read."""
-    leaf, extra_data = _entry(b"one", precert=precert)
+    leaf, extra_data = make_entry(b"one", precert=precert)
     odd = (leaf, extra_data[:-3] + chain)
 
-    block = decode_get_entries(_answer(odd, LEAVES[2]), 7, URL, 2)
+    block = decode_get_entries(make_page(odd, LEAVES[2]), 7, URL, 2)
 
     assert _spans(block, block.certificate) == [b"one", b"two"]
     assert _chains(block) == [expected, [ROOT]]
@@ -164,11 +135,11 @@ def test_decode_get_entries_when_a_chain_is_odd(chain: bytes, expected: list[byt
 def test_decoders_when_a_timestamp_is_beyond_int64() -> None:
     """A timestamp that no time can be is kept as the largest number; the bytes of the leaf say what it was."""
     options = {"timestamp": (1 << 64) - 1}
-    block = decode_get_entries(_answer(_entry(b"zero", **options)), 0, URL, 1)
-    tiled, _ = decode_data_tile(_tile_leaf(b"zero", **options), 0, 1, URL)
+    block = decode_get_entries(make_page(make_entry(b"zero", **options)), 0, URL, 1)
+    tiled, _ = decode_data_tile(make_tile_leaf(b"zero", **options), 0, 1, URL)
 
     assert block.timestamp.tolist() == tiled.timestamp.tolist() == [(1 << 63) - 1]
-    assert _spans(block, block.leaf) == _spans(tiled, tiled.leaf) == [_timestamped_entry(b"zero", **options)]
+    assert _spans(block, block.leaf) == _spans(tiled, tiled.leaf) == [make_timestamped_entry(b"zero", **options)]
 
 
 def test_decode_get_entries_tells_why_it_ends() -> None:
@@ -176,7 +147,7 @@ def test_decode_get_entries_tells_why_it_ends() -> None:
     broken = next(iter(BROKEN.values()))
 
     assert [
-        decode_get_entries(_answer(*entries), 7, URL, limit).cut
+        decode_get_entries(make_page(*entries), 7, URL, limit).cut
         for entries, limit in [(LEAVES, 3), (LEAVES[:2], 3), ((*LEAVES, broken), 3), ((*LEAVES, broken), 4)]
     ] == [False, False, False, True]
 
@@ -184,7 +155,7 @@ def test_decode_get_entries_tells_why_it_ends() -> None:
 def test_decode_get_entries_when_several_first_entries_are_broken() -> None:
     """The error covers all broken entries up to the first that can be read, so that each is asked for once."""
     with pytest.raises(LogProtocolError) as raised:
-        decode_get_entries(_answer((b"", b""), (b"", b""), *LEAVES), 7, URL, 5)
+        decode_get_entries(make_page((b"", b""), (b"", b""), *LEAVES), 7, URL, 5)
 
     assert (raised.value.start, raised.value.end) == (7, 9)
 
@@ -214,10 +185,12 @@ def test_decode_get_entries_when_an_entry_is_no_base64(element: object) -> None:
     assert (raised.value.start, raised.value.end) == (7, 8)
 
 
-@pytest.mark.parametrize("extensions", [_leaf_index(7), b"\1\0\1x" + _leaf_index(7), b"anything", b"\0\0\4abcd"])
+@pytest.mark.parametrize(
+    "extensions", [make_leaf_index(7), b"\1\0\1x" + make_leaf_index(7), b"anything", b"\0\0\4abcd"]
+)
 def test_decode_get_entries_when_extensions_do_not_contradict(extensions: bytes) -> None:
     """Extensions with the right leaf_index, without one, or of another form are no reason to refuse an entry."""
-    block = decode_get_entries(_answer(_entry(b"zero", extensions=extensions)), 7, URL, 1)
+    block = decode_get_entries(make_page(make_entry(b"zero", extensions=extensions)), 7, URL, 1)
 
     assert _spans(block, block.certificate) == [b"zero"]
 
@@ -247,7 +220,7 @@ def test_decode_data_tile_when_a_part_is_wanted() -> None:
 def test_decode_data_tile_when_its_leaf_index_is_right(position: int) -> None:
     """The leaf_index extension is compared with the position in the log, up to 40 bits of it."""
     first = (1 << 40) - 256
-    tile = b"".join(_tile_leaf(b"der", extensions=_leaf_index(first + i)) for i in range(256))
+    tile = b"".join(make_tile_leaf(b"der", extensions=make_leaf_index(first + i)) for i in range(256))
 
     block, _ = decode_data_tile(tile, first + position, first + 256, URL)
 
@@ -258,9 +231,9 @@ def test_decode_data_tile_when_its_leaf_index_is_right(position: int) -> None:
     "broken",
     [
         pytest.param(b"", id="the end"),
-        pytest.param(_tile_leaf(b"three")[:20], id="a cut leaf"),
-        pytest.param(_tile_leaf(b"three", ROOT)[:-1], id="a cut chain"),
-        pytest.param(_tile_leaf(b"three", precert=True)[:-5], id="a cut pre-certificate"),
+        pytest.param(make_tile_leaf(b"three")[:20], id="a cut leaf"),
+        pytest.param(make_tile_leaf(b"three", ROOT)[:-1], id="a cut chain"),
+        pytest.param(make_tile_leaf(b"three", precert=True)[:-5], id="a cut pre-certificate"),
     ],
 )
 def test_decode_data_tile_when_an_entry_is_broken(broken: bytes) -> None:
@@ -281,7 +254,7 @@ def test_decode_data_tile_when_an_entry_is_broken(broken: bytes) -> None:
 def test_decode_data_tile_when_entries_are_of_other_indices() -> None:
     """Entries that say that they are of other indices cost themselves only: the tile can be read on."""
     say = [512, 7, 514, 515, 7, 8]
-    tile = b"".join(_tile_leaf(b"%d" % index, extensions=_leaf_index(index)) for index in say)
+    tile = b"".join(make_tile_leaf(b"%d" % index, extensions=make_leaf_index(index)) for index in say)
 
     blocks = [decode_data_tile(tile, start, 518, URL)[0] for start in (512, 514)]
     lost = []
@@ -297,9 +270,9 @@ def test_decode_data_tile_when_entries_are_of_other_indices() -> None:
 
 def test_decode_data_tile_when_a_fingerprint_is_cut() -> None:
     """A chain whose length is odd keeps the fingerprints that are whole; the tile can be read on."""
-    odd = _tile_leaf(b"three")[:-2] + _opaque(bytes(32) + b"half", 2)
+    odd = make_tile_leaf(b"three")[:-2] + opaque(bytes(32) + b"half", 2)
 
-    block, fingerprints = decode_data_tile(TILE + odd + _tile_leaf(b"four"), 515, 517, URL)
+    block, fingerprints = decode_data_tile(TILE + odd + make_tile_leaf(b"four"), 515, 517, URL)
 
     assert _spans(block, block.certificate) == [b"three", b"four"]
     assert (fingerprints, block.chain_offsets.tolist()) == ((bytes(32),), [0, 1, 1])
@@ -328,7 +301,7 @@ def test_with_issuers_when_all_are_there() -> None:
 
 def test_leaf_hashes_of_both_decoders() -> None:
     """The leaf hash is that of the MerkleTreeLeaf, whichever way the entry came, and also for a part of a block."""
-    page = decode_get_entries(_answer(*LEAVES), 7, URL, 3)
+    page = decode_get_entries(make_page(*LEAVES), 7, URL, 3)
     tile, _ = decode_data_tile(TILE, 0, 3, URL)
     expected = [hash_leaf(leaf) for leaf, _ in LEAVES]
 
@@ -339,7 +312,7 @@ def test_leaf_hashes_of_both_decoders() -> None:
 
 def test_take_keeps_chains_with_their_entries() -> None:
     """Taking some entries of a block keeps each one's own bytes and chain."""
-    taken = decode_get_entries(_answer(*LEAVES), 7, URL, 3).take(np.array([False, True, True]))
+    taken = decode_get_entries(make_page(*LEAVES), 7, URL, 3).take(np.array([False, True, True]))
 
     assert taken.index.tolist() == [8, 9]
     assert _spans(taken, taken.certificate) == [b"one", b"two"]
@@ -357,8 +330,8 @@ def test_both_decoders_read_what_was_encoded(encoded: list[tuple[bytes, list[byt
     """Any entries come back equal from both encodings."""
     start = tile * 256
     options = [{"precert": precert, "timestamp": timestamp} for _, _, precert, timestamp in encoded]
-    body = _answer(*(_entry(e[0], *e[1], **o) for e, o in zip(encoded, options, strict=True)))
-    leaves = b"".join(_tile_leaf(e[0], *e[1], **o) for e, o in zip(encoded, options, strict=True))
+    body = make_page(*(make_entry(e[0], *e[1], **o) for e, o in zip(encoded, options, strict=True)))
+    leaves = b"".join(make_tile_leaf(e[0], *e[1], **o) for e, o in zip(encoded, options, strict=True))
     issuers = {hashlib.sha256(issuer).digest(): issuer for e in encoded for issuer in e[1]}
 
     blocks = [decode_get_entries(body, start, URL, 256)]
@@ -419,7 +392,7 @@ def test_decode_get_entries_whatever_the_body(body: bytes) -> None:
 def test_decode_get_entries_whatever_an_entry_holds(leaf: bytes, extra: bytes, leaf_cut: int, extra_cut: int) -> None:
     """Any bytes in place of the tail of an entry become a block or an error for that entry alone."""
     good_leaf, good_extra = LEAVES[1]
-    body = _answer((good_leaf[:leaf_cut] + leaf, good_extra[:extra_cut] + extra))
+    body = make_page((good_leaf[:leaf_cut] + leaf, good_extra[:extra_cut] + extra))
     lost = None
     try:
         block = decode_get_entries(body, 7, URL, 3)

@@ -103,7 +103,17 @@ sys.exit(pytest.main(sys.argv[1:]))
 def test_kernels_when_bounds_are_checked(inputs: int, tmp_path: Path) -> None:
     """Kernels that are compiled with bounds checks read the same inputs, and never beyond an array."""
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
-    words = [sys.executable, "-c", _WITHIN_BOUNDS, __file__, "-q", "--inputs", str(inputs), "-p", "no:cacheprovider"]
+    words = [
+        sys.executable,
+        "-c",
+        _WITHIN_BOUNDS,
+        __file__,
+        "-q",
+        "--inputs",
+        str(inputs // 4),
+        "-p",
+        "no:cacheprovider",
+    ]
 
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
 
