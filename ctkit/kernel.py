@@ -104,6 +104,9 @@ def read_certificates(data: bytes, spans: Int64s, algorithms: list[bytes]) -> Fi
         Contents of object identifiers.
     """
     count, size = len(spans), int((spans[:, 1] - spans[:, 0]).sum())
+    if 2 * size > np.iinfo(np.int32).max:
+        # Offsets of texts would not fit: nothing is understood.
+        spans, size = spans[:0], 0
 
     def texts(bound: int, number: int = count) -> Texts:
         return Texts(np.empty(bound, np.uint8), np.zeros(number + 1, np.int32))
@@ -227,11 +230,9 @@ def _walk_certificate(data: Bytes, at: int, end: int, row: int, known: Bytes, le
         elif field == 3:
             if tag != _SEQUENCE:
                 return False
-            understood, fields.not_before[row], start = _time(data, start, stop)
-            if not understood:
-                return False
-            understood, fields.not_after[row], start = _time(data, start, stop)
-            if not understood:
+            has_start, fields.not_before[row], start = _time(data, start, stop)
+            has_end, fields.not_after[row], start = _time(data, start, stop)
+            if not (has_start and has_end):
                 return False
         elif field >= 6 and tag == _EXTENSIONS:
             understood, is_ca, count, first, last = _walk_extensions(data, start, stop)

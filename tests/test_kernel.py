@@ -225,6 +225,18 @@ def test_no_certificates() -> None:
     assert fields.first_domain.tolist() == [0]
 
 
+def test_certificates_when_they_are_more_than_offsets_can_count() -> None:
+    """A GiB in one block is left to the other reader, before anything is allocated for it."""
+    data = certificate(extensions=der(0xA3, der(0x30, _extension(0x0F, der(0x04, bytes(1 << 20))))))
+    count = (1 << 30) // len(data) + 1
+
+    fields = read_certificates(data, np.array([(0, len(data))] * count), [])
+
+    assert understood([data]) == [True]
+    assert fields.understood.tolist() == [False] * count
+    assert len(fields.serial_number.text) == 0
+
+
 _READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
