@@ -255,17 +255,19 @@ def _algorithm(data: Bytes, at: int, end: int, known: Bytes, lengths: Int64s) ->
     if tag != _OBJECT_IDENTIFIER:
         return _NONE
     for number in range(len(known)):
-        if stop - start == lengths[number] and _is_same(data, start, known[number], 0, stop - start):
+        if _is_same(data, start, stop, known[number], 0, lengths[number]):
             return number
     return len(known)
 
 
 @compiled
-def _is_same(data: Bytes, at: int, others: Bytes, other: int, size: int) -> bool:
-    place = 0
-    while place < size and data[at + place] == others[other + place]:
-        place += 1
-    return place == size
+def _is_same(data: Bytes, start: int, stop: int, other: Bytes, first: int, last: int) -> bool:
+    if stop - start != last - first:
+        return False
+    same = True
+    for place in range(stop - start):
+        same &= data[start + place] == other[first + place]
+    return same
 
 
 _DIGITS = np.frombuffer(b"0123456789ABCDEF", np.uint8).copy()
@@ -492,9 +494,7 @@ def _put_domains(data: Bytes, common_at: int, common_end: int, at: int, end: int
 def _put_domain(data: Bytes, start: int, stop: int, first: int, count: int, domains: Texts) -> int:
     """Append a name unless it is among those from number `first` on; return how many names there are then."""
     for number in range(first, count):
-        other = domains.offsets[number]
-        size = domains.offsets[number + 1] - other
-        if size == stop - start and _is_same(data, start, domains.text, other, size):
+        if _is_same(data, start, stop, domains.text, domains.offsets[number], domains.offsets[number + 1]):
             return count
     domains.offsets[count + 1] = _copy(data, start, stop, domains.text, domains.offsets[count])
     return count + 1
@@ -555,16 +555,6 @@ def _match_all(
 
 
 @compiled
-def _is_same(data: Bytes, start: int, stop: int, other: Bytes, first: int, last: int) -> bool:
-    if stop - start != last - first:
-        return False
-    same = True
-    for place in range(stop - start):
-        same &= data[start + place] == other[first + place]
-    return same
-
-
-@compiled
 def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
     """Return where the issuer of a certificate begins and ends, header included; nowhere if it is not understood."""
     _, at, end = _header(data, at, end)
@@ -608,11 +598,13 @@ def _matches_leaf(data: Bytes, at: int, end: int, leaf: int, leaf_end: int, key_
             return False
         if tag == _EXTENSIONS:
             break
-        if not (tag == _VERSION and field == 0):
+        if tag != _VERSION or extensions != fields:
             field += 1
         if field == 2 and algorithm == 0:
             algorithm, algorithm_end = extensions, last
         extensions = last
+    if tag != _EXTENSIONS:
+        return False
     tag, first, stop = _header(data, first, last)
     outer_end = tbs_end + algorithm_end - algorithm
     if tag != _SEQUENCE or last != tbs_end or stop != tbs_end or outer_end > end:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ from agreement import differing_certificates, understood
 from blocks import ALGORITHM, DATES, FIELDS, NAME, SAN, certificate
 
 import ctkit
+from ctkit.binding import _find_in_pre_certificate
 from ctkit.issuance import der
-from ctkit.kernel import MOST_NAMES, read_certificates
+from ctkit.kernel import MOST_NAMES, find_matching, read_certificates
 
 CN, ORG, UNIT = (bytes.fromhex(text) for text in ("0603550403", "060355040a", "060355040b"))
 EMAIL = bytes.fromhex("06092a864886f70d010901")
@@ -145,6 +147,7 @@ NOT_UNDERSTOOD = {
     "an attribute without anything": certificate(subject=_name(der(0x30))),
     "a name that is cut": certificate(subject=der(0x30, NAME[2:-1])),
     "a domain in Latin-1": _with(_names(b"b\xfccher.example")),
+    "a domain that is UTF-8 only with what follows it": _with(_names(b"a\xc3", b"")),
     "one domain too many": _with(_names(*MANY, b"more.example")),
     "one domain too often": _with(_names(*MANY, MANY[0])),
     "domains twice": _with(SAN, SAN),
@@ -205,7 +208,7 @@ def test_certificate_when_it_is_cut() -> None:
     fields = read_certificates(FULL, spans, [])
 
     assert differing_certificates(cuts) == []
-    assert fields.understood.tolist() == [*understood(cuts), True]
+    assert fields.understood.tolist() == [*(understood([cut])[0] for cut in cuts), True]
 
 
 def test_certificate_when_an_octet_is_any() -> None:
@@ -215,6 +218,39 @@ def test_certificate_when_an_octet_is_any() -> None:
     changed = [small[:at] + bytes((value,)) + small[at + 1 :] for at in range(len(small)) for value in range(256)]
 
     assert differing_certificates(changed) == []
+
+
+POISON = der(0x30, bytes.fromhex("060a2b06010401d679020403 0101ff 04020500"))
+KEY_HASH = bytes(range(32))
+ISSUER = SimpleNamespace(key_hash=KEY_HASH, signs_pre_certificates=False)
+LATE = {"key": der(0x30, der(0x30, SAN, POISON)), "extensions": b""}
+VERSIONS = {"version": FIELDS["version"] * 2}
+
+
+@pytest.mark.parametrize(
+    ("pre_certificate", "tbs_fields", "is_matching"),
+    [
+        (_with(SAN, POISON), FIELDS, True),
+        (_with(POISON, SAN), FIELDS, True),
+        (_with(SAN, POISON)[:-1], FIELDS, False),
+        (_with(SAN), FIELDS, False),
+        (_with(SAN, POISON, version=b""), FIELDS, False),
+        (_with(SAN, POISON, **VERSIONS), FIELDS | VERSIONS, False),
+        (certificate(**LATE), FIELDS | LATE | {"extensions": FIELDS["extensions"]}, False),
+    ],
+    ids=["ordinary", "poison first", "cut", "no poison", "other fields", "two versions", "a key with the poison"],
+)
+def test_pre_certificate_and_its_leaf(pre_certificate: bytes, tbs_fields: dict[str, bytes], is_matching: bool) -> None:
+    """The kernel finds that they match where the reader that names faults finds none."""
+    tbs = der(0x30, *tbs_fields.values())
+    leaf = bytes(8) + b"\0\1" + KEY_HASH + len(tbs).to_bytes(3) + tbs + bytes(2)
+    data, start, end = leaf + pre_certificate, len(leaf), len(leaf) + len(pre_certificate)
+    leaves, spans = np.array([(0, start)]), np.array([(start, end)])
+
+    found = find_matching(data, leaves, spans, np.array([True]), np.array([0]), [(b"issuer", KEY_HASH)])
+
+    assert found.tolist() == [is_matching]
+    assert (_find_in_pre_certificate(data, 0, start, end, [ISSUER]) == 0) == is_matching
 
 
 def test_no_certificates() -> None:

@@ -103,17 +103,9 @@ sys.exit(pytest.main(sys.argv[1:]))
 def test_kernels_when_bounds_are_checked(inputs: int, tmp_path: Path) -> None:
     """Kernels that are compiled with bounds checks read the same inputs, and never beyond an array."""
     environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path)}
-    words = [
-        sys.executable,
-        "-c",
-        _WITHIN_BOUNDS,
-        __file__,
-        "-q",
-        "--inputs",
-        str(inputs // 4),
-        "-p",
-        "no:cacheprovider",
-    ]
+    files = [__file__, *(str(Path(__file__).parents[1] / f"test_{module}.py") for module in ("kernel", "framing"))]
+    options = ["-q", "-k", "not folder", "-p", "no:cacheprovider", "--inputs", str(inputs // 4)]
+    words = [sys.executable, "-c", _WITHIN_BOUNDS, *files, *options]
 
     done = subprocess.run(words, env=environment, capture_output=True, text=True)
 
