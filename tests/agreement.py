@@ -57,10 +57,7 @@ def _outcome(decode: Callable[[], tuple[EntryBlock, tuple[bytes, ...]]]) -> Outc
 
 
 def page_outcomes(body: bytes, start: int, limit: int) -> tuple[bool, Outcome, Outcome]:
-    """Return whether the kernel reads a page; what comes of the page; what comes of it without kernel.
-
-    Only spans are looked at of what `data` holds beyond the entries: the slow reader keeps the same.
-    """
+    """Return whether the kernel reads a page; what comes of the page; what comes of it without kernel."""
     ours = _outcome(lambda: (decode_get_entries(body, start, URL, limit), ()))
     slow = _outcome(lambda: (_decode_odd_page(body, start, URL, limit), ()))
     return read_page(body, start, limit) is not None, ours, slow
