@@ -23,8 +23,6 @@ X509_ENTRY = 0
 PRECERT_ENTRY = 1
 """``LogEntryType`` of RFC 6962, section 3.1."""
 
-_LARGEST_INT64 = (1 << 63) - 1
-
 REPORT = "report this to the log's operator"
 
 
@@ -174,11 +172,9 @@ def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBloc
         raise LogProtocolError(url, f"the answer of get-entries is no JSON object with entries; {REPORT}") from error
     if not isinstance(entries, list):
         raise LogProtocolError(url, f'"entries" in the answer of get-entries is no list; {REPORT}')
-    columns = _Columns()
-    parts: list[bytes] = []
-    size = lost = 0
+    columns, parts = _Columns(), list[bytes]()
+    size, lost, cut = 0, 0, False
     reason: _MalformedError | None = None
-    cut = False
     for index, entry in enumerate(entries[:limit], start):
         try:
             leaf_input, extra_data, leaf, pre_certificate, chain = _read_entry(entry, index)
@@ -190,9 +186,7 @@ def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBloc
         if reason:
             break
         leaf_end = size + len(leaf_input)
-        begin, end = (size + at for at in leaf.signed)
-        if pre_certificate:
-            begin, end = (leaf_end + at for at in pre_certificate)
+        begin, end = (leaf_end + at for at in pre_certificate) if pre_certificate else (size + at for at in leaf.signed)
         parts += [leaf_input, extra_data]
         columns.append(leaf, (size + 2, leaf_end), (begin, end), chain)
         size = leaf_end + len(extra_data)
@@ -250,9 +244,8 @@ def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         # } TileLeaf;
         try:
             leaf = _read_timestamped_entry(data, at)
-            is_precert = leaf.entry_type == PRECERT_ENTRY
-            certificate = _certificate(data, leaf.end) if is_precert else leaf.signed
-            chain_start, chain_end = _opaque(data, certificate[1] if is_precert else leaf.end, 2)
+            certificate = _certificate(data, leaf.end) if leaf.entry_type == PRECERT_ENTRY else leaf.signed
+            chain_start, chain_end = _opaque(data, max(certificate[1], leaf.end), 2)
         except _MalformedError as malformed:
             if index > start:
                 break
@@ -277,8 +270,8 @@ def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
 
 def _framed(start: int, frames: "Frames", data: bytes) -> tuple[EntryBlock, tuple[bytes, ...]]:
     """Return the entries that a kernel has found, and what their chains consist of."""
-    found = frames._asdict() | {"issuers": ()}
-    block = EntryBlock(index=np.arange(start, start + len(frames.timestamp)), data=data, **found)
+    index = np.arange(start, start + len(frames.timestamp))
+    block = EntryBlock(index=index, data=data, **frames._asdict() | {"issuers": ()})
     return block, tuple(data[begin:end] for begin, end in frames.issuers.tolist())
 
 
@@ -382,7 +375,7 @@ def _read_timestamped_entry(data: bytes, at: int) -> _TimestampedEntry:
     signed = _certificate(data, at + 10 + (32 if entry_type == PRECERT_ENTRY else 0))
     extensions = _opaque(data, signed[1], 2)
     leaf_index = _leaf_index(data, *extensions)
-    return _TimestampedEntry(min(timestamp, _LARGEST_INT64), entry_type, signed, leaf_index, extensions[1])
+    return _TimestampedEntry(min(timestamp, (1 << 63) - 1), entry_type, signed, leaf_index, extensions[1])
 
 
 def _leaf_index(data: bytes, at: int, end: int) -> int | None:
