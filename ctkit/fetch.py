@@ -1,5 +1,6 @@
 """Ranges of one log become a stream of decoded entries, in order, with holes named."""
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
@@ -27,6 +28,9 @@ _STRIKES = 3
 
 _POLL = 0.1
 """Seconds between two looks at `stop`."""
+
+_DECODING = threading.BoundedSemaphore(os.cpu_count() or 1)
+"""Who decodes: more threads than there are processors would only take the interpreter's lock from each other."""
 
 _GRACE = 2.0
 """Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
@@ -258,7 +262,8 @@ class _PageReader(Generic[T]):
                 reach = int(block.index[-1]) + 1
                 failures = 0
                 answered = self._count_answer(start)
-                results.append(self._decode(block, missing.contains(block.index)))
+                with _DECODING:
+                    results.append(self._decode(block, missing.contains(block.index)))
             missing = missing.between(reach, end)
         return results, answered, missing
 
