@@ -4,7 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -29,8 +29,9 @@ _STRIKES = 3
 _POLL = 0.1
 """Seconds between two looks at `stop`."""
 
-_DECODING = threading.BoundedSemaphore(os.cpu_count() or 1)
-"""Who decodes: more threads than there are processors would only take the interpreter's lock from each other."""
+_DECODERS = ThreadPoolExecutor(os.cpu_count(), "decode")
+"""Threads that decode for all others: more than there are processors would take the interpreter's lock from each other,
+and each keeps memory of its own."""
 
 _GRACE = 2.0
 """Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
@@ -262,8 +263,7 @@ class _PageReader(Generic[T]):
                 reach = int(block.index[-1]) + 1
                 failures = 0
                 answered = self._count_answer(start)
-                with _DECODING:
-                    results.append(self._decode(block, missing.contains(block.index)))
+                results.append(_DECODERS.submit(self._decode, block, missing.contains(block.index)).result())
             missing = missing.between(reach, end)
         return results, answered, missing
 

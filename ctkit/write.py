@@ -170,7 +170,12 @@ class _Commit:
                     writer = self._writers[day, url] = FileWriter(folder, day, self._schema)
                 writer.write(rows)
                 if writer.size >= BYTES_PER_FILE:
-                    self._files.append(self._writers.pop((day, url)).close())
+                    self._close((day, url))
+
+    def _close(self, key: tuple[str, str]) -> None:
+        self._files.append(self._writers[key].close())
+        # Not before: what cannot be closed is removed in the end.
+        del self._writers[key]
 
     def is_due(self) -> bool:
         """Tell whether there are enough rows, or have been some for long enough."""
@@ -183,15 +188,12 @@ class _Commit:
         noted = pa.Table.from_batches(self.noted).unify_dictionaries()
         with _writing(self._table, self._rows):
             few: list[pa.RecordBatch] = []
-            for key, writer in list(self._writers.items()):
-                if writer.size:
-                    self._files.append(writer.close())
+            for key in sorted(self._writers):
+                if self._writers[key].size:
+                    self._close(key)
                 else:
-                    few += writer.waiting
-                del self._writers[key]
-            if few:
-                ordered = _in_order(pa.Table.from_batches(few, self._schema))
-                self._files += write_files(table_path(self._table.table_uri), self._schema, ordered)
+                    few += self._writers.pop(key).waiting
+            self._files += write_files(table_path(self._table.table_uri), self._schema, few)
         files, self._files = self._files, []
         _commit(self._table, files, describe(noted) if describe else None)
         return noted

@@ -150,3 +150,21 @@ def test_write_batches_when_nobody_takes_the_rest(tmp_path, monkeypatch, rows_pe
 
     assert list(tmp_path.glob("staging/seen_date=*/*.parquet")) == []
     assert table.version() == 0
+
+
+def test_write_batches_when_a_file_cannot_be_closed(tmp_path, monkeypatch):
+    """A disk that is full at the last moment leaves nothing of the commit behind."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    table = open_table(tmp_path / "staging")
+
+    def close(self):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(datafile.FileWriter, "close", close)
+
+    with pytest.raises(
+        TableError, match="2 rows could not be written .No space left on device.; nothing of them is in"
+    ):
+        list(write_batches(table, [make_batch([1, 2])]))
+
+    assert list(tmp_path.glob("staging/seen_date=*/*.parquet")) == []
