@@ -162,9 +162,7 @@ def test_write_batches_when_a_file_cannot_be_closed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datafile.FileWriter, "close", close)
 
-    with pytest.raises(
-        TableError, match="2 rows could not be written .No space left on device.; nothing of them is in"
-    ):
+    with pytest.raises(TableError, match="2 rows could not be written"):
         list(write_batches(table, [make_batch([1, 2])]))
 
     assert list(tmp_path.glob("staging/seen_date=*/*.parquet")) == []
