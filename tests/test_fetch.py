@@ -355,7 +355,7 @@ def test_fetch_when_the_page_size_is_learned() -> None:
 
 
 def test_fetch_decodes_in_worker_threads() -> None:
-    """What is expensive is done by as many threads as there are processors, however many pages are fetched at a time."""
+    """What is expensive is done by as many threads as there are processors, however many fetch."""
     results = list(
         fetch_blocks(
             PlainLog(),
