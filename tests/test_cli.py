@@ -7,7 +7,7 @@ import re
 import signal
 import subprocess
 import sys
-import time
+import threading
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -630,19 +630,20 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
         def respond(self, request):
             """Wait, if it is to."""
             if request.path.startswith("tile/data/01"):
+                begun.set()
                 self._awake.wait(slowness)
             return super().respond(request)
 
-    slowness = 3.0
+    # Longer than what comes before it needs to become rows, and then the grace that requests under way have.
+    slowness = 5.0
+    begun = threading.Event()
     log = Slow(size=5000, protocols=["static-ct"])
     url = serve(log)
     file = write_file(logs=[{"url": url, "name": log.name, "protocol": "static-ct"}], ceiling="log", from_index=0)
     with subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True) as process:
         try:
-            deadline = time.monotonic() + 30
-            while len(log.paths("tile/data/")) < 16:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+            assert begun.wait(30)
+            time.sleep(1.5)
             process.send_signal(signum)
             _, err = process.communicate(timeout=30)
         finally:
