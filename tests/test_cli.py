@@ -626,11 +626,11 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     """A signal to a backfill gives exit code 1, keeps what was written, and the next run fetches the rest."""
 
     class Slow(FakeLog):
-        """Answers ever so slowly from its eleventh tile on."""
+        """Answers ever so slowly beyond its first half."""
 
         def respond(self, request):
             """Wait, if it is to."""
-            if request.path.startswith("tile/data/01"):
+            if int(request.query.get("start", 0)) >= 2500:
                 begun.set()
                 self._awake.wait(slowness)
             return super().respond(request)
@@ -638,9 +638,9 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     # Longer than what comes before it needs to become rows, and then the grace that requests under way have.
     slowness = 5.0
     begun = threading.Event()
-    log = Slow(size=5000, protocols=["static-ct"])
+    log = Slow(size=5000, protocols=["rfc6962"])
     url = serve(log)
-    file = write_file(logs=[{"url": url, "name": log.name, "protocol": "static-ct"}], ceiling="log", from_index=0)
+    file = write_file(logs=[{"url": url, "name": log.name, "protocol": "rfc6962"}], ceiling="log", from_index=0)
     with subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True) as process:
         try:
             assert begun.wait(30)
