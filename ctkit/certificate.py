@@ -59,7 +59,7 @@ def read_rows(
     Returns
     -------
     pa.RecordBatch
-        As many rows as entries; its schema is ``row_schema(as_der)``.
+        As many rows as entries; its schema is ``encoded_schema(as_der)``.
     """
     data = memoryview(block.data)
     ders = [data[start:end] for start, end in block.certificate.tolist()]
@@ -169,7 +169,7 @@ def _read_fields(ders: list[bytes]) -> dict[str, list[Any]]:
     }
 
 
-def count_unreadable(rows: pa.RecordBatch) -> int:
+def count_unreadable(rows: pa.RecordBatch | pa.Table) -> int:
     """Return how many of the rows have a certificate that cannot be read."""
     return int(pc.sum(pc.equal(rows["signature_algorithm"], "")).as_py() or 0)
 

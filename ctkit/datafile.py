@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
@@ -265,15 +266,18 @@ class FileWriter:
         self.day = day
         self.size = 0
         self.waiting: list[pa.RecordBatch] = []
+        self._rows = 0
         self._folder = folder
         self._stored = pa.schema([field for field in schema if field.name != PARTITION])
         self._path = folder / f"{PARTITION}={day}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
+        self._sink: Any = None
         self._writer: pq.ParquetWriter | None = None
 
     def write(self, rows: pa.RecordBatch) -> None:
         """Take rows; they are written as whole row groups."""
         self.waiting.append(rows)
-        if sum(map(len, self.waiting)) >= ROWS_PER_GROUP:
+        self._rows += len(rows)
+        if self._rows >= ROWS_PER_GROUP:
             self._flush()
 
     def _open(self) -> pq.ParquetWriter:
@@ -297,8 +301,11 @@ class FileWriter:
     def _flush(self) -> None:
         # A column chunk has one dictionary: with several of them the writer would fall back to plain text.
         rows = pa.Table.from_batches(self.waiting).select(self._stored.names).unify_dictionaries()
-        self._open().write_table(rows, row_group_size=ROWS_PER_GROUP)
+        # Groups of one size: not whole ones, each followed by a tiny one of what was too much.
+        groups = max(len(rows) // ROWS_PER_GROUP, 1)
+        self._open().write_table(rows, row_group_size=-(-len(rows) // groups))
         self.waiting.clear()
+        self._rows = 0
         self.size = self._sink.tell()
 
     def close(self) -> DataFile:
@@ -321,19 +328,20 @@ class FileWriter:
 
     def abort(self) -> None:
         """Give the file up and remove it."""
-        if self._writer is None:
-            return
-        with suppress(OSError, pa.ArrowException):
-            self._writer.close()
-        # It would try once more when it is collected, and complain where nobody listens.
-        self._writer.is_open = False
-        self._sink.close()
-        self._path.unlink(missing_ok=True)
+        if self._writer:
+            with suppress(OSError, pa.ArrowException):
+                self._writer.close()
+            # It would try once more when it is collected, and complain where nobody listens.
+            self._writer.is_open = False
+        if self._sink:
+            with suppress(OSError, pa.ArrowException):
+                self._sink.close()
+            self._path.unlink(missing_ok=True)
 
 
 def by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
     """Cut a batch where the partition changes."""
-    runs = pa.compute.run_end_encode(batch[PARTITION])
+    runs = pc.run_end_encode(batch[PARTITION])
     start = 0
     for day, end in zip(runs.values.to_pylist(), runs.run_ends.to_pylist(), strict=True):
         yield day, batch.slice(start, end - start)

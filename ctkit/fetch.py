@@ -4,7 +4,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from functools import partial
 from queue import SimpleQueue
 from typing import Any, Generic, TypeAlias, TypeVar
@@ -28,10 +28,6 @@ _STRIKES = 3
 
 _POLL = 0.1
 """Seconds between two looks at `stop`."""
-
-_DECODERS = ThreadPoolExecutor(os.cpu_count(), "decode")
-"""Threads that decode for all others: more than there are processors would take the interpreter's lock from each other,
-and each keeps memory of its own."""
 
 _GRACE = 2.0
 """Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
@@ -297,20 +293,26 @@ class _PageReader(Generic[T]):
 
 
 class _Threads:
-    """Threads that run calls, and do not hold up the end of the process as those of `concurrent.futures` do."""
+    """Threads that run calls.
+
+    They do not hold up the end of the process as those of `concurrent.futures` do, and take calls as long as others
+    do, who must come to an end first: rows that have come are decoded and written even then.
+    """
 
     def __init__(self, limit: int, name: str, halt: threading.Event, allows: Callable[[], bool]) -> None:
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._threads: list[threading.Thread] = []
         self._limit, self._name, self._halt, self._allows = limit, name, halt, allows
+        self._lock = threading.Lock()
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
         """Let a thread call the function."""
         future: Future[T] = Future()
         self._calls.put(partial(_call, future, function, arguments))
-        if len(self._threads) < self._limit:
-            self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
-            self._threads[-1].start()
+        with self._lock:
+            if len(self._threads) < self._limit:
+                self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
+                self._threads[-1].start()
         return future
 
     def end(self) -> None:
@@ -333,3 +335,8 @@ def _call(future: Future[T], function: Callable[..., T], arguments: tuple[Any, .
             future.set_result(function(*arguments))
         except BaseException as error:
             future.set_exception(error)
+
+
+_DECODERS = _Threads(os.cpu_count() or 1, "decode", threading.Event(), lambda: True)
+"""They decode for all others: more than there are processors would take the interpreter's lock from each other, and
+each keeps memory of its own."""

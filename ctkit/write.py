@@ -27,6 +27,9 @@ ROWS_PER_COMMIT = 100_000
 BYTES_PER_COMMIT = 256 << 20
 SECONDS_PER_COMMIT = 30.0
 
+BYTES_PER_BATCH = 16 << 10
+"""What a batch takes in memory beside its values: of one-row gaps, a batch for each, that is most of it."""
+
 NOTED = [*KEY, "signature_algorithm"]
 """Columns that are kept of rows until they are committed."""
 
@@ -70,14 +73,12 @@ def _writing(table: DeltaTable, count: int) -> Iterator[None]:
 def _commit(table: DeltaTable, files: list[DataFile], metadata: Mapping[str, str] | None) -> None:
     """Add files to the table, or remove them."""
     try:
-        committed = commit_files(files, table, CommitProperties(dict(metadata)) if metadata else None)
-    except TableError:
+        if not commit_files(files, table, CommitProperties(dict(metadata)) if metadata else None):
+            message = "others commit to it so often that this commit never had its turn; run again"
+            raise TableError(folder_of(table), message)
+    except BaseException:
         unlink_files([file.name for file in files], table)
         raise
-    if not committed:
-        unlink_files([file.name for file in files], table)
-        message = "others commit to it so often that this commit never had its turn; run again"
-        raise TableError(folder_of(table), message)
 
 
 def _in_order(rows: pa.Table) -> list[pa.RecordBatch]:
@@ -160,7 +161,7 @@ class _Commit:
             return
         self.noted.append(batch.select(NOTED))
         self._rows += batch.num_rows
-        self._bytes += batch.nbytes
+        self._bytes += batch.nbytes + BYTES_PER_BATCH
         url = batch["source_url"][0].as_py()
         with _writing(self._table, self._rows):
             for day, rows in by_partition(batch):
@@ -186,6 +187,7 @@ class _Commit:
         """Write what is left, what is too little for a file of its own together; and commit."""
         # A commit has one dictionary of each column.
         noted = pa.Table.from_batches(self.noted).unify_dictionaries()
+        metadata = describe(noted) if describe else None
         with _writing(self._table, self._rows):
             few: list[pa.RecordBatch] = []
             for key in sorted(self._writers):
@@ -195,7 +197,7 @@ class _Commit:
                     few += self._writers.pop(key).waiting
             self._files += write_files(table_path(self._table.table_uri), self._schema, few)
         files, self._files = self._files, []
-        _commit(self._table, files, describe(noted) if describe else None)
+        _commit(self._table, files, metadata)
         return noted
 
     def abort(self) -> None:

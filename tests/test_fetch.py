@@ -356,16 +356,18 @@ def test_fetch_when_the_page_size_is_learned() -> None:
 
 def test_fetch_decodes_in_worker_threads() -> None:
     """What is expensive is done by as many threads as there are processors, however many fetch."""
-    results = list(
-        fetch_blocks(
-            PlainLog(),
-            RangeSet.of((0, 20)),
-            stop=threading.Event(),
-            decode=lambda block, wanted: threading.current_thread().name,
-        )
+    fetching = fetch_blocks(
+        PlainLog(),
+        RangeSet.of((0, 200)),
+        stop=threading.Event(),
+        decode=lambda block, wanted: threading.current_thread(),
     )
 
-    assert set(results) <= {f"decode_{number}" for number in range(os.cpu_count() or 1)}
+    threads = set(fetching)
+
+    assert {thread.name for thread in threads} == {"decode"}
+    assert len(threads) <= (os.cpu_count() or 1)
+    assert len([thread for thread in threading.enumerate() if thread.name == "decode"]) <= (os.cpu_count() or 1)
 
 
 def test_fetch_when_decoding_fails() -> None:
@@ -574,6 +576,35 @@ def test_fetch_when_stopped_while_a_log_is_silent() -> None:
     ended = subprocess.run([sys.executable, "-c", STOPPED_RUN], capture_output=True, text=True, timeout=20)
 
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "[]\n", "")
+
+
+UNATTENDED_RUN = """
+import sys, threading
+sys.path.insert(0, sys.argv[1])
+from test_fetch import PlainLog, _indices
+from ctkit.fetch import fetch_blocks
+from ctkit.ranges import RangeSet
+
+class WaitingLog(PlainLog):
+    def get_entries(self, *asked):
+        # Which ends after all that `concurrent.futures` does at the end of the process.
+        threading.main_thread().join()
+        return super().get_entries(*asked)
+
+def run():
+    fetching = fetch_blocks(WaitingLog(), RangeSet.of((0, 20)), stop=threading.Event(), decode=_indices)
+    print(list(fetching) == [[*range(8)], [*range(8, 16)], [*range(16, 20)]])
+
+threading.Thread(target=run).start()
+"""
+
+
+def test_fetch_when_the_main_thread_has_ended() -> None:
+    """What arrives then is decoded all the same: an impatient user interrupts a second time, and rows are written."""
+    folder = os.path.dirname(__file__)
+    ended = subprocess.run([sys.executable, "-c", UNATTENDED_RUN, folder], capture_output=True, text=True, timeout=60)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "True\n", "")
 
 
 indices = st.integers(0, 100)

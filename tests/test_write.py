@@ -81,6 +81,26 @@ def test_write_batches_commits_when_bytes_or_time_are_due(tmp_path, monkeypatch,
     assert [rows.num_rows for rows in write_batches(table, batches)] == [1, 1, 1]
 
 
+def test_write_batches_when_batches_are_small(tmp_path, monkeypatch):
+    """Of batches of a row each it counts what they take in memory, not what is in them."""
+    monkeypatch.setattr(write, "BYTES_PER_COMMIT", 4 * write.BYTES_PER_BATCH)
+    table = open_table(tmp_path / "staging")
+
+    assert [rows.num_rows for rows in write_batches(table, [make_batch([at]) for at in range(8)])] == [4, 4]
+
+
+def test_write_batches_fills_row_groups_alike(tmp_path, monkeypatch):
+    """Batches that do not fill a row group exactly leave no tiny ones between those that are full."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 4)
+    table = open_table(tmp_path / "staging")
+
+    list(write_batches(table, [make_batch(range(at, at + 3)) for at in range(0, 12, 3)] + [make_batch(range(12, 23))]))
+
+    (file,) = files_of(table)
+    footer = pq.read_metadata(file)
+    assert [footer.row_group(at).num_rows for at in range(footer.num_row_groups)] == [6, 6, 6, 5]
+
+
 def test_write_batches_when_nothing_comes(tmp_path, monkeypatch):
     """No rows, no commit, even after a long time: nothing of a page may be what the log signed."""
     monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.0)
@@ -166,3 +186,45 @@ def test_write_batches_when_a_file_cannot_be_closed(tmp_path, monkeypatch):
         list(write_batches(table, [make_batch([1, 2])]))
 
     assert list(tmp_path.glob("staging/seen_date=*/*.parquet")) == []
+
+
+class _Unclosed(pa.OSFile):
+    def close(self):
+        super().close()
+        raise OSError("Disk quota exceeded")
+
+
+def _fail(*_, **__):
+    raise MemoryError
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "fake", "error"),
+    [
+        (datafile.pq, "ParquetWriter", _fail, MemoryError),
+        (datafile.pa, "OSFile", _Unclosed, TableError),
+        (write, "commit_files", _fail, MemoryError),
+        (write, "CommitProperties", _fail, MemoryError),
+    ],
+)
+def test_write_batches_when_something_fails_on_the_way(tmp_path, monkeypatch, module, name, fake, error):
+    """Whatever fails, from the first byte of a file to the commit, leaves no file behind."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    table = open_table(tmp_path / "staging")
+    monkeypatch.setattr(module, name, fake)
+
+    with pytest.raises(error):
+        list(write_batches(table, [make_batch([1, 2]), make_batch([5], url=OTHER_LOG)], describe=lambda _: {"a": "b"}))
+
+    assert list(tmp_path.glob("staging/seen_date=*/*")) == []
+    assert open_table(tmp_path / "staging").version() == 0
+
+
+def test_write_batches_when_rows_cannot_be_described(tmp_path):
+    """Nothing is written then."""
+    table = open_table(tmp_path / "staging")
+
+    with pytest.raises(MemoryError):
+        list(write_batches(table, [make_batch([1, 2])], describe=_fail))
+
+    assert list(tmp_path.glob("staging/seen_date=*/*")) == []
