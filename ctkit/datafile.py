@@ -351,15 +351,19 @@ def by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
 def _statistics(footer: pq.FileMetaData) -> dict[str, Any]:
     found: dict[str, Any] = {"minValues": {}, "maxValues": {}, "nullCount": {}}
     low, high, nulls = found.values()
+    unknown: set[str] = set()
     for at in range(footer.num_row_groups):
         group = footer.row_group(at)
         for column in map(group.column, range(group.num_columns)):
             name, statistics = column.path_in_schema, column.statistics
-            if statistics is not None and statistics.has_min_max:
-                low[name] = min(low.get(name, statistics.min), statistics.min)
-                high[name] = max(high.get(name, statistics.max), statistics.max)
-                nulls[name] = nulls.get(name, 0) + statistics.null_count
-    return found
+            if statistics is None or not statistics.has_min_max:
+                unknown.add(name)
+                continue
+            low[name] = min(low.get(name, statistics.min), statistics.min)
+            high[name] = max(high.get(name, statistics.max), statistics.max)
+            nulls[name] = nulls.get(name, 0) + statistics.null_count
+    # What one row group does not say, because a text is too long for it, holds of none.
+    return {kind: {name: each[name] for name in each.keys() - unknown} for kind, each in found.items()}
 
 
 def _data_file(

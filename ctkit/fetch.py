@@ -295,8 +295,8 @@ class _PageReader(Generic[T]):
 class _Threads:
     """Threads that run calls.
 
-    They do not hold up the end of the process as those of `concurrent.futures` do, and take calls as long as others
-    do, who must come to an end first: rows that have come are decoded and written even then.
+    They do not hold up the end of the process as those of `concurrent.futures` do, and take calls even after the main
+    thread has ended: a backfill in another thread goes on until it is done.
     """
 
     def __init__(self, limit: int, name: str, halt: threading.Event, allows: Callable[[], bool]) -> None:

@@ -600,7 +600,7 @@ threading.Thread(target=run).start()
 
 
 def test_fetch_when_the_main_thread_has_ended() -> None:
-    """What arrives then is decoded all the same: an impatient user interrupts a second time, and rows are written."""
+    """What arrives then is decoded all the same: a backfill may be left to a thread."""
     folder = os.path.dirname(__file__)
     ended = subprocess.run([sys.executable, "-c", UNATTENDED_RUN, folder], capture_output=True, text=True, timeout=60)
 

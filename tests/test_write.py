@@ -9,6 +9,7 @@ from rows import LOG, OTHER_LOG, commits_of, make_batch, make_rows, make_table, 
 
 from ctkit import datafile, write
 from ctkit.errors import TableError
+from ctkit.gap import find_gaps
 from ctkit.schema import KEY, REPEATING, row_schema
 from ctkit.table import files_of, open_table
 from ctkit.write import write_batches, write_entries
@@ -39,6 +40,16 @@ def test_write_entries_stores_repeating_texts_once(tmp_path):
 
     assert {chunk.path_in_schema.split(".")[0] for chunk in chunks if chunk.has_dictionary_page} == set(REPEATING)
     assert "DELTA_BINARY_PACKED" in chunks[0].encodings
+
+
+def test_write_entries_when_a_row_group_has_no_statistics(tmp_path, monkeypatch):
+    """A file is not said to lack what one of its row groups says nothing of: a text that is too long to be noted."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 3)
+    long = f"https://{'a' * 5000}.example.com"
+    table = make_table(tmp_path / "main", pa.concat_tables(make_rows(range(3), url=url) for url in (LOG, long)))
+
+    assert len(files_of(table)) == 1
+    assert find_gaps(table, within={long: (0, 4)})["start"].to_pylist() == [3]
 
 
 def test_write_entries_keeps_every_column(tmp_path):
