@@ -41,6 +41,8 @@ _ENCODING = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in ("starts"
 
 _TABLE_ID = b"ctkit.table_id"
 
+_NAME_LENGTH = 32
+
 _DAYS = 90
 """After so long without a change, what is known of a table is removed: it may not be there any more."""
 
@@ -80,7 +82,7 @@ def remember(table: DeltaTable, blocks: pa.Table) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _remove_old(path.parent)
         # A name of its own: another run may be writing the same.
-        with NamedTemporaryFile(dir=path.parent, delete=False) as file:
+        with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
             try:
                 file.write(hashlib.sha256(stored).digest())
                 file.write(stored)
@@ -98,7 +100,7 @@ def _path_of(table: DeltaTable) -> Path | None:
     if folder == "":
         return None
     user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(os.fsencode(folder_of(table))).hexdigest()[:32]
+    name = hashlib.sha256(os.fsencode(folder_of(table))).hexdigest()[:_NAME_LENGTH]
     return Path(folder or Path(user, "ctkit"), "coverage", name)
 
 
@@ -108,7 +110,8 @@ def _schema_of(table: DeltaTable) -> pa.Schema:
 
 
 def _remove_old(folder: Path) -> None:
-    for path in folder.iterdir():
-        with suppress(FileNotFoundError):
+    # Only what is named as ours: people have folders of that name, too.
+    for path in folder.glob("[0-9a-f]" * _NAME_LENGTH + "*"):
+        with suppress(OSError):
             if path.stat().st_mtime < time.time() - _DAYS * 86_400:
                 path.unlink()

@@ -226,6 +226,36 @@ def test_memory_of_tables_long_gone(tmp_path, cache):
     assert len(list((cache / "coverage").iterdir())) == 1
 
 
+def test_memory_beside_other_things(tmp_path, cache, opened):
+    """What else is in a folder of that name stays, however old, and is in nobody's way."""
+    (cache / "coverage" / "html").mkdir(parents=True)
+    (cache / "coverage" / "report.txt").touch()
+    (cache / "coverage" / ("0" * 32)).mkdir()
+    for path in (cache / "coverage").iterdir():
+        os.utime(path, (1, 1))
+    table = make_table(tmp_path / "main", make_rows([1]))
+
+    assert [covered(table), covered(table)] == [{(LOG, 1)}] * 2
+    assert len(opened) == 1
+    assert {"html", "report.txt"} < set(os.listdir(cache / "coverage"))
+
+
+def test_memory_that_was_not_finished(tmp_path, cache, monkeypatch):
+    """What a run that was killed left behind goes in time."""
+    table = make_table(tmp_path / "main", make_rows([1]))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", lambda *_: 1 / 0)
+        patch.setattr(os, "unlink", lambda *_: None)
+        with pytest.raises(ZeroDivisionError):
+            covered(table)
+    (unfinished,) = (cache / "coverage").iterdir()
+    os.utime(unfinished, (1, 1))
+
+    covered(table)
+
+    assert not unfinished.exists()
+
+
 @pytest.mark.parametrize("rows", [[2], [2, 3, 4, 5]])
 def test_a_file_replaced_under_its_name(tmp_path, opened, rows):
     """Other bytes under a name that is known are read anew, of whatever length they are."""
