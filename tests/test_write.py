@@ -112,6 +112,17 @@ def test_write_batches_fills_row_groups_alike(tmp_path, monkeypatch):
     assert [footer.row_group(at).num_rows for at in range(footer.num_row_groups)] == [6, 6, 6, 5]
 
 
+def test_write_batches_stores_texts_once_that_repeat_across_batches(tmp_path):
+    """Each batch has dictionaries of its own; a row group has one for all of them."""
+    table = open_table(tmp_path / "staging")
+
+    list(write_batches(table, [make_batch(range(at, at + 2), name=str(at % 3) * 1000) for at in range(0, 100, 2)]))
+
+    (file,) = files_of(table)
+    assert pq.read_metadata(file).row_group(0).column(3).path_in_schema == "source_name"
+    assert pq.read_metadata(file).row_group(0).column(3).total_uncompressed_size < 4000
+
+
 def test_write_batches_when_nothing_comes(tmp_path, monkeypatch):
     """No rows, no commit, even after a long time: nothing of a page may be what the log signed."""
     monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.0)
