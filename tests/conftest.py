@@ -9,6 +9,7 @@ import pytest
 from blocks import LOG
 from fakes import FakeLog
 
+from ctkit.binding import find_faults
 from ctkit.certificate import read_rows
 from ctkit.embedded import EmbeddedLog, Request
 from ctkit.entry import decode_data_tile, decode_get_entries
@@ -70,7 +71,9 @@ def _compiled() -> None:
     """Compile the kernels once, before a process that a test starts has to."""
     log = FakeLog(size=1)
     block, fingerprints = decode_data_tile(log.read(0, 1)[0].tile_leaf, 0, 1, "")
-    read_rows(block.with_issuers(fingerprints, {}), LOG, source_name="")
+    block = block.with_issuers(fingerprints, {})
+    read_rows(block, LOG, source_name="")
+    find_faults(block)
     decode_get_entries(log.respond(Request("ct/v1/get-entries", {"start": "0", "end": "0"})).body, 0, "", 1)
 
 
