@@ -17,8 +17,8 @@ from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scatt
 from ctkit.ranges import Int64s
 from ctkit.table import define_rows, querying
 
-KEYS_AT_ONCE = 4_000_000
-"""About so many staged keys are in memory at a time; main is read once for so many."""
+KEYS_AT_ONCE = 500_000
+"""About so many staged keys are sorted at a time: staging's keys are read once for so many, those of main once."""
 
 MEMORY = "256MB"
 """For DuckDB; what does not fit is spilled."""

@@ -57,7 +57,9 @@ def prepare_files(
     names = {file.name for file in adopted}
     others = {at: file for at, file in wanted.items() if file.name not in names}
     try:
-        return adopted + _rewrite(others, overlap, theirs, encoded_schema(ours), scratch)
+        # Lists as they are read: the file's writer makes its dictionary of them more quickly than Arrow would.
+        encoded = [schema.field(each.name) if pa.types.is_list(each.type) else each for each in encoded_schema(ours)]
+        return adopted + _rewrite(others, overlap, theirs, pa.schema(encoded), scratch)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
         message = f"{len(others)} files of staging cannot be rewritten there ({error}); mend that and run again"
         raise TableError(folder_of(main), message) from error
@@ -102,8 +104,9 @@ def _missing_rows(
         row = 0
         kept = ~overlap.skipped_in(at)
         footer = pq.read_metadata(file.path)
+        # Not lists of them: Arrow cannot read those where a row group, or the end of its dictionary, is in between.
         columns = [footer.schema.column(number).path for number in range(footer.num_columns)]
-        repeating = [path for path in columns if path.partition(".")[0] in REPEATING]
+        repeating = [path for path in columns if path in REPEATING]
         # Unbuffered: a file of another writer may be a single row group of a gigabyte.
         with pq.ParquetFile(
             file.path, metadata=footer, read_dictionary=repeating, pre_buffer=False, buffer_size=1 << 20

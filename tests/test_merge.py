@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
 
-from ctkit import adopt, merge, overlap, retire, rewrite
+from ctkit import adopt, datafile, merge, overlap, retire, rewrite
 from ctkit.datafile import data_files
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
 from ctkit.merge import merge_staging, preview_merge
@@ -676,3 +676,18 @@ def test_merge_is_the_union_by_key(tmp_path_factory, main_rows, staging_rows, co
     assert bool(contradictions) == bool(report.conflicts)
     assert (again.inserted, again.conflicts, again.version) == (0, report.conflicts, report.version)
     assert parquet_files(folder / "main") == set(files_of(main))
+
+
+def test_merge_when_a_file_has_several_row_groups_with_chains_of_their_own(tmp_path, monkeypatch):
+    """Rows are written anew however the dictionaries of a staged file change in the middle of it."""
+    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 100)
+    rows = make_rows(range(1000))
+    chains = pa.array([[f"issuer {at // 70}", f"root {at // 300}"] for at in range(1000)], rows["chain"].type)
+    rows = rows.set_column(rows.column_names.index("chain"), rows.schema.field("chain"), chains)
+    staging, main = make_table(tmp_path / "staging", rows), make_table(tmp_path / "main", rows.slice(500, 1))
+    (file,) = files_of(staging)
+    assert pq.read_metadata(file).num_row_groups > 1
+
+    merge_staging(staging, main)
+
+    assert rows_of(main) == rows.to_pylist()
