@@ -3,16 +3,18 @@
 import base64
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 
+from ctkit import merge
 from ctkit.datafile import cast_column
 from ctkit.schema import AsDer, encoded_schema, row_schema
 from ctkit.table import open_table, read_tables, reading
@@ -126,3 +128,14 @@ def rows_of(table: DeltaTable) -> list[dict[str, object]]:
 def commits_of(path: Path) -> list[str]:
     """Return the names of the commits in a table's log."""
     return sorted(entry.name for entry in (path / "_delta_log").glob("*.json"))
+
+
+def before_commit(monkeypatch: pytest.MonkeyPatch, interfere: Callable[[], object]) -> None:
+    """Let somebody do something just before each commit of a merge, when all is prepared."""
+    commit = merge.commit_files
+
+    def commit_after_somebody(*arguments: Any) -> bool:
+        interfere()
+        return commit(*arguments)
+
+    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)

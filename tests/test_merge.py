@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
+from rows import LOG, OTHER_LOG, before_commit, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
 
 from ctkit import adopt, datafile, merge, overlap, retire, rewrite
 from ctkit.datafile import data_files
@@ -142,14 +142,12 @@ def test_merge_when_main_moves_meanwhile(tmp_path, monkeypatch):
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([2, 3, 4, 5]), make_rows([6], day=2))
     live = [make_rows([3, 100]), make_rows([4, 6]), make_rows([101])]
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         if live:
             write_deltalake(tmp_path / "main", live.pop(0), mode="append")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     report = merge_staging(staging, main)
 
     assert (report.inserted, report.skipped) == (2, 3)
@@ -162,17 +160,16 @@ def test_merge_when_main_moves_reads_what_is_new(tmp_path, monkeypatch):
     """After a commit of somebody else only its files are looked at, however many there are already."""
     main = make_table(tmp_path / "main", *(make_rows([at, at + 10]) for at in range(5)))
     staging = make_table(tmp_path / "staging", make_rows([5, 6]))
-    commit, read_keys = merge.commit_files, overlap.read_keys
+    read_keys = overlap.read_keys
     live = [make_rows([6]), make_rows([100])]
     read = []
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         read.append("commit")
         if live:
             write_deltalake(tmp_path / "main", live.pop(0), mode="append")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     monkeypatch.setattr(overlap, "read_keys", lambda path: read.append(Path(path).parts[-3]) or read_keys(path))
     report = merge_staging(staging, main)
 
@@ -200,13 +197,11 @@ def test_merge_when_main_loses_rows_meanwhile(tmp_path, monkeypatch):
     """A key that main had, and has no more, is not left out: the merge says so, and the next one inserts it."""
     main = make_table(tmp_path / "main", make_rows([1]), make_rows([2], day=2))
     staging = make_table(tmp_path / "staging", make_rows([1, 3]))
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         DeltaTable(tmp_path / "main").delete("cert_index = 1")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     with pytest.raises(TableError, match="lost rows while this merge was being prepared; nothing was committed"):
         merge_staging(staging, main)
     monkeypatch.undo()
@@ -239,13 +234,11 @@ def test_merge_when_staging_grows_meanwhile(tmp_path, monkeypatch):
     """Rows added to staging after it was looked at stay there, are said, and the next merge takes them."""
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([2]))
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         write_deltalake(tmp_path / "staging", make_rows([3]), mode="append")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     report = merge_staging(staging, main)
     monkeypatch.undo()
 

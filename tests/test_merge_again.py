@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from rows import indices_of, make_rows, make_table
+from rows import before_commit, indices_of, make_rows, make_table
 
 from ctkit import adopt, merge
 from ctkit.errors import TableError
@@ -100,13 +100,11 @@ def test_merge_after_one_that_died_of_a_staging_that_grew(tmp_path, monkeypatch)
     """Staging may have been merged before: what a later run linked, and died, is removed all the same."""
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([2]))
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         write_deltalake(tmp_path / "staging", make_rows([3]), mode="append")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     merge_staging(staging, main)
     monkeypatch.undo()
     merge_and_die(tmp_path, when="before")

@@ -6,9 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from rows import add_file, as_type, indices_of, make_rows, make_table, rows_of
+from rows import add_file, as_type, before_commit, indices_of, make_rows, make_table, rows_of
 
-from ctkit import merge
 from ctkit.datafile import plain_schema
 from ctkit.errors import TableError
 from ctkit.merge import merge_staging
@@ -31,14 +30,12 @@ def test_merge_when_statistics_hold_line_separators(tmp_path, monkeypatch, separ
     main = make_table(tmp_path / "main", make_rows([1]))
     rows = make_rows([2, 3])
     rows = rows.set_column(15, rows.schema.field("subject_aggregated"), pa.array([f"/CN=a{separator}b"] * 2))
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         monkeypatch.undo()
         write_deltalake(tmp_path / "main", rows, mode="append")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     report = merge_staging(make_table(tmp_path / "staging", make_rows([3, 4])), main)
 
     assert (report.inserted, report.skipped) == (1, 1)
@@ -149,17 +146,15 @@ def test_merge_when_main_is_compacted_and_vacuumed_meanwhile(tmp_path, monkeypat
     """Files that came and went while the merge was being prepared are not looked for."""
     main = make_table(tmp_path / "main", make_rows([1]), make_rows([2]))
     staging = make_table(tmp_path / "staging", make_rows([2, 3, 50]))
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         monkeypatch.undo()
         for index in (50, 51):
             write_deltalake(tmp_path / "main", make_rows([index]), mode="append")
             DeltaTable(tmp_path / "main").optimize.compact()
         DeltaTable(tmp_path / "main").vacuum(0, dry_run=False, enforce_retention_duration=False)
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
     report = merge_staging(staging, main)
 
     assert (report.inserted, report.skipped) == (1, 2)
@@ -170,13 +165,11 @@ def test_merge_when_others_name_their_files_oddly(tmp_path, monkeypatch):
     """Names that a log has percent-encoded are found on the disk, in what is there and in what comes late."""
     main = add_file(tmp_path / "main", as_type(make_rows([1])), name="part one+two%.parquet")
     staging = make_table(tmp_path / "staging", make_rows([1, 2, 3]))
-    commit = merge.commit_files
 
-    def commit_after_somebody(*arguments):
+    def interfere():
         monkeypatch.undo()
         add_file(tmp_path / "main", as_type(make_rows([2])), name="part three%20+four.parquet")
-        return commit(*arguments)
 
-    monkeypatch.setattr(merge, "commit_files", commit_after_somebody)
+    before_commit(monkeypatch, interfere)
 
     assert merge_staging(staging, main).inserted == 1
