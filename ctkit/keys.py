@@ -125,11 +125,6 @@ class SortedKeys:
         """The keys; in memory for as long as they are used."""
         return self._spilled.mapped()[0]
 
-    @property
-    def rows(self) -> Int64s:
-        """The number of the row of each key, likewise."""
-        return self._spilled.mapped()[1]
-
     def repeated(self) -> tuple[Int64s, Int64s]:
         """Return the rows whose key an earlier row has too, and for each that earliest row."""
         keys, rows = self._spilled.mapped()
@@ -137,17 +132,15 @@ class SortedKeys:
         return rows[again], rows[np.searchsorted(keys, keys[again])]
 
     def common(self, others: Int64s) -> tuple[Int64s, Int64s]:
-        """Return the rows of the keys that are among `others`, and where in `others` each is."""
+        """Return the rows of the keys that are among `others`, which ascend, and where in `others` each is."""
         keys, numbers = self._spilled.mapped()
-        order = np.argsort(others, kind="stable")
-        ordered = others[order]
-        first, last = np.searchsorted(keys, ordered[:1]), np.searchsorted(keys, ordered[-1:], side="right")
+        first, last = np.searchsorted(keys, others[:1]), np.searchsorted(keys, others[-1:], side="right")
         near = slice(int(first.sum()), int(last.sum()))
-        if near.stop - near.start < len(ordered):
-            at, hit = _find(ordered, keys[near])
-            return numbers[near][hit], order[at[hit]]
-        at, hit = _find(keys, ordered)
-        return numbers[at[hit]], order[hit]
+        if near.stop - near.start < len(others):
+            at, hit = _find(others, keys[near])
+            return numbers[near][hit], at[hit]
+        at, hit = _find(keys, others)
+        return numbers[at[hit]], np.flatnonzero(hit)
 
 
 def _find(ordered: Int64s, wanted: Int64s) -> tuple[Int64s, NDArray[np.bool_]]:

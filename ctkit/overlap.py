@@ -105,14 +105,16 @@ class Overlap:
         count = 0
         for at, keys in enumerate(map(read_keys, files)):
             numbers = keys.numbered(self._logs)
+            order = np.argsort(numbers, kind="stable")
+            ordered = numbers[order]
             for part in self._parts:
-                rows, others = part.common(numbers)
+                rows, others = part.common(ordered)
                 if not len(rows):
                     continue
                 rows, first = np.unique(rows, return_index=True)
                 new = ~self._skipped[rows]
                 if new.any():
-                    found.append((rows[new], np.full(np.count_nonzero(new), at), others[first[new]]))
+                    found.append((rows[new], np.full(np.count_nonzero(new), at), order[others[first[new]]]))
                     count += len(found[-1][0])
                 self._skipped[rows] = True
             if count >= KEYS_AT_ONCE:

@@ -97,13 +97,14 @@ def test_repeated_and_common(keys, others):
     found = SortedKeys([array(keys[:cut]), array(keys[cut:])], [array(range(cut)), array(range(cut, len(keys)))])
 
     again, first = found.repeated()
-    rows, places = found.common(array([*others, NO_KEY]))
+    ordered = sorted([*others, NO_KEY])
+    rows, places = found.common(array(ordered))
 
     assert sorted(again.tolist()) == [at for at, key in enumerate(keys) if key in keys[:at]]
     assert [keys.index(keys[at]) for at in again] == first.tolist()
     assert {keys[row] for row in rows} == set(keys) & set(others)
     assert {keys.index(key) for key in set(keys) & set(others)} <= set(rows.tolist())
-    assert [keys[row] for row in rows] == [others[place] for place in places]
+    assert [keys[row] for row in rows] == [ordered[place] for place in places]
 
 
 @pytest.mark.parametrize("distance", [1, 2, 25, 1 << 20, 3 << 30])
