@@ -7,7 +7,7 @@ nothing could be remembered.
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from itertools import chain, pairwise
 
 import numpy as np
@@ -55,8 +55,7 @@ def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable |
     found: dict[str, list[RangeSet]] = defaultdict(list)
     for table in tables:
         for url, covered in _runs_of(table, stretches) if table else ():
-            if url in stretches:
-                found[url].append(covered)
+            found[url].append(covered)
     return {url: RangeSet.joined(sets) for url, sets in found.items()}
 
 
@@ -70,7 +69,7 @@ def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Ite
         read = _read(table, bounds.files[unread], states.take(unread))
         blocks = _in_order(pa.concat_tables([blocks, read]) if len(blocks) else read)
         remember(table, blocks)
-    return _by_log(blocks)
+    return _by_log(blocks, stretches)
 
 
 def _states_of(bounds: FileBounds) -> pa.Array:
@@ -152,11 +151,13 @@ def _in_order(blocks: pa.Table) -> pa.Table:
     return blocks if (order[:-1] < order[1:]).all() else blocks.take(order)
 
 
-def _by_log(blocks: pa.Table) -> Iterator[tuple[str, RangeSet]]:
-    """Yield the URL of each log and its indices; the blocks are by log."""
+def _by_log(blocks: pa.Table, urls: Container[str]) -> Iterator[tuple[str, RangeSet]]:
+    """Yield the URL of each of some logs and its indices; the blocks are by log."""
     logs, starts, ends = (blocks[name].combine_chunks() for name in BLOCKS.names[1:])
     codes, offsets = logs.indices.to_numpy(), starts.offsets.to_numpy()
     edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
     for first, end in pairwise(edges if len(codes) else []):
-        runs = (each.values[offsets[first] : offsets[end]].to_numpy() for each in (starts, ends))
-        yield logs.dictionary[int(codes[first])].as_py(), RangeSet.merged(*runs)
+        # Blocks are of whole files, which have other logs, too.
+        if (url := logs.dictionary[int(codes[first])].as_py()) in urls:
+            runs = (each.values[offsets[first] : offsets[end]].to_numpy() for each in (starts, ends))
+            yield url, RangeSet.merged(*runs)
