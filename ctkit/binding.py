@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctkit.entry import X509_ENTRY, EntryBlock
 from ctkit.issuance import der
+from ctkit.x509 import POISON_EXTENSION
 
 FAULTS = (
     "",
@@ -28,8 +29,6 @@ _CHAIN, _ISSUER, _PRE_CERTIFICATE = 1, 2, 3
 
 _BIT_STRING, _OBJECT_IDENTIFIER, _SEQUENCE, _VERSION, _EXTENSIONS = 0x03, 0x06, 0x30, 0xA0, 0xA3
 
-# RFC 6962, section 3.1: a critical extension 1.3.6.1.4.1.11129.2.4.3 whose value is ASN.1 NULL.
-_POISON = bytes.fromhex("3013 060a2b06010401d679020403 0101ff 04020500")
 _EXTENDED_KEY_USAGE = bytes.fromhex("0603551d25")
 _AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
 # 1.3.6.1.4.1.11129.2.4.4: the key purpose of a Precertificate Signing Certificate.
@@ -209,10 +208,10 @@ def _final_tbs(data: bytes, frame: _Frame, signing: _Issuer | None) -> bytes:
     """Return the ``TBSCertificate`` that a log makes of a pre-certificate (RFC 6962, section 3.2)."""
     # One extension after the other: amid another one the same bytes would be that one's contents, and change them.
     poison = frame.first_extension
-    while not data.startswith(_POISON, poison):
+    while not data.startswith(POISON_EXTENSION, poison):
         _, poison = _contents(data, poison, frame.tbs_end, _SEQUENCE)
     fields = data[frame.version : frame.extensions]
-    extensions = data[frame.first_extension : poison] + data[poison + len(_POISON) : frame.tbs_end]
+    extensions = data[frame.first_extension : poison] + data[poison + len(POISON_EXTENSION) : frame.tbs_end]
     if signing:
         if data[frame.issuer : frame.validity] != signing.subject:
             raise _OddError

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from numba import njit
 
 from ctkit.ranges import Int64s
+from ctkit.x509 import POISON_EXTENSION
 
 Bytes = npt.NDArray[np.uint8]
 Int32s = npt.NDArray[np.int32]
@@ -59,7 +60,7 @@ class Texts(NamedTuple):
 
 
 class Fields(NamedTuple):
-    """What `walk_certificates` finds; element ``i`` of each is of certificate ``i``, and empty if not understood.
+    """What `read_certificates` finds; element ``i`` of each is of certificate ``i``, and empty if not understood.
 
     Attributes
     ----------
@@ -577,7 +578,7 @@ def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
 #
 # The TBSCertificate is that of the pre-certificate without the poison, a critical extension whose value is NULL, and
 # with the lengths that follow from that (RFC 6962, section 3.2).
-_POISON = np.frombuffer(bytes.fromhex("3013 060a2b06010401d679020403 0101ff 04020500"), np.uint8).copy()
+_POISON = np.frombuffer(POISON_EXTENSION, np.uint8).copy()
 
 
 @compiled

@@ -31,6 +31,9 @@ AUTHORITY_INFO_ACCESS = b"\x2b\x06\x01\x05\x05\x07\x01\x01"
 POISON = b"\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03"
 """Object identifiers of extensions; the poison is that of RFC 6962, section 3.1."""
 
+POISON_EXTENSION = b"\x30\x13\x06\x0a" + POISON + b"\x01\x01\xff\x04\x02\x05\x00"
+"""The extension as RFC 6962 wants it: critical, its value ASN.1 NULL."""
+
 _ATTRIBUTES = {
     b"\x06\x03\x55\x04\x06": "C",
     b"\x06\x03\x55\x04\x03": "CN",
