@@ -18,7 +18,8 @@ import deltalake
 import duckdb
 import pyarrow as pa
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
+from oracle import ATTRIBUTES, USAGES
 
 from ctkit.embedded import DEFAULT_START, PROTOCOLS, EmbeddedLog, LogEntry, Request, Response
 from ctkit.issuance import Issued
@@ -476,23 +477,6 @@ def _certificate_fields(der: bytes) -> dict[str, Any]:
 
 
 _ALGORITHMS = {"1.2.840.10045.4.3.2": "ecdsa, sha256", "1.2.840.113549.1.1.11": "sha256, rsa"}
-_NAME_PARTS = {
-    NameOID.COUNTRY_NAME: "C",
-    NameOID.COMMON_NAME: "CN",
-    NameOID.LOCALITY_NAME: "L",
-    NameOID.ORGANIZATION_NAME: "O",
-    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    NameOID.STATE_OR_PROVINCE_NAME: "ST",
-}
-_KEY_USAGES = {
-    "digital_signature": "Digital Signature",
-    "content_commitment": "Content Commitment",
-    "key_encipherment": "Key Encipherment",
-    "data_encipherment": "Data Encipherment",
-    "key_agreement": "Key Agreement",
-    "key_cert_sign": "Certificate Signing",
-    "crl_sign": "CRL Signing",
-}
 _EXTENDED_KEY_USAGES = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
 
 
@@ -501,8 +485,8 @@ def _hex(data: bytes) -> str:
 
 
 def _name(name: x509.Name) -> dict[str, str]:
-    found = {_NAME_PARTS[attribute.oid]: str(attribute.value) for attribute in name}
-    parts = {part: found[part] for part in _NAME_PARTS.values() if part in found}
+    found = {ATTRIBUTES[attribute.oid]: str(attribute.value) for attribute in name}
+    parts = {part: found[part] for part in ATTRIBUTES.values() if part in found}
     return parts | {"aggregated": "".join(f"/{part}={text}" for part, text in parts.items())}
 
 
@@ -526,7 +510,9 @@ def _chain_json(der: bytes) -> str:
     if purposes := extensions.get(x509.ExtendedKeyUsage):
         texts["extendedKeyUsage"] = ", ".join(text for oid, text in _EXTENDED_KEY_USAGES.items() if oid in purposes)
     if usage := extensions.get(x509.KeyUsage):
-        texts["keyUsage"] = ", ".join(text for attribute, text in _KEY_USAGES.items() if getattr(usage, attribute))
+        # The last two have no value where keys are not agreed on.
+        usages = list(USAGES.items())[:7]
+        texts["keyUsage"] = ", ".join(text for attribute, text in usages if getattr(usage, attribute))
     if subject_key := extensions.get(x509.SubjectKeyIdentifier):
         texts["subjectKeyIdentifier"] = f"keyid:{subject_key.digest.hex(':')}"
     fields = _certificate_fields(der)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 PURPOSES = {
     f"1.3.6.1.5.5.7.3.{last}": text
@@ -27,7 +28,25 @@ USAGES = {
     "encipher_only": "Encipher Only",
     "decipher_only": "Decipher Only",
 }
+ATTRIBUTES = {
+    NameOID.COUNTRY_NAME: "C",
+    NameOID.COMMON_NAME: "CN",
+    NameOID.LOCALITY_NAME: "L",
+    NameOID.ORGANIZATION_NAME: "O",
+    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
+    NameOID.STATE_OR_PROVINCE_NAME: "ST",
+}
+"""In the order in which names show them."""
+
 NAMES = {x509.DNSName: "DNS", x509.RFC822Name: "email", x509.IPAddress: "IP Address"}
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Return what BasicConstraints say; nothing is no."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
 
 
 def shown(value: x509.ExtensionType) -> Iterator[tuple[str, Any]]:

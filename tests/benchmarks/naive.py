@@ -11,19 +11,11 @@ from typing import Any
 import pyarrow as pa
 from cryptography import x509
 from cryptography.x509.oid import NameOID
-from oracle import shown
+from oracle import ATTRIBUTES, is_ca, shown
 
 from ctkit.log import Log
 from ctkit.schema import row_schema
 
-_ATTRIBUTES = {
-    NameOID.COUNTRY_NAME: "C",
-    NameOID.COMMON_NAME: "CN",
-    NameOID.LOCALITY_NAME: "L",
-    NameOID.ORGANIZATION_NAME: "O",
-    NameOID.ORGANIZATIONAL_UNIT_NAME: "OU",
-    NameOID.STATE_OR_PROVINCE_NAME: "ST",
-}
 _ALGORITHMS = {
     "1.2.840.113549.1.1.4": "md5, rsa",
     "1.2.840.113549.1.1.5": "sha1, rsa",
@@ -122,20 +114,13 @@ def _fields(certificate: x509.Certificate, der: bytes) -> dict[str, Any]:
         "sha1": fingerprint,
         "not_before": int(certificate.not_valid_before_utc.timestamp()),
         "not_after": int(certificate.not_valid_after_utc.timestamp()),
-        "is_ca": _is_ca(certificate),
+        "is_ca": is_ca(certificate),
         "signature_algorithm": _ALGORITHMS[certificate.signature_algorithm_oid.dotted_string],
     }
 
 
 def _colons(digest: bytes) -> str:
     return digest.hex(":").upper()
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
 
 
 def _domains(certificate: x509.Certificate, is_ca: bool) -> list[str]:
@@ -152,7 +137,7 @@ def _domains(certificate: x509.Certificate, is_ca: bool) -> list[str]:
 
 def _name(name: x509.Name) -> dict[str, str]:
     texts = {attribute.oid: attribute.value for attribute in name}
-    shown = {key: texts[oid] for oid, key in _ATTRIBUTES.items() if oid in texts}
+    shown = {key: texts[oid] for oid, key in ATTRIBUTES.items() if oid in texts}
     shown["aggregated"] = "".join(f"/{key}={text}" for key, text in shown.items())
     if NameOID.EMAIL_ADDRESS in texts:
         shown["email_address"] = texts[NameOID.EMAIL_ADDRESS]

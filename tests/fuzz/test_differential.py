@@ -12,19 +12,10 @@ from blocks import LOG, block_of
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from mutation import mutate
-from oracle import shown
+from oracle import ATTRIBUTES, is_ca, shown
 
 from ctkit.certificate import read_rows
 from ctkit.x509 import dotted, read_certificate
-
-_ATTRIBUTES = {
-    "C": NameOID.COUNTRY_NAME,
-    "CN": NameOID.COMMON_NAME,
-    "L": NameOID.LOCALITY_NAME,
-    "O": NameOID.ORGANIZATION_NAME,
-    "OU": NameOID.ORGANIZATIONAL_UNIT_NAME,
-    "ST": NameOID.STATE_OR_PROVINCE_NAME,
-}
 
 
 def _damaged(number: int) -> bytes:
@@ -52,21 +43,14 @@ def _name(name: x509.Name) -> str | None:
         if attribute._type.name in ("BMPString", "T61String", "UniversalString"):
             return None
         texts[attribute.oid] = attribute.value
-    return "".join(f"/{key}={texts[oid]}" for key, oid in _ATTRIBUTES.items() if oid in texts)
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+    return "".join(f"/{key}={texts[oid]}" for oid, key in ATTRIBUTES.items() if oid in texts)
 
 
 def _domains(certificate: x509.Certificate) -> list[str] | None:
     if _name(certificate.subject) is None:
         return None
     names = [name.value for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    domains = names[-1:] if names and names[-1] and not _is_ca(certificate) else []
+    domains = names[-1:] if names and names[-1] and not is_ca(certificate) else []
     try:
         alternative = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
         domains += alternative.get_values_for_type(x509.DNSName)
@@ -81,7 +65,7 @@ _COLUMNS: dict[str, Callable[[x509.Certificate], Any]] = {
     "not_after": lambda certificate: int(certificate.not_valid_after_utc.timestamp()),
     "subject_aggregated": lambda certificate: _name(certificate.subject),
     "issuer_aggregated": lambda certificate: _name(certificate.issuer),
-    "is_ca": _is_ca,
+    "is_ca": is_ca,
     "all_domains": _domains,
     "extensions": lambda certificate: dict(
         pair for extension in certificate.extensions for pair in shown(extension.value)
