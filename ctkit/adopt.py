@@ -9,8 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 from uuid import uuid4
 
 import pyarrow as pa
@@ -19,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
+from ctkit.commits import actions_since, commit_path, files_added
 from ctkit.datafile import DataFile, plain_schema
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
@@ -234,7 +233,7 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
     TableError
         The commit on the disk does not have them.
     """
-    commit = _commit_path(target, version)
+    commit = commit_path(target, version)
     try:
         _sync(commit)
         _sync(commit.parent)
@@ -246,64 +245,6 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
     if lost := [file.name for file in files if file.path.name.encode() not in have]:
         message = f"does not show {lost[:3]} in version {version}; look at its history() and run again"
         raise TableError(folder_of(target), message)
-
-
-def actions_since(table: DeltaTable, version: int) -> list[dict[str, Any]]:
-    """Return the actions of all commits after `version`, up to the one that the handle shows (Delta protocol, Actions).
-
-    What is new in a table of many files costs as much as is new, and not a listing of all.
-
-    Raises
-    ------
-    TableError
-        A commit is not there any more.
-    """
-    commits = [_commit_path(table, later) for later in range(version + 1, table.version() + 1)]
-    try:
-        return [action for commit in commits for action in _read_commit(commit)]
-    except (OSError, ValueError) as error:
-        message = f"its commits after version {version} cannot be read ({error}); nothing was changed: run again"
-        raise TableError(folder_of(table), message) from error
-
-
-def files_added(actions: Iterable[dict[str, Any]]) -> set[str]:
-    """Return the paths of the files that the actions add, relative to the table's folder."""
-    return {unquote(action["add"]["path"]) for action in actions if "add" in action}
-
-
-def files_left(actions: Iterable[dict[str, Any]]) -> set[str]:
-    """Return those that no later action takes out of the table again: a VACUUM may have removed the others."""
-    left: set[str] = set()
-    for action in actions:
-        left |= files_added([action])
-        if "remove" in action:
-            left.discard(unquote(action["remove"]["path"]))
-    return left
-
-
-def added_by(table: DeltaTable, version: int) -> set[str]:
-    """Return the absolute paths of the files that one commit added.
-
-    Raises
-    ------
-    TableError
-        The commit cannot be read.
-    """
-    folder = folder_of(table)
-    try:
-        return {f"{folder}/{name}" for name in files_added(_read_commit(_commit_path(table, version)))}
-    except (OSError, ValueError) as error:
-        message = f"its commit {version} cannot be read ({error}); nothing was changed: run again"
-        raise TableError(folder, message) from error
-
-
-def _commit_path(table: DeltaTable, version: int) -> Path:
-    return table_path(table.table_uri) / "_delta_log" / f"{version:020}.json"
-
-
-def _read_commit(path: Path) -> list[dict[str, Any]]:
-    # Not splitlines() of the text: it also ends lines at what Unicode calls so, and names of certificates have that.
-    return [json.loads(line) for line in path.read_bytes().split(b"\n") if line]
 
 
 def remove_files(files: Iterable[DataFile], table: DeltaTable, facts: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from ctkit.adopt import added_by
+from ctkit.commits import added_by
 from ctkit.datafile import FileBounds
 from ctkit.keys import read_keys
 from ctkit.provenance import Provenance

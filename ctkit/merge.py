@@ -27,13 +27,12 @@ from deltalake.exceptions import DeltaError
 from deltalake.transaction import Transaction
 
 from ctkit.adopt import (
-    actions_since,
     commit_files,
     confirm_files,
-    files_left,
     link_files,
     unlink_noted,
 )
+from ctkit.commits import actions_since, files_left
 from ctkit.datafile import DataFile, data_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from deltalake import DeltaTable
 
-from ctkit.adopt import added_by
+from ctkit.commits import added_by, commit_info, kept_commits
 from ctkit.errors import TableError
 from ctkit.merkle import HASH_SIZE
 from ctkit.overlap import MEMORY
@@ -110,14 +110,15 @@ def read_provenance(table: DeltaTable) -> list[tuple[int, Provenance]]:
         A commit has records that cannot be read.
     """
     found = []
-    for commit in reversed(table.history()):
-        if _KEYS.values() & commit.keys():
+    for version, actions in kept_commits(table):
+        info = commit_info(actions)
+        if _KEYS.values() & info.keys():
             try:
-                found += [(commit["version"], record) for record in _decode(commit)]
+                found += [(version, record) for record in _decode(info)]
             except (KeyError, ValueError, TypeError) as error:
-                message = f"version {commit['version']} has ctkit.* metadata that cannot be read ({error!r})"
+                message = f"version {version} has ctkit.* metadata that cannot be read ({error!r})"
                 raise TableError(
-                    folder_of(table), f"{message}: look at its history(), and report who wrote it"
+                    folder_of(table), f"{message}: look at its _delta_log, and report who wrote it"
                 ) from error
     return found
 

@@ -6,7 +6,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 import duckdb
@@ -21,6 +21,9 @@ from ctkit.schema import PARTITION, AsDer, row_schema
 
 _UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
 """What deltalake 1.6 cannot have in the path of a local table: it panics, or looks for another folder."""
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
+"""How a URI begins that is not relative (RFC 3986, section 3.1)."""
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -220,12 +223,41 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
     """
     folder = Path(folder_of(table))
     actions = pa.table(table.get_add_actions(flatten=flatten))
-    names = [unquote(path) for path in actions["path"].to_pylist()]
+    outside = "Copy it to a table of its own, with deltalake"
+    try:
+        names = [file_name(path) for path in actions["path"].to_pylist()]
+    except ValueError as error:
+        raise TableError(str(folder), f"{error}. {outside}") from error
     for parent in {os.path.dirname(name) for name in names}:
         if not (folder / parent).resolve().is_relative_to(folder):
-            message = f"names files outside of its folder ({parent}); copy it to a table of its own"
-            raise TableError(str(folder), message)
+            raise TableError(str(folder), f"has files outside of its folder, by way of {parent!r}. {outside}")
     return actions.set_column(actions.column_names.index("path"), "path", pa.array(names, pa.string()))
+
+
+def file_name(path: str) -> str:
+    """Return where the file of an action lies: a path relative to the table's folder and below it, as on the disk.
+
+    The one way from a path in a table's log to the file system (Delta protocol, "Add File and Remove File": a URI,
+    relative and percent-encoded). Absolute ones, as those of a shallow clone, are not followed.
+
+    Raises
+    ------
+    ValueError
+        It leads out of the table's folder, into its log, or nowhere.
+
+    Examples
+    --------
+    >>> file_name("seen_date=2026-03-01/part%20one.parquet")
+    'seen_date=2026-03-01/part one.parquet'
+    >>> file_name("%2E%2E/precious.parquet")
+    Traceback (most recent call last):
+    ValueError: its log names the file '%2E%2E/precious.parquet', outside of its folder
+    """
+    name = PurePosixPath(unquote(path, errors="surrogateescape"))
+    strange = _SCHEME.match(path) or name.is_absolute() or ".." in name.parts or "\0" in str(name)
+    if strange or not name.parts or name.parts[0] == "_delta_log":
+        raise ValueError(f"its log names the file {path!r}, outside of its folder")
+    return str(name)
 
 
 @contextmanager

@@ -36,6 +36,7 @@ FLOORS = {
     "log": 2,
     "certificate": 2,
     "table": 2,
+    "commits": 2,
     "datafile": 2,
     "keys": 2,
     "remembered": 2,
@@ -86,6 +87,7 @@ LOG_SIDE = {
 }
 LAKE_SIDE = {
     "table",
+    "commits",
     "datafile",
     "keys",
     "remembered",

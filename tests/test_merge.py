@@ -224,7 +224,7 @@ def test_merge_when_the_commits_of_others_are_gone(tmp_path, monkeypatch):
         return False
 
     monkeypatch.setattr(merge, "commit_files", commit_late)
-    with pytest.raises(TableError, match="its commits after version 1 cannot be read"):
+    with pytest.raises(TableError, match="its commit 2 cannot be read"):
         merge_staging(staging, main)
 
     assert indices_of(open_table(tmp_path / "staging")) == [2]
