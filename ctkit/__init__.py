@@ -40,6 +40,7 @@ _MODULE_OF = {
     "Situation": "situation",
     "StalePreviewError": "errors",
     "TableError": "errors",
+    "UnconfirmedMergeError": "errors",
     "audit": "auditing",
     "audit_main": "situation",
     "backfill": "backfilling",
@@ -54,7 +55,7 @@ _MODULE_OF = {
     "preview_merge": "merge",
     "read_log_list": "log",
     "read_parameters": "parameters",
-    "undo_merge": "merge",
+    "undo_merge": "undo",
 }
 
 __all__ = list(_MODULE_OF)

@@ -14,6 +14,7 @@ from ctkit.errors import ParameterError as ParameterError
 from ctkit.errors import SchemaMismatchError as SchemaMismatchError
 from ctkit.errors import StalePreviewError as StalePreviewError
 from ctkit.errors import TableError as TableError
+from ctkit.errors import UnconfirmedMergeError as UnconfirmedMergeError
 from ctkit.findings import AuditReport as AuditReport
 from ctkit.gap import find_gaps as find_gaps
 from ctkit.log import Log as Log
@@ -23,7 +24,6 @@ from ctkit.merge import MergePreview as MergePreview
 from ctkit.merge import MergeReport as MergeReport
 from ctkit.merge import merge_staging as merge_staging
 from ctkit.merge import preview_merge as preview_merge
-from ctkit.merge import undo_merge as undo_merge
 from ctkit.outcome import BackfillReport as BackfillReport
 from ctkit.outcome import Hole as Hole
 from ctkit.outcome import Progress as Progress
@@ -39,3 +39,4 @@ from ctkit.situation import fill_gaps as fill_gaps
 from ctkit.situation import find_situation as find_situation
 from ctkit.table import find_table as find_table
 from ctkit.table import open_table as open_table
+from ctkit.undo import undo_merge as undo_merge

@@ -3,12 +3,14 @@
 import json
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
@@ -17,24 +19,33 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from ctkit.commits import actions_since, commit_path, files_added
+from ctkit.commits import actions_since, commit_path, files_added, files_removed
 from ctkit.datafile import DataFile, plain_schema
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
-from ctkit.table import files_of, first_line, folder_of, table_path
+from ctkit.table import file_name, files_of, first_line, folder_of, table_path
 
 logger = logging.getLogger(__name__)
 
+_LINK = re.compile(rf"{PARTITION}=\d{{4}}-\d{{2}}-\d{{2}}/part-00000-[0-9a-f-]{{36}}-c000\.parquet")
+"""What a link is called below the target's folder."""
 
-def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path) -> list[DataFile]:
+_PLAIN = re.compile(r"[A-Za-z0-9/=._+-]+")
+"""What nobody encodes in a path."""
+
+
+def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path | None = None) -> list[DataFile]:
     """Make the files durable below the target's folder, each under a new name, which nobody else has or had.
+
+    Wherever they lay, they lie in ``seen_date=.../`` then, as the target's other files do.
 
     They are hard links, or copies where linking is impossible, and not part of the target until they are committed.
 
     Parameters
     ----------
     note
-        A file of ours in the target's folder, for `unlink_noted`: there before the first link is.
+        A file of ours in the target's folder, for `unlink_noted`: there before the first link is. None where nobody
+        is in the way of links that a run leaves behind which dies.
 
     Returns
     -------
@@ -50,7 +61,8 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path) -> lis
     links = [_renamed(file, root) for file in files]
     folders = {link.path.parent for link in links}
     try:
-        _write_note(note, [link.name for link in links], target)
+        if note:
+            _write_note(note, [link.name for link in links], target)
         for folder in folders:
             folder.mkdir(exist_ok=True)
         for file, link in zip(files, links, strict=True):
@@ -66,7 +78,7 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path) -> lis
 
 
 def _renamed(file: DataFile, root: Path) -> DataFile:
-    name = f"{os.path.dirname(file.name)}/part-00000-{uuid4()}-c000.parquet"
+    name = f"{PARTITION}={file.partition}/part-00000-{uuid4()}-c000.parquet"
     return replace(file, folder=root, action=replace(file.action, path=name))
 
 
@@ -104,8 +116,8 @@ def is_adoptable(file: DataFile, schema: pa.Schema) -> bool:
         elif nulls := _with_nulls(file.path, [field.name for field in hints if field.nullable]):
             reason = f"its columns {', '.join(nulls)} have nulls"
         else:
-            # Without a value for the partition a table cannot be opened any more.
-            return bool(file.partition)
+            # A link to a link would go where that leads.
+            return not file.path.is_symlink()
     except (OSError, pa.ArrowException) as error:
         reason = first_line(error)
     message = f"{file.name} cannot become part of another table: {reason}; nothing was changed"
@@ -153,19 +165,40 @@ def unlink_noted(note: Path, target: DeltaTable) -> None:
     DeltaError, OSError
         The target cannot be read, or a link cannot be removed.
     """
-    try:
-        noted = json.loads(note.read_bytes())
-    except (FileNotFoundError, ValueError):
-        # A run that dies while it writes the note has not linked anything yet.
+    noted = _read_note(note)
+    if noted is None:
         return
     try:
         # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
-        taken = files_added(actions_since(DeltaTable(target.table_uri), noted["version"]))
+        taken = files_added(actions_since(DeltaTable(target.table_uri), noted.version))
     except TableError as error:
         logger.warning("files of a run that died may be left in main: %s", error)
         return
-    if taken.isdisjoint(noted["names"]):
-        unlink_files(noted["names"], target)
+    if taken.isdisjoint(noted.names):
+        unlink_files(noted.names, target)
+
+
+class _Note(NamedTuple):
+    """The target's version before the links were made, and their names."""
+
+    version: int
+    names: list[str]
+
+
+def _read_note(note: Path) -> _Note | None:
+    """Return what is noted; None where nothing is, or what is there is not what `link_files` writes."""
+    try:
+        noted = json.loads(note.read_bytes())
+        version, names = noted["version"], noted["names"]
+        if type(version) is not int or not all(_LINK.fullmatch(name) for name in names):
+            raise ValueError("it names other things than links of a merge")
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, LookupError, RecursionError) as error:
+        # A run that dies while it writes the note has not linked anything yet.
+        logger.warning("note of a merge that died cannot be read, its links stay path=%s error=%s", note, error)
+        return None
+    return _Note(version, names)
 
 
 def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
@@ -185,39 +218,73 @@ def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
                 link.unlink()
 
 
-def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: CommitProperties | None = None) -> bool:
-    """Add files that lie below the target's folder to the table, in one commit.
+def commit_files(
+    files: Sequence[DataFile],
+    target: DeltaTable,
+    properties: CommitProperties | None = None,
+    *,
+    removed: Sequence[DataFile] = (),
+) -> bool:
+    """Add files that lie below the target's folder to the table, and take others out of it, in one commit.
 
     Parameters
     ----------
     properties
         With ``max_commit_retries=0`` the commit is made only if it is the next one after the handle's version.
+    removed
+        Files of the table; they stay on the disk.
 
     Returns
     -------
     bool
-        False if somebody else committed first: nothing was added, and the handle shows what they did.
+        False if somebody else committed first: nothing was changed, and the handle shows what they did.
 
     Raises
     ------
     TableError
-        Nothing was added.
+        Nothing was changed.
     """
+    if removed:
+        check_removable(removed, target)
+    now = int(datetime.now().timestamp() * 1000)
     actions: list[AddAction | RemoveAction] = [file.action for file in files]
+    actions += [
+        RemoveAction(file.name, True, now, file.action.size, dict(file.action.partition_values)) for file in removed
+    ]
     before = target.version()
     try:
         target.create_write_transaction(actions, "append", target.schema(), [PARTITION], commit_properties=properties)
     except (DeltaError, OSError) as error:
         target.update_incremental()
         # What fails after the commit itself, such as the checkpoint that follows it, leaves the commit in place.
-        if {file.name for file in files} <= files_added(actions_since(target, before)):
+        since = actions_since(target, before)
+        added, gone = ({file.name for file in each} for each in (files, removed))
+        if added <= files_added(since) and gone <= files_removed(since):
             return True
         if isinstance(error, CommitFailedError) and target.version() > before:
             return False
-        message = f"the commit failed ({first_line(error)}); nothing was added: mend that and run again"
+        message = f"the commit failed ({first_line(error)}). Nothing was changed. Correct that, then run again"
         raise TableError(folder_of(target), message) from error
     target.update_incremental()
     return True
+
+
+def check_removable(files: Iterable[DataFile], table: DeltaTable) -> None:
+    """Refuse files of a table that deltalake cannot take out of it again.
+
+    A file is taken out by the very text that the log has as its path (Delta protocol, "Action Reconciliation"), and
+    deltalake percent-encodes paths in its own way only; others may have written another one.
+
+    Raises
+    ------
+    TableError
+        Names such a file.
+    """
+    spelled = {file_name(path): path for path in pa.table(table.get_add_actions())["path"].to_pylist()}
+    for file in files:
+        if spelled[file.name] != file.name or not _PLAIN.fullmatch(file.name):
+            message = f"has a file whose path in its log, {spelled[file.name]!r}, deltalake cannot repeat"
+            raise TableError(folder_of(table), f"{message}. Write the table anew with deltalake, then run again")
 
 
 def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -> None:
@@ -245,15 +312,3 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
     if lost := [file.name for file in files if file.path.name.encode() not in have]:
         message = f"does not show {lost[:3]} in version {version}; look at its history() and run again"
         raise TableError(folder_of(target), message)
-
-
-def remove_files(files: Iterable[DataFile], table: DeltaTable, facts: dict[str, str]) -> None:
-    """Take files out of a table by one commit; others that were added meanwhile stay."""
-    now = int(datetime.now().timestamp() * 1000)
-    actions: list[AddAction | RemoveAction] = [
-        RemoveAction(file.action.path, True, now, file.action.size, dict(file.action.partition_values))
-        for file in files
-    ]
-    properties = CommitProperties(custom_metadata=facts)
-    table.create_write_transaction(actions, "append", table.schema(), [PARTITION], commit_properties=properties)
-    table.update_incremental()

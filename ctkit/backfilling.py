@@ -20,6 +20,7 @@ from ctkit.binding import find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.checkpoint import Checkpoint, Verify
+from ctkit.doubts import STAGED_FOR
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import ask, fetch_blocks, unanswered
@@ -28,8 +29,9 @@ from ctkit.log import Log
 from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
+from ctkit.querying import source_names
 from ctkit.ranges import RangeSet
-from ctkit.table import as_der_type, folder_of, hold, source_names
+from ctkit.table import as_der_type, folder_of, hold
 from ctkit.verify import Arrival, prove_arrivals
 from ctkit.write import write_batches
 
@@ -177,10 +179,14 @@ def _run(
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
                 yield arrival.rows
 
+    def describe(rows: pa.Table) -> dict[str, str]:
+        # What is fetched for a main table may be many times as much as that has.
+        return fetching.describe(rows) | ({} if main is None else {STAGED_FOR: str(main.metadata().id)})
+
     fetching = _Fetching(by_url, missing, budget, read, verify, stop)
     seconds = None if budget.deadline is None else began + budget.deadline - time.monotonic()
     with closing(fetching.arrivals(seconds)) as arrivals:
-        for rows in write_batches(table, batches(arrivals), describe=fetching.describe):
+        for rows in write_batches(table, batches(arrivals), describe=describe):
             unreadable += count_unreadable(rows)
             for count in rows["source_url"].value_counts().to_pylist():
                 written[count["values"]] += count["counts"]

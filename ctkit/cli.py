@@ -145,7 +145,8 @@ def merge(arguments: argparse.Namespace) -> int:
         undo_staged(parameters)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
-    report = merge_staged(parameters)
+    # A path typed by hand may be mistyped; one in a file was there for the backfill.
+    report = merge_staged(parameters, create=arguments.create or arguments.main_path is None)
     if report.staging_rows:
         logger.info("%s", report)
     if report.left not in ("", EMPTY):
@@ -268,8 +269,12 @@ def _parser() -> _Parser:
     merging.add_argument(
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
     )
+    merging.add_argument("--create", action="store_true", help="create the main table that --main-path names")
+    confirmed = Parameters.model_fields["confirmed"].description
+    merging.add_argument("--yes", dest="confirmed", action="store_const", const=True, help=confirmed)
     add_flags(merging, main_path)
-    merging.add_argument("--staging-path", metavar="PATH", help="the staging table; it is removed afterwards")
+    about_staging = "the staging table; it is removed afterwards, and made again by --undo"
+    merging.add_argument("--staging-path", metavar="PATH", help=about_staging)
     auditing = add(audit, "show what is complete and what is proven; changes nothing")
     auditing.add_argument("--json", action="store_true", help="print one JSON object")
     about = {key: Parameters.model_fields[key].description for key in ("recheck", "require_proof")}

@@ -109,6 +109,11 @@ def files_added(actions: Iterable[Action]) -> set[str]:
     return {file_name(action["add"]["path"]) for action in actions if "add" in action}
 
 
+def files_removed(actions: Iterable[Action]) -> set[str]:
+    """Return the names of the files that the actions take out of the table."""
+    return {file_name(action["remove"]["path"]) for action in actions if "remove" in action}
+
+
 def added_by(table: DeltaTable, version: int) -> set[str]:
     """Return the absolute paths of the files that one commit added.
 
@@ -126,8 +131,7 @@ def files_left(actions: Iterable[Action]) -> set[str]:
     left: set[str] = set()
     for action in actions:
         left |= files_added([action])
-        if "remove" in action:
-            left.discard(file_name(action["remove"]["path"]))
+        left -= files_removed([action])
     return left
 
 
@@ -147,13 +151,8 @@ def files_named(table: DeltaTable) -> set[str] | None:
     versions = kept_versions(table)
     if len(versions) <= table.version():
         return None
-    return {
-        file_name(action[kind]["path"])
-        for version in versions
-        for action in read_commit(table, version)
-        for kind in ("add", "remove")
-        if kind in action
-    }
+    commits = (read_commit(table, version) for version in versions)
+    return set().union(*(files_added(actions) | files_removed(actions) for actions in commits))
 
 
 def _log_of(table: DeltaTable) -> Path:

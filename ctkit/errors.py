@@ -9,6 +9,7 @@
     |   `-- CheckpointError       a tree head does not hold: believe nothing of it
     |-- TableError(uri)
     |   |-- SchemaMismatchError   the table is not one of ours: name another
+    |   |-- UnconfirmedMergeError staging looks like a main table: look at both paths, then confirm
     |   |-- KeyConflictError      two tables disagree on what a key means: look at them
     |   `-- StalePreviewError     a table moved since it was previewed: look again
     `-- ParameterError            a parameter is wrong: correct it (also a ValueError)
@@ -74,6 +75,28 @@ class TableError(CtkitError):
 
 class SchemaMismatchError(TableError):
     """The table's schema or partitioning is not that of a table of CT entries."""
+
+
+class UnconfirmedMergeError(TableError):
+    """A staging table looks like a main table: the two may have been swapped.
+
+    Parameters
+    ----------
+    uri
+        The staging table's location.
+    main
+        That of the table to merge into.
+    doubts
+        What makes it look so.
+    """
+
+    def __init__(self, uri: str, main: str, doubts: tuple[str, ...]) -> None:
+        message = (
+            f"looks like a main table: {'; '.join(doubts)}. A merge into {main} would remove it. Nothing was changed"
+        )
+        super().__init__(uri, f"{message}. If the two are not swapped, confirm the merge (--yes, or confirmed=True)")
+        self.main = main
+        self.doubts = doubts
 
 
 class KeyConflictError(TableError):

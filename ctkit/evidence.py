@@ -11,8 +11,9 @@ from ctkit.commits import added_by
 from ctkit.datafile import FileBounds
 from ctkit.keys import read_keys
 from ctkit.provenance import Provenance
+from ctkit.querying import define_rows, querying
 from ctkit.ranges import RangeSet
-from ctkit.table import as_der_type, define_rows, files_of, querying
+from ctkit.table import as_der_type, files_of
 
 MEMORY = "1GB"
 """For DuckDB, where it reads certificates; a row group of the live server's takes some of it in each thread."""

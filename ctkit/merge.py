@@ -15,7 +15,9 @@ anywhere is finished by the next one.
 """
 
 import logging
+import re
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +26,6 @@ from typing import Any
 import pandas as pd
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
-from deltalake.transaction import Transaction
 
 from ctkit.adopt import (
     commit_files,
@@ -34,39 +35,30 @@ from ctkit.adopt import (
 )
 from ctkit.commits import actions_since, files_left
 from ctkit.datafile import DataFile, data_files
+from ctkit.doubts import MERGED_FROM, check_doubts, doubts_of
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap
 from ctkit.provenance import carried_over, metadata_of
+from ctkit.querying import define_rows, querying
 from ctkit.report import Report
 from ctkit.retire import EMPTY, orphans, retire
 from ctkit.rewrite import prepare_files
-from ctkit.schema import row_schema
-from ctkit.table import (
-    check_separate,
-    define_rows,
-    first_line,
-    folder_of,
-    hold,
-    querying,
-    table_path,
-)
+from ctkit.schema import PARTITION, row_schema
+from ctkit.table import check_separate, first_line, folder_of, hold, table_path
 
 logger = logging.getLogger(__name__)
 
 SCRATCH = "_ctkit_merge"
-"""Folder inside main for rewritten files, by the id of their staging table.
+"""Folder inside main for rewritten files and `LINKS`. The underscore keeps Delta readers and VACUUM away from it.
 
-The underscore keeps Delta readers and VACUUM away from it.
+One for all staging tables: only one merge at a time holds main.
 """
 
 LINKS = "links.json"
 """File in there: what was linked from there and from staging."""
 
-MERGED_FROM = "ctkit.merged_from"
-"""Commit metadata of main: the staging folder that the commit's rows came from."""
-
-UNDONE = "ctkit.undone"
-"""Commit metadata of main: the version whose merge the commit takes out."""
+MERGED_ID = "ctkit.merged_id"
+"""Commit metadata of main: the id of the staging table that the commit's rows came from."""
 
 SAMPLE_ROWS = 20
 
@@ -90,6 +82,8 @@ class MergePreview(Report):
         By log and date: ``source_url, source_name, seen_date, first_index, last_index, rows, inserted, skipped``.
     sample
         Some of the rows that would be inserted, without `as_der` and `chain`.
+    doubts
+        What makes staging look like a main table; a merge wants to be confirmed then.
     """
 
     staging: str
@@ -102,6 +96,7 @@ class MergePreview(Report):
     conflicts: int
     summary: pd.DataFrame
     sample: pd.DataFrame
+    doubts: tuple[str, ...] = ()
 
     title = "merge preview"
 
@@ -131,8 +126,12 @@ class MergePreview(Report):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what is staged by log and date, and some rows."""
-        return {"by log and date": self.summary, "sample of what would be inserted": self.sample}
+        """Return what makes staging look like a main table, what is staged by log and date, and some rows."""
+        return {
+            "look twice: is this the staging table?": pd.DataFrame({"because": self.doubts}),
+            "by log and date": self.summary,
+            "sample of what would be inserted": self.sample,
+        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -204,11 +203,13 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     if main:
         check_separate(folder, folder_of(main))
     staged = data_files(staging)
+    _check_dates(staged)
     overlap = Overlap(staging, staged)
     if main:
         overlap.skip_present(main, overlap.may_be_in(main))
     with querying(staging, memory_limit=MEMORY) as connection:
-        define_rows(connection, "staged", [str(file.path) for file in staged], numbered=True)
+        dates = [file.partition or None for file in staged]
+        define_rows(connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True)
         connection.register("skipped_rows", overlap.skipped_rows())
         connection.execute("CREATE TABLE skipped AS FROM skipped_rows")
         summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
@@ -224,6 +225,7 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
             conflicts=overlap.conflicts,
             summary=summary,
             sample=sample,
+            doubts=doubts_of(staging, main),
         )
 
 
@@ -241,7 +243,9 @@ _SAMPLE = f"""
 """
 
 
-def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None) -> MergeReport:
+def merge_staging(
+    staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None, confirmed: bool = False
+) -> MergeReport:
     """Insert into main the rows of staging that it lacks, in one commit; then remove staging.
 
     Readers of main see all of the merge or none of it. Where main has the key of a staged row, main's row stays; of
@@ -256,6 +260,8 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         The table to merge into.
     expected
         What was previewed: the merge happens only if both tables still have the versions that were shown.
+    confirmed
+        Whether to merge a staging table that looks like a main table.
 
     Raises
     ------
@@ -263,11 +269,16 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         One table is, or lies inside, the other.
     StalePreviewError
         A table moved since the preview.
+    UnconfirmedMergeError
+        Staging looks like a main table: merges were made into it, another program wrote to it, or it has many times
+        the rows of main. Nothing was changed.
     TableError
         A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
     """
     check_separate(folder_of(staging), folder_of(main))
     with hold(main) as target, hold(staging) as source:
+        if not confirmed:
+            check_doubts(doubts_of(source, target), folder_of(source), folder_of(target))
         report = _merge(source, target, expected)
     main.update_incremental()
     return report
@@ -276,11 +287,11 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
 def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None) -> MergeReport:
     """Merge two tables that are held."""
     staged, dead = data_files(staging), orphans(staging)
+    _check_dates(staged)
     for orphan in dead:
         logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
     overlap = Overlap(staging, staged)
-    transaction = Transaction(f"ctkit-merge-{staging.metadata().id}", staging.version())
-    scratch = table_path(main.table_uri) / SCRATCH / str(staging.metadata().id)
+    scratch = table_path(main.table_uri) / SCRATCH
     _clear(scratch, main)
     present = overlap.may_be_in(main)
     provenance = metadata_of(carried_over(staging))
@@ -298,9 +309,13 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
                 raise TableError(folder_of(staging), message)
             properties = CommitProperties(
-                {MERGED_FROM: folder_of(staging), "ctkit.inserted": str(inserted), **provenance},
+                {
+                    MERGED_FROM: folder_of(staging),
+                    MERGED_ID: str(staging.metadata().id),
+                    "ctkit.inserted": str(inserted),
+                    **provenance,
+                },
                 max_commit_retries=0,
-                app_transactions=[transaction],
             )
             if not linked or commit_files(linked, main, properties):
                 break
@@ -311,7 +326,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         with suppress(TableError):
             _clear(scratch, main)
         raise
-    _remove_scratch(scratch)
+    shutil.rmtree(scratch, ignore_errors=True)
     if linked:
         confirm_files(linked, main, before + 1)
     return MergeReport(
@@ -327,37 +342,15 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     )
 
 
-def undo_merge(main: DeltaTable) -> int:
-    """Take the last merge out of main again, as long as nothing was committed since.
+def _check_dates(staged: Sequence[DataFile]) -> None:
+    """Refuse files that belong to no day: where they go in main is named by it."""
+    for file in staged:
+        if not _DATE.fullmatch(file.partition):
+            message = f"has rows whose {PARTITION} is {file.partition!r} instead of a date, in {file.name!r}"
+            raise TableError(str(file.folder), f"{message}. Nothing was changed. Remove them, then run again")
 
-    The merged rows are gaps then; staging does not come back, a backfill fetches them anew.
 
-    Returns
-    -------
-    int
-        Main's version, whose rows are those before the merge.
-
-    Raises
-    ------
-    TableError
-        Main's last commit is not a merge, or somebody commits just now; nothing was changed.
-    """
-    with hold(main) as held:
-        merged, last = held.version(), held.history(1)[0]
-        if UNDONE in last:
-            message = f"is already undone: version {merged} took out the merge that had made version {last[UNDONE]}"
-            raise TableError(folder_of(main), f"{message}; backfill to fetch its rows anew")
-        if MERGED_FROM not in last:
-            message = f"version {merged} was not made by a merge; DeltaTable.restore() goes back over other commits too"
-            raise TableError(folder_of(main), message)
-        properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)
-        try:
-            held.restore(merged - 1, commit_properties=properties)
-        except (DeltaError, OSError) as error:
-            message = f"the merge cannot be undone ({first_line(error)}); nothing was changed: mend that and run again"
-            raise TableError(folder_of(main), message) from error
-    main.update_incremental()
-    return merged + 1
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def _added_since(main: DeltaTable, version: int) -> list[str]:
@@ -387,11 +380,4 @@ def _clear(scratch: Path, main: DeltaTable) -> None:
     except (DeltaError, OSError) as error:
         message = f"what a merge left there cannot be removed ({first_line(error)}); mend that and run again"
         raise TableError(folder_of(main), message) from error
-    _remove_scratch(scratch)
-
-
-def _remove_scratch(scratch: Path) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
-    with suppress(OSError):
-        # Another staging table's merge may have died, and its files are there.
-        scratch.parent.rmdir()

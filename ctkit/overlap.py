@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from ctkit.datafile import DataFile, FileBounds
 from ctkit.errors import TableError
 from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
+from ctkit.querying import define_rows, querying
 from ctkit.ranges import Int64s
-from ctkit.table import define_rows, querying
 
 KEYS_AT_ONCE = 500_000
 """About so many staged keys are sorted at a time: staging's keys are read once for so many, those of main once."""

@@ -134,6 +134,7 @@ class Parameters(BaseModel):
         None, description="audit: compare rows with the logs' entries again, those that are not proven, or all"
     )
     require_proof: bool = Field(False, description="audit: rows that are not proven make it fail")
+    confirmed: bool = Field(False, description="merge a staging table even if it looks like a main table")
     user_agent: Text | None = Field(None, description="how to introduce yourself to logs, with a contact")
     server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
 

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -12,7 +12,8 @@ from ctkit.commits import added_by, commit_info, kept_commits
 from ctkit.errors import TableError
 from ctkit.merkle import HASH_SIZE
 from ctkit.overlap import MEMORY
-from ctkit.table import define_rows, files_of, folder_of, querying
+from ctkit.querying import define_rows, querying
+from ctkit.table import files_of, folder_of
 
 Verified = Literal["off", "heads", "entries"]
 """Nothing was verified · the tree head was · every entry is proven to be under the tree head's root."""
@@ -121,6 +122,11 @@ def read_provenance(table: DeltaTable) -> list[tuple[int, Provenance]]:
                     folder_of(table), f"{message}: look at its _delta_log, and report who wrote it"
                 ) from error
     return found
+
+
+def records_in(info: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of a commit's metadata that is its records, to be repeated in another commit of its rows."""
+    return {key: info[key] for key in _KEYS.values() if key in info}
 
 
 def _decode(commit: dict[str, Any]) -> list[Provenance]:

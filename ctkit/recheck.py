@@ -18,11 +18,12 @@ from ctkit.errors import LogError
 from ctkit.evidence import MEMORY, FilesOf
 from ctkit.fetch import fetch_blocks
 from ctkit.log import Log
+from ctkit.querying import define_rows, querying
 from ctkit.ranges import RangeSet
 from ctkit.rfc6962 import get_entries_urls
 from ctkit.schema import row_schema
 from ctkit.static_ct import data_tile_urls
-from ctkit.table import as_der_type, define_rows, querying
+from ctkit.table import as_der_type
 from ctkit.verify import Arrival, prove_arrivals
 
 logger = logging.getLogger(__name__)

@@ -1,14 +1,17 @@
 """Remove a staging table that was merged: its own files, and nothing else."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
-from ctkit.adopt import remove_files
+from ctkit.adopt import commit_files
+from ctkit.commits import commit_info, files_named, files_removed, read_commit
 from ctkit.datafile import DataFile
+from ctkit.errors import TableError
 from ctkit.schema import PARTITION
 from ctkit.table import files_of, first_line, folder_of, hold, table_path
 
@@ -23,7 +26,7 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
     """Remove merged files, and the table with its folder if nothing was added to it meanwhile.
 
     A commit takes the files out of the table first. From then on no reader and no later run can take them for rows, so
-    that what follows may be interrupted anywhere.
+    that what follows may be interrupted anywhere. Where deltalake cannot do that, the files go with the folder only.
 
     Parameters
     ----------
@@ -41,12 +44,23 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
         What is left and why; "" if the table and its folder are gone.
     """
     try:
-        remove_files(merged, staging, {MERGED: "all"})
-        for file in merged:
-            file.path.unlink(missing_ok=True)
-        return _remove_empty(staging, dead)
-    except (DeltaError, OSError) as error:
+        with suppress(TableError):
+            commit_files([], staging, CommitProperties({MERGED: "all"}), removed=merged)
+            _unlink(merged, table_path(staging.table_uri))
+        return _remove_empty(staging, {*dead, *(file.path for file in merged)})
+    except (DeltaError, OSError, TableError) as error:
         return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
+
+
+def _unlink(files: Sequence[DataFile], folder: Path) -> None:
+    """Remove files, and the folders below the table's that are empty then."""
+    for file in files:
+        file.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for parent in file.path.parents:
+                if parent == folder:
+                    break
+                parent.rmdir()
 
 
 def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
@@ -69,30 +83,36 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
             shutil.rmtree(_husk(Path(folder)), ignore_errors=True)
             return ""
         with hold(staging) as held:
-            if files_of(held) or MERGED not in held.history(1)[0]:
+            last = read_commit(held, held.version())
+            if files_of(held) or MERGED not in commit_info(last):
                 return EMPTY
-            return _remove_empty(held, orphans(held))
+            return _remove_empty(held, {*orphans(held), *(Path(folder, name) for name in files_removed(last))})
     except (DeltaError, OSError) as error:
         return f"{folder} could not be removed ({first_line(error)}); remove it"
 
 
 def orphans(staging: DeltaTable) -> list[Path]:
-    """Return the files that writers left in the table's folder which died before their commit: rows of nobody."""
-    known = set(files_of(staging))
-    partitions = table_path(staging.table_uri).glob(f"{PARTITION}=*")
-    found = (path for folder in partitions if not folder.is_symlink() for path in folder.glob("part-*.parquet"))
-    return sorted(path for path in found if str(path) not in known)
+    """Return the files that writers left in the table's folder which died before their commit: rows of nobody.
+
+    A file that a commit has ever named is none, whether the table still has it or not; and where commits are gone that
+    would tell, there are none.
+    """
+    folder, named = table_path(staging.table_uri), files_named(staging)
+    if named is None:
+        return []
+    partitions = folder.glob(f"{PARTITION}=*")
+    found = (path for parent in partitions if not parent.is_symlink() for path in parent.glob("part-*.parquet"))
+    return sorted(path for path in found if str(path.relative_to(folder)) not in named)
 
 
-def _remove_empty(table: DeltaTable, dead: Sequence[Path]) -> str:
-    """Remove a table without files, and its orphans with it."""
+def _remove_empty(table: DeltaTable, own: Collection[Path]) -> str:
+    """Remove a table that has no files but its own: those that were merged, and its orphans."""
     folder = table_path(table.table_uri)
     table.update_incremental()
-    if files := files_of(table):
-        return f"{len(files)} files that were added during the merge; merge again"
-    partitions = (path for path in folder.glob(f"{PARTITION}=*") if not path.is_symlink())
-    own = {folder / "_delta_log", *(path for path in partitions if set(dead).issuperset(path.iterdir()))}
-    if foreign := sorted(path.name for path in folder.iterdir() if path not in own):
+    if added := set(map(Path, files_of(table))).difference(own):
+        return f"{len(added)} files that were added during the merge; merge again"
+    own = {*own, folder / "_delta_log"}
+    if foreign := sorted(path.name for path in folder.iterdir() if not _is_own(path, own)):
         return f"{EMPTY}, because {folder} also holds {', '.join(foreign[:5])}; remove it"
     # Renamed, it is gone at once: half a log would be a broken table.
     husk = _husk(folder)
@@ -104,6 +124,13 @@ def _remove_empty(table: DeltaTable, dead: Sequence[Path]) -> str:
         return "files that were added during the merge; merge again"
     shutil.rmtree(husk)
     return ""
+
+
+def _is_own(path: Path, own: Collection[Path]) -> bool:
+    """Tell whether there is nothing but the table's own at a path; an empty folder is the table's own, too."""
+    if path in own:
+        return True
+    return path.is_dir() and not path.is_symlink() and all(_is_own(each, own) for each in path.iterdir())
 
 
 def _husk(folder: Path) -> Path:

@@ -99,8 +99,6 @@ def _missing_rows(
     """Read staged files of one partition without their skipped rows, with main's columns, until `stop` is set."""
     stored = [name for name in schema.names if name != PARTITION]
     for at, file in files:
-        if not file.partition:
-            raise ValueError(f"the rows of {file.name} have no {PARTITION}")
         row = 0
         kept = ~overlap.skipped_in(at)
         footer = pq.read_metadata(file.path)

@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import pandas as pd
 
-from ctkit.errors import StalePreviewError, TableError
-from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge, undo_merge
+from ctkit.doubts import check_doubts, doubts_of
+from ctkit.errors import ParameterError, StalePreviewError, TableError
+from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
 from ctkit.parameters import Parameters
 from ctkit.retire import finish_retiring
 from ctkit.situation import find_tables
 from ctkit.table import files_of, find_table, open_table, table_path
+from ctkit.undo import undo_merge
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,7 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     return replace(preview_merge(staging, main), main=main_path)
 
 
-def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None) -> MergeReport:
+def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None, create: bool = True) -> MergeReport:
     """Merge the staging table into main; nothing is created if nothing is staged.
 
     What an earlier merge left of a staging table that it had merged is removed.
@@ -45,16 +47,21 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     Parameters
     ----------
     parameters
-        `staging_path` and `main_path` count.
+        `staging_path`, `main_path` and `confirmed` count.
     expected
         From `preview_staged`: merge only if both tables are as they were then.
+    create
+        Whether to create a main table where there is none.
 
     Raises
     ------
     ParameterError
-        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
+        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other; or there is no
+        main table, and none is to be created.
     StalePreviewError
         A table moved since the preview.
+    UnconfirmedMergeError
+        Staging looks like a main table.
     TableError
         As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
     """
@@ -68,9 +75,14 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
         raise StalePreviewError(staging_path, message)
     if staging is not None and files_of(staging):
         if main is None:
+            if not create:
+                message = f"there is no main table at {main_path}; correct the path, or create one (--create)"
+                raise ParameterError(message)
+            if not parameters.confirmed:
+                check_doubts(doubts_of(staging, None), staging_path, main_path)
             logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
             main = open_table(main_path, like=staging)
-        return merge_staging(staging, main, expected=expected)
+        return merge_staging(staging, main, expected=expected, confirmed=parameters.confirmed)
     if staging is None:
         logger.warning("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
     else:
@@ -81,18 +93,18 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
 
 
 def undo_staged(parameters: Parameters) -> None:
-    """Take the last merge out of main again.
+    """Take the last merge out of main again, and stage its rows: in `staging_path`, or where they came from.
 
     Raises
     ------
     ParameterError
         `main_path` is missing.
     TableError
-        There is no main table, or its last commit is not a merge.
+        There is no main table, or its last commit is not a merge, or its rows cannot be staged.
     """
     main_path = parameters.need("main_path")
     main = find_table(main_path)
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
-    logger.info("merge undone main_path=%s version=%d", main_path, undo_merge(main))
-    logger.info("its rows are gaps again, and staging does not come back: backfill to fetch them anew")
+    version = undo_merge(main, parameters.staging_path)
+    logger.info("merge undone, its rows are staged again main_path=%s version=%d", main_path, version)

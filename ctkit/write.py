@@ -30,6 +30,9 @@ SECONDS_PER_COMMIT = 30.0
 BYTES_PER_BATCH = 16 << 10
 """What a batch takes in memory beside its values: of one-row gaps, a batch for each, that is most of it."""
 
+WRITTEN = "ctkit.written"
+"""Commit metadata: how many rows the commit added."""
+
 NOTED = [*KEY, "signature_algorithm"]
 """Columns that are kept of rows until they are committed."""
 
@@ -72,8 +75,10 @@ def _writing(table: DeltaTable, count: int) -> Iterator[None]:
 
 def _commit(table: DeltaTable, files: list[DataFile], metadata: Mapping[str, str] | None) -> None:
     """Add files to the table, or remove them."""
+    rows = sum(file.rows for file in files)
     try:
-        if not commit_files(files, table, CommitProperties(dict(metadata)) if metadata else None):
+        # Every commit of ours says so: a staging table whose rows another program wrote is not merged unasked.
+        if not commit_files(files, table, CommitProperties({WRITTEN: str(rows), **(metadata or {})})):
             message = "others commit to it so often that this commit never had its turn; run again"
             raise TableError(folder_of(table), message)
     except BaseException:

@@ -11,14 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
+from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
 
 from ctkit import merge
 from ctkit.datafile import cast_column
+from ctkit.querying import read_tables, reading
 from ctkit.schema import AsDer, encoded_schema, row_schema
-from ctkit.table import open_table, read_tables, reading
-from ctkit.write import write_entries
+from ctkit.table import open_table
+from ctkit.write import WRITTEN, write_entries
 
 LOG = "https://ct.example.com/2026h2"
 OTHER_LOG = "https://ct.example.org/2026h2"
@@ -94,7 +95,8 @@ def add_file(
     pq.write_table(rows, file, **options)
     stats = json.dumps(statistics) if statistics else None
     action = AddAction(str(file.relative_to(path)), file.stat().st_size, {"seen_date": day}, 0, True, stats)
-    table.create_write_transaction([action], "append", table.schema(), ["seen_date"])
+    ours = CommitProperties({WRITTEN: str(rows.num_rows)})
+    table.create_write_transaction([action], "append", table.schema(), ["seen_date"], commit_properties=ours)
     table.update_incremental()
     return table
 

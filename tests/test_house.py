@@ -36,6 +36,7 @@ FLOORS = {
     "log": 2,
     "certificate": 2,
     "table": 2,
+    "querying": 2,
     "commits": 2,
     "datafile": 2,
     "keys": 2,
@@ -53,9 +54,11 @@ FLOORS = {
     "overlap": 3,
     "provenance": 3,
     "evidence": 3,
+    "doubts": 3,
     "retire": 3,
     "rewrite": 3,
     "merge": 3,
+    "undo": 3,
     "outcome": 4,
     "backfilling": 4,
     "recheck": 4,
@@ -87,6 +90,7 @@ LOG_SIDE = {
 }
 LAKE_SIDE = {
     "table",
+    "querying",
     "commits",
     "datafile",
     "keys",
@@ -98,9 +102,11 @@ LAKE_SIDE = {
     "overlap",
     "provenance",
     "evidence",
+    "doubts",
     "retire",
     "rewrite",
     "merge",
+    "undo",
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 

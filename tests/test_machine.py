@@ -30,11 +30,13 @@ from ctkit.errors import TableError
 from ctkit.gap import find_gaps
 from ctkit.http import Patience
 from ctkit.log import Log, open_log
-from ctkit.merge import merge_staging, preview_merge, undo_merge
+from ctkit.merge import merge_staging, preview_merge
 from ctkit.outcome import BackfillReport
+from ctkit.querying import read_tables, reading
 from ctkit.schema import row_schema
 from ctkit.server import LogServer
-from ctkit.table import find_table, open_table, read_tables, reading
+from ctkit.table import find_table, open_table
+from ctkit.undo import undo_merge
 
 AGENT = "ctkit tests, ct@example.org"
 SHORT = Patience(tries=3, first_wait=0.002, longest_wait=0.03, timeout=5, total=10)

@@ -119,7 +119,7 @@ def test_merge_when_staging_was_written_from_views(tmp_path, overlap):
     open_table(tmp_path / "staging")
     write_deltalake(tmp_path / "staging", pa.table(source.scan()), mode="append")
 
-    report = merge_staging(open_table(tmp_path / "staging"), main)
+    report = merge_staging(open_table(tmp_path / "staging"), main, confirmed=True)
 
     assert report.inserted == 2
     assert rows_of(main) == make_rows([1, 2, 3]).to_pylist()
@@ -245,7 +245,7 @@ def test_merge_when_staging_grows_meanwhile(tmp_path, monkeypatch):
     assert "1 files that were added during the merge" in report.left
     assert indices_of(main) == [1, 2]
     assert indices_of(open_table(tmp_path / "staging")) == [3]
-    assert merge_staging(open_table(tmp_path / "staging"), main).left == ""
+    assert merge_staging(open_table(tmp_path / "staging"), main, confirmed=True).left == ""
     assert indices_of(main) == [1, 2, 3]
     assert not (tmp_path / "staging").exists()
 
@@ -260,7 +260,7 @@ def test_merge_when_the_preview_is_stale(tmp_path, moved):
     before = {name: commits_of(tmp_path / name) for name in ("main", "staging")}
 
     with pytest.raises(StalePreviewError, match="preview again") as caught:
-        merge_staging(staging, main, expected=preview)
+        merge_staging(staging, main, expected=preview, confirmed=True)
 
     assert caught.value.uri == str(tmp_path / moved)
     assert {name: commits_of(tmp_path / name) for name in ("main", "staging")} == before
@@ -381,7 +381,7 @@ def test_merge_when_a_rewrite_is_interrupted(tmp_path, monkeypatch):
     monkeypatch.setattr(rewrite, "ROWS_PER_BATCH", 2)
     monkeypatch.setattr(rewrite, "write_files", write)
     with pytest.raises(KeyboardInterrupt):
-        merge_staging(staging, main)
+        merge_staging(staging, main, confirmed=True)
 
     assert 0 < len(read) < 500
 
@@ -475,7 +475,7 @@ def test_merge_when_an_orphan_is_committed_meanwhile(tmp_path, monkeypatch, owne
 
     assert "added during the merge" in merge_staging(staging, main).left
     assert indices_of(open_table(tmp_path / "staging")) == [3]
-    assert merge_staging(open_table(tmp_path / "staging"), main).left == ""
+    assert merge_staging(open_table(tmp_path / "staging"), main, confirmed=True).left == ""
     assert indices_of(main) == [1, 2, 3]
 
 
@@ -583,7 +583,7 @@ def test_merge_when_a_staged_file_has_nulls(tmp_path):
     write_deltalake(tmp_path / "staging", rows, mode="append")
 
     with pytest.raises(TableError, match="sha256 have nulls"):
-        merge_staging(open_table(tmp_path / "staging"), main)
+        merge_staging(open_table(tmp_path / "staging"), main, confirmed=True)
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
 
@@ -681,6 +681,6 @@ def test_merge_when_a_file_has_several_row_groups_with_chains_of_their_own(tmp_p
     (file,) = files_of(staging)
     assert pq.read_metadata(file).num_row_groups > 1
 
-    merge_staging(staging, main)
+    merge_staging(staging, main, confirmed=True)
 
     assert rows_of(main) == rows.to_pylist()

@@ -13,8 +13,9 @@ from rows import before_commit, indices_of, make_rows, make_table
 
 from ctkit import adopt, merge
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging, undo_merge
+from ctkit.merge import merge_staging
 from ctkit.table import files_of, open_table
+from ctkit.undo import undo_merge
 
 DYING = """
 import os, signal, sys
@@ -29,7 +30,7 @@ def commit_and_die(*arguments):
     os.kill(os.getpid(), signal.SIGKILL)
 
 merge.commit_files = commit_and_die
-merge.merge_staging(open_table(sys.argv[1] + "/staging"), open_table(sys.argv[1] + "/main"))
+merge.merge_staging(open_table(sys.argv[1] + "/staging"), open_table(sys.argv[1] + "/main"), confirmed=True)
 """
 
 
@@ -48,8 +49,8 @@ def check_main(folder: Path, indices: list[int]) -> None:
 
 
 def merge_again(folder: Path, staging: str = "staging") -> merge.MergeReport:
-    """Merge what is there now."""
-    return merge_staging(open_table(folder / staging), open_table(folder / "main"))
+    """Merge what is there now, whoever wrote it."""
+    return merge_staging(open_table(folder / staging), open_table(folder / "main"), confirmed=True)
 
 
 def test_merge_of_a_copy_of_main(tmp_path):

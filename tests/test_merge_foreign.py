@@ -104,8 +104,8 @@ def test_merge_when_staged_rows_have_no_date(tmp_path, date, indices):
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_nullable(tmp_path / "staging", make_rows(indices), "seen_date", [date, date])
 
-    with pytest.raises(TableError, match=r"the rows of .* have no seen_date"):
-        merge_staging(staging, main)
+    with pytest.raises(TableError, match="seen_date"):
+        merge_staging(staging, main, confirmed=True)
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
 
@@ -118,7 +118,7 @@ def test_merge_when_der_is_missing(tmp_path, theirs, ours):
     staging = make_nullable(tmp_path / "staging", rows, "as_der", [None, rows["as_der"][1].as_py()])
 
     with pytest.raises(TableError, match=r"as_der.* null"):
-        merge_staging(staging, open_table(tmp_path / "main"))
+        merge_staging(staging, open_table(tmp_path / "main"), confirmed=True)
 
     assert files_of(open_table(tmp_path / "main")) == []
 
@@ -128,7 +128,7 @@ def test_merge_when_staging_has_no_statistics(tmp_path):
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = add_file(tmp_path / "staging", as_type(make_rows([2, 3]).cast(row_schema())))
 
-    merge_staging(staging, main)
+    merge_staging(staging, main, confirmed=True)
 
     assert sorted(pa.table(main.get_add_actions())["num_records"].to_pylist()) == [1, 2]
 
@@ -155,7 +155,7 @@ def test_merge_when_main_is_compacted_and_vacuumed_meanwhile(tmp_path, monkeypat
         DeltaTable(tmp_path / "main").vacuum(0, dry_run=False, enforce_retention_duration=False)
 
     before_commit(monkeypatch, interfere)
-    report = merge_staging(staging, main)
+    report = merge_staging(staging, main, confirmed=True)
 
     assert (report.inserted, report.skipped) == (1, 2)
     assert indices_of(main) == [1, 2, 3, 50, 51]
@@ -172,4 +172,4 @@ def test_merge_when_others_name_their_files_oddly(tmp_path, monkeypatch):
 
     before_commit(monkeypatch, interfere)
 
-    assert merge_staging(staging, main).inserted == 1
+    assert merge_staging(staging, main, confirmed=True).inserted == 1

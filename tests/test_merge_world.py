@@ -132,8 +132,8 @@ def test_readers_see_a_merge_whole(tmp_path):
     assert counts == {1, 61} or counts == {61}
 
 
-def test_merge_undone(tmp_path, caplog, capsys):
-    """The last merge can be taken back, which the history tells; merging the same rows anew works."""
+def test_merge_undone(tmp_path, caplog):
+    """The last merge can be undone, which the history tells; its rows are staged again, and can be merged again."""
     make_table(tmp_path / "main", make_rows([1, 2]))
     make_table(tmp_path / "staging", make_rows([2, 3]))
     flags = ["--main-path", str(tmp_path / "main")]
@@ -147,9 +147,7 @@ def test_merge_undone(tmp_path, caplog, capsys):
     assert indices_of(open_table(tmp_path / "main")) == [1, 2]
     assert DeltaTable(tmp_path / "main").history(1)[0]["ctkit.undone"] == "2"
     assert cli.main(["merge", "--undo", *flags]) == 1
-    assert (
-        "is already undone: version 3 took out the merge that had made version 2; backfill" in capsys.readouterr().err
-    )
+    assert indices_of(open_table(tmp_path / "staging")) == [3]
     assert merge_staging(open_table(tmp_path / "again"), open_table(tmp_path / "main")).inserted == 1
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
 
@@ -166,8 +164,7 @@ def test_merge_undone_when_nothing_can_be_written(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
-    said = r".*/main: the merge cannot be undone \([ -~]*File too large[ -~]*\); nothing was changed: mend that and .*"
-    assert re.fullmatch(said, str(raised.value))
+    assert re.fullmatch(r"[ -~]*File too large[ -~]*", str(raised.value))
     assert indices_of(open_table(tmp_path / "main")) == [1, 2]
 
 
@@ -288,7 +285,7 @@ def test_merge_when_the_disk_is_full(tmp_path, small_disk, capsys, overlap):
     staged = sorted(str(path) for path in (tmp_path / "staging").rglob("*.*"))
     flags = ["--main-path", str(small_disk / "main"), "--staging-path", str(tmp_path / "staging")]
 
-    assert cli.main(["merge", *flags]) == 1
+    assert cli.main(["merge", *flags, "--yes"]) == 1
 
     said = capsys.readouterr().err
     assert "No space left" in said

@@ -12,9 +12,10 @@ from rows import LOG, OTHER_LOG, make_batch, make_rows, make_table, rows_of
 
 from ctkit import write
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging, undo_merge
+from ctkit.merge import merge_staging
 from ctkit.provenance import Provenance, joined, metadata_of, read_provenance
 from ctkit.table import open_table
+from ctkit.undo import undo_merge
 from ctkit.write import write_batches, write_entries
 
 ROOT, OTHER_ROOT = bytes(range(32)), bytes(reversed(range(32)))
@@ -156,7 +157,7 @@ def test_merge_when_of_some_rows_nothing_is_said(tmp_path):
     write_deltalake(staging, make_rows([60], url=OTHER_LOG), mode="append")
     staging.update_incremental()
 
-    merge_staging(staging, main)
+    merge_staging(staging, main, confirmed=True)
 
     off = record(1, 20, tree_size=0, root=b"", verified="off", signed=False)
     assert read_provenance(main) == [

@@ -14,6 +14,7 @@ from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, 
 import ctkit
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
 from ctkit.gap import find_gaps
+from ctkit.querying import source_names
 from ctkit.schema import row_schema
 from ctkit.table import (
     as_der_type,
@@ -24,7 +25,6 @@ from ctkit.table import (
     folder_of,
     hold,
     open_table,
-    source_names,
     table_path,
 )
 
