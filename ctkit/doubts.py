@@ -7,7 +7,7 @@ merge wants to be confirmed where the staging table looks like a main table.
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.commits import Action, commit_info, kept_commits
+from ctkit.commits import Action, commit_info, kept_commits, kept_versions
 from ctkit.errors import UnconfirmedMergeError
 from ctkit.table import add_actions, folder_of
 
@@ -42,6 +42,8 @@ def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
             if not any(key.startswith("ctkit.") for key in info):
                 foreign.append(version)
             unasked += main is None or info.get(STAGED_FOR) != str(main.metadata().id)
+    if len(kept_versions(staging)) <= staging.version():
+        found.append("its log has lost commits, and with them what they said")
     if merges or undos:
         found.append(f"{merges} merges were made into it, and {undos} undone there")
     if foreign:

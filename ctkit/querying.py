@@ -105,7 +105,7 @@ def define_rows(
         connection.register(view, rows)
         return
     # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
-    patterns = [re.sub(r"[*?]", r"[\g<0>]", file) for file in files]
+    patterns = [re.sub(r"[*?[]", r"[\g<0>]", file) for file in files]
     connection.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})
     date = ""
     if dates is not None:

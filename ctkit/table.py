@@ -111,7 +111,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
                 raise TableError(str(path), message)
             return None
         table = DeltaTable(path.as_uri())
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError, ValueError) as error:
         raise TableError(
             str(path),
             f"cannot be opened as a Delta table ({first_line(error)}); look at its _delta_log, and at its rights",

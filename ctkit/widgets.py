@@ -186,7 +186,10 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
     preview : MergePreview
         What is shown, and what the button merges. If a table moved meanwhile, nothing is merged and this is a new one.
     button : ipywidgets.Button
-        Cannot be pressed while a merge runs, after one is done, and when nothing is staged.
+        Cannot be pressed while a merge runs, after one is done, when nothing is staged, and while there are doubts that
+        nobody has confirmed.
+    confirmed : ipywidgets.Checkbox
+        Shown where the staging table looks like a main table; to be ticked before it is merged.
     """
 
     value = traitlets.Instance(MergeReport, allow_none=True)
@@ -201,8 +204,12 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
             raise TypeError("give a MergePreview, or the two tables: staging and main")
         self.button = ipywidgets.Button(description="Merge", button_style="primary", icon="check")
         self.button.on_click(self._merge)
+        self.confirmed = ipywidgets.Checkbox(
+            description="These are not swapped: merge all the same", indent=False, layout={"width": "auto"}
+        )
+        self.confirmed.observe(self._enable, "value")
         self._shown, self._outcome = ipywidgets.HTML(), ipywidgets.HTML()
-        super().__init__([self._shown, self.button, self._outcome])
+        super().__init__([self._shown, self.confirmed, self.button, self._outcome])
         self._show(preview)
 
     @property
@@ -212,12 +219,16 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def _parameters(self) -> Parameters:
-        return read_parameters(staging_path=self.preview.staging, main_path=self.preview.main)
+        return read_parameters(
+            staging_path=self.preview.staging, main_path=self.preview.main, confirmed=self.confirmed.value
+        )
 
     def _show(self, preview: MergePreview) -> None:
         self.preview = preview
         self._shown.value = _framed(preview)
-        self.button.disabled = not preview.staging_rows
+        self.confirmed.value = False
+        self.confirmed.layout.display = None if preview.doubts else "none"
+        self._enable()
         self.button.tooltip = f"insert {preview.inserted:,} rows into {preview.main}"
 
     def _merge(self, _: object) -> None:
@@ -240,7 +251,12 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
                 logger.exception("merge failed staging=%s main=%s", self.preview.staging, self.preview.main)
         finally:
             self.button.description = "Merge" if self.value is None else "Merged"
-            self.button.disabled = self.value is not None or not self.preview.staging_rows
+            self._enable()
+
+    def _enable(self, _: object = None) -> None:
+        """Let the button be pressed where there is something to merge, and no doubt left."""
+        settled = self.confirmed.value or not self.preview.doubts
+        self.button.disabled = self.value is not None or not self.preview.staging_rows or not settled
 
     def _look_again(self) -> None:
         try:

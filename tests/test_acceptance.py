@@ -219,7 +219,7 @@ def test_ac3_merge_inserts_what_main_lacks(world, caplog):
     write_deltalake(world.staging, pa.table(twin.scan()), mode="append")
     before = DeltaTable(world.main).count()
 
-    assert ctkit("merge", "-f", file) == 0
+    assert ctkit("merge", "-f", file, "--yes") == 0
 
     assert "merge complete total_inserted=74 total_skipped=26 total_staging_rows=100" in caplog.text
     assert not world.staging.exists()
@@ -262,7 +262,7 @@ def test_ac4_2_missing_main_is_created(world, caplog):
     world.fill(world.staging, (0, 0, 30))
     main = world.folder / "new" / "folder" / "main"
 
-    assert ctkit("merge", "--main-path", main, "--staging-path", world.staging) == 0
+    assert ctkit("merge", "--main-path", main, "--staging-path", world.staging, "--create") == 0
 
     check_table(DeltaTable(main), world.by_url, {world.urls[0]: (0, 30)})
     assert not world.staging.exists()

@@ -196,7 +196,7 @@ def test_merge_removes_what_an_interrupted_merge_left(ctkit, folder):
     foreign.write_text("not ours")
     warning = "WARNING staging is not removed staging_path=staging left: an empty table, because "
     for _ in range(2):
-        code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+        code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main", "--create")
         assert (code, err.count(warning)) == (0, 1)
         assert names(folder) == {"main", "staging"}
 
@@ -211,7 +211,7 @@ def test_merge_removes_what_an_interrupted_merge_left(ctkit, folder):
 def test_ac3_5_merge_reports_totals(ctkit, folder):
     """The totals are in one line, and add up; main is created where it is missing (AC4.2)."""
     make_table(folder / "staging", make_rows(range(3)))
-    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "deep/main")
+    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "deep/main", "--create")
 
     assert code == 0
     assert "merge complete total_inserted=3 total_skipped=0 total_staging_rows=3" in err

@@ -113,13 +113,13 @@ def test_panel_when_the_button_is_pressed(tables):
 
     assert (panel.value.inserted, panel.value.skipped, panel.value.left) == (4, 1, "")
     assert indices_of(open_table(panel.preview.main)) == [0, 1, 2, 3, 4, 5]
-    assert "merge complete" in panel.children[2].value
+    assert "merge complete" in panel.children[-1].value
     assert (panel.button.description, panel.button.disabled) == ("Merged", True)
 
     before = panel.value
     panel.button.click()
     assert panel.value is before
-    assert "merge complete" in panel.children[2].value
+    assert "merge complete" in panel.children[-1].value
 
 
 def test_panel_while_a_merge_runs(tables):
@@ -149,13 +149,13 @@ def test_panel_when_a_table_moved(tables, moved):
     panel.button.click()
 
     assert panel.value is None
-    assert "StalePreviewError" in panel.children[2].value
+    assert "StalePreviewError" in panel.children[-1].value
     assert panel.preview.staging_rows == (5 if moved else 7)
     assert not panel.button.disabled
 
     panel.button.click()
     assert panel.value.inserted == panel.preview.inserted
-    assert "StalePreviewError" not in panel.children[2].value
+    assert "StalePreviewError" not in panel.children[-1].value
     assert indices_of(open_table(panel.preview.main)) == [0, 1, 2, 3, 4, 5, 9]
 
 
@@ -166,7 +166,7 @@ def test_panel_when_staging_has_gone(tables):
     second.button.click()
 
     assert second.value is None
-    assert "gone now" in second.children[2].value
+    assert "gone now" in second.children[-1].value
     assert (second.preview.staging_rows, second.button.disabled) == (0, True)
 
 
@@ -175,8 +175,8 @@ def test_panel_when_another_run_holds_the_table(tables):
     panel = MergePreviewPanel(*tables)
     with hold(tables[1]):
         panel.button.click()
-    assert "TableError" in panel.children[2].value
-    assert "another run" in panel.children[2].value
+    assert "TableError" in panel.children[-1].value
+    assert "another run" in panel.children[-1].value
     assert (panel.value, panel.button.disabled) == (None, False)
 
     panel.button.click()
@@ -189,7 +189,7 @@ def test_panel_when_the_merge_breaks(tables, monkeypatch, caplog):
     monkeypatch.setattr("ctkit.widgets.merge_staged", lambda *_, **__: [][1])
     panel.button.click()
 
-    assert "IndexError: list index out of range" in panel.children[2].value
+    assert "IndexError: list index out of range" in panel.children[-1].value
     assert caplog.messages == [f"merge failed staging={panel.preview.staging} main={panel.preview.main}"]
     assert not panel.button.disabled
 

@@ -1,0 +1,270 @@
+"""Swapped tables, mistyped paths: a mistake of a person costs no row."""
+
+import itertools
+import json
+import random
+import shutil
+from pathlib import Path
+
+import pytest
+from deltalake import write_deltalake
+from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table
+
+from ctkit import cli
+from ctkit.doubts import MANY_ROWS
+from ctkit.errors import CtkitError, ParameterError, TableError, UnconfirmedMergeError
+from ctkit.merge import merge_staging, preview_merge
+from ctkit.parameters import read_parameters
+from ctkit.provenance import read_provenance
+from ctkit.staged import merge_staged
+from ctkit.table import files_of, find_table, open_table
+from ctkit.undo import undo_merge
+
+
+def merged_into(path: Path):
+    """Return a table into which a merge was made."""
+    table = make_table(path, make_rows([1]))
+    merge_staging(make_table(path.with_name("first"), make_rows([2])), table)
+    return table
+
+
+def undone(path: Path):
+    """Return a table whose last merge was undone."""
+    table = merged_into(path)
+    undo_merge(table, path.with_name("put back"))
+    return table
+
+
+def of_a_live_service(path: Path):
+    """Return a table that another program filled."""
+    table = open_table(path)
+    write_deltalake(table, make_rows([1, 2]), mode="append")
+    return table
+
+
+def extended(path: Path):
+    """Return a table of a backfill that another program wrote to."""
+    table = make_table(path, make_rows([1]))
+    write_deltalake(table, make_rows([2]), mode="append")
+    return table
+
+
+def large(path: Path):
+    """Return a table with many rows."""
+    return make_table(path, make_rows(range(MANY_ROWS)))
+
+
+def cleaned(path: Path):
+    """Return a table whose first commits are gone, with whatever they said."""
+    table = make_table(path, make_rows([1]), make_rows([2]))
+    table.create_checkpoint()
+    for version in (0, 1):
+        (path / "_delta_log" / f"{version:020}.json").unlink()
+    return table
+
+
+DOUBTFUL = [merged_into, undone, of_a_live_service, extended, large, cleaned]
+
+
+@pytest.mark.parametrize("make", DOUBTFUL)
+def test_merge_of_what_looks_like_main(tmp_path, make):
+    """A table that may be main is not merged unless that is confirmed; the preview says why, and nothing is changed."""
+    staging, main = make(tmp_path / "staging"), make_table(tmp_path / "main", make_rows([1]))
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+
+    preview = preview_merge(staging, main)
+    with pytest.raises(UnconfirmedMergeError) as raised:
+        merge_staging(staging, main, expected=preview)
+
+    assert raised.value.doubts == preview.doubts != ()
+    assert (raised.value.uri, raised.value.main) == (str(tmp_path / "staging"), str(tmp_path / "main"))
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    wanted = sorted({*keys_of(staging), *keys_of(main)})
+    assert merge_staging(staging, main, expected=preview, confirmed=True).staging_rows
+    assert keys_of(main) == wanted
+
+
+@pytest.mark.parametrize("make", DOUBTFUL)
+def test_merge_of_what_looks_like_main_where_there_is_none(tmp_path, make):
+    """Where main does not exist, only what staging itself says counts: how many rows it has is no doubt."""
+    make(tmp_path / "staging")
+    flags = ["merge", "--main-path", f"{tmp_path}/main", "--staging-path", f"{tmp_path}/staging", "--create"]
+
+    assert cli.main(flags) == (0 if make is large else 1)
+    assert (find_table(tmp_path / "main") is not None) == (make is large)
+    assert cli.main([*flags, "--yes"]) == 0
+    left = find_table(tmp_path / "staging")
+    assert left is None or not files_of(left)
+
+
+def test_merge_of_a_large_backfill_for_this_main(tmp_path):
+    """What was fetched for this very main may be many times as much as it has; what was fetched for another may not."""
+    from ctkit.doubts import STAGED_FOR
+    from ctkit.write import write_entries
+
+    main, other = (make_table(tmp_path / name, make_rows([1])) for name in ("main", "other"))
+    staging = open_table(tmp_path / "staging")
+    write_entries(staging, make_rows(range(MANY_ROWS)), metadata={STAGED_FOR: str(main.metadata().id)})
+
+    assert preview_merge(staging, other).doubts != ()
+    assert preview_merge(staging, main).doubts == ()
+    assert merge_staging(staging, main).inserted == MANY_ROWS - 1
+
+
+def test_merge_of_a_small_staging_table(tmp_path):
+    """Few rows are many times those of a main that has fewer; that is no reason to ask."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+
+    assert merge_staging(make_table(tmp_path / "staging", make_rows(range(MANY_ROWS - 1))), main).staging_rows
+
+
+def test_merge_when_the_main_path_is_mistyped(tmp_path):
+    """A main table that a flag names and that is not there is not created unasked; one that a file names is."""
+    make_table(tmp_path / "staging", make_rows([1]))
+    flags = ["merge", "--staging-path", f"{tmp_path}/staging"]
+    (tmp_path / "p.yaml").write_text(f"main_path: {tmp_path}/named\n")
+
+    assert cli.main([*flags, "--main-path", f"{tmp_path}/mian"]) == 1
+    assert not (tmp_path / "mian").exists()
+    assert indices_of(open_table(tmp_path / "staging")) == [1]
+    shutil.copytree(tmp_path / "staging", tmp_path / "again")
+    assert cli.main([*flags, "-f", f"{tmp_path}/p.yaml"]) == 0
+    assert cli.main(["merge", "--staging-path", f"{tmp_path}/again", "--main-path", f"{tmp_path}/new", "--create"]) == 0
+    assert indices_of(open_table(tmp_path / "new")) == indices_of(open_table(tmp_path / "named")) == [1]
+
+
+def test_merge_staged_when_main_is_not_to_be_created(tmp_path):
+    """In Python it is an argument."""
+    make_table(tmp_path / "staging", make_rows([1]))
+    parameters = read_parameters(main_path=f"{tmp_path}/main", staging_path=f"{tmp_path}/staging")
+
+    with pytest.raises(ParameterError):
+        merge_staged(parameters, create=False)
+    assert not (tmp_path / "main").exists()
+
+
+STEPS = [
+    ["merge", "--main-path", "{main}", "--staging-path", "{staging}"],
+    ["merge", "--main-path", "{staging}", "--staging-path", "{main}"],
+    ["merge", "--main-path", "{main}", "--staging-path", "{staging}", "--yes"],
+    ["merge", "--main-path", "{staging}", "--staging-path", "{main}", "--yes"],
+    ["merge", "--undo", "--main-path", "{main}"],
+    ["merge", "--undo", "--main-path", "{staging}"],
+    ["merge", "--undo", "--main-path", "{main}", "--staging-path", "{staging}"],
+    ["merge", "--undo", "--main-path", "{staging}", "--staging-path", "{main}"],
+]
+
+
+ORDERS = random.Random(1).sample(list(itertools.product(range(len(STEPS)), repeat=4)), 60)
+
+
+@pytest.mark.parametrize("steps", ORDERS)
+def test_swaps_undos_and_merges_in_every_order(tmp_path, steps):
+    """Whatever is typed, with the paths swapped or not, confirmed or not: every row is in one of the two tables."""
+    paths = {name: tmp_path / name for name in ("main", "staging")}
+    make_table(paths["main"], make_rows(range(4)), make_rows([1], url=OTHER_LOG))
+    make_table(paths["staging"], make_rows([3, 4, 5], day=2))
+    everything = {key for path in paths.values() for key in keys_of(open_table(path))}
+
+    for step in steps:
+        cli.main([word.format(**paths) for word in STEPS[step]])
+        tables = [table for path in paths.values() if (table := find_table(path))]
+        assert {key for table in tables for key in keys_of(table)} == everything, STEPS[step]
+
+
+def test_undo_puts_rows_and_records_back(tmp_path):
+    """Staging is what it was but for the rows that main has, and what was verified of them is still said."""
+    from test_provenance import record, write_recorded
+
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = open_table(tmp_path / "staging")
+    write_recorded(staging, record(1, 10))
+    merge_staging(staging, main)
+
+    assert undo_merge(main) == main.version() == 3
+
+    back = open_table(tmp_path / "staging")
+    assert indices_of(main) == [1]
+    assert indices_of(back) == list(range(2, 10))
+    assert [said for _, said in read_provenance(back)] == [record(1, 10)]
+    assert preview_merge(back, main).doubts == ()
+    assert merge_staging(back, main).inserted == 8
+
+
+def test_undo_when_staging_has_new_rows(tmp_path):
+    """Rows go back to the staging table that is named, beside what it has."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    make_table(tmp_path / "staging", make_rows([3]))
+
+    with pytest.raises(TableError):
+        undo_merge(main)
+    assert indices_of(main) == [1, 2]
+    undo_merge(main, tmp_path / "staging")
+
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3]
+    assert indices_of(main) == [1]
+
+
+@pytest.mark.parametrize(
+    "place", ["{root}/main/inside", "{root}", "{root}/main", "relative", "", "{root}/gone/staging"]
+)
+def test_undo_when_the_merge_says_it_came_from_elsewhere(tmp_path, monkeypatch, place):
+    """Where main's log says the rows came from is looked at before anything is written there."""
+    monkeypatch.chdir(tmp_path)
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    commit = tmp_path / "main/_delta_log" / f"{2:020}.json"
+    commit.write_text(
+        commit.read_text().replace(json.dumps(f"{tmp_path}/staging"), json.dumps(place.format(root=tmp_path)))
+    )
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+
+    with pytest.raises(CtkitError):
+        undo_merge(open_table(tmp_path / "main"))
+
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    assert undo_merge(open_table(tmp_path / "main"), tmp_path / "staging") == 3
+    assert indices_of(open_table(tmp_path / "staging")) == [2]
+
+
+def test_undo_when_somebody_commits_first(tmp_path, monkeypatch):
+    """A commit between the look and the undo: main keeps all rows."""
+    from ctkit import undo
+
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    confirm = undo.confirm_files
+
+    def confirm_late(*arguments):
+        confirm(*arguments)
+        write_deltalake(tmp_path / "main", make_rows([9]), mode="append")
+
+    monkeypatch.setattr(undo, "confirm_files", confirm_late)
+    with pytest.raises(TableError):
+        undo_merge(main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 9]
+
+
+def test_undo_after_one_that_died(tmp_path, monkeypatch):
+    """An undo that died when the rows were staged and still in main: the next one ends it, and no row is lost."""
+    from ctkit import undo
+
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2, 3])), main)
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(undo, "confirm_files", die)
+    with pytest.raises(KeyboardInterrupt):
+        undo_merge(main)
+    monkeypatch.undo()
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+    undo_merge(open_table(tmp_path / "main"), tmp_path / "staging")
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert set(indices_of(open_table(tmp_path / "staging"))) == {2, 3}
+    merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main"))
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]

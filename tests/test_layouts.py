@@ -1,0 +1,278 @@
+"""Tables whose log says what it likes: where files lie, of which day they are, what the table is called."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rows import indices_of, make_rows, make_table, rows_of
+
+from ctkit.errors import CtkitError, TableError
+from ctkit.gap import find_gaps
+from ctkit.merge import LINKS, SCRATCH, merge_staging, preview_merge
+from ctkit.table import files_of, open_table
+from ctkit.undo import undo_merge
+
+
+def edit_log(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrite the actions of all commits of a table."""
+    for commit in (folder / "_delta_log").glob("*.json"):
+        actions = [json.loads(line) for line in commit.read_text().splitlines()]
+        for action in actions:
+            edit(action)
+        commit.write_text("".join(json.dumps(action) + "\n" for action in actions))
+
+
+def move_files(folder: Path, name_of: Callable[[Path], str], encode: Callable[[str], str] = quote) -> None:
+    """Let the files of a table lie elsewhere below its folder."""
+
+    def move(action: dict[str, Any]) -> None:
+        if "add" in action:
+            old = folder / action["add"]["path"]
+            name = name_of(old)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            os.rename(old, folder / name)
+            action["add"]["path"] = encode(name)
+
+    edit_log(folder, move)
+
+
+LAYOUTS: dict[str, tuple[Callable[[Path], str], Callable[[str], str]]] = {
+    "flat": (lambda path: path.name, quote),
+    "deep": (lambda path: f"data/a/b/{path.name}", quote),
+    "wrong day": (lambda path: f"seen_date=1999-01-01/{path.name}", quote),
+    "hashed prefix": (lambda path: f"x7/seen_date=2026-03-01/{path.name}", quote),
+    "spaces, encoded": (lambda path: f"my files/{path.name}", quote),
+    "spaces, raw": (lambda path: f"my files/{path.name}", str),
+    "a percent sign": (lambda path: f"100%/{path.name}", quote),
+    "pattern characters": (lambda path: f"a*b?[c]/{path.name}", quote),
+    "not ASCII": (lambda path: f"é/{path.name}", quote),
+    "needlessly encoded": (lambda path: f"x/{path.name}", lambda name: "%78" + name[1:]),
+    "with a dot": (lambda path: f"x/{path.name}", lambda name: "./" + name),
+    "another name": (lambda path: f"{path.name[11:19]}.pq", quote),
+}
+
+
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_merge_of_any_layout(tmp_path, layout, known):
+    """Files of staging may lie anywhere below its folder; main has them where it has its own, and staging is gone."""
+    main = make_table(tmp_path / "main", make_rows([2 if known else 10]))
+    make_table(tmp_path / "staging", make_rows([1, 2, 3], day=1), make_rows([4], day=2))
+    move_files(tmp_path / "staging", *LAYOUTS[layout])
+    staging = open_table(tmp_path / "staging")
+    expected = make_rows([1, 2, 3], day=1).to_pylist() + make_rows([4], day=2).to_pylist()
+
+    assert rows_of(staging) == expected
+    assert find_gaps(staging, within={"https://ct.example.com/2026h2": (1, 6)})["start"].to_pylist() == [5]
+    assert preview_merge(staging, main).summary["seen_date"].to_list() == ["2026-03-01", "2026-03-02"]
+    report = merge_staging(staging, main)
+
+    assert report.left == ""
+    assert rows_of(main) == sorted(
+        expected + ([] if known else make_rows([10]).to_pylist()), key=lambda row: row["cert_index"]
+    )
+    assert {Path(file).parent.name for file in files_of(main)} == {"seen_date=2026-03-01", "seen_date=2026-03-02"}
+    assert {Path(file).parents[1] for file in files_of(main)} == {tmp_path / "main"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["main"]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_merge_into_any_layout(tmp_path, layout):
+    """Main's own files may lie anywhere below its folder: their rows are known, and stay when a merge is undone."""
+    make_table(tmp_path / "main", make_rows([1, 2]))
+    move_files(tmp_path / "main", *LAYOUTS[layout])
+    main = open_table(tmp_path / "main")
+
+    assert merge_staging(make_table(tmp_path / "staging", make_rows([2, 3])), main).inserted == 1
+
+    assert rows_of(main) == make_rows([1, 2, 3]).to_pylist()
+    undo_merge(main)
+    assert indices_of(main) == [1, 2]
+    assert indices_of(open_table(tmp_path / "staging")) == [3]
+
+
+def test_merge_of_a_file_that_keeps_its_partition(tmp_path):
+    """A column ``seen_date`` in the file does not count: the partition is what the table's log says."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+    (file,) = files_of(staging)
+    rows = pq.read_table(file, partitioning=None)
+    pq.write_table(rows.append_column("seen_date", pa.array(["1999-01-01"] * 2)), file)
+    edit_log(tmp_path / "staging", lambda action: action.get("add", {}).update(size=os.path.getsize(file)))
+    staging = open_table(tmp_path / "staging")
+
+    assert preview_merge(staging, main).summary["seen_date"].to_list() == ["2026-03-01"]
+    merge_staging(staging, main)
+
+    assert rows_of(main) == make_rows([1, 2, 3]).to_pylist()
+
+
+OUTSIDE = [
+    "../outside/evil.parquet",
+    "%2E%2E/outside/evil.parquet",
+    "..%2Foutside%2Fevil.parquet",
+    "seen_date=2026-03-01/../../outside/evil.parquet",
+    "{root}/outside/evil.parquet",
+    "file://{root}/outside/evil.parquet",
+    "s3://bucket/evil.parquet",
+    "_delta_log/00000000000000000000.json",
+    "evil%00.parquet",
+    "",
+]
+
+
+@pytest.mark.parametrize("path", OUTSIDE)
+@pytest.mark.parametrize("table", ["main", "staging"])
+def test_merge_when_a_path_leads_out(tmp_path, table, path):
+    """A path in a table's log that is not below its folder is refused; nothing is read, linked or removed there."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    pq.write_table(make_rows([7]), outside / "evil.parquet")
+    make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+    edit_log(tmp_path / table, lambda action: action.get("add", {}).update(path=path.format(root=tmp_path)))
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+
+    with pytest.raises(CtkitError):
+        merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main"))
+
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "day", ["x/../../../../outside/evil", "..", "", None, "2026-03-01/..", "20260301", "/", "nul\0"]
+)
+@pytest.mark.parametrize("indices", [[2, 3], [1, 3]])
+def test_merge_when_the_partition_is_no_date(tmp_path, day, indices):
+    """A partition value names a folder of main, so it must be a date; nothing is written where it is not."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows(indices))
+    edit_log(tmp_path / "staging", lambda action: action.get("add", {}).update(partitionValues={"seen_date": day}))
+    before = sorted(str(path) for path in tmp_path.rglob("*"))
+
+    with pytest.raises(TableError):
+        merge_staging(open_table(tmp_path / "staging"), main)
+
+    assert sorted(str(path) for path in tmp_path.rglob("*")) == before
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+
+
+@pytest.mark.parametrize("id_", ["..", ".", "", "/", "{root}/precious", "../../precious", "a/b", "x" * 300, "\x1b[2J"])
+def test_merge_when_the_id_of_staging_is_a_path(tmp_path, id_):
+    """What a table is called is no path: a merge does the same, whatever it is."""
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("years of work")
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+    edit_log(tmp_path / "staging", lambda action: action.get("metaData", {}).update(id=id_.format(root=tmp_path)))
+
+    merge_staging(open_table(tmp_path / "staging"), main)
+
+    assert indices_of(main) == [1, 2, 3]
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.parent.name != "_delta_log" and path.is_file()) == [
+        *sorted(Path(file).name for file in files_of(main)),
+        "thesis.txt",
+    ]
+
+
+NOTES = [
+    "{}",
+    "[]",
+    "null",
+    "7",
+    '{"version": 0}',
+    '{"version": "0", "names": []}',
+    '{"version": 0, "names": 7}',
+    '{"version": 0, "names": [7]}',
+    '{"version": 0, "names": ["../staging/_delta_log/00000000000000000000.json"]}',
+    '{"version": 0, "names": ["seen_date=2026-03-01/notes of somebody.txt"]}',
+    '{"version": true, "names": []}',
+    "[" * 100_000,
+]
+
+
+@pytest.mark.parametrize("note", NOTES)
+def test_merge_when_the_note_of_an_earlier_one_is_strange(tmp_path, note):
+    """A note that no merge has written removes nothing, and is in the way of nobody."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+    theirs = tmp_path / "main/seen_date=2026-03-01/notes of somebody.txt"
+    theirs.write_text("mine")
+    path = tmp_path / "main" / SCRATCH / LINKS
+    path.parent.mkdir()
+    path.write_text(note)
+
+    merge_staging(staging, main)
+
+    assert indices_of(main) == [1, 2, 3]
+    assert theirs.read_text() == "mine"
+    assert not path.parent.exists()
+
+
+def test_merge_of_a_file_that_is_a_symbolic_link(tmp_path):
+    """Main has the rows of a linked file, and not a link to what the merge then removes."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+    (file,) = map(Path, files_of(staging))
+    os.rename(file, tmp_path / "elsewhere.parquet")
+    file.symlink_to(tmp_path / "elsewhere.parquet")
+
+    merge_staging(staging, main)
+
+    assert not any(Path(file).is_symlink() for file in files_of(main))
+    assert rows_of(main) == make_rows([1, 2, 3]).to_pylist()
+    assert (tmp_path / "elsewhere.parquet").exists()
+
+
+@pytest.mark.parametrize("name", ["notes of somebody.txt", "part-of-mine.csv", "deeper/notes.txt"])
+@pytest.mark.parametrize("where", ["seen_date=2026-03-01", "seen_date=2026-09-09", "."])
+def test_merge_when_somebody_keeps_files_in_staging(tmp_path, where, name):
+    """What is not the table's own stays, wherever it lies in the table's folder, and the report names it."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+    theirs = tmp_path / "staging" / where / name
+    theirs.parent.mkdir(parents=True, exist_ok=True)
+    theirs.write_text("mine")
+
+    report = merge_staging(staging, main)
+
+    assert indices_of(main) == [1, 2, 3]
+    assert theirs.read_text() == "mine"
+    assert report.left != ""
+
+
+def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):
+    """What a table has taken out of itself is history: a merge leaves it."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]), make_rows([3]))
+    history = files_of(staging)
+    staging.optimize.compact()
+    orphan = tmp_path / "staging/seen_date=2026-03-01/part-00000-dead.parquet"
+    orphan.write_bytes(b"PAR1")
+
+    merge_staging(staging, main, confirmed=True)
+
+    assert indices_of(main) == [1, 2, 3]
+    assert all(Path(file).exists() for file in history)
+
+
+def test_files_are_no_orphans_where_commits_are_gone(tmp_path):
+    """Where the log does not tell any more what it has named, nothing is taken for an orphan."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]), make_rows([3]))
+    staging.create_checkpoint()
+    (tmp_path / "staging/_delta_log" / f"{1:020}.json").unlink()
+    orphan = tmp_path / "staging/seen_date=2026-03-01/part-00000-dead.parquet"
+    orphan.write_bytes(b"PAR1")
+
+    merge_staging(open_table(tmp_path / "staging"), main, confirmed=True)
+
+    assert indices_of(main) == [1, 2, 3]
+    assert orphan.exists()
