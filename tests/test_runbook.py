@@ -115,6 +115,8 @@ def test_run_notebook_when_a_parameter_is_unknown(make, tmp_path, own, shared, m
         ("github_token", "x"),
         ("where", "https://user:word@a.example/"),
         ("where", [{"url": "https://user:word@a.example/"}]),
+        ("where", "-----BEGIN PRIVATE KEY-----\nword@"),
+        ("where", {"key": "-----BEGIN EC PRIVATE KEY-----\nword@"}),
     ],
 )
 def test_run_notebook_when_a_parameter_is_a_secret(make, tmp_path, key, value):

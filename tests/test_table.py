@@ -1,5 +1,6 @@
 """Tables at rest: opened, created, told apart, and held."""
 
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -244,6 +245,26 @@ def test_hold_when_the_table_is_gone(tmp_path):
 
     with pytest.raises(TableError, match="is not the table any more that was opened"), hold(table):
         pass
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_hold_when_another_folder_takes_the_place(tmp_path, monkeypatch, moment):
+    """The lock lies on the folder that was opened: a copy that takes its place meanwhile is not held."""
+    table = make_table(tmp_path / "main", make_rows([1]))
+    lock = fcntl.flock
+
+    def lock_beside_a_swap(*arguments):
+        if moment == "after":
+            lock(*arguments)
+        shutil.copytree(tmp_path / "main", tmp_path / "copy")
+        (tmp_path / "main").rename(tmp_path / "old")
+        (tmp_path / "copy").rename(tmp_path / "main")
+        if moment == "before":
+            lock(*arguments)
+
+    monkeypatch.setattr(fcntl, "flock", lock_beside_a_swap)
+    with pytest.raises(TableError), hold(table):
+        pytest.fail("held, though another run may hold it too")
 
 
 def test_reading_when_a_file_is_missing_or_damaged(tmp_path):
