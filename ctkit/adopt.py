@@ -20,7 +20,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
 from ctkit.commits import actions_since, commit_path, files_added, files_removed
-from ctkit.datafile import DataFile, plain_schema
+from ctkit.datafile import DataFile, plain_schema, stats_of
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
 from ctkit.table import file_name, files_of, first_line, folder_of, table_path
@@ -93,13 +93,19 @@ def _link(file: Path, link: Path) -> None:
     os.utime(link)
 
 
-def is_adoptable(file: DataFile, schema: pa.Schema) -> bool:
-    """Tell whether a file can be part of a table as it is; its rows must be written anew where not.
+def find_adoptable(file: DataFile, schema: pa.Schema) -> DataFile | None:
+    """Return a file as another table can have it as it is; None where its rows must be written anew.
 
     Parameters
     ----------
     schema
-        The table's columns.
+        The other table's columns.
+
+    Returns
+    -------
+    DataFile or None
+        With the statistics of its own footer. Those of the log that it comes from would decide in the other table
+        which rows are found, and nobody has compared them with the rows.
 
     Raises
     ------
@@ -111,14 +117,14 @@ def is_adoptable(file: DataFile, schema: pa.Schema) -> bool:
         hints = footer.schema.to_arrow_schema()
         if file.rows != footer.num_rows or file.path.stat().st_size != file.action.size:
             reason = f"it has {footer.num_rows} rows in {file.path.stat().st_size} bytes, not what its table's log says"
-        elif _types_of(hints) != _types_of(schema.remove(schema.get_field_index(PARTITION))):
-            return False
+        elif _types_of(hints) != _types_of(schema.remove(schema.get_field_index(PARTITION))) or file.path.is_symlink():
+            # A link to a link would go where that leads.
+            return None
         elif nulls := _with_nulls(file.path, [field.name for field in hints if field.nullable]):
             reason = f"its columns {', '.join(nulls)} have nulls"
         else:
-            # A link to a link would go where that leads.
-            return not file.path.is_symlink()
-    except (OSError, pa.ArrowException) as error:
+            return replace(file, action=replace(file.action, stats=stats_of(footer)))
+    except (OSError, ValueError, pa.ArrowException) as error:
         reason = first_line(error)
     message = f"{file.name} cannot become part of another table: {reason}; nothing was changed"
     raise TableError(str(file.folder), f"{message}: write the file anew, or remove this table and backfill anew")

@@ -348,6 +348,14 @@ def by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
         start = end
 
 
+def stats_of(footer: pq.FileMetaData) -> str:
+    """Return what a table's log says of the rows of a file (Delta protocol, "Per-file Statistics"), by its footer.
+
+    Of the columns that files are chosen by; one of which a row group has no bounds is left out.
+    """
+    return json.dumps({"numRecords": footer.num_rows, **_statistics(footer)}, default=_timestamp)
+
+
 def _statistics(footer: pq.FileMetaData) -> dict[str, Any]:
     found: dict[str, Any] = {"minValues": {}, "maxValues": {}, "nullCount": {}}
     low, high, nulls = found.values()
@@ -356,12 +364,14 @@ def _statistics(footer: pq.FileMetaData) -> dict[str, Any]:
         group = footer.row_group(at)
         for column in map(group.column, range(group.num_columns)):
             name, statistics = column.path_in_schema, column.statistics
+            if name not in _STATISTICS:
+                continue
             if statistics is None or not statistics.has_min_max:
                 unknown.add(name)
                 continue
             low[name] = min(low.get(name, statistics.min), statistics.min)
             high[name] = max(high.get(name, statistics.max), statistics.max)
-            nulls[name] = nulls.get(name, 0) + statistics.null_count
+            nulls[name] = nulls.get(name, 0) + (statistics.null_count or 0)
     # What one row group does not say, because a text is too long for it, holds of none.
     return {kind: {name: each[name] for name in each.keys() - unknown} for kind, each in found.items()}
 

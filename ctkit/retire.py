@@ -47,7 +47,7 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
         with suppress(TableError):
             commit_files([], staging, CommitProperties({MERGED: "all"}), removed=merged)
             _unlink(merged, table_path(staging.table_uri))
-        return _remove_empty(staging, {*dead, *(file.path for file in merged)})
+        return _remove_empty(staging, {file.path for file in merged}, dead)
     except (DeltaError, OSError, TableError) as error:
         return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
 
@@ -86,7 +86,7 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
             last = read_commit(held, held.version())
             if files_of(held) or MERGED not in commit_info(last):
                 return EMPTY
-            return _remove_empty(held, {*orphans(held), *(Path(folder, name) for name in files_removed(last))})
+            return _remove_empty(held, {Path(folder, name) for name in files_removed(last)}, orphans(held))
     except (DeltaError, OSError) as error:
         return f"{folder} could not be removed ({first_line(error)}); remove it"
 
@@ -105,13 +105,13 @@ def orphans(staging: DeltaTable) -> list[Path]:
     return sorted(path for path in found if str(path.relative_to(folder)) not in named)
 
 
-def _remove_empty(table: DeltaTable, own: Collection[Path]) -> str:
-    """Remove a table that has no files but its own: those that were merged, and its orphans."""
+def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[Path]) -> str:
+    """Remove a table without other files than those that were merged, and its orphans with it."""
     folder = table_path(table.table_uri)
     table.update_incremental()
-    if added := set(map(Path, files_of(table))).difference(own):
+    if added := set(map(Path, files_of(table))).difference(merged):
         return f"{len(added)} files that were added during the merge; merge again"
-    own = {*own, folder / "_delta_log"}
+    own = {*merged, *dead, folder / "_delta_log"}
     if foreign := sorted(path.name for path in folder.iterdir() if not _is_own(path, own)):
         return f"{EMPTY}, because {folder} also holds {', '.join(foreign[:5])}; remove it"
     # Renamed, it is gone at once: half a log would be a broken table.

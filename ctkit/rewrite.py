@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from ctkit.adopt import is_adoptable
+from ctkit.adopt import find_adoptable
 from ctkit.datafile import DataFile, cast_column, plain_type, write_files
 from ctkit.errors import TableError
 from ctkit.overlap import Overlap
@@ -53,7 +53,7 @@ def prepare_files(
     skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
     wanted = {at: file for at, file in enumerate(staged) if skipped[at] < file.rows}
     whole = _large_enough([file for at, file in wanted.items() if not skipped[at]])
-    adopted = [file for file in whole if theirs == ours and is_adoptable(file, schema)]
+    adopted = [found for file in whole if theirs == ours and (found := find_adoptable(file, schema))]
     names = {file.name for file in adopted}
     others = {at: file for at, file in wanted.items() if file.name not in names}
     try:

@@ -40,7 +40,7 @@ def test_commit_files_when_it_fails_and_others_commit(tmp_path, linked):
     """A commit that could not be written is an error, not one that others were quicker than, though others came."""
     _, files = linked
 
-    with pytest.raises(TableError, match=r"the commit failed .*; nothing was added: mend that and run again"):
+    with pytest.raises(TableError, match="the commit failed"):
         commit_files(files, FullTable(tmp_path / "main"), CommitProperties(max_commit_retries=0))
 
     assert indices_of(open_table(tmp_path / "main")) == [1, 9]

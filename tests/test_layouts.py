@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rows import indices_of, make_rows, make_table, rows_of
+from rows import LOG, indices_of, make_rows, make_table, rows_of
 
 from ctkit.errors import CtkitError, TableError
 from ctkit.gap import find_gaps
@@ -69,7 +69,7 @@ def test_merge_of_any_layout(tmp_path, layout, known):
     expected = make_rows([1, 2, 3], day=1).to_pylist() + make_rows([4], day=2).to_pylist()
 
     assert rows_of(staging) == expected
-    assert find_gaps(staging, within={"https://ct.example.com/2026h2": (1, 6)})["start"].to_pylist() == [5]
+    assert find_gaps(staging, within={LOG: (1, 6)})["start"].to_pylist() == [5]
     assert preview_merge(staging, main).summary["seen_date"].to_list() == ["2026-03-01", "2026-03-02"]
     report = merge_staging(staging, main)
 
@@ -214,6 +214,37 @@ def test_merge_when_the_note_of_an_earlier_one_is_strange(tmp_path, note):
     assert indices_of(main) == [1, 2, 3]
     assert theirs.read_text() == "mine"
     assert not path.parent.exists()
+
+
+LIES: list[dict[str, Any]] = [
+    {},
+    {"cert_index": 900},
+    {"cert_index": 900, "source_url": "https://zz.example"},
+    {"seen": "2099-01-01T00:00:00Z"},
+]
+
+
+@pytest.mark.parametrize("bounds", LIES)
+def test_merge_when_statistics_of_staging_lie(tmp_path, bounds):
+    """Main's log has the bounds of the rows that are in the file, whatever staging's log says of them."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+
+    def lie(action: dict[str, Any]) -> None:
+        if "add" in action:
+            said = {"numRecords": 2, "minValues": bounds, "maxValues": bounds, "nullCount": {}}
+            action["add"]["stats"] = json.dumps(said)
+
+    edit_log(tmp_path / "staging", lie)
+    merge_staging(open_table(tmp_path / "staging"), main)
+
+    assert find_gaps(main, within={LOG: (0, 5)}).select(["start", "end"]).to_pylist() == [
+        {"start": 0, "end": 1},
+        {"start": 4, "end": 5},
+    ]
+    assert merge_staging(make_table(tmp_path / "staging", make_rows([2, 3, 4])), main).skipped == 2
+    actions = pa.table(main.get_add_actions(flatten=True)).sort_by("min.cert_index").to_pylist()
+    assert [(action["min.cert_index"], action["max.cert_index"]) for action in actions] == [(1, 1), (2, 3), (4, 4)]
 
 
 def test_merge_of_a_file_that_is_a_symbolic_link(tmp_path):
