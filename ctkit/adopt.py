@@ -23,7 +23,7 @@ from ctkit.commits import actions_since, commit_path, files_added, files_removed
 from ctkit.datafile import DataFile, plain_schema, stats_of
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
-from ctkit.table import file_name, files_of, first_line, folder_of, table_path
+from ctkit.table import file_name, files_of, first_line, folder_of, make_folder, table_path
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +64,7 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path | None 
         if note:
             _write_note(note, [link.name for link in links], target)
         for folder in folders:
-            folder.mkdir(exist_ok=True)
+            make_folder(folder)
         for file, link in zip(files, links, strict=True):
             _link(file.path, link.path)
         for folder in folders | {root}:
@@ -154,7 +154,7 @@ def _sync(path: Path) -> None:
 
 
 def _write_note(note: Path, names: list[str], target: DeltaTable) -> None:
-    note.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(note.parent)
     note.write_text(json.dumps({"version": target.version(), "names": names}))
     for path in (note, note.parent, note.parent.parent, table_path(target.table_uri)):
         _sync(path)

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION, REPEATING
-from ctkit.table import add_actions, first_line, folder_of, table_path
+from ctkit.table import add_actions, first_line, folder_of, make_folder, table_path
 
 Column = TypeVar("Column", pa.Array, pa.ChunkedArray)
 
@@ -282,7 +282,7 @@ class FileWriter:
 
     def _open(self) -> pq.ParquetWriter:
         if self._writer is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._path.parent)
             self._sink = pa.OSFile(str(self._path), "wb")
             self._writer = pq.ParquetWriter(
                 self._sink,

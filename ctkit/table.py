@@ -1,5 +1,6 @@
 """Delta tables at rest: opened, created, checked, and held by one writer at a time."""
 
+import errno
 import fcntl
 import os
 import re
@@ -228,6 +229,19 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
         if not (folder / parent).resolve().is_relative_to(folder):
             raise TableError(str(folder), f"has files outside of its folder, by way of {parent!r}. {outside}")
     return actions.set_column(actions.column_names.index("path"), "path", pa.array(names, pa.string()))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder below that of a table, if it is not there.
+
+    Raises
+    ------
+    OSError
+        It cannot be made, or is reached by a symbolic link: what is written there would lie outside of the table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() != folder:
+        raise OSError(errno.ELOOP, f"a symbolic link leads to {folder.resolve()}", str(folder))
 
 
 def file_name(path: str) -> str:

@@ -17,6 +17,7 @@ from ctkit.gap import find_gaps
 from ctkit.merge import LINKS, SCRATCH, merge_staging, preview_merge
 from ctkit.table import files_of, open_table
 from ctkit.undo import undo_merge
+from ctkit.write import write_entries
 
 
 def edit_log(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
@@ -260,6 +261,26 @@ def test_merge_of_a_file_that_is_a_symbolic_link(tmp_path):
     assert not any(Path(file).is_symlink() for file in files_of(main))
     assert rows_of(main) == make_rows([1, 2, 3]).to_pylist()
     assert (tmp_path / "elsewhere.parquet").exists()
+
+
+@pytest.mark.parametrize("link", ["seen_date=2026-03-02", SCRATCH])
+def test_nothing_is_written_through_a_symbolic_link(tmp_path, link):
+    """A folder of main that is a link leads out of it: neither a merge nor a backfill writes there."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    main = make_table(tmp_path / "main", make_rows([1]))
+    (tmp_path / "main" / link).symlink_to(outside)
+    staging = make_table(tmp_path / "staging", make_rows([2, 3], day=2))
+
+    with pytest.raises(TableError):
+        merge_staging(staging, main)
+    if link != SCRATCH:
+        with pytest.raises(TableError):
+            write_entries(main, make_rows([2, 3], day=2))
+
+    assert list(outside.iterdir()) == []
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3]
 
 
 @pytest.mark.parametrize("name", ["notes of somebody.txt", "part-of-mine.csv", "deeper/notes.txt"])
