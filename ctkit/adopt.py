@@ -1,7 +1,6 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
 import json
-import logging
 import os
 import shutil
 from collections.abc import Iterable, Sequence
@@ -23,8 +22,9 @@ from ctkit.datafile import DataFile, plain_schema
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
 from ctkit.table import files_of, first_line, folder_of, table_path
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path) -> list[DataFile]:

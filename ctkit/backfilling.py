@@ -1,6 +1,5 @@
 """Gaps -> fetch -> write: the verb that fills a table."""
 
-import logging
 import queue
 import threading
 import time
@@ -31,9 +30,10 @@ from ctkit.provenance import Provenance, metadata_of
 from ctkit.ranges import RangeSet
 from ctkit.table import as_der_type, folder_of, hold, source_names
 from ctkit.verify import Arrival, prove_arrivals
+from ctkit.visible import get_logger
 from ctkit.write import write_batches
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 READ_AHEAD = 16
 """Batches that may wait for the writer: about 20 kB to 5 MB each."""

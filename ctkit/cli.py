@@ -18,6 +18,7 @@ import yaml
 
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
+from ctkit.visible import get_logger
 
 if TYPE_CHECKING:
     from ctkit.outcome import Progress
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 # What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
 # with either, come at once.
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SHOWN = 20
 """Lines of a table that a terminal is good for."""

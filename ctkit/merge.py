@@ -14,7 +14,6 @@ Nothing before the commit can be seen in main, and nothing after it is needed fo
 anywhere is finished by the next one.
 """
 
-import logging
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -51,8 +50,9 @@ from ctkit.table import (
     querying,
     table_path,
 )
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SCRATCH = "_ctkit_merge"
 """Folder inside main for rewritten files, by the id of their staging table.

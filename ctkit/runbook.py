@@ -23,8 +23,9 @@ from papermill.exceptions import PapermillExecutionError
 from ctkit.errors import ParameterError
 from ctkit.parameters import Parameters
 from ctkit.report import RESULT_MIME_TYPE
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
 _SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)

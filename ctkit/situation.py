@@ -1,6 +1,5 @@
 """What parameters come to: the logs, the tables and the gaps, the same for notebooks and commands."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -27,10 +26,11 @@ from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
 from ctkit.table import check_separate, find_table, open_table
+from ctkit.visible import get_logger
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SHOWN = 20
 """How many logs a message lists."""

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "ctkit"
 
 # In this order: a module imports only what stands above it.
 FLOORS = {
+    "visible": 0,
     "errors": 0,
     "ranges": 0,
     "schema": 0,
