@@ -8,13 +8,13 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
+from ctkit.arguments import Count, Seconds, Seen, checked
 from ctkit.binding import find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
@@ -22,7 +22,7 @@ from ctkit.checkpoint import Checkpoint, Verify
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import ask, fetch_blocks, unanswered
-from ctkit.gap import ranges_by_log, still_missing
+from ctkit.gap import Gaps, ranges_by_log, still_missing
 from ctkit.log import Log
 from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
@@ -51,17 +51,18 @@ _POLL = 0.1
 """Seconds between two looks at whether anybody still takes what comes."""
 
 
+@checked
 def backfill(
     logs: Sequence[Log],
-    gaps: pa.Table,
+    gaps: Gaps,
     table: DeltaTable,
     *,
     main: DeltaTable | None = None,
-    seen: Literal["log", "fetched"] = "log",
+    seen: Seen = "log",
     verify: Verify = "heads",
-    max_requests: int | None = None,
-    max_entries: int | None = None,
-    deadline: float | None = None,
+    max_requests: Count | None = None,
+    max_entries: Count | None = None,
+    deadline: Seconds | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> BackfillReport:
     """Fetch the missing entries and append them to a table.
@@ -99,7 +100,7 @@ def backfill(
     Raises
     ------
     ParameterError
-        A gap is of a log that is not among `logs`, or a limit is not above 0; nothing was written.
+        An argument is of the wrong kind, a gap of a log that is not among `logs`; nothing was fetched or written.
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
@@ -142,7 +143,7 @@ def _run(
     gaps: pa.Table,
     table: DeltaTable,
     main: DeltaTable | None,
-    seen: Literal["log", "fetched"],
+    seen: Seen,
     verify: Verify,
     budget: Budget,
     stop: threading.Event,

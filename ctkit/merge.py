@@ -33,6 +33,7 @@ from ctkit.adopt import (
     link_files,
     unlink_noted,
 )
+from ctkit.arguments import checked
 from ctkit.datafile import DataFile, data_files
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap
@@ -184,6 +185,7 @@ class MergeReport(Report):
         }
 
 
+@checked
 def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     """Tell what a merge would insert and skip; nothing is changed.
 
@@ -242,6 +244,7 @@ _SAMPLE = f"""
 """
 
 
+@checked
 def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None) -> MergeReport:
     """Insert into main the rows of staging that it lacks, in one commit; then remove staging.
 
@@ -328,6 +331,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     )
 
 
+@checked
 def undo_merge(main: DeltaTable) -> int:
     """Take the last merge out of main again, as long as nothing was committed since.
 

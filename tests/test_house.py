@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ctkit"
 FLOORS = {
     "visible": 0,
     "errors": 0,
+    "arguments": 0,
     "ranges": 0,
     "schema": 0,
     "report": 0,
