@@ -28,8 +28,9 @@ def _with_hyphen(value: object) -> object:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
-Index = Annotated[int, BeforeValidator(_as_int), Field(ge=0, lt=1 << 63)]
-Count = Annotated[int, BeforeValidator(_as_int), Field(gt=0)]
+WholeNumber = Annotated[int, BeforeValidator(_as_int)]
+Index = Annotated[WholeNumber, Field(ge=0, lt=1 << 63)]
+Count = Annotated[WholeNumber, Field(gt=0)]
 # Longer than a lock can wait is no deadline.
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Ceiling = Literal["state", "log"]
@@ -40,7 +41,6 @@ ProtocolChoice = Annotated[Literal["auto", "rfc6962", "static-ct"], BeforeValida
 
 _SOURCES = {
     "DeltaTable": "an open table, from ctkit.open_table",
-    "Log": "a log, from ctkit.open_log",
     "MergePreview": "a preview, from ctkit.preview_merge",
     "Parameters": "what ctkit.read_parameters returned",
     "Situation": "what ctkit.find_situation returned",

@@ -16,7 +16,7 @@ from ctkit.errors import CheckpointError, LogError, LogUnavailableError, Paramet
 from ctkit.evidence import altered_rows, count_rows, highest_rows, proven_rows
 from ctkit.findings import AuditReport, LogAudit, RememberedHead, TreeHead
 from ctkit.gap import find_gaps, ranges_by_log
-from ctkit.log import Log
+from ctkit.log import Log, Logs
 from ctkit.provenance import Provenance, Verified, read_provenance
 from ctkit.ranges import RangeSet
 from ctkit.recheck import Recheck, recheck_rows
@@ -31,7 +31,7 @@ _NONE = RangeSet.of()
 
 @checked
 def audit(
-    logs: Sequence[Log],
+    logs: Logs,
     main: DeltaTable,
     *,
     from_index: Index = 0,

@@ -4,7 +4,7 @@ import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
@@ -23,7 +23,7 @@ from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import ask, fetch_blocks, unanswered
 from ctkit.gap import Gaps, ranges_by_log, still_missing
-from ctkit.log import Log
+from ctkit.log import Log, Logs
 from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
@@ -53,7 +53,7 @@ _POLL = 0.1
 
 @checked
 def backfill(
-    logs: Sequence[Log],
+    logs: Logs,
     gaps: Gaps,
     table: DeltaTable,
     *,

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from numpy.typing import NDArray
 
-from ctkit.arguments import ProtocolChoice, checked
+from ctkit.arguments import ProtocolChoice, checked, shown
 from ctkit.checkpoint import Checkpoint, check_public_key, read_key, verify_signature
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
@@ -30,7 +30,6 @@ LogProtocol = Literal["rfc6962", "static-ct"]
 _LIST_LIMIT = 64 << 20
 
 
-@runtime_checkable
 class Log(Protocol):
     """One shard of a CT log, whichever protocol it speaks.
 
@@ -166,6 +165,16 @@ class Log(Protocol):
 
     def close(self) -> None:
         """Close all connections; the log is not asked any more."""
+
+
+def _check_log(log: object) -> object:
+    # Whatever can be read like a log is one; a log list's description of one cannot.
+    if not (hasattr(log, "url") and hasattr(log, "page_size")):
+        raise ValueError(f"it should be a log, from ctkit.open_log, but is {shown(log)}")
+    return log
+
+
+Logs = Sequence[Annotated[Log, pydantic.PlainValidator(_check_log)]]
 
 
 @checked

@@ -12,7 +12,7 @@ from ctkit.arguments import checked
 from ctkit.errors import ParameterError
 from ctkit.gap import Gaps, ranges_by_log
 from ctkit.http import host_of
-from ctkit.log import Log, LogProtocol
+from ctkit.log import Log, LogProtocol, Logs
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
 from ctkit.state import ask_each
@@ -135,7 +135,7 @@ def _shown(seconds: float) -> str:
 
 
 @checked
-def plan_backfill(logs: Sequence[Log], gaps: Gaps, *, ask: bool = True) -> Plan:
+def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
     """Tell what it takes to fill gaps.
 
     Parameters
