@@ -377,8 +377,9 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
 papermill_engines.register("ctkit", _Engine)
 
 
-# papermill says so of each name that only `_declared_in` has seen.
-logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith("Passed unknown parameter"))
+# What papermill says of names that only `_declared_in` sees.
+_UNTRUE = ("Passed unknown parameter", "Unable to parse line")
+logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith(_UNTRUE))
 
 
 @contextmanager
