@@ -1,7 +1,6 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -24,8 +23,9 @@ from ctkit.datafile import DataFile, plain_schema, stats_of
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
 from ctkit.table import file_name, files_of, first_line, folder_of, make_folder, table_path
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _LINK = re.compile(rf"{PARTITION}=\d{{4}}-\d{{2}}-\d{{2}}/part-00000-[0-9a-f-]{{36}}-c000\.parquet")
 """What a link is called below the target's folder."""

@@ -9,13 +9,14 @@ from typing import Literal, get_args
 
 from deltalake import DeltaTable
 
+from ctkit.arguments import Index, Rechecked, checked
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogError, LogUnavailableError, ParameterError
 from ctkit.evidence import altered_rows, count_rows, highest_rows, proven_rows
 from ctkit.findings import AuditReport, LogAudit, RememberedHead, TreeHead
 from ctkit.gap import find_gaps, ranges_by_log
-from ctkit.log import Log
+from ctkit.log import Log, Logs
 from ctkit.provenance import Provenance, Verified, read_provenance
 from ctkit.ranges import RangeSet
 from ctkit.recheck import Recheck, recheck_rows
@@ -28,15 +29,16 @@ LOGS_AT_ONCE = 4
 _NONE = RangeSet.of()
 
 
+@checked
 def audit(
-    logs: Sequence[Log],
+    logs: Logs,
     main: DeltaTable,
     *,
-    from_index: int = 0,
-    to_index: int | None = None,
+    from_index: Index = 0,
+    to_index: Index | None = None,
     final_heads: Mapping[str, Checkpoint] | None = None,
     unavailable: Sequence[LogError] = (),
-    recheck: Literal["unproven", "all"] | None = None,
+    recheck: Rechecked | None = None,
     require_proof: bool = False,
 ) -> AuditReport:
     """Tell which entries have a row, and which rows are proven, up to the tree head that each log gives now.
@@ -65,10 +67,12 @@ def audit(
     Raises
     ------
     ParameterError
-        A log has no entry at `from_index` or after it.
+        An argument is of the wrong kind, `from_index` is not below `to_index`, or a log has no entry at it or after it.
     TableError
         The table cannot be read, or a commit's records cannot.
     """
+    if to_index is not None and from_index >= to_index:
+        raise ParameterError(f"from_index {from_index} is not below to_index {to_index}; correct one of them")
     folder = folder_of(main)
     records: dict[str, list[tuple[int, Provenance]]] = defaultdict(list)
     for version, record in read_provenance(main):

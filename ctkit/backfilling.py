@@ -1,21 +1,20 @@
 """Gaps -> fetch -> write: the verb that fills a table."""
 
-import logging
 import queue
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from functools import partial
-from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
+from ctkit.arguments import Count, Seconds, Seen, checked
 from ctkit.binding import find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
@@ -24,8 +23,8 @@ from ctkit.doubts import STAGED_FOR
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import ask, fetch_blocks, unanswered
-from ctkit.gap import ranges_by_log, still_missing
-from ctkit.log import Log
+from ctkit.gap import Gaps, ranges_by_log, still_missing
+from ctkit.log import Log, Logs
 from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
@@ -33,9 +32,10 @@ from ctkit.querying import source_names
 from ctkit.ranges import RangeSet
 from ctkit.table import as_der_type, folder_of, hold
 from ctkit.verify import Arrival, prove_arrivals
+from ctkit.visible import get_logger
 from ctkit.write import write_batches
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 READ_AHEAD = 16
 """Batches that may wait for the writer: about 20 kB to 5 MB each."""
@@ -53,17 +53,18 @@ _POLL = 0.1
 """Seconds between two looks at whether anybody still takes what comes."""
 
 
+@checked
 def backfill(
-    logs: Sequence[Log],
-    gaps: pa.Table,
+    logs: Logs,
+    gaps: Gaps,
     table: DeltaTable,
     *,
     main: DeltaTable | None = None,
-    seen: Literal["log", "fetched"] = "log",
+    seen: Seen = "log",
     verify: Verify = "heads",
-    max_requests: int | None = None,
-    max_entries: int | None = None,
-    deadline: float | None = None,
+    max_requests: Count | None = None,
+    max_entries: Count | None = None,
+    deadline: Seconds | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> BackfillReport:
     """Fetch the missing entries and append them to a table.
@@ -101,7 +102,7 @@ def backfill(
     Raises
     ------
     ParameterError
-        A gap is of a log that is not among `logs`, or a limit is not above 0; nothing was written.
+        An argument is of the wrong kind, a gap of a log that is not among `logs`; nothing was fetched or written.
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
@@ -144,7 +145,7 @@ def _run(
     gaps: pa.Table,
     table: DeltaTable,
     main: DeltaTable | None,
-    seen: Literal["log", "fetched"],
+    seen: Seen,
     verify: Verify,
     budget: Budget,
     stop: threading.Event,

@@ -144,6 +144,25 @@ def check_public_key(public_key: bytes) -> None:
         raise ValueError("it is neither ECDSA P-256 nor RSA, which logs sign with; take the key of the log list")
 
 
+def read_key(key: object) -> bytes:
+    """Return the DER of a log's key, which is given so, or as base64 text as in a log list.
+
+    Raises
+    ------
+    ValueError
+        It is neither, or no key that a log may sign with.
+    """
+    if isinstance(key, str):
+        try:
+            key = base64.b64decode(key, validate=True)
+        except ValueError:
+            raise ValueError("it is no base64; take the key of the log list") from None
+    if not isinstance(key, bytes):
+        raise ValueError("it should be base64 text, as in a log list, or the bytes of its DER")
+    check_public_key(key)
+    return key
+
+
 def verify_signature(public_key: bytes, signature: bytes, signed: bytes) -> bool:
     """Tell whether a signature with SHA-256 holds.
 

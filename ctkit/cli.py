@@ -8,24 +8,29 @@ import os
 import re
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
+from ctkit.visible import get_logger, visible
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from ctkit.outcome import Progress
 
 # What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
 # with either, come at once.
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SHOWN = 20
 """Lines of a table that a terminal is good for."""
@@ -48,23 +53,75 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 if everything that was asked for is done or there was nothing to do, 1 for anything else: an error, an
         interrupt, or a hole that a run planned to fill and did not.
     """
+    # Nothing follows the command of a process, and what has been done is not undone by an interrupt on the way out.
+    with _signals(restore=argv is not None):
+        code = _run(argv)
+        _let_finish()
+        try:
+            _write("", flush=True)
+        except OutputError as error:
+            code = _fail(error)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     try:
-        with _signals(), _logging():
+        with _logging():
             arguments = _parse(argv)
             code: int = arguments.command(arguments)
-            sys.stdout.flush()
             return code
-    except CtkitError as error:
-        print(f"Error: {error}", file=sys.stderr)
     except KeyboardInterrupt:
-        print("Interrupted: nothing is half done; the same command goes on from here.", file=sys.stderr)
-    except BrokenPipeError:
-        # Whoever read our output has gone; the interpreter must not try to flush it once more on its way out.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _fail("Interrupted: nothing is half done; the same command goes on from here.")
+    except OutputError as error:
+        return _fail(error)
+    except CtkitError as error:
+        return _fail(f"Error: {error}")
     except OSError as error:
-        print(f"Error: {error}; nothing is half done: correct that, then run the same command again", file=sys.stderr)
+        problem = visible(str(error))
+        return _fail(f"Error: {problem}; nothing is half done: correct that, then run the same command again")
     except SystemExit as exit_:  # argparse, for --help
         return int(exit_.code or 0)
+
+
+class OutputError(Exception):
+    """What a command prints cannot be written; nothing can be printed any more."""
+
+
+def _write(text: str, *, flush: bool = False) -> None:
+    """Print to stdout; what is not flushed may fail later."""
+    # Python has none where the caller closed it.
+    if sys.stdout is None:
+        if text:
+            raise OutputError("Error: there is no stdout to print to; open it, then run the same command again")
+        return
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        if flush:
+            sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            # The interpreter must not try once more on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = f"Error: stdout cannot be written ({error}); write it elsewhere, then run the same command again"
+        raise OutputError(message) from error
+
+
+def _text_of(table: "pd.DataFrame") -> str:
+    from ctkit.report import visible_table
+
+    return visible_table(table).to_string(index=False)
+
+
+def _print(*lines: object) -> None:
+    _write("".join(f"{line}\n" for line in lines))
+
+
+def _fail(message: object) -> int:
+    """Say on stderr what went wrong, if anybody is there to hear; return the exit code."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(message, file=sys.stderr)
     return 1
 
 
@@ -75,15 +132,15 @@ def gaps(arguments: argparse.Namespace) -> int:
 
     with closing(find_situation(parameters)) as situation:
         if arguments.json:
-            print("[", end="")
+            _write("[")
             separator = "\n"
             # One batch at a time: there can be more gaps than Python objects have room.
             for batch in situation.gaps.to_batches(max_chunksize=65_536):
-                print(separator + ",\n".join(map(json.dumps, batch.to_pylist())), end="")
+                _write(separator + ",\n".join(map(json.dumps, batch.to_pylist())))
                 separator = ",\n"
-            print("\n]")
+            _print("\n]")
         else:
-            print(situation.summary().to_string(index=False) if situation.within else _NOBODY)
+            _print(_text_of(situation.summary()) if situation.within else _NOBODY)
         situation.check()
     return 0
 
@@ -105,6 +162,7 @@ def backfill(arguments: argparse.Namespace) -> int:
         for line in situation.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
         report = fill_gaps(situation, on_progress=on_progress)
+        _let_finish()
         logger.info("%s", report)
         for left in report.left.logs:
             logger.info("left source_url=%s entries=%d requests=%d", left.source_url, left.wanted, left.requests)
@@ -121,12 +179,12 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
     with closing(find_situation(parameters)) as situation:
         plan = plan_gaps(situation)
         if as_json:
-            print(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
+            _print(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
         else:
             nothing = "no gaps, nothing to ask for" if situation.within else _NOBODY
             if situation.within and situation.unavailable:
                 nothing = "no gaps of the logs that could be asked"
-            print(plan.table().to_string(index=False) if plan.logs else nothing, plan, sep="\n")
+            _print(_text_of(plan.table()) if plan.logs else nothing, plan)
         if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:
             logger.warning("the plan is of all that is missing, budget not applied %s", " ".join(limits))
         situation.check()
@@ -143,10 +201,12 @@ def merge(arguments: argparse.Namespace) -> int:
 
     if arguments.undo:
         undo_staged(parameters)
+        _let_finish()
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     # A path typed by hand may be mistyped; one in a file was there for the backfill.
     report = merge_staged(parameters, create=arguments.create or arguments.main_path is None)
+    _let_finish()
     if report.staging_rows:
         logger.info("%s", report)
     if report.left not in ("", EMPTY):
@@ -161,13 +221,17 @@ def audit(arguments: argparse.Namespace) -> int:
 
     report = audit_main(parameters)
     if arguments.json:
-        print(json.dumps(report.to_json(), indent=2))
+        for piece in report.json_pieces():
+            _write(piece)
+        _print()
     else:
+        from ctkit.report import left_out
+
         for heading, table in report.tables().items():
             if len(table):
-                shown = "\n".join(table[""]) if "" in table else table.head(SHOWN).to_string(index=False)
-                more = f"\n... and {len(table) - SHOWN} more; --json lists them" if len(table) > SHOWN else ""
-                print(heading, shown + more, sep="\n", end="\n\n")
+                shown = "\n".join(table[""]) if "" in table else _text_of(table.head(SHOWN))
+                more = left_out(table, SHOWN)
+                _print(heading, shown, *([f"{more}; --json lists them"] if more else []), "")
     logger.info("%s", report)
     report.check()
     return 0
@@ -179,7 +243,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     shared = read_yaml(arguments.file) if arguments.file else {}
     own = {key: _literal(value) for key, value in arguments.parameter}
-    return run_notebook(arguments.notebook, own, shared=shared)
+    code = run_notebook(arguments.notebook, own, shared=shared)
+    _let_finish()
+    return code
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -196,9 +262,10 @@ class _Parser(argparse.ArgumentParser):
     """Usage errors have exit code 1, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        print(f"Error: {message}", file=sys.stderr)
-        raise SystemExit(1)
+        raise SystemExit(_fail(f"{self.format_usage()}Error: {visible(message)}"))
+
+    def print_help(self, file: object = None) -> None:
+        _write(self.format_help())
 
     def _check_value(self, action: argparse.Action, value: str) -> None:
         choices = list(action.choices or ())
@@ -214,7 +281,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import version
 
-        print("ctkit", version("ctkit"))
+        _print(f"ctkit {version('ctkit')}")
         parser.exit()
 
 
@@ -346,15 +413,41 @@ def _logging() -> Iterator[None]:
         ours.removeHandler(handler)
 
 
+_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 @contextmanager
-def _signals() -> Iterator[None]:
-    """Let SIGTERM interrupt like Ctrl+C, and both do so when a shell started us in the background."""
-    before = {each: signal.signal(each, signal.default_int_handler) for each in (signal.SIGINT, signal.SIGTERM)}
+def _signals(*, restore: bool) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt like Ctrl+C, also where a shell started us in the background.
+
+    A SIGHUP that is ignored on purpose (nohup) stays so. Signals of a process belong to its main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in _STOPS}
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        # A terminal that closes sends it more than once, by the shell and by the kernel.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in _STOPS:
+        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:
+            signal.signal(each, stop)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        if restore:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def _let_finish() -> None:
+    """Ignore interrupts from here on: what was asked for is done, and only remains to be told."""
+    if threading.current_thread() is threading.main_thread():
+        for each in _STOPS:
+            signal.signal(each, signal.SIG_IGN)
 
 
 @contextmanager

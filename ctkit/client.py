@@ -9,7 +9,7 @@ from typing import Required, Self, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint, check_public_key
+from ctkit.checkpoint import Checkpoint, read_key
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience
@@ -26,7 +26,7 @@ class LogOptions(TypedDict, total=False):
 
     user_agent: Required[str]
     name: str | None
-    key: bytes | None
+    key: bytes | str | None
     patience: Patience
 
 
@@ -42,7 +42,8 @@ class LogClient(ABC):
     name
         What to store as ``source_name``.
     key
-        DER of the log's ``SubjectPublicKeyInfo``; None if it is not known, and tree heads are not verified.
+        DER of the log's ``SubjectPublicKeyInfo``, bare or as base64; None if it is not known, and tree heads are not
+        verified.
     patience
         When the log counts as unavailable.
 
@@ -58,17 +59,15 @@ class LogClient(ABC):
         *,
         user_agent: str,
         name: str | None = None,
-        key: bytes | None = None,
+        key: bytes | str | None = None,
         patience: Patience = DEFAULT_PATIENCE,
     ) -> None:
         self.url = canonical_url(url)
         self.name = name
-        self.key = key
-        if key is not None:
-            try:
-                check_public_key(key)
-            except ValueError as error:
-                raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
+        try:
+            self.key = None if key is None else read_key(key)
+        except ValueError as error:
+            raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
         self._entry_bytes = Mean()

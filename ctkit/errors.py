@@ -18,9 +18,17 @@ A certificate that cannot be read is data, not an error. Errors of httpx, deltal
 these where they enter the package.
 """
 
+from ctkit.visible import visible
+
 
 class CtkitError(Exception):
-    """Base of every error that ctkit raises on purpose."""
+    """Base of every error that ctkit raises on purpose.
+
+    Its text has a line for each argument, in which what comes from outside is visible; attributes are as they came.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(visible(str(line)) for line in self.args)
 
 
 class LogError(CtkitError):

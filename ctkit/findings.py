@@ -1,6 +1,8 @@
 """What an audit found out: how complete a table is, and what of it is proven to be the log's."""
 
 import base64
+import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
@@ -11,10 +13,13 @@ from ctkit.checkpoint import Checkpoint
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.provenance import Verified
 from ctkit.ranges import RangeSet
-from ctkit.report import Report, frame_of
+from ctkit.report import ROWS, Report, frame_of
 
 SHOWN = 1000
-"""So many ranges of each kind are listed for a log; all count."""
+"""So many ranges of each kind are shown to people for a log; all count, and all are in JSON."""
+
+_PIECE = 65_536
+"""Ranges that are written together."""
 
 NAMED = 5
 """So many of them are named in an error."""
@@ -32,14 +37,11 @@ MEANING = (
 )
 
 
+RANGES = ("complete", "missing", "proven", "not proven", "altered", "differing")
+
 _HEADINGS = (
     "problems",
-    "complete",
-    "missing",
-    "proven",
-    "not proven",
-    "altered",
-    "differing",
+    *RANGES,
     "differing columns",
     "tree heads of commits",
 )
@@ -139,14 +141,9 @@ class LogAudit:
     @property
     def ranges(self) -> dict[str, RangeSet]:
         """What is listed range by range, by heading."""
-        return {
-            "complete": RangeSet.joined((self.proven, self.unproven)),
-            "missing": self.missing,
-            "proven": self.proven,
-            "not proven": self.unproven,
-            "altered": self.altered,
-            "differing": self.differing,
-        }
+        covered = RangeSet.joined((self.proven, self.unproven))
+        kinds = (covered, self.missing, self.proven, self.unproven, self.altered, self.differing)
+        return dict(zip(RANGES, kinds, strict=True))
 
     def flaws(self, *, require_proof: bool) -> list[tuple[str, str]]:
         """Return what is wrong with the rows, in words, each with what to do about it."""
@@ -179,15 +176,15 @@ class LogAudit:
             "differing": self.differing.size,
         }
 
-    def details(self) -> dict[str, Any]:
-        """Return what takes many lines, by heading: JSON values."""
+    def details(self, limit: int | None = None) -> dict[str, Any]:
+        """Return what takes many lines, by heading: JSON values; of ranges the first `limit` of each kind."""
         root_hashes = [base64.b64encode(head.root_hash).decode() for head in self.heads]
         return {
             "log": self.source_url,
             "problems": [
                 {"start": problem.start, "end": problem.end, "why": problem.message} for problem in self.problems
             ],
-            **{heading: _listed(ranges) for heading, ranges in self.ranges.items()},
+            **{heading: _listed(ranges, limit) for heading, ranges in self.ranges.items()},
             "differing columns": [{"index": index, "columns": names} for index, names in self.columns.items()],
             "tree heads of commits": [
                 {**asdict(head), "root_hash": root_hash}
@@ -275,10 +272,13 @@ class AuditReport(Report):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the line of each log, its problems, ranges and tree heads, and what all this tells."""
-        details = [log.details() for log in self.logs]
+        details = [log.details(SHOWN) for log in self.logs]
 
         def table_of(heading: str) -> pd.DataFrame:
-            return frame_of({"log": each["log"], **row} for each in details for row in each[heading])
+            table = frame_of({"log": each["log"], **row} for each in details for row in each[heading])
+            if heading in RANGES:
+                table.attrs[ROWS] = sum(len(log.ranges[heading]) for log in self.logs)
+            return table
 
         return {
             "logs": frame_of(log.line() for log in self.logs),
@@ -294,9 +294,25 @@ class AuditReport(Report):
             "details": [{**log.line(), **log.details()} for log in self.logs],
         }
 
+    def json_pieces(self) -> Iterator[str]:
+        """Yield the text of `to_json`, piece by piece: there can be more ranges than Python objects have room."""
+        yield json.dumps({"passed": self.passed, **self.facts()})[:-1] + ', "details": ['
+        for number, log in enumerate(self.logs):
+            listed = {**log.line(), **log.details(0)}
+            yield ",\n" * (number > 0) + json.dumps({name: listed[name] for name in listed if name not in RANGES})[:-1]
+            for heading, ranges in log.ranges.items():
+                yield f', "{heading}": ['
+                for at in range(0, len(ranges), _PIECE):
+                    starts, ends = (each[at : at + _PIECE].tolist() for each in (ranges.starts, ranges.ends))
+                    pairs = zip(starts, ends, strict=True)
+                    yield ",\n" * (at > 0) + ",\n".join(f'{{"start": {start}, "end": {end}}}' for start, end in pairs)
+                yield "]"
+            yield "}"
+        yield "]}"
 
-def _listed(ranges: RangeSet) -> list[dict[str, int]]:
-    return [asdict(each) for each in islice(ranges, SHOWN)]
+
+def _listed(ranges: RangeSet, limit: int | None) -> list[dict[str, int]]:
+    return [asdict(each) for each in islice(ranges, limit)]
 
 
 def _where(problem: LogError) -> str:

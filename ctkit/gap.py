@@ -3,19 +3,44 @@
 import json
 from collections.abc import Mapping
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
+from pydantic import BeforeValidator, PlainValidator
 
+from ctkit.arguments import Index, WholeNumber, checked
 from ctkit.coverage import find_covered
 from ctkit.errors import ParameterError
 from ctkit.ranges import END, RangeSet
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.table import files_of, folder_of
 
-Within = Mapping[str, tuple[int | None, int]]
+
+def _as_tuple(pair: object) -> object:
+    return tuple(pair) if isinstance(pair, list) else pair
+
+
+Within = Mapping[str, Annotated[tuple[WholeNumber | None, Index], BeforeValidator(_as_tuple)]]
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
+
+
+def _check_gaps(gaps: object) -> pa.Table:
+    advice = "give the table that ctkit.find_gaps returned, or a part of it"
+    try:
+        table = pa.table(gaps)
+        starts = table.select(GAP_SCHEMA.names).cast(GAP_SCHEMA)["start"]
+    except (TypeError, ValueError, LookupError, pa.ArrowException) as error:
+        raise ValueError(f"it should have the columns source_url, start, end ({error}); {advice}") from error
+    if (pc.min(starts).as_py() or 0) < 0:
+        raise ValueError(f"a gap starts below 0; {advice}")
+    return table
+
+
+Gaps = Annotated[pa.Table, PlainValidator(_check_gaps)]
+"""Anything with an Arrow stream and the columns ``source_url, start, end``."""
 
 _NOTHING = RangeSet.of()
 
@@ -23,6 +48,7 @@ _LOOKED_AT = b"ctkit.looked_at"
 """Metadata of a gap table: JSON of folder -> version of the tables that it was found in."""
 
 
+@checked
 def find_gaps(
     main: DeltaTable | None,
     staging: DeltaTable | None = None,
@@ -55,7 +81,7 @@ def find_gaps(
     Raises
     ------
     ParameterError
-        A start is negative, or two URLs of `within` are those of one log.
+        An argument is of the wrong kind, a start is negative, or two URLs of `within` are those of one log.
     TableError
         A file of a table cannot be read.
 

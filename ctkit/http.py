@@ -2,7 +2,6 @@
 
 import contextvars
 import email.utils
-import logging
 import random
 import re
 import threading
@@ -21,10 +20,11 @@ import tenacity
 from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.pace import NoTurnError, Pace, Turn, gate_of
+from ctkit.visible import get_logger
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("stopping")
 """Ends the waits and downloads of the thread that set it, as soon as the event is set."""

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, get_args
+from typing import Annotated, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint, check_public_key, verify_signature
+from ctkit.arguments import ProtocolChoice, checked, shown
+from ctkit.checkpoint import Checkpoint, check_public_key, read_key, verify_signature
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
@@ -166,13 +167,24 @@ class Log(Protocol):
         """Close all connections; the log is not asked any more."""
 
 
+def _check_log(log: object) -> object:
+    # Whatever can be read like a log is one; a log list's description of one cannot.
+    if not (hasattr(log, "url") and hasattr(log, "page_size")):
+        raise ValueError(f"it should be a log, from ctkit.open_log, but is {shown(log)}")
+    return log
+
+
+Logs = Sequence[Annotated[Log, pydantic.PlainValidator(_check_log)]]
+
+
+@checked
 def open_log(
     url: str,
     *,
     user_agent: str,
-    protocol: Literal["auto", "rfc6962", "static-ct"] = "auto",
+    protocol: ProtocolChoice = "auto",
     name: str | None = None,
-    key: bytes | None = None,
+    key: bytes | str | None = None,
     patience: Patience = DEFAULT_PATIENCE,
 ) -> Rfc6962Log | StaticCtLog:
     """Open a log for reading.
@@ -189,7 +201,8 @@ def open_log(
     name
         What to store as ``source_name``.
     key
-        DER of the log's ``SubjectPublicKeyInfo``: every tree head is verified with it. None if it is not known.
+        DER of the log's ``SubjectPublicKeyInfo``, bare or as base64 text as in a log list: every tree head is verified
+        with it. None if it is not known.
     patience
         When the log counts as unavailable.
 
@@ -201,15 +214,13 @@ def open_log(
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, or `protocol`, `url` or `key` is none.
+        `user_agent` holds no contact, or `protocol`, `url` or `key` is none, or an argument of another kind.
     LogUnavailableError
         ``"auto"``, and the log gives neither tree head.
     """
     logs: dict[str, type[Rfc6962Log | StaticCtLog]] = {"static-ct": StaticCtLog, "rfc6962": Rfc6962Log}
     if protocol in logs:
         return logs[protocol](url, user_agent=user_agent, name=name, key=key, patience=patience)
-    if protocol != "auto":
-        raise ParameterError(f"protocol is {protocol!r}: give one of auto, {', '.join(get_args(LogProtocol))}")
     reasons = []
     for log_class in logs.values():
         # An address that does not know a protocol may answer anything: do not insist.
@@ -254,8 +265,9 @@ class LogDescription:
     final_tree_head: Checkpoint | None = None
 
 
+@checked
 def read_log_list(
-    source: str | Path, *, user_agent: str, key: bytes | None = None, patience: Patience = DEFAULT_PATIENCE
+    source: str | Path, *, user_agent: str, key: bytes | str | None = None, patience: Patience = DEFAULT_PATIENCE
 ) -> list[LogDescription]:
     """Read a log list in version 3 of the format of Google's list, which Apple's has as well.
 
@@ -266,8 +278,8 @@ def read_log_list(
     user_agent
         Who asks, with a contact; used for a URL only.
     key
-        DER of the ``SubjectPublicKeyInfo`` of the list's maker: its signature, which lies beside the list and ends in
-        ``.sig`` instead of ``.json``, is verified before anything is believed.
+        DER of the ``SubjectPublicKeyInfo`` of the list's maker, bare or as base64: its signature, which lies beside
+        the list and ends in ``.sig`` instead of ``.json``, is verified before anything is believed.
     patience
         When a URL counts as unavailable.
 
@@ -284,6 +296,10 @@ def read_log_list(
     LogUnavailableError
         The URL cannot be had.
     """
+    try:
+        key = None if key is None else read_key(key)
+    except ValueError as error:
+        raise ParameterError(f"the key of log list {source} cannot be used: {error}") from error
     source = str(source)
     text = _read_source(source, user_agent, patience)
     if key is not None:

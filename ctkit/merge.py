@@ -14,7 +14,6 @@ Nothing before the commit can be seen in main, and nothing after it is needed fo
 anywhere is finished by the next one.
 """
 
-import logging
 import re
 import shutil
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from ctkit.adopt import (
     link_files,
     unlink_noted,
 )
+from ctkit.arguments import checked
 from ctkit.commits import actions_since, files_left
 from ctkit.datafile import DataFile, data_files
 from ctkit.doubts import MERGED_FROM, check_doubts, doubts_of
@@ -45,8 +45,9 @@ from ctkit.retire import EMPTY, orphans, retire
 from ctkit.rewrite import prepare_files
 from ctkit.schema import PARTITION, row_schema
 from ctkit.table import check_separate, first_line, folder_of, hold, table_path
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SCRATCH = "_ctkit_merge"
 """Folder inside main for rewritten files and `LINKS`. The underscore keeps Delta readers and VACUUM away from it.
@@ -182,6 +183,7 @@ class MergeReport(Report):
         }
 
 
+@checked
 def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     """Tell what a merge would insert and skip; nothing is changed.
 
@@ -243,6 +245,7 @@ _SAMPLE = f"""
 """
 
 
+@checked
 def merge_staging(
     staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None, confirmed: bool = False
 ) -> MergeReport:

@@ -5,13 +5,10 @@ and not the file that they came from. Only what the live server's own ``config.y
 folder, where the server is usually started.
 """
 
-import base64
-import difflib
 import os
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import (
@@ -26,11 +23,22 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from ctkit.checkpoint import Verify, check_public_key
+from ctkit.arguments import (
+    Ceiling,
+    Count,
+    Index,
+    ProtocolChoice,
+    Rechecked,
+    Seconds,
+    Seen,
+    checked,
+    describe,
+    shown,
+)
+from ctkit.checkpoint import Verify, read_key
 from ctkit.errors import ParameterError
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-Index = Annotated[int, Field(ge=0)]
 
 
 def _as_path(value: object) -> object:
@@ -57,21 +65,10 @@ LogUrl = Annotated[
 ]
 
 
-def _decode_key(text: object) -> bytes:
-    if not isinstance(text, str):
-        raise ValueError("it should be base64 text, as in a log list")
-    try:
-        key = base64.b64decode(text, validate=True)
-    except ValueError:
-        raise ValueError("it is no base64; take the key of the log list") from None
-    check_public_key(key)
-    return key
-
-
 _FLAGS = {"main_path": ", or as --main-path", "staging_path": ", or as --staging-path"}
 """Of what a verb needs, that for which the command line has a flag."""
 
-LogKey = Annotated[bytes, BeforeValidator(_decode_key)]
+LogKey = Annotated[bytes, BeforeValidator(read_key)]
 
 
 class LogParameter(BaseModel):
@@ -86,15 +83,15 @@ class LogParameter(BaseModel):
     protocol
         ``auto`` asks the log.
     key
-        DER of the log's ``SubjectPublicKeyInfo``, given as base64 as in a log list; None to believe tree heads without
-        a signature.
+        DER of the log's ``SubjectPublicKeyInfo``, given so or as base64 as in a log list; None to believe tree heads
+        without a signature.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     url: LogUrl
     name: Text | None = None
-    protocol: Literal["auto", "rfc6962", "static-ct"] = "auto"
+    protocol: ProtocolChoice = "auto"
     key: LogKey | None = None
 
 
@@ -117,20 +114,20 @@ class Parameters(BaseModel):
     log_filter: Text | None = Field(None, description="keep logs with this in their name or URL, in any case")
     from_index: Index | None = Field(None, description="first index wanted of every log; not given: catch-up")
     to_index: Index | None = Field(None, description="index to stop before; never above the ceiling")
-    ceiling: Literal["state", "log"] = Field("state", description="what bounds a log: state file, or its checkpoint")
+    ceiling: Ceiling = Field("state", description="what bounds a log: state file, or its checkpoint")
     internal_only: bool = Field(False, description="leave what lies after a log's last row to the live server")
-    seen: Literal["log", "fetched"] = Field("log", description="column seen: the entry's timestamp, or time of fetch")
+    seen: Seen = Field("log", description="column seen: the entry's timestamp, or time of fetch")
     verify: Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)] = Field(
         "heads", description="off, heads: tree heads, or entries: also that each is in the log's tree"
     )
-    max_requests: Annotated[int, Field(gt=0)] | None = Field(
+    max_requests: Count | None = Field(
         None, description="requests for entries that a backfill may send, repeated ones included"
     )
-    max_entries: Annotated[int, Field(gt=0)] | None = Field(None, description="entries that a backfill may write")
-    deadline: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = Field(
+    max_entries: Count | None = Field(None, description="entries that a backfill may write")
+    deadline: Seconds | None = Field(
         None, description="seconds after which a backfill starts no request and ends those under way"
     )
-    recheck: Literal["unproven", "all"] | None = Field(
+    recheck: Rechecked | None = Field(
         None, description="audit: compare rows with the logs' entries again, those that are not proven, or all"
     )
     require_proof: bool = Field(False, description="audit: rows that are not proven make it fail")
@@ -178,7 +175,7 @@ class Parameters(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ParameterError("\n".join(_describe(problem, origins) for problem in error.errors())) from None
+            raise ParameterError(*(_describe(problem, origins) for problem in error.errors())) from None
 
     def need(self, key: str) -> str:
         """Return the text under `key`.
@@ -195,6 +192,7 @@ class Parameters(BaseModel):
         return str(value)
 
 
+@checked
 def read_parameters(file: str | Path | None = None, **overrides: object) -> Parameters:
     """Return the parameters in a YAML file, with `overrides` in place of what it says.
 
@@ -228,32 +226,8 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
     if not problem["loc"]:
         return f"{problem['msg'].removeprefix('Value error, ')}; correct one of them"
     key, *inner = problem["loc"]
-    place = ".".join(map(str, [key, *inner]))
-    origin = origins.get(str(key), "parameters")
-    if problem["type"] == "extra_forbidden":
-        known = list((LogParameter if inner else Parameters).model_fields)
-        close = difflib.get_close_matches(str((inner or [key])[-1]), known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        return f"{origin}: {place}: unknown key; {hint}"
-    if problem["type"] == "missing":
-        return f"{origin}: {place}: missing; add it"
-    if problem["type"] == "value_error":
-        return f"{origin}: {place}: {problem['ctx']['error']}"
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{origin}: {place}: {message.replace('input should', 'it should')}, but is {_shown(problem['input'])}"
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message, in short: by its aliases, a small file may hold a value without end."""
-    try:
-        return _SHORT.repr(value)
-    except ValueError:  # Python does not write out whole numbers of more than 4300 digits
-        return "a number of thousands of digits"
-
-
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel = 2
-_SHORT.maxstring = _SHORT.maxother = 200
+    known = (LogParameter if inner else Parameters).model_fields
+    return describe(problem, origins.get(str(key), "parameters"), problem["loc"], list(known))
 
 
 class Loader(yaml.SafeLoader):
@@ -304,7 +278,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} cannot be read ({error}); name another file") from error
     except NO_YAML as error:
-        raise ParameterError(f"{path} is no YAML; correct it: {error}") from error
+        raise ParameterError(f"{path} is no YAML; correct it: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -333,7 +307,7 @@ def read_server_config(file: str | Path) -> dict[str, object]:
     def section(name: str, kind: type) -> Any:
         value = config.get(name)
         if value is not None and not isinstance(value, kind):
-            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {_shown(value)}")
+            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {shown(value)}")
         return kind() if value is None else value
 
     def beside(value: object) -> object:
@@ -346,7 +320,7 @@ def read_server_config(file: str | Path) -> dict[str, object]:
     for name, protocol in [("custom_logs", "rfc6962"), ("static_logs", "static-ct")]:
         for log in section(name, list):
             if not isinstance(log, dict):
-                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {_shown(log)}")
+                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {shown(log)}")
             logs.append({"name": log.get("name"), "url": log.get("url"), "protocol": protocol})
     environment = os.environ.get
     return {

@@ -7,12 +7,12 @@ from datetime import timedelta
 from typing import Any, Literal
 
 import pandas as pd
-import pyarrow as pa
 
+from ctkit.arguments import checked
 from ctkit.errors import ParameterError
-from ctkit.gap import ranges_by_log
+from ctkit.gap import Gaps, ranges_by_log
 from ctkit.http import host_of
-from ctkit.log import Log, LogProtocol
+from ctkit.log import Log, LogProtocol, Logs
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
 from ctkit.state import ask_each
@@ -134,7 +134,8 @@ def _shown(seconds: float) -> str:
     return "below 1 s" if seconds < 1 else str(timedelta(seconds=round(seconds)))
 
 
-def plan_backfill(logs: Sequence[Log], gaps: pa.Table, *, ask: bool = True) -> Plan:
+@checked
+def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
     """Tell what it takes to fill gaps.
 
     Parameters

@@ -14,6 +14,7 @@ from ctkit.gap import Within, ranges_by_log
 from ctkit.ranges import RangeSet
 from ctkit.schema import canonical_url
 from ctkit.situation import Situation
+from ctkit.visible import visible
 
 MOST_LOGS = 40
 """So many bars at the most: of more logs, those that miss most."""
@@ -118,8 +119,10 @@ def _draw(bars: list[_Bar], *, left_out: int) -> Picture:
     picture = Picture(figsize=(_WIDTH / 100, 0.5 * rows + 0.4), dpi=100, facecolor="white")
     # One axes for all: a row is one unit high, rows go down, and x runs from the left edge to the right one.
     axes = picture.add_axes((0, 0, 1, 1))
-    head: dict[str, Any] = {"va": "center", "size": 9, "color": _TEXT}
-    small: dict[str, Any] = {"va": "center", "size": 7, "color": _SMALL_TEXT}
+    # Dollar signs in a name are no formula.
+    plain: dict[str, Any] = {"va": "center", "parse_math": False, "usetex": False}
+    head: dict[str, Any] = {**plain, "size": 9, "color": _TEXT}
+    small: dict[str, Any] = {**plain, "size": 7, "color": _SMALL_TEXT}
     for row, bar in enumerate(bars):
         place = (_LEFT, _RIGHT, row + 0.84, row + 0.34)
         axes.imshow(_colours(bar.shares()), extent=place, aspect="auto", interpolation="nearest")
@@ -150,7 +153,7 @@ def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _shortened(name: str) -> str:
-    name = name.removeprefix("https://").removeprefix("http://")
+    name = visible(name).removeprefix("https://").removeprefix("http://")
     if len(name) <= _LONGEST_NAME:
         return name
     # The end of a URL tells one shard from the next.

@@ -43,6 +43,8 @@ def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.Duc
         # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
         connection = duckdb.connect(config={"temp_directory": spill, **settings})
         try:
+            # Not the machine's, in which DuckDB would show times.
+            connection.execute("SET TimeZone = 'UTC'")
             yield connection
         except RuntimeError as error:
             # What DuckDB makes of Ctrl+C.

@@ -1,6 +1,5 @@
 """Rows of a table beside the log's own entries: fetched again, proven, and compared column by column."""
 
-import logging
 import threading
 from dataclasses import dataclass
 
@@ -25,8 +24,9 @@ from ctkit.schema import row_schema
 from ctkit.static_ct import data_tile_urls
 from ctkit.table import as_der_type
 from ctkit.verify import Arrival, prove_arrivals
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 ROWS_AT_ONCE = 16_384
 BYTES_AT_ONCE = 64 << 20

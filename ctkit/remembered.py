@@ -8,7 +8,6 @@ between which indices rows were written, not which of them, and nothing of the c
 """
 
 import hashlib
-import logging
 import os
 import time
 from contextlib import suppress
@@ -20,8 +19,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from ctkit.table import folder_of
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 # Named as Parquet names them, so that what is read has this type again.
 RUNS = pa.large_list(pa.field("element", pa.int64()))

@@ -2,12 +2,26 @@
 
 import html
 from collections.abc import Iterable, Mapping
+from datetime import date
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import pandas as pd
+
+from ctkit.visible import visible
 
 RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
 """Output of a notebook cell that holds a report's facts; whoever runs the notebook reads it from there."""
+
+ROWS = "rows"
+"""Attribute of a table that is a part of one with so many rows."""
+
+SHOWN = 50
+"""Rows of a table that a notebook shows."""
+
+IGNORED_BY_MATHJAX = "tex2jax_ignore mathjax_ignore"
+"""Classes of an HTML element in which MathJax, of versions 2 and 3, leaves dollar signs alone."""
 
 # One line for each row, however long its texts; in a widget tables stand to the left, as elsewhere.
 _STYLE = (
@@ -33,21 +47,22 @@ class Report:
         return {}
 
     def __str__(self) -> str:
-        return " ".join([self.title, *(f"{name}={value}" for name, value in self.facts().items())])
+        return visible(" ".join([self.title, *(f"{name}={value}" for name, value in self.facts().items())]))
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
         cells = "".join(
-            f"<tr><th style='text-align:left'>{html.escape(name.replace('_', ' '))}</th>"
-            f"<td style='text-align:left'>{html.escape(_readable(value))}</td></tr>"
+            f"<tr><th style='text-align:left'>{to_html(name.replace('_', ' '))}</th>"
+            f"<td style='text-align:left'>{to_html(_readable(value))}</td></tr>"
             for name, value in self.facts().items()
         )
-        parts = [f"{_STYLE}<h4>{html.escape(self.title)}</h4><table>{cells}</table>"]
+        parts = [f"{_STYLE}<h4>{to_html(self.title)}</h4><table>{cells}</table>"]
         for heading, table in self.tables().items():
             if len(table):
-                parts.append(f"<h5>{html.escape(heading)}</h5>{table.to_html(index=False, border=0, max_rows=50)}")
-        return "<div class='ctkit-report'>" + "\n".join(parts) + "</div>"
+                rows = visible_table(table.head(SHOWN)).to_html(index=False, border=0)
+                parts.append(f"<h5>{to_html(heading)}</h5>{rows}{to_html(left_out(table, SHOWN))}")
+        return f"<div class='ctkit-report {IGNORED_BY_MATHJAX}'>" + "\n".join(parts) + "</div>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
         return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
@@ -63,6 +78,30 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     """
     shown = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
     return pd.DataFrame(shown, dtype=object)
+
+
+def visible_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table as people see it: column names and cells with what comes from outside made visible."""
+    return table.rename(columns=lambda name: visible(str(name))).map(_visible_cell)
+
+
+def left_out(table: pd.DataFrame, shown: int) -> str:
+    """Say how many rows there are beside the first `shown`; nothing if there are none."""
+    rows = table.attrs.get(ROWS, len(table))
+    return f"... and {rows - shown:,} more" if rows > shown else ""
+
+
+def to_html(text: str) -> str:
+    """Return text from outside for a place in HTML between tags or within quotes."""
+    return html.escape(visible(text))
+
+
+def _visible_cell(value: object) -> object:
+    if value is None or isinstance(value, Number | date):
+        return value
+    if isinstance(value, list | tuple | np.ndarray):
+        return visible(f"[{', '.join(map(str, value))}]")
+    return visible(str(value))
 
 
 def _readable(value: object) -> str:

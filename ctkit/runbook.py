@@ -1,12 +1,13 @@
 """Run a notebook with papermill as a scheduler needs it: parameters checked, stopped cleanly, never half recorded."""
 
-import difflib
 import logging
 import os
 import re
 import signal
+import symtable
 import sys
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,16 +16,24 @@ from typing import Any
 
 import nbformat
 import papermill
-from jupyter_client.kernelspec import NoSuchKernel
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager, NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.utils import find_first_tagged_cell_index, nb_kernel_name, nb_language
+from traitlets import default
 
+from ctkit.arguments import did_you_mean, shown
 from ctkit.errors import ParameterError
 from ctkit.parameters import Parameters
 from ctkit.report import RESULT_MIME_TYPE
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 _SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
 _SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
@@ -41,17 +50,21 @@ def run_notebook(
     """Run a notebook from top to bottom and keep it, with all outputs, as a record.
 
     The first SIGINT, SIGTERM or SIGHUP interrupts the running cell, which may take as long as it needs to finish; a
-    second one gives up on it. What the notebook did so far is recorded in either case.
+    second one gives up on it. What the notebook did so far is recorded in either case. In a thread other than the main
+    one, signals are left to whoever started it.
+
+    A notebook for the kernel ``python3`` runs in the Python that runs this, whatever kernel has that name on the
+    machine.
 
     Parameters
     ----------
     notebook
-        Its parameters are those in the cell with the tag ``parameters``.
+        Its parameters are the names that the cell with the tag ``parameters`` assigns, in whatever form.
     parameters
         Values to set; each must be declared by the notebook.
     shared
         Values from a parameter file that serves other notebooks and commands too: those that ctkit knows and this
-        notebook does not declare are left out. `parameters` count first.
+        notebook does not declare are left out, and a log line names them. `parameters` count first.
     output
         Where to keep the record; ``runs/<notebook>-<UTC time>.ipynb`` if None. It appears when the run has ended.
     cwd
@@ -65,11 +78,15 @@ def run_notebook(
     Raises
     ------
     ParameterError
-        The notebook cannot be read or does not declare a parameter, or a value looks like a secret, which papermill
-        would write into the record. Nothing has been run or written then.
+        The notebook cannot be read or does not declare a parameter, a value cannot be written into it, or looks like a
+        secret, which papermill would write into the record. Nothing has been run or written then.
     """
     notebook = Path(notebook)
     values = _check_parameters(notebook, parameters, shared or {})
+    if cwd is not None and not Path(cwd).is_dir():
+        raise ParameterError(f"{cwd} is no folder to run a notebook in; name one")
+    if left_out := [key for key, value in (shared or {}).items() if value is not None and key not in values]:
+        logger.info("parameters left out, which the notebook does not declare keys=%s", ",".join(left_out))
     record = _reserve_record(notebook) if output is None else Path(output)
     record.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_of(record)
@@ -81,9 +98,10 @@ def run_notebook(
             _as_template(partial),
             values,
             engine_name="ctkit",
-            cwd=Path.cwd() if cwd is None else cwd,
             progress_bar=watched,
             log_output=not watched,
+            # Not papermill's cwd, which would be that of all threads.
+            folder=cwd,
         )
     except PapermillExecutionError as error:
         status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
@@ -94,9 +112,13 @@ def run_notebook(
         status, problem = "failed", str(error)
     except NoSuchKernel as error:
         partial.unlink()
-        raise ParameterError(f"{notebook}: {error}; install ipykernel or correct the notebook's kernel") from error
+        raise ParameterError(f"{notebook}: {error}; install that kernel, or correct the notebook's") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
     try:
-        results = _finish(partial, record, status)
+        with _signals_to(signal.SIG_IGN):
+            results = _finish(partial, record, status)
     except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill had written it
         partial.unlink(missing_ok=True)
         logger.error("run %s before it began, nothing is recorded error=%s", status, problem)
@@ -113,10 +135,11 @@ def run_notebook(
 
 def find_runbook(name: str) -> Path:
     """Return the path of one of ctkit's own notebooks: ``audit``, ``backfill``, ``merge`` or ``preview``."""
-    # Beside the package in a checkout, inside it in a wheel.
+    # Inside the package where it was installed from a wheel, beside it in a checkout. What lies beside an installed
+    # package is somebody else's.
     package = Path(__file__).parent
-    folders = (package.parent / "notebooks", package / "notebooks")
-    return next(folder for folder in folders if folder.is_dir()) / f"{name}.ipynb"
+    inside = package / "notebooks"
+    return (inside if inside.is_dir() else package.parent / "notebooks") / f"{name}.ipynb"
 
 
 def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], output: str | Path) -> None:
@@ -137,17 +160,18 @@ def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], out
 
 
 def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
-    """Return the values to inject; refuse what the notebook does not declare, and secrets."""
-    try:
-        declared = papermill.inspect_notebook(_as_template(notebook))
-    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise ParameterError(f"notebook {notebook} cannot be read ({error}); name a notebook with a kernel") from error
+    """Return the values to inject; refuse what the notebook does not declare, what cannot be injected, and secrets."""
+    declared = _declared_in(notebook)
+    if not declared and (own or shared):
+        message = (
+            f"has no cell with the tag parameters that assigns any, so that {', '.join({**shared, **own})} cannot be"
+        )
+        raise ParameterError(f"notebook {notebook} {message} set; give the cell that assigns them this tag")
     for key in [*own, *(key for key in shared if key not in Parameters.model_fields)]:
         if key not in declared:
-            close = difflib.get_close_matches(key, declared, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it declares {', '.join(declared) or 'none'}"
+            hint = did_you_mean(key, declared) or f"it declares {', '.join(declared)}"
             raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}")
-    values = {key: value for key, value in {**shared, **own}.items() if key in declared}
+    values = {key: _as_literal(key, value) for key, value in {**shared, **own}.items() if key in declared}
     for key, value in values.items():
         if _SECRET_KEY.search(key) or _SECRET_VALUE.search(str(value)):
             raise ParameterError(
@@ -155,6 +179,43 @@ def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping
                 "give it in the environment"
             )
     return values
+
+
+def _declared_in(notebook: Path) -> list[str]:
+    """Return the names that the parameters cell assigns; papermill's own inspection reads one line at a time."""
+    try:
+        book = load_notebook_node(str(notebook.absolute()))
+        nb_kernel_name(book)
+        language = nb_language(book)
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise ParameterError(f"notebook {notebook} cannot be read ({error}); name a notebook with a kernel") from error
+    at = find_first_tagged_cell_index(book, "parameters")
+    if at < 0:
+        return []
+    if language.lower() not in ("python", "ipython"):
+        return list(papermill.inspect_notebook(_as_template(notebook)))
+    try:
+        code = TransformerManager().transform_cell(book.cells[at].source)  # type: ignore[no-untyped-call]
+        names = symtable.symtable(code, "parameters", "exec").get_symbols()
+    except (SyntaxError, ValueError) as error:
+        message = f"the parameters cell of notebook {notebook} cannot be read ({error}); correct it"
+        raise ParameterError(message) from error
+    return [
+        name.get_name() for name in names if name.is_assigned() and not name.is_imported() and not name.is_namespace()
+    ]
+
+
+def _as_literal(key: str, value: object) -> object:
+    """Return a value that papermill writes into a notebook as it is: of others it writes the text."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [_as_literal(key, each) for each in value]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _as_literal(key, each) for name, each in value.items()}
+    raise ParameterError(f"parameter {key} holds {shown(value)}, which no notebook can be given; give it as text")
 
 
 def _as_template(path: Path) -> str:
@@ -204,6 +265,31 @@ def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
     ]
 
 
+class _KernelSpecs(KernelSpecManager):
+    """Knows as ``python3`` the Python that runs this; a kernel of the user's of that name may be any other one."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        if kernel_name.lower() == NATIVE_KERNEL_NAME:
+            return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        return super().get_kernel_spec(kernel_name)
+
+
+class _Kernel(AsyncKernelManager):
+    """Starts and ends the kernel."""
+
+    @default("kernel_spec_manager")
+    def _own_kernel_specs(self) -> KernelSpecManager:
+        return _KernelSpecs(parent=self)
+
+    async def shutdown_kernel(  # type: ignore[override]
+        self, now: bool = False, restart: bool = False
+    ) -> None:
+        # Not as jupyter_client does it, which interrupts the kernel first: one without a cell complains of that.
+        await self.request_shutdown()
+        await self.finish_shutdown()
+        await self.cleanup_resources()
+
+
 class _Client(PapermillNotebookClient):  # type: ignore[misc]
     """Executes the cells, and lets the kernel know of a signal when there is a cell to interrupt."""
 
@@ -236,7 +322,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     def log_output_message(self, output: Any) -> None:
         # What cells print and log; papermill would add the text of every table that they show.
         if output.output_type == "stream":
-            for line in output.text.splitlines():
+            for line in output.text.removesuffix("\n").split("\n"):
                 logger.info("%s", line)
 
     def _log_progress(self, content: dict[str, Any]) -> None:
@@ -247,6 +333,9 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if self.interrupted:
+            # A terminal that closes sends it more than once, by the shell and by the kernel.
+            if signum == signal.SIGHUP:
+                return
             raise KeyboardInterrupt
         self.interrupted = True
         logger.warning("stopping: waiting for the running cell, a second signal gives up signal=%s", signum)
@@ -263,32 +352,49 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
 
     @classmethod
     def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, *, log_output: bool, start_timeout: int, **_: Any
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        *,
+        log_output: bool,
+        start_timeout: int,
+        folder: str | Path | None = None,
+        **_: Any,
     ) -> None:
         client = _Client(
             nb_man,
             kernel_name=kernel_name,
+            kernel_manager_class=_Kernel,
             startup_timeout=start_timeout,
             timeout=None,
             log=logging.getLogger("papermill"),
             log_output=log_output,
         )
-        with _signals_to(client):
-            client.execute()
+        with _signals_to(client.interrupt):
+            client.execute(**({} if folder is None else {"cwd": str(folder)}))
 
 
 papermill_engines.register("ctkit", _Engine)
 
 
+# What papermill says of names that only `_declared_in` sees.
+_UNTRUE = ("Passed unknown parameter", "Unable to parse line")
+logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith(_UNTRUE))
+
+
 @contextmanager
-def _signals_to(client: _Client) -> Iterator[None]:
+def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Handle signals so; those of a process belong to its main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     # What is ignored on purpose (nohup) stays so.
-    before = {each: handler for each in signals if (handler := signal.getsignal(each)) is not signal.SIG_IGN}
+    before = {each: known for each in signals if (known := signal.getsignal(each)) is not signal.SIG_IGN}
     for each in before:
-        signal.signal(each, client.interrupt)
+        signal.signal(each, handler)
     try:
         yield
     finally:
-        for each, handler in before.items():
-            signal.signal(each, handler)
+        for each, known in before.items():
+            signal.signal(each, known)

@@ -1,6 +1,5 @@
 """Embedded logs behind a real HTTP server on the loopback interface."""
 
-import logging
 import socket
 import sys
 import threading
@@ -12,8 +11,9 @@ from typing import Any, Self
 from urllib.parse import parse_qsl
 
 from ctkit.embedded import NOT_FOUND, EmbeddedLog, Request
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 class LogServer:

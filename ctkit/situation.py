@@ -1,6 +1,5 @@
 """What parameters come to: the logs, the tables and the gaps, the same for notebooks and commands."""
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -10,13 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
+from ctkit.arguments import checked
 from ctkit.auditing import audit
 from ctkit.backfilling import backfill
 from ctkit.checkpoint import check_public_key
 from ctkit.coverage import find_covered
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
 from ctkit.findings import AuditReport
-from ctkit.gap import find_gaps
+from ctkit.gap import Gaps, find_gaps
 from ctkit.http import host_of
 from ctkit.log import Log, LogDescription, open_log, read_log_list, read_public_key
 from ctkit.outcome import BackfillReport, Progress
@@ -27,10 +27,11 @@ from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
 from ctkit.table import check_separate, find_table, open_table
+from ctkit.visible import get_logger
 
 T = TypeVar("T")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 SHOWN = 20
 """How many logs a message lists."""
@@ -223,6 +224,7 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
     return find_table(main_path), find_table(parameters.staging_path)
 
 
+@checked
 def find_situation(parameters: Parameters) -> Situation:
     """Find out what the parameters come to; nothing is created or changed.
 
@@ -279,8 +281,9 @@ def find_situation(parameters: Parameters) -> Situation:
     return Situation(parameters, logs, main, staging, within, gaps, unavailable)
 
 
+@checked
 def fill_gaps(
-    situation: Situation, gaps: pa.Table | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    situation: Situation, gaps: Gaps | None = None, *, on_progress: Callable[[Progress], None] | None = None
 ) -> BackfillReport:
     """Backfill into staging, or into main where no staging is named; nothing is created if nothing is missing.
 
@@ -316,7 +319,8 @@ def fill_gaps(
     )
 
 
-def plan_gaps(situation: Situation, gaps: pa.Table | None = None) -> Plan:
+@checked
+def plan_gaps(situation: Situation, gaps: Gaps | None = None) -> Plan:
     """Tell what `fill_gaps` will ask for; nothing is created or changed.
 
     A log of which it is not known how many entries a page has is asked for one page.
@@ -331,6 +335,7 @@ def plan_gaps(situation: Situation, gaps: pa.Table | None = None) -> Plan:
     return plan_backfill(situation.logs, situation.gaps if gaps is None else gaps)
 
 
+@checked
 def audit_main(parameters: Parameters) -> AuditReport:
     """Tell how complete the main table is up to the tree head of each log, and what of it is proven.
 

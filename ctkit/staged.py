@@ -1,6 +1,5 @@
 """What parameters come to for a merge: look at what is staged, merge it, take it out again."""
 
-import logging
 from dataclasses import replace
 
 import pandas as pd
@@ -13,8 +12,9 @@ from ctkit.retire import finish_retiring
 from ctkit.situation import find_tables
 from ctkit.table import files_of, find_table, open_table, table_path
 from ctkit.undo import undo_merge
+from ctkit.visible import get_logger
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 
 def preview_staged(parameters: Parameters) -> MergePreview:

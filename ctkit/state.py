@@ -1,7 +1,6 @@
 """Ceilings: up to which index each log may be asked, from the live server's state file or from the log itself."""
 
 import json
-import logging
 import os
 import threading
 import time
@@ -13,11 +12,12 @@ from typing import TypeVar
 from ctkit.errors import LogError, ParameterError
 from ctkit.http import stopping
 from ctkit.schema import canonical_url
+from ctkit.visible import get_logger
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 AT_ONCE = 16
 """How many logs are asked at the same time; a list names about a hundred."""

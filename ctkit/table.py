@@ -13,6 +13,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
+from ctkit.arguments import checked
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
 from ctkit.schema import PARTITION, AsDer, row_schema
 
@@ -92,6 +93,7 @@ def check_separate(staging: str | Path, main: str | Path) -> None:
         raise ParameterError(f"staging {str(staging)!r} is a symbolic link; name the folder itself: {below}")
 
 
+@checked
 def find_table(uri: str | Path) -> DeltaTable | None:
     """Open the Delta table of CT entries at `uri`, or return None where there is none.
 
@@ -121,6 +123,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
     return table
 
 
+@checked
 def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable:
     """Open the Delta table of CT entries at `uri`; create it, and its folder, where there is none.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.adopt import check_removable, commit_files, confirm_files, link_files
+from ctkit.arguments import checked
 from ctkit.commits import commit_info, files_added, read_commit
 from ctkit.datafile import data_files
 from ctkit.doubts import MERGED_FROM, STAGED_FOR, UNDONE
@@ -17,6 +18,7 @@ PUT_BACK = "ctkit.put_back_from"
 """Commit metadata of staging: the main table whose merge was undone."""
 
 
+@checked
 def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     """Take the last merge out of main, as long as nothing was committed since, and stage its rows again.
 

@@ -4,8 +4,6 @@ Widgets are a convenience and reports are the record: each one shows a report, w
 where no widget can be drawn, and none of them ever waits for a click.
 """
 
-import html
-import logging
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -24,12 +22,13 @@ from ctkit.merge import MergePreview, MergeReport, preview_merge
 from ctkit.outcome import Progress
 from ctkit.parameters import Parameters, read_parameters
 from ctkit.plan import Plan, plan_backfill
-from ctkit.report import Report
+from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
 from ctkit.schema import GAP_SCHEMA
 from ctkit.situation import Situation
 from ctkit.staged import merge_staged, preview_staged
+from ctkit.visible import get_logger, visible
 
-logger = logging.getLogger(__name__)
+logger = get_logger(__name__)
 
 LARGEST = 8
 """How many gaps are shown one by one; there may be 50 million."""
@@ -75,7 +74,7 @@ class ChosenGaps(Report):
         shown = _with_missing(self.chosen.take(largest)).to_pandas()
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
         for table in tables.values():
-            table.insert(0, "log", table.pop("source_url").map(lambda url: self.names.get(url, url)))
+            table.insert(0, "log", table.pop("source_url").map(lambda url: visible(self.names.get(url) or url)))
         return tables if self.plan is None else {**tables, "what that takes": self.plan.table()}
 
 
@@ -117,7 +116,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
         self._logs = gaps.logs if isinstance(gaps, Situation) else None
         counts = _count_by_log(self._found)
         options = [
-            (f"{names.get(url, url)} (gaps: {gaps:,}, entries: {missing:,})", url)
+            (f"{visible(names.get(url, url))} (gaps: {gaps:,}, entries: {missing:,})", url)
             for url, gaps, missing in zip(counts.index, counts["gaps"], counts["missing"], strict=True)
         ]
         largest = pc.max(_missing(self._found)).as_py() or 1
@@ -229,7 +228,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.confirmed.value = False
         self.confirmed.layout.display = None if preview.doubts else "none"
         self._enable()
-        self.button.tooltip = f"insert {preview.inserted:,} rows into {preview.main}"
+        self.button.tooltip = visible(f"insert {preview.inserted:,} rows into {preview.main}")
 
     def _merge(self, _: object) -> None:
         # A second click may have been on its way before the button was seen to be disabled.
@@ -300,7 +299,7 @@ class ProgressBar:
     def _repr_html_(self) -> str:
         done = self._done
         bar = f"<progress value='{done.written}' max='{done.wanted}' style='width:20em'></progress>"
-        return f"{bar} <code>{html.escape(repr(self))}</code>"
+        return f"{bar} <code>{to_html(repr(self))}</code>"
 
 
 _METER = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
@@ -335,8 +334,9 @@ def _framed(report: Report) -> str:
 
 
 def _problem(error: Exception) -> str:
-    text = html.escape(f"{type(error).__name__}: {error}")
-    return f"<div style='color:var(--jp-error-color1, firebrick); white-space:pre-wrap'>{text}</div>"
+    text = to_html(f"{type(error).__name__}: {error}")
+    style = "color:var(--jp-error-color1, firebrick); white-space:pre-wrap"
+    return f"<div class='{IGNORED_BY_MATHJAX}' style='{style}'>{text}</div>"
 
 
 def _as_text(report: Report) -> dict[str, str]:

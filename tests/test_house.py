@@ -12,7 +12,9 @@ PACKAGE = Path(__file__).parents[1] / "ctkit"
 
 # In this order: a module imports only what stands above it.
 FLOORS = {
+    "visible": 0,
     "errors": 0,
+    "arguments": 0,
     "ranges": 0,
     "schema": 0,
     "report": 0,

@@ -118,7 +118,7 @@ def test_open_log_when_an_address_answers_everything_with_html(serve: Serve) -> 
 def test_open_log_when_the_protocol_is_unknown() -> None:
     """A protocol that is none is refused, with those that there are."""
     protocol: Any = "gopher"
-    with pytest.raises(ParameterError, match=r"gopher.*auto, rfc6962, static-ct"):
+    with pytest.raises(ParameterError, match=r"protocol: .*'auto', 'rfc6962' or 'static-ct', but is 'gopher'"):
         open_log("https://log.example", user_agent=AGENT, protocol=protocol)
 
 

@@ -51,7 +51,7 @@ def read(record):
 
 
 def test_run_notebook_when_all_cells_run(make, tmp_path, caplog):
-    """Own parameters count before shared ones, what only ctkit knows is left out, and the record is in runs/."""
+    """Own parameters count before shared ones, what only ctkit knows is left out and named."""
     caplog.set_level("INFO", logger="ctkit")
     result = "display({'application/vnd.ctkit.result+json': {'title': 'backfill complete', 'written': 5}}, raw=True)"
     shared = {"main_path": "shared", "count": 2, "from_index": 0}
@@ -62,6 +62,7 @@ def test_run_notebook_when_all_cells_run(make, tmp_path, caplog):
     assert re.fullmatch(r"book-\d{8}T\d{6}Z\.ipynb", record.name)
     assert read(record) == ("complete", f"shared 3 here {tmp_path}\n")
     assert caplog.messages == [
+        "parameters left out, which the notebook does not declare keys=from_index",
         f"shared 3 here {tmp_path}",
         "backfill complete written=5",
         f"run complete output={record.relative_to(tmp_path)}",

@@ -1,0 +1,57 @@
+"""Text from outside, made visible: what logs, certificates, files, tables and the environment say reaches people so."""
+
+import logging
+import re
+from numbers import Number
+from typing import Any
+
+# Unicode's Default_Ignorable_Code_Point has letters and marks too, which `str.isprintable` lets pass; U+2800 is blank.
+_INVISIBLE = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U0001d173-\U0001d17a\U000e0000-\U000e0fff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""Return `text` in one line, with what cannot be seen in it as escapes, as Python writes them.
+
+    These are control characters, terminal escapes and line ends among them; what turns text around; what has no width;
+    spaces other than the plain one; lone surrogates; and code points without a character. Everything else stays as it
+    is, so that what has been made visible once stays the same.
+
+    Examples
+    --------
+    >>> print(visible("log \x1b[2J\n\u202emoc.elpmaxe"))
+    log \x1b[2J\n\u202emoc.elpmaxe
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() and not _INVISIBLE.match(each) else each.encode("unicode_escape").decode()
+        for each in text
+    )
+
+
+class _VisibleArguments(logging.Filter):
+    """Makes the arguments of a log line visible; numbers stay numbers."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple(map(_shown, record.args))
+        return True
+
+
+def _shown(value: Any) -> Any:
+    return value if isinstance(value, Number) else visible(str(value))
+
+
+def get_logger(name: str) -> logging.Logger:
+    """Return the logger of a module of ctkit, each of whose lines is one line for every handler there may be.
+
+    Its messages are format strings of ours, and all that comes from outside is an argument.
+    """
+    logger = logging.getLogger(name)
+    logger.addFilter(_VISIBLE)
+    return logger
+
+
+_VISIBLE = _VisibleArguments()

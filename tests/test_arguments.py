@@ -1,0 +1,264 @@
+"""Arguments in Python: checked as strictly as parameter files, before anything is fetched or written."""
+
+import base64
+import doctest
+import inspect
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from fakes import FakeLog
+
+import ctkit
+from ctkit.errors import ParameterError
+from ctkit.parameters import Parameters
+from ctkit.schema import GAP_SCHEMA
+
+GAPS = GAP_SCHEMA.empty_table()
+AGENT = "ctkit tests, nobody@example.org"
+LOG = "https://log.example"
+
+WRONG = {
+    "backfill": [
+        {"logs": "a.example"},
+        {"logs": ["a.example"]},
+        {"logs": [None]},
+        {"logs": None},
+        {"logs": {LOG: 5}},
+        {"gaps": None},
+        {"gaps": "gaps"},
+        {"gaps": [(LOG, 0, 5)]},
+        {"gaps": {"source_url": [LOG], "start": [0]}},
+        {"gaps": pd.DataFrame({"source_url": [LOG], "start": ["a"], "end": [3]})},
+        {"gaps": pa.table({"source_url": [LOG], "start": [-1], "end": [3]})},
+        {"gaps": pa.table({"source_url": [None], "start": [1], "end": [3]})},
+        {"table": "staging"},
+        {"table": Path("staging")},
+        {"table": None},
+        {"main": "main"},
+        {"seen": "now"},
+        {"seen": None},
+        {"verify": "entires"},
+        {"verify": True},
+        {"max_requests": "3"},
+        {"max_requests": True},
+        {"max_requests": 0},
+        {"max_entries": -1},
+        {"max_entries": 1.5},
+        {"deadline": float("nan")},
+        {"deadline": float("inf")},
+        {"deadline": 1e300},
+        {"deadline": "60"},
+        {"deadline": 0},
+        {"on_progress": "print"},
+    ],
+    "plan_backfill": [{"logs": "a.example"}, {"gaps": 5}, {"ask": "no"}, {"ask": 1}],
+    "audit": [
+        {"logs": "a.example"},
+        {"main": "main"},
+        {"main": None},
+        {"from_index": -1},
+        {"from_index": "0"},
+        {"from_index": True},
+        {"to_index": 1.0},
+        {"to_index": 1 << 70},
+        {"from_index": 5, "to_index": 5},
+        {"final_heads": {LOG: 5}},
+        {"unavailable": ["down"]},
+        {"recheck": "al"},
+        {"recheck": True},
+        {"require_proof": "yes"},
+    ],
+    "find_gaps": [
+        {"main": "main"},
+        {"staging": 5},
+        {"within": None},
+        {"within": [(LOG, (0, 5))]},
+        {"within": {LOG: 5}},
+        {"within": {LOG: (5,)}},
+        {"within": {LOG: (0, 5, 9)}},
+        {"within": {LOG: (0, None)}},
+        {"within": {LOG: ("0", 5)}},
+        {"within": {LOG: (True, 5)}},
+        {"within": {LOG: (-1, 5)}},
+        {"within": {LOG: (0, -5)}},
+        {"within": {LOG: (0, 1 << 70)}},
+        {"within": {5: (0, 5)}},
+        {"internal_only": 1},
+    ],
+    "find_table": [{"uri": 5}, {"uri": None}, {"uri": b"main"}],
+    "open_table": [{"uri": 5}, {"like": "main"}],
+    "preview_merge": [{"staging": "staging"}, {"staging": None}, {"main": "main"}],
+    "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"expected": True}],
+    "undo_merge": [{"main": "main"}, {"main": None}],
+    "open_log": [
+        {"url": 5},
+        {"url": None},
+        {"user_agent": 5},
+        {"protocol": "rfc9162"},
+        {"protocol": None},
+        {"name": 5},
+        {"key": 5},
+        {"key": "no base64!"},
+        {"key": b"no key"},
+        {"key": "AAAA"},
+        {"patience": 5},
+    ],
+    "read_log_list": [{"source": 5}, {"user_agent": None}, {"key": "AAAA"}, {"key": 7}],
+    "read_parameters": [{"file": 5}, {"verify": "entires"}, {"form_index": 5}],
+    "find_situation": [{"parameters": {"main_path": "main"}}, {"parameters": None}],
+    "audit_main": [{"parameters": "main"}],
+    "fill_gaps": [{"situation": None}, {"gaps": "all"}, {"on_progress": 5}],
+}
+
+
+@pytest.fixture
+def right(tmp_path, monkeypatch):
+    """Return right arguments for each function; nothing of them may be asked or written."""
+    monkeypatch.chdir(tmp_path)
+    table = ctkit.open_table(tmp_path / "table")
+    log = ctkit.open_log(LOG, user_agent=AGENT, protocol="rfc6962")
+    situation = ctkit.Situation(Parameters(), (log,), None, None, {}, GAPS)
+    named = {
+        "backfill": {"logs": [log], "gaps": GAPS, "table": table},
+        "plan_backfill": {"logs": [log], "gaps": GAPS},
+        "audit": {"logs": [log], "main": table},
+        "find_gaps": {"main": None, "within": {}},
+        "find_table": {"uri": "nowhere"},
+        "open_table": {"uri": "nowhere"},
+        "preview_merge": {"staging": table, "main": None},
+        "merge_staging": {"staging": table, "main": table},
+        "undo_merge": {"main": table},
+        "open_log": {"url": LOG, "user_agent": AGENT, "protocol": "rfc6962"},
+        "read_log_list": {"source": "nowhere", "user_agent": AGENT},
+        "read_parameters": {},
+        "find_situation": {"parameters": Parameters()},
+        "audit_main": {"parameters": Parameters()},
+        "fill_gaps": {"situation": situation},
+    }
+    yield named
+    log.close()
+
+
+def test_every_public_function_is_here():
+    """Each function of the package is among those that are tried."""
+    functions = {name for name in ctkit.__all__ if inspect.isfunction(getattr(ctkit, name))}
+
+    assert functions == WRONG.keys()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [(name, wrong) for name, each in WRONG.items() for wrong in each],
+    ids=lambda each: str(each)[:40],
+)
+def test_wrong_argument(right, tmp_path, name, wrong):
+    """It is a `ParameterError` that names it, and nothing is asked or written."""
+    before = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(ParameterError) as raised:
+        getattr(ctkit, name)(**{**right[name], **wrong})
+
+    assert any(key.rstrip("s") in str(raised.value) for key in wrong)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "word"),
+    [
+        ("backfill", {"verify": "entires"}, "entries"),
+        ("backfill", {"seen": "fetcht"}, "fetched"),
+        ("audit", {"recheck": "al"}, "all"),
+        ("open_log", {"protocol": "rfc692"}, "rfc6962"),
+        ("read_parameters", {"ceiling": "stat"}, "state"),
+        ("read_parameters", {"form_index": 5}, "from_index"),
+    ],
+)
+def test_wrong_word(right, name, wrong, word):
+    """The error says which word was meant, in Python as for a parameter file."""
+    with pytest.raises(ParameterError, match=rf"did you mean {word}\?"):
+        getattr(ctkit, name)(**{**right[name], **wrong})
+
+
+def test_several_wrong_arguments(right):
+    """Each is named, on a line of its own."""
+    with pytest.raises(ParameterError) as raised:
+        ctkit.backfill(**{**right["backfill"], "seen": "now", "verify": "all"})
+
+    assert [line.split(":")[:2] for line in str(raised.value).splitlines()] == [
+        ["backfill", " seen"],
+        ["backfill", " verify"],
+    ]
+
+
+def test_numbers_of_numpy_and_lists():
+    """Whole numbers of NumPy, and a list in place of a pair, are what they say."""
+    found = ctkit.find_gaps(None, within={LOG: [np.int64(2), np.uint8(5)]})
+
+    assert found.to_pylist() == [{"source_url": LOG, "start": 2, "end": 5}]
+
+
+@pytest.mark.parametrize("protocol", ["static-ct", "static_ct"])
+def test_both_spellings_of_a_protocol(protocol):
+    """It is spelled with a hyphen or as the module is called, in parameters and in Python."""
+    with ctkit.open_log(LOG, user_agent=AGENT, protocol=protocol) as log:
+        assert log.protocol == "static-ct"
+    (named,) = ctkit.read_parameters(logs=[{"url": LOG, "protocol": protocol}]).logs or ()
+    assert named.protocol == "static-ct"
+
+
+def test_both_spellings_of_a_key():
+    """It is base64 text, as in a log list, or the bytes of its DER, in parameters and in Python."""
+    der = FakeLog("any", 1).public_key
+    for key in (der, base64.b64encode(der).decode()):
+        with ctkit.open_log(LOG, user_agent=AGENT, protocol="rfc6962", key=key) as log:
+            assert log.key == der
+        (named,) = ctkit.read_parameters(logs=[{"url": LOG, "key": key}]).logs or ()
+        assert named.key == der
+
+
+@pytest.mark.parametrize("name", sorted(WRONG))
+def test_documentation_of_a_checked_function(name):
+    """Its signature and its docstring are there, and its examples hold."""
+    function = getattr(ctkit, name)
+    inner = inspect.unwrap(function)
+    runner = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL)
+    for test in doctest.DocTestFinder().find(inner, name, globs={**inner.__globals__, name: function}):
+        runner.run(test)
+
+    assert function.__doc__ == inner.__doc__
+    assert inspect.signature(function) == inspect.signature(inner)
+    assert runner.failures == 0
+
+
+CONSUMER = """
+import ctkit
+
+log = ctkit.open_log("https://log.example", user_agent="me@example.org")
+main = ctkit.open_table("main")
+gaps = ctkit.find_gaps(main, within={log.url: (0, log.get_checkpoint().tree_size)})
+report = ctkit.backfill([log], gaps, main, verify="entries", max_requests=5)
+reveal_type(report)
+ctkit.backfill([log], gaps, main, verify="entires")
+ctkit.audit([log], "main")
+ctkit.opne_log
+"""
+
+
+def test_type_checkers_see_the_types(tmp_path):
+    """Who uses the package has its types checked, as it has `py.typed`."""
+    (tmp_path / "consumer.py").write_text(CONSUMER)
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "consumer.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("consumer.py")]
+
+    assert [(int(line.split(":")[1]), line.rpartition("[")[2].rstrip("]")) for line in lines if "error" in line] == [
+        (9, "arg-type"),
+        (10, "arg-type"),
+        (11, "attr-defined"),
+    ]
+    assert any('Revealed type is "ctkit.outcome.BackfillReport"' in line for line in lines)
