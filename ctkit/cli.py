@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 SHOWN = 20
 """Lines of a table that a terminal is good for."""
 
+SECONDS_PER_LINE = 60.0
+
 _NOBODY = "no log could be asked"
 _BUDGET = ("max_requests", "max_entries", "deadline")
 
@@ -356,9 +358,16 @@ def _signals() -> Iterator[None]:
 def _progress() -> Iterator["Callable[[Progress], None]"]:
     """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda done: logger.info(
-            "rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version
-        )
+        last, said_at = None, 0.0
+
+        def say(done: "Progress") -> None:
+            nonlocal last, said_at
+            # Where nothing is written, a line a minute tells that the run is alive.
+            if done != last or time.monotonic() - said_at >= SECONDS_PER_LINE:
+                last, said_at = done, time.monotonic()
+                logger.info("rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version)
+
+        yield say
         return
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm

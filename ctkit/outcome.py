@@ -41,7 +41,7 @@ class Hole:
 
 @dataclass(frozen=True, repr=False)
 class Progress(Report):
-    """How far a backfill is; given to `on_progress` after each commit.
+    """How far a backfill is; given to `on_progress` after each commit, and in between where nothing comes.
 
     Attributes
     ----------

@@ -62,6 +62,10 @@ class Arrival:
         return self.start + len(self.leaf_hashes)
 
 
+IDLE = Arrival("", pa.record_batch({}), (), 0)
+"""Nothing has come for a while: what is due is due all the same."""
+
+
 def prove_arrivals(
     log: Log,
     heads: MutableMapping[str, Checkpoint],
@@ -79,7 +83,8 @@ def prove_arrivals(
         The log's tree head, by its URL. Where entries lie beyond it, the log's next one takes its place, after it is
         shown to be of the same tree.
     arrivals
-        In the order of their indices, as `ctkit.fetch.fetch_blocks` brings them.
+        In the order of their indices, as `ctkit.fetch.fetch_blocks` brings them. While nothing comes they yield `IDLE`:
+        nothing is held back for longer than `SECONDS_AT_ONCE` then.
     stop
         When set, the log is not asked any more, and what is not proven by then is not passed on.
 
@@ -107,10 +112,10 @@ def prove_arrivals(
             return RangeSet.joined([end.value, *prover.left])
         if isinstance(arrival, LogError) or not len(arrival.rows):
             yield arrival
-            continue
-        since = since if waiting else time.monotonic()
-        waiting.append(arrival)
-        if len(waiting) >= PAGES_AT_ONCE or time.monotonic() - since >= SECONDS_AT_ONCE:
+        else:
+            since = since if waiting else time.monotonic()
+            waiting.append(arrival)
+        if len(waiting) >= PAGES_AT_ONCE or (waiting and time.monotonic() - since >= SECONDS_AT_ONCE):
             yield from prover.prove(waiting)
             waiting = []
 
