@@ -86,6 +86,8 @@ def gaps(arguments: argparse.Namespace) -> int:
             print("\n]")
         else:
             print(situation.summary().to_string(index=False) if situation.within else _NOBODY)
+            if situation.remark:
+                print(situation.remark)
         situation.check()
     return 0
 

@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "ctkit"
 FLOORS = {
     "errors": 0,
     "ranges": 0,
+    "paths": 0,
     "schema": 0,
     "report": 0,
     "merkle": 1,
@@ -26,6 +27,7 @@ FLOORS = {
     "issuance": 1,
     "embedded": 1,
     "binding": 1,
+    "deadline": 2,
     "pace": 2,
     "http": 2,
     "shared": 2,
@@ -34,6 +36,7 @@ FLOORS = {
     "rfc6962": 2,
     "static_ct": 2,
     "log": 2,
+    "auto": 2,
     "certificate": 2,
     "table": 2,
     "datafile": 2,
@@ -61,6 +64,8 @@ FLOORS = {
     "findings": 4,
     "auditing": 4,
     "parameters": 5,
+    "chosen_logs": 5,
+    "live": 5,
     "situation": 5,
     "staged": 5,
     "plots": 5,
@@ -74,6 +79,7 @@ LOG_SIDE = {
     "checkpoint",
     "proof",
     "binding",
+    "deadline",
     "pace",
     "http",
     "shared",
@@ -82,6 +88,7 @@ LOG_SIDE = {
     "rfc6962",
     "static_ct",
     "log",
+    "auto",
     "fetch",
 }
 LAKE_SIDE = {

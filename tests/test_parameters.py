@@ -68,6 +68,7 @@ def test_read_parameters_every_key(write):
         ceiling: log
         internal_only: true
         seen: fetched
+        as_der: text
         verify: off
         max_requests: 35
         max_entries: 1_000_000
@@ -94,6 +95,7 @@ def test_read_parameters_every_key(write):
         "ceiling": "log",
         "internal_only": True,
         "seen": "fetched",
+        "as_der": "text",
         "verify": "off",
         "max_requests": 35,
         "max_entries": 1_000_000,
