@@ -30,7 +30,7 @@ from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
 from ctkit.ranges import RangeSet
 from ctkit.table import as_der_type, folder_of, hold, source_names
-from ctkit.verify import IDLE, Arrival, prove_arrivals
+from ctkit.verify import Arrival, prove_arrivals
 from ctkit.write import write_batches
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,9 @@ _GRACE = 5.0
 
 _POLL = 0.1
 """Seconds between two looks at what comes, and at whether anybody still takes it."""
+
+_NOTHING = Arrival("", pa.record_batch({}), (), 0)
+"""Nothing has come for a while: what is due is due all the same."""
 
 
 def backfill(
@@ -264,7 +267,7 @@ class _Fetching:
         return tuple(name for name, is_spent in self._limits.items() if is_spent)
 
     def arrivals(self, seconds: float | None) -> Generator[Arrival | LogError, None, None]:
-        """Yield what comes, and `IDLE` while nothing does, until it is all there or so many seconds are over."""
+        """Yield what comes, and `_NOTHING` while nothing does, until it is all there or so many seconds are over."""
         deadline = threading.Timer(min(max(seconds or 0, 0), threading.TIMEOUT_MAX), self._expire)
         deadline.daemon = True
         if seconds is not None:
@@ -300,8 +303,7 @@ class _Fetching:
     def _fetch(self, url: str) -> None:
         try:
             for arrival in self._fetch_log(self._logs[url], self._wanted[url]):
-                if arrival is not IDLE:
-                    self._put(arrival)
+                self._put(arrival)
         finally:
             self._unfinished.discard(url)
             self._requests.finish(url)
@@ -318,7 +320,6 @@ class _Fetching:
                     ahead=self._pages_ahead,
                     allowed=self._requests.counter(log.url),
                     whole=self._verify == "entries",
-                    idle=IDLE,
                     stop=self._stop,
                     decode=partial(self._read, log),
                 )
@@ -375,11 +376,11 @@ class _Fetching:
         return PAGES_AHEAD // max(1, min(len(self._unfinished), LOGS_AT_ONCE))
 
     def _next(self) -> Arrival | LogError | None:
-        """Return what came from any log; `IDLE` where nothing has for a while, None where a log has no more."""
+        """Return what came from any log; `_NOTHING` where nothing has for a while, None where a log has no more."""
         try:
             return self._arrivals.get(timeout=_POLL)
         except queue.Empty:
-            return IDLE
+            return _NOTHING
 
     def _put(self, arrival: Arrival | LogError | None) -> None:
         while not self._given_up.is_set():

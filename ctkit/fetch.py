@@ -41,7 +41,6 @@ def fetch_blocks(
     ahead: Callable[[], int] | None = None,
     allowed: Callable[[], bool] | None = None,
     whole: bool = False,
-    idle: T | None = None,
     stop: threading.Event,
     decode: Callable[[EntryBlock, NDArray[np.bool_]], T],
 ) -> Generator[T | LogError, None, RangeSet]:
@@ -65,9 +64,6 @@ def fetch_blocks(
         requests under way bring; any number is allowed by default.
     whole
         Ask for what `ctkit.log.Log.provable` says, which takes no more requests.
-    idle
-        What to yield several times a second while nothing comes, for those who have promised something within some
-        time; nothing by default.
     stop
         When set, no new request starts, waits end, and the iterator ends with what has arrived.
     decode
@@ -119,7 +115,7 @@ def fetch_blocks(
                 pages.append((missing, threads.submit(reader.read, missing)))
                 planned = page.end
             if pages:
-                if not (yield from _wait([pages[0][1]], stop, idle)):
+                if not _come([pages[0][1]], stop):
                     break
                 results, answered, unread = pages.popleft()[1].result()
                 strikes = 0 if answered else strikes + 1
@@ -133,7 +129,7 @@ def fetch_blocks(
                 if not len(rest):
                     return RangeSet.joined(left)
                 probes = [threads.submit(reader.has, index) for index in _spread(rest, log.page_size)]
-                if not (yield from _wait(probes, stop, idle)):
+                if not _come(probes, stop):
                     break
                 if not any(probe.result() for probe in probes) and not spent.is_set():
                     message = f"not asked for, because {strikes} pages in a row had no answer, nor any further on"
@@ -165,8 +161,7 @@ def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
     threads = _Threads(1, f"ask {log.url}", stop, lambda: True)
     try:
         answer = threads.submit(question)
-        deque(_wait([answer], stop, None), maxlen=0)
-        if answer.done():
+        if _come([answer], stop) or answer.done():
             return answer.result()
         raise unanswered(log)
     finally:
@@ -186,15 +181,11 @@ def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
     return {index // page_size: index for index in spread}.values()
 
 
-def _wait(futures: Sequence[Future[Any]], stop: threading.Event, idle: T | None) -> Generator[T, None, bool]:
-    """Wait until all have a result, and yield `idle` meanwhile; tell whether they have, and had it before `stop`."""
+def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
+    """Wait until all have a result; tell whether they have, and had it before `stop` was set."""
     pending = set(futures)
-    while not stop.is_set():
+    while pending and not stop.is_set():
         _, pending = wait(pending, timeout=_POLL)
-        if not pending:
-            break
-        if idle is not None:
-            yield idle
     return not stop.is_set()
 
 

@@ -2,21 +2,21 @@
 
 import logging
 import threading
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from fakes import FakeLog, check_table
-from rows import make_batch
+from rows import LOG, make_batch
 
 from ctkit import backfilling, cli, verify, write
 from ctkit.backfilling import backfill
-from ctkit.entry import EntryBlock
-from ctkit.fetch import fetch_blocks
+from ctkit.checkpoint import Checkpoint
 from ctkit.gap import find_gaps
 from ctkit.log import open_log
 from ctkit.outcome import Progress
 from ctkit.ranges import RangeSet
 from ctkit.table import open_table
-from ctkit.verify import IDLE
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 ANY_TIME = 30
@@ -101,18 +101,43 @@ def test_progress_is_told_after_an_interrupt(tmp_path, stalling, monkeypatch):
     assert heard[-1].written == open_table(tmp_path / "staging").count() == 100
 
 
-def test_fetch_is_idle_while_it_waits(stalling):
-    """Whoever asks for it learns that nothing has come, before anything does."""
-    fake, log = stalling
+def test_pages_are_passed_on_when_nothing_more_comes(monkeypatch):
+    """What has come is proven in time though who brings it is stuck; then the rest, and what was left is told."""
+    monkeypatch.setattr(verify, "SECONDS_AT_ONCE", 0.05)
+    log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))
+    go_on, passed_on = threading.Event(), []
 
-    def indices(block: EntryBlock, wanted):
-        return len(block)
+    def arrivals():
+        for index in range(2):
+            rows = make_batch([index])
+            yield verify.Arrival(LOG, rows, (), index, [bytes(32)], np.zeros(1, np.uint8))
+            assert go_on.wait(ANY_TIME)
+        return RangeSet.of((7, 9))
 
-    fetching = fetch_blocks(log, RangeSet.of((100, 300)), idle=-1, stop=threading.Event(), decode=indices)
+    head = Checkpoint.remembered(LOG, 2, bytes(32))
+    proving = verify.prove_arrivals(log, {LOG: head}, arrivals(), stop=threading.Event())
+    passed_on.append(next(proving).start)
+    assert not go_on.is_set()
+    go_on.set()
+    while True:
+        try:
+            passed_on.append(next(proving).start)
+        except StopIteration as end:
+            left = end.value
+            break
 
-    assert next(fetching) == -1
-    fake.go_on.set()
-    assert sum(each for each in fetching if each != -1) == 200
+    assert (passed_on, list(left)) == ([0, 1], list(RangeSet.of((7, 9))))
+
+
+def test_proving_ends_with_the_error_of_what_comes(monkeypatch):
+    """What fails in the thread that waits is raised where it was asked for."""
+
+    def arrivals():
+        raise MemoryError
+        yield
+
+    with pytest.raises(MemoryError):
+        next(verify.prove_arrivals(SimpleNamespace(url=LOG), {}, arrivals(), stop=threading.Event()))
 
 
 def test_a_commit_is_due_when_a_batch_is_empty(tmp_path, monkeypatch):
@@ -122,7 +147,7 @@ def test_a_commit_is_due_when_a_batch_is_empty(tmp_path, monkeypatch):
     def batches():
         yield make_batch([1])
         monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.0)
-        yield IDLE.rows
+        yield make_batch([9]).slice(1)
         yield make_batch([2])
 
     assert [rows.num_rows for rows in write.write_batches(table, batches())] == [1, 1]
