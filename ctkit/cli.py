@@ -77,6 +77,8 @@ def gaps(arguments: argparse.Namespace) -> int:
 
     with closing(find_situation(parameters)) as situation:
         if arguments.json:
+            if situation.remark:
+                logger.info("%s", situation.remark)
             print("[", end="")
             separator = "\n"
             # One batch at a time: there can be more gaps than Python objects have room.
