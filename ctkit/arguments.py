@@ -34,6 +34,7 @@ Count = Annotated[WholeNumber, Field(gt=0)]
 # Longer than a lock can wait is no deadline.
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Ceiling = Literal["state", "log"]
+DerForm = Literal["binary", "text"]
 Seen = Literal["log", "fetched"]
 Rechecked = Literal["unproven", "all"]
 ProtocolChoice = Annotated[Literal["auto", "rfc6962", "static-ct"], BeforeValidator(_with_hyphen)]

@@ -46,11 +46,17 @@ PAGES_AHEAD = 64
 LOGS_AT_ONCE = 16
 """So many logs are read at a time; the others wait for their turn."""
 
+SECONDS_PER_PROGRESS = 10.0
+"""Progress is told at least so often, whether anything comes or not."""
+
 _GRACE = 5.0
 """Seconds after the end of a run in which what has arrived may still be proven."""
 
 _POLL = 0.1
-"""Seconds between two looks at whether anybody still takes what comes."""
+"""Seconds between two looks at what comes, and at whether anybody still takes it."""
+
+_NOTHING = Arrival("", pa.record_batch({}), (), 0)
+"""Nothing has come for a while: what is due is due all the same."""
 
 
 @checked
@@ -97,7 +103,7 @@ def backfill(
         after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as
         they need them. What was fetched is written, and the report says what is left: the same call goes on with it.
     on_progress
-        Called after each commit, in the calling thread.
+        Called after each commit, and every `SECONDS_PER_PROGRESS` where there is none, in the calling thread.
 
     Raises
     ------
@@ -124,17 +130,23 @@ def backfill(
 
     # An interrupt reaches the main thread only, and the main thread only listens: it never falls between a commit and
     # its bookkeeping, and the lock is held until what has arrived is written.
-    with ThreadPoolExecutor(1, "backfill") as runner:
-        try:
-            running = runner.submit(run)
-            for progress in iter(commits.get, None):
-                if on_progress:
-                    on_progress(progress)
-        except KeyboardInterrupt:
-            interrupted.set()
-            raise
-        finally:
-            stop.set()
+    try:
+        with ThreadPoolExecutor(1, "backfill") as runner:
+            try:
+                running = runner.submit(run)
+                for progress in iter(commits.get, None):
+                    if on_progress:
+                        on_progress(progress)
+            except KeyboardInterrupt:
+                interrupted.set()
+                raise
+            finally:
+                stop.set()
+    finally:
+        # What was written after an interrupt is told as well.
+        while on_progress and not commits.empty():
+            if late := commits.get():
+                on_progress(late)
     report = running.result()
     table.update_incremental()
     return report
@@ -149,7 +161,7 @@ def _run(
     verify: Verify,
     budget: Budget,
     stop: threading.Event,
-    on_commit: Callable[[Progress], None],
+    on_progress: Callable[[Progress], None],
 ) -> BackfillReport:
     """Fetch and write until everything is there, the budget is spent, or `stop` is set; the table is held."""
     began = time.monotonic()
@@ -162,6 +174,12 @@ def _run(
     missing_issuers: dict[str, set[str]] = defaultdict(set)
     holes: list[Hole] = []
     unreadable = 0
+    told = began
+
+    def tell() -> None:
+        nonlocal told
+        told = time.monotonic()
+        on_progress(Progress(sum(wanted.values()), sum(written.values()), table.version()))
 
     def read(log: Log, block: EntryBlock, wanted: NDArray[np.bool_]) -> Arrival:
         moment = int(time.time() * 1000) if seen == "fetched" else None
@@ -178,7 +196,10 @@ def _run(
                 holes.append(Hole.of(arrival))
             else:
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
+                # Also where it has no rows: a commit may be due.
                 yield arrival.rows
+            if time.monotonic() - told >= SECONDS_PER_PROGRESS:
+                tell()
 
     def describe(rows: pa.Table) -> dict[str, str]:
         # What is fetched for a main table may be many times as much as that has.
@@ -191,7 +212,7 @@ def _run(
             unreadable += count_unreadable(rows)
             for count in rows["source_url"].value_counts().to_pylist():
                 written[count["values"]] += count["counts"]
-            on_commit(Progress(sum(wanted.values()), sum(written.values()), table.version()))
+            tell()
     return BackfillReport(
         table=folder_of(table),
         version=table.version(),
@@ -253,7 +274,7 @@ class _Fetching:
         return tuple(name for name, is_spent in self._limits.items() if is_spent)
 
     def arrivals(self, seconds: float | None) -> Generator[Arrival | LogError, None, None]:
-        """Yield what comes, until it is all there or so many seconds are over."""
+        """Yield what comes, and `_NOTHING` while nothing does, until it is all there or so many seconds are over."""
         deadline = threading.Timer(min(max(seconds or 0, 0), threading.TIMEOUT_MAX), self._expire)
         deadline.daemon = True
         if seconds is not None:
@@ -265,7 +286,7 @@ class _Fetching:
                 for url in self._order:
                     fetching.append(pool.submit(self._fetch, url))
                 for _ in fetching:
-                    while (arrival := self._arrivals.get()) is not None:
+                    while (arrival := self._next()) is not None:
                         yield arrival
             finally:
                 deadline.cancel()
@@ -360,6 +381,13 @@ class _Fetching:
 
     def _pages_ahead(self) -> int:
         return PAGES_AHEAD // max(1, min(len(self._unfinished), LOGS_AT_ONCE))
+
+    def _next(self) -> Arrival | LogError | None:
+        """Return what came from any log; `_NOTHING` where nothing has for a while, None where a log has no more."""
+        try:
+            return self._arrivals.get(timeout=_POLL)
+        except queue.Empty:
+            return _NOTHING
 
     def _put(self, arrival: Arrival | LogError | None) -> None:
         while not self._given_up.is_set():

@@ -35,6 +35,8 @@ logger = get_logger(__name__)
 SHOWN = 20
 """Lines of a table that a terminal is good for."""
 
+SECONDS_PER_LINE = 60.0
+
 _NOBODY = "no log could be asked"
 _BUDGET = ("max_requests", "max_entries", "deadline")
 
@@ -132,6 +134,8 @@ def gaps(arguments: argparse.Namespace) -> int:
 
     with closing(find_situation(parameters)) as situation:
         if arguments.json:
+            if situation.remark:
+                logger.info("%s", situation.remark)
             _write("[")
             separator = "\n"
             # One batch at a time: there can be more gaps than Python objects have room.
@@ -141,6 +145,8 @@ def gaps(arguments: argparse.Namespace) -> int:
             _print("\n]")
         else:
             _print(_text_of(situation.summary()) if situation.within else _NOBODY)
+            if situation.remark:
+                _print(visible(situation.remark))
         situation.check()
     return 0
 
@@ -454,9 +460,16 @@ def _let_finish() -> None:
 def _progress() -> Iterator["Callable[[Progress], None]"]:
     """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
     if not sys.stderr.isatty():
-        yield lambda done: logger.info(
-            "rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version
-        )
+        last, said_at = None, 0.0
+
+        def say(done: "Progress") -> None:
+            nonlocal last, said_at
+            # Where nothing is written, a line a minute tells that the run is alive.
+            if done != last or time.monotonic() - said_at >= SECONDS_PER_LINE:
+                last, said_at = done, time.monotonic()
+                logger.info("rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version)
+
+        yield say
         return
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm

@@ -7,7 +7,7 @@ nothing could be remembered.
 
 import os
 from collections import defaultdict
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain, pairwise
 
 import numpy as np
@@ -57,6 +57,12 @@ def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable |
         for url, covered in _runs_of(table, stretches) if table else ():
             found[url].append(covered)
     return {url: RangeSet.joined(sets) for url, sets in found.items()}
+
+
+def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str, tuple[int, int]]:
+    """Return the lowest and the highest index of each log that has a row in one of the tables."""
+    covered = find_covered(dict.fromkeys(urls, (0, END)), *tables)
+    return {url: (int(each.starts[0]), int(each.ends[-1]) - 1) for url, each in covered.items() if len(each)}
 
 
 def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:

@@ -109,6 +109,8 @@ def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> d
             for log in logs
         ],
         "from_index": 0,
+        # Nobody writes what lies above a log's last row, however new the state file is.
+        "internal_only": False,
         "verify": "entries",
         "user_agent": USER_AGENT,
     }

@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from itertools import chain
@@ -17,6 +17,7 @@ from typing import TypeVar
 import httpx
 import tenacity
 
+from ctkit.deadline import Deadline
 from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.pace import NoTurnError, Pace, Turn, gate_of
@@ -120,7 +121,7 @@ class Client:
     def __init__(self, url: str, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE) -> None:
         _check_user_agent(user_agent)
         self.url = url
-        self._patience = patience
+        self._whole_patience = patience
         self._host = host_of(url)
         self._gate = gate_of(httpx.URL(url).netloc.decode())
         try:
@@ -134,6 +135,14 @@ class Client:
         except (ImportError, ValueError, httpx.InvalidURL) as error:
             message = f"the environment names a proxy that cannot be used ({error}): correct HTTPS_PROXY or ALL_PROXY"
             raise ParameterError(message) from error
+
+    @property
+    def _patience(self) -> Patience:
+        """How long this thread waits."""
+        stop, patience = stopping.get(_NEVER), self._whole_patience
+        if not isinstance(stop, Deadline):
+            return patience
+        return replace(patience, timeout=min(patience.timeout, stop.left), total=min(patience.total, stop.left))
 
     @property
     def pace(self) -> Pace:
@@ -250,6 +259,7 @@ class Client:
     ) -> tuple[httpx.Response, bytes]:
         """Return one answer and its unpacked body, which nobody needs of a redirect; note in `turn` how it came."""
         deadline = turn.sent + self._patience.total
+        request.extensions["timeout"] = httpx.Timeout(self._patience.timeout).as_dict()
         try:
             response = self._http.send(request, stream=True)
             try:

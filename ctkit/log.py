@@ -19,6 +19,7 @@ from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.pace import Pace
+from ctkit.paths import local_path
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
@@ -41,18 +42,22 @@ class Log(Protocol):
         What to store as ``source_name``; None if nobody named the log.
     key
         DER of the log's ``SubjectPublicKeyInfo``; None if it is not known, and tree heads are not verified.
-    page_size
-        How many entries one request can bring at the most, as far as is known. Requests that do not cross a multiple
-        of it cost one answer each. It may change while the log is read.
-    page_size_known
-        Whether the log has shown that; until then `page_size` is a guess.
     """
 
     url: str
     name: str | None
     key: bytes | None
-    page_size: int
-    page_size_known: bool
+
+    @property
+    def page_size(self) -> int:
+        """How many entries one request can bring at the most, as far as is known.
+
+        Requests that do not cross a multiple of it cost one answer each. It may change while the log is read.
+        """
+
+    @property
+    def page_size_known(self) -> bool:
+        """Whether the log has shown that; until then `page_size` is a guess."""
 
     @property
     def pace(self) -> Pace:
@@ -63,8 +68,8 @@ class Log(Protocol):
         """Whether the last request that is over met trouble: 429, 5xx, no answer. False for a log that is just slow."""
 
     @property
-    def protocol(self) -> LogProtocol:
-        """How the log is read."""
+    def protocol(self) -> LogProtocol | Literal["auto"]:
+        """How the log is read; ``"auto"`` where the log has to be asked for that first."""
 
     @property
     def entry_bytes(self) -> float | None:
@@ -267,14 +272,19 @@ class LogDescription:
 
 @checked
 def read_log_list(
-    source: str | Path, *, user_agent: str, key: bytes | str | None = None, patience: Patience = DEFAULT_PATIENCE
+    source: str | Path,
+    *,
+    user_agent: str,
+    key: bytes | str | None = None,
+    patience: Patience = DEFAULT_PATIENCE,
+    may_be_empty: bool = False,
 ) -> list[LogDescription]:
     """Read a log list in version 3 of the format of Google's list, which Apple's has as well.
 
     Parameters
     ----------
     source
-        Path, or ``http(s)://`` URL.
+        Path, bare or as ``file://`` URI, or ``http(s)://`` URL.
     user_agent
         Who asks, with a contact; used for a URL only.
     key
@@ -282,6 +292,8 @@ def read_log_list(
         the list and ends in ``.sig`` instead of ``.json``, is verified before anything is believed.
     patience
         When a URL counts as unavailable.
+    may_be_empty
+        Whether a list without a log in use is one all the same, because there are other logs beside it.
 
     Returns
     -------
@@ -314,7 +326,7 @@ def read_log_list(
         raise ParameterError(f"log list {source} is not of version 3: {where}: {first['msg']}; name another") from error
     described = [log.describe() for operator in operators for log in (*operator.logs, *operator.tiled_logs)]
     logs = [log for log in described if log.state not in ("retired", "rejected")]
-    if not logs:
+    if not logs and not may_be_empty:
         raise ParameterError(f"log list {source} names {len(described)} logs, none of them in use: name another")
     return logs
 
@@ -330,7 +342,7 @@ def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
         finally:
             client.close()
     try:
-        return Path(source).read_bytes()
+        return Path(local_path(source)).read_bytes()
     except OSError as error:
         raise ParameterError(f"log list {source} cannot be read ({error.strerror}): name another file") from error
 
@@ -344,7 +356,7 @@ def read_public_key(path: str | Path) -> bytes:
         The file cannot be read, or holds no ECDSA P-256 or RSA key.
     """
     try:
-        data = Path(path).read_bytes()
+        data = Path(local_path(str(path))).read_bytes()
         if data.lstrip().startswith(b"-----BEGIN"):
             key = load_pem_public_key(data)
             data = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)

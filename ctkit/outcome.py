@@ -1,7 +1,8 @@
 """What a backfill comes to: how far it is, and what it did."""
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import pandas as pd
@@ -41,7 +42,7 @@ class Hole:
 
 @dataclass(frozen=True, repr=False)
 class Progress(Report):
-    """How far a backfill is; given to `on_progress` after each commit.
+    """How far a backfill is; given to `on_progress` after each commit, and in between where nothing comes.
 
     Attributes
     ----------
@@ -94,6 +95,10 @@ class BackfillReport(Report):
         Source URL -> the tree head that was verified, or that entries were proven against.
     unsigned
         Logs whose key is not known: of their tree heads no signature was verified.
+    unavailable
+        One error for each log that could not even be asked for its gaps.
+    left_to_server
+        Source URL -> ``[start, end)`` that was left to the live server because that runs.
     """
 
     table: str
@@ -109,6 +114,8 @@ class BackfillReport(Report):
     verify: Verify
     heads: dict[str, Checkpoint]
     unsigned: tuple[str, ...]
+    unavailable: tuple[LogError, ...] = ()
+    left_to_server: dict[str, tuple[int, int]] = field(default_factory=dict)
 
     @classmethod
     def of_nothing(cls, table: str, version: int | None, verify: Verify) -> Self:
@@ -120,12 +127,12 @@ class BackfillReport(Report):
         """What became of the run."""
         if self.complete:
             return "backfill complete"
-        return "backfill incomplete" if self._missing() else "backfill stopped"
+        return "backfill incomplete" if self._missing() or self.unavailable else "backfill stopped"
 
     @property
     def complete(self) -> bool:
-        """Whether every planned entry was written."""
-        return self.written == self.wanted
+        """Whether every planned entry was written, and every log could be asked what to plan."""
+        return self.written == self.wanted and not self.unavailable
 
     def check(self) -> None:
         """Raise unless every planned entry was written, or left for no other reason than the budget.
@@ -176,6 +183,8 @@ class BackfillReport(Report):
             "missing_issuers": sum(map(len, self.missing_issuers.values())),
             "verify": self.verify,
             **({"unsigned": len(self.unsigned)} if self.unsigned else {}),
+            **({"unavailable": len(self.unavailable)} if self.unavailable else {}),
+            **left_facts(self.left_to_server),
             "seconds": round(self.seconds, 1),
             **({"stopped_by": limits, "left": self.left.wanted, "left_requests": self.left.requests} if limits else {}),
         }
@@ -195,9 +204,23 @@ class BackfillReport(Report):
         found = {"logs": frame_of(counts)} if counts else {}
         if self.holes:
             found["holes"] = pd.DataFrame(self.holes)
+        if self.unavailable:
+            found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+        found |= left_tables(self.left_to_server)
         if self.stopped_by:
             found[f"left because of {', '.join(self.stopped_by)}: run again to go on"] = self.left.table()
         if self.missing_issuers:
             pairs = [(url, issuer) for url, issuers in self.missing_issuers.items() for issuer in issuers]
             found["missing issuers"] = pd.DataFrame(pairs, columns=["log", "sha256"])
         return found
+
+
+def left_facts(left: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """Return how many entries were left to the live server, if any were."""
+    return {"left_to_server": sum(end - start for start, end in left.values())} if left else {}
+
+
+def left_tables(left: Mapping[str, tuple[int, int]]) -> dict[str, pd.DataFrame]:
+    """Return what was left to the live server of each log, if anything was."""
+    lines = [{"log": url, "from": start, "to": end, "entries": end - start} for url, (start, end) in left.items()]
+    return {"left to the live server, which runs (internal_only: false fetches it)": frame_of(lines)} if lines else {}

@@ -83,6 +83,11 @@ class Pace:
         """Bytes a second of all answers with entries together, while any was under way; None before the first one."""
         return self._bytes / self._busy if self._bytes and self._busy else None
 
+    @property
+    def limited(self) -> bool:
+        """Whether the host has refused requests because there were too many (429): it is there, and is to be heeded."""
+        return self._refusing or self.rate is not None
+
     def named_delay(self, now: float) -> float:
         """Return the seconds until the time that the host named in ``Retry-After``."""
         return self._resume_at - now

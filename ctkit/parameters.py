@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 from ctkit.arguments import (
     Ceiling,
     Count,
+    DerForm,
     Index,
     ProtocolChoice,
     Rechecked,
@@ -37,14 +38,21 @@ from ctkit.arguments import (
 )
 from ctkit.checkpoint import Verify, read_key
 from ctkit.errors import ParameterError
+from ctkit.paths import local_path
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
+def _as_text(value: object) -> object:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
 def _as_path(value: object) -> object:
-    return value.removeprefix("file://") if isinstance(value, str) else value
+    text = _as_text(value)
+    return local_path(text) if isinstance(text, str) else text
 
 
+TablePath = Annotated[Text, BeforeValidator(_as_text)]
 FilePath = Annotated[Text, BeforeValidator(_as_path)]
 
 
@@ -103,8 +111,8 @@ class Parameters(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    main_path: Text | None = Field(None, description="the main table: a folder, bare or as file://")
-    staging_path: Text | None = Field(None, description="the staging table; not given: backfill writes to main")
+    main_path: TablePath | None = Field(None, description="the main table: a folder, bare or as file://")
+    staging_path: TablePath | None = Field(None, description="the staging table; not given: backfill writes to main")
     state_file: FilePath | None = Field(None, description="the live server's state file, for the ceilings")
     logs: Annotated[tuple[LogParameter, ...], Field(strict=False)] | None = Field(
         None, description="logs to read: a list of {name, url, protocol, key}"
@@ -115,8 +123,13 @@ class Parameters(BaseModel):
     from_index: Index | None = Field(None, description="first index wanted of every log; not given: catch-up")
     to_index: Index | None = Field(None, description="index to stop before; never above the ceiling")
     ceiling: Ceiling = Field("state", description="what bounds a log: state file, or its checkpoint")
-    internal_only: bool = Field(False, description="leave what lies after a log's last row to the live server")
+    internal_only: bool | None = Field(
+        None, description="leave what lies after a log's last row to the live server; not given: while that runs"
+    )
     seen: Seen = Field("log", description="column seen: the entry's timestamp, or time of fetch")
+    as_der: DerForm | None = Field(
+        None, description="how a new table holds certificates: binary, or text for older live servers"
+    )
     verify: Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)] = Field(
         "heads", description="off, heads: tree heads, or entries: also that each is in the log's tree"
     )
@@ -158,7 +171,7 @@ class Parameters(BaseModel):
         given = cls._validate(*layers)
         if given.server_config is None:
             return given
-        server = read_server_config(given.server_config)
+        server = read_server_config(given.server_config, needs_table=given.main_path is None)
         if given.logs is not None or given.log_list is not None:
             # Which logs is one question: the server's list must not widen the answer that somebody gave.
             del server["logs"], server["log_list"]
@@ -272,7 +285,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     ParameterError
         The file cannot be read, is no YAML, gives a key twice, or is no mapping with text keys.
     """
-    path = Path(str(file).removeprefix("file://"))
+    path = Path(local_path(str(file)))
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
@@ -286,19 +299,28 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     return values
 
 
-def read_server_config(file: str | Path) -> dict[str, object]:
+def read_server_config(file: str | Path, *, needs_table: bool = True) -> dict[str, object]:
     """Return what the live server's ``config.yaml`` and its environment overrides say, as parameters.
 
-    ``delta_sink.table_path`` is `main_path`, ``ct_log.state_file`` `state_file`, ``ct_logs_url`` `log_list`, and
-    ``custom_logs`` (RFC 6962) and ``static_logs`` (Static CT) are `logs`. The server's built-in defaults are not
-    assumed: what neither the file nor the environment says is not given. Other keys are the server's business.
+    ``delta_sink.table_path``, or the ``table_path`` of the only one of its ``targets``, is `main_path`,
+    ``ct_log.state_file`` `state_file`, ``ct_logs_url`` `log_list`, and ``custom_logs`` (RFC 6962) and ``static_logs``
+    (Static CT) are `logs`. The server's built-in defaults are not assumed: what neither the file nor the environment
+    says is not given. Other keys are the server's business.
+
+    Parameters
+    ----------
+    file
+        The configuration.
+    needs_table
+        Whether it is an error that there are several targets and nothing tells which of them is main.
 
     Raises
     ------
     ParameterError
-        The file cannot be read, or a section that is used has another shape than the server's.
+        The file cannot be read, or a section that is used has another shape than the server's, or there are several
+        targets.
     """
-    path = Path(str(file).removeprefix("file://"))
+    path = Path(local_path(str(file)))
     try:
         config = read_yaml(path)
     except ParameterError as error:
@@ -313,8 +335,8 @@ def read_server_config(file: str | Path) -> dict[str, object]:
     def beside(value: object) -> object:
         if not isinstance(value, str) or not value:
             return value or None
-        bare = value.removeprefix("file://")
-        return value if "://" in bare else str(path.parent / bare)
+        bare = local_path(value)
+        return bare if "://" in bare else str(path.parent / bare)
 
     logs = []
     for name, protocol in [("custom_logs", "rfc6962"), ("static_logs", "static-ct")]:
@@ -323,9 +345,21 @@ def read_server_config(file: str | Path) -> dict[str, object]:
                 raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {shown(log)}")
             logs.append({"name": log.get("name"), "url": log.get("url"), "protocol": protocol})
     environment = os.environ.get
+    main_path = environment("CERTSTREAM_DELTA_SINK_TABLE_PATH") or beside(section("delta_sink", dict).get("table_path"))
+    if not main_path:
+        targets = {}
+        for name, target in section("targets", dict).items():
+            if not isinstance(target, dict):
+                raise ParameterError(f"{path}: targets.{name}: it should be a dict, but is {shown(target)}")
+            given = environment(f"CERTSTREAM_TARGETS_{str(name).upper()}_TABLE_PATH")
+            targets[str(name)] = given or beside(target.get("table_path"))
+        if len(targets) > 1 and needs_table:
+            raise ParameterError(
+                f"{path}: targets: main may be any of {', '.join(targets)}; give its path as main_path"
+            )
+        main_path = next(iter(targets.values()), None)
     return {
-        "main_path": environment("CERTSTREAM_DELTA_SINK_TABLE_PATH")
-        or beside(section("delta_sink", dict).get("table_path")),
+        "main_path": main_path,
         "state_file": environment("CERTSTREAM_CT_LOG_STATE_FILE") or beside(section("ct_log", dict).get("state_file")),
         "log_list": environment("CERTSTREAM_CT_LOGS_URL") or config.get("ct_logs_url") or None,
         "logs": logs or None,

@@ -2,26 +2,27 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Literal
 
 import pandas as pd
 
 from ctkit.arguments import checked
-from ctkit.errors import ParameterError
+from ctkit.errors import LogError, ParameterError
 from ctkit.gap import Gaps, ranges_by_log
 from ctkit.http import host_of
 from ctkit.log import Log, LogProtocol, Logs
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
-from ctkit.state import ask_each
+from ctkit.state import SECONDS_TO_ANSWER, ask_each
 
-ENTRY_BYTES: dict[LogProtocol, int] = {"rfc6962": 6067, "static-ct": 1776}
+ENTRY_BYTES: dict[LogProtocol | Literal["auto"], int] = {"rfc6962": 6067, "static-ct": 1776, "auto": 6067}
 """Bytes of an entry in an answer, unpacked, of a log that was not asked for any yet.
 
 Means over recorded answers of public logs: 330 entries of three logs that speak RFC 6962 (5,505 to 6,241 by log; in
-base64, each with its whole chain), and 1,280 entries in the data tiles of two Static CT logs (1,586 and 2,537).
+base64, each with its whole chain), and 1,280 entries in the data tiles of two Static CT logs (1,586 and 2,537). The
+larger one counts where it is not known which a log speaks.
 """
 
 LATENCY = 0.25
@@ -40,7 +41,7 @@ class LogPlan:
     Attributes
     ----------
     source_url, protocol
-        The log, and how it is read.
+        The log, and how it is read; ``"auto"`` where that is not known yet.
     page_size
         Entries of a whole page, or tile.
     requests
@@ -63,7 +64,7 @@ class LogPlan:
     """
 
     source_url: str
-    protocol: LogProtocol
+    protocol: LogProtocol | Literal["auto"]
     page_size: int
     requests: int
     wanted: int
@@ -83,9 +84,12 @@ class Plan(Report):
     ----------
     logs
         A line for each log that misses something.
+    unavailable
+        Errors of the logs among them that were asked and did not answer: what is said of them is assumed.
     """
 
     logs: tuple[LogPlan, ...]
+    unavailable: tuple[LogError, ...] = ()
 
     title = "plan"
 
@@ -126,8 +130,11 @@ class Plan(Report):
         return table.rename(columns={"source_url": "log", "vain": "in vain", "seconds": "time"})
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the line of each log."""
-        return {"by log": self.table()}
+        """Return the line of each log, and the logs that did not answer."""
+        found = {"by log": self.table()}
+        if self.unavailable:
+            found["did not answer"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+        return found
 
 
 def _shown(seconds: float) -> str:
@@ -146,7 +153,8 @@ def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
         What to fetch: the table that `ctkit.find_gaps` returned, or a part of it.
     ask
         Whether to ask each log whose page size is not known for one page, so that the plan is true. It is the first
-        page of the log, and nothing of it is written. A log that gives none is planned all the same.
+        page of the log, and nothing of it is written. A log that gives none within `ctkit.state.SECONDS_TO_ANSWER` is
+        named, and planned all the same with what is assumed.
 
     Raises
     ------
@@ -155,9 +163,11 @@ def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
     """
     ranges = ranges_by_log(gaps)
     chosen = logs_of(ranges, logs)
+    silent: tuple[LogError, ...] = ()
     if ask:
-        ask_each(lambda log: log.learn_page_size(), list(chosen.values()))
-    return plan_ranges(chosen, ranges)
+        answers = ask_each(lambda log: log.learn_page_size(), list(chosen.values()), seconds=SECONDS_TO_ANSWER)
+        silent = tuple(answer for answer in answers if isinstance(answer, LogError))
+    return replace(plan_ranges(chosen, ranges), unavailable=silent)
 
 
 def logs_of(urls: Iterable[str], logs: Sequence[Log]) -> dict[str, Log]:
@@ -194,6 +204,7 @@ def _plan_log(log: Log, wanted: RangeSet) -> LogPlan:
         "latency": requests * (pace.latency or LATENCY) / pace.concurrency,
     }
     known = {
+        "protocol": log.protocol != "auto",
         "page size": log.page_size_known,
         "bytes of an entry": log.entry_bytes,
         "rate": pace.rate,

@@ -63,7 +63,7 @@ def plot_gaps(gaps: Situation | pa.Table, within: Within | None = None) -> Pictu
     names: dict[str, str] = {}
     if isinstance(gaps, Situation):
         within = gaps.stretches() if within is None else within
-        names = {log.url: log.name for log in gaps.logs if log.name}
+        names = gaps.chosen.names
         gaps = gaps.gaps
     missing = ranges_by_log(gaps)
     given = {canonical_url(url): stretch for url, stretch in (within or {}).items()}

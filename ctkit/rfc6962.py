@@ -21,7 +21,7 @@ from ctkit.ranges import Int64s, RangeSet
 
 _PAGE_LIMIT = 64 << 20
 _STH_LIMIT = 1 << 20
-_LARGEST_PAGE = 1024
+LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
 """Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
 
@@ -49,7 +49,7 @@ class Rfc6962Log(LogClient):
 
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
-        self.page_size = _LARGEST_PAGE
+        self.page_size = LARGEST_PAGE
         self.page_size_known = False
         self._known_size = 0
         self._short_stops: set[int] = set()
@@ -64,7 +64,7 @@ class Rfc6962Log(LogClient):
         if not self.page_size_known:
             if not self._tree_size:
                 self.get_checkpoint()
-            if self._tree_size and not self.get_entries(0, _LARGEST_PAGE).cut:
+            if self._tree_size and not self.get_entries(0, LARGEST_PAGE).cut:
                 # Or the whole tree is less than a page.
                 self.page_size_known = True
 
@@ -88,8 +88,8 @@ class Rfc6962Log(LogClient):
                 raise
             stop = start + len(block)
             self._learn(known_size=stop)
-            if len(block) == _LARGEST_PAGE:
-                self._learn(page_size=_LARGEST_PAGE)
+            if len(block) == LARGEST_PAGE:
+                self._learn(page_size=LARGEST_PAGE)
             elif len(block) < asked and not block.cut:
                 self._learn_from_short_answer(start, stop, known_size)
             return block

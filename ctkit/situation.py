@@ -1,7 +1,8 @@
 """What parameters come to: the logs, the tables and the gaps, the same for notebooks and commands."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -11,30 +12,27 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.auditing import audit
+from ctkit.auto import AutoLog
 from ctkit.backfilling import backfill
-from ctkit.checkpoint import check_public_key
-from ctkit.coverage import find_covered
+from ctkit.chosen_logs import choose_logs, choose_of, first_of, listed_logs, why_unusable
+from ctkit.coverage import first_and_last
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
 from ctkit.findings import AuditReport
 from ctkit.gap import Gaps, find_gaps
-from ctkit.http import host_of
-from ctkit.log import Log, LogDescription, open_log, read_log_list, read_public_key
-from ctkit.outcome import BackfillReport, Progress
+from ctkit.live import is_alive, leave_to_server
+from ctkit.log import Log, open_log
+from ctkit.outcome import BackfillReport, Progress, left_facts, left_tables
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.plan import Plan, plan_backfill
-from ctkit.ranges import END
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
-from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, find_table, open_table
+from ctkit.state import SECONDS_TO_ANSWER, ask_each, find_within, read_state
+from ctkit.table import check_as_der, check_separate, find_table, open_table
 from ctkit.visible import get_logger
 
 T = TypeVar("T")
 
 logger = get_logger(__name__)
-
-SHOWN = 20
-"""How many logs a message lists."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -45,7 +43,7 @@ class Situation(Report):
     ----------
     parameters
         What was asked.
-    logs
+    chosen
         The chosen logs that have a ceiling.
     main, staging
         The tables; None for one that does not exist, or was not named.
@@ -56,17 +54,26 @@ class Situation(Report):
         Columns ``source_url, start, end``, half-open, ascending.
     unavailable
         One error for each chosen log that could not be asked: nothing is known about its gaps.
+    left_to_server
+        Canonical URL -> ``[start, end)`` above the log's last row in main, which was left to the live server because
+        that runs: what it has fetched it may not have written yet. `within` ends there.
     """
 
     parameters: Parameters
-    logs: tuple[Log, ...]
+    chosen: "ChosenLogs"
     main: DeltaTable | None
     staging: DeltaTable | None
     within: Mapping[str, tuple[int | None, int]]
     gaps: pa.Table
     unavailable: tuple[LogError, ...] = ()
+    left_to_server: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
     title = "situation"
+
+    @property
+    def logs(self) -> tuple[Log, ...]:
+        """The logs of `within`, opened, which asks none of them; needs `user_agent`."""
+        return tuple(log for log in self.chosen.opened if log.url in self.within)
 
     def summary(self) -> pd.DataFrame:
         """Return a line for each log: where gaps were looked for, how many there are, how many entries they miss."""
@@ -89,7 +96,7 @@ class Situation(Report):
 
         A log without any row is left out where its start depends on one.
         """
-        bounds = _first_and_last(self.main, self.staging, list(self.within))
+        bounds = first_and_last(self.within, self.main, self.staging)
         found = {}
         for url, (start, end) in self.within.items():
             # Without a row there is no first one to start from, and nothing is internal.
@@ -107,14 +114,23 @@ class Situation(Report):
             "gaps": self.gaps.num_rows,
             "missing": int(self.summary()["missing"].sum()),
             "unavailable": len(self.unavailable),
+            **left_facts(self.left_to_server),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the line of each log, and the logs that could not be asked."""
-        found = {"logs": self.summary()}
+        """Return the line of each log, what was left to the live server, and the logs that could not be asked."""
+        found = {"logs": self.summary(), **left_tables(self.left_to_server)}
         if self.unavailable:
             found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
         return found
+
+    @property
+    def remark(self) -> str:
+        """What to say beside the gaps; "" if there is nothing."""
+        if not self.left_to_server:
+            return ""
+        named = f"logs={len(self.left_to_server)} entries={left_facts(self.left_to_server)['left_to_server']}"
+        return f"left to the live server, which runs by its state file (internal_only: false fetches it too) {named}"
 
     def check(self) -> None:
         """Raise unless every chosen log could be asked.
@@ -131,78 +147,53 @@ class Situation(Report):
 
     def close(self) -> None:
         """Close the connections to the logs."""
-        for log in self.logs:
+        self.chosen.close()
+
+
+class ChosenLogs:
+    """Logs that parameters name, opened when somebody is to ask them.
+
+    Attributes
+    ----------
+    failed
+        One error for each that cannot be opened at all.
+    urls
+        The canonical URLs of the others.
+    names
+        Canonical URL -> what to call the log, of those that have a name.
+    """
+
+    def __init__(self, chosen: Sequence[LogParameter], parameters: Parameters) -> None:
+        checked = [(log, why_unusable(log)) for log in chosen]
+        self.failed = tuple(error for _, error in checked if error)
+        self._chosen, self._parameters = [log for log, error in checked if not error], parameters
+        self.urls = [canonical_url(log.url) for log in self._chosen]
+        self.names = {canonical_url(log.url): log.name for log in self._chosen if log.name}
+
+    @cached_property
+    def opened(self) -> tuple[Log, ...]:
+        """The others, which have not been asked for anything by that."""
+        return open_logs(self._chosen, user_agent=self._parameters.need("user_agent"))[0]
+
+    def close(self) -> None:
+        """Close the connections of those that are open."""
+        for log in vars(self).pop("opened", ()):
             log.close()
 
 
-def choose_logs(parameters: Parameters) -> list[LogParameter]:
-    """Return the logs that the parameters name, each once, without asking any of them.
-
-    Those of `logs` come first and count where a log of `log_list` has the same URL; only a key that they lack is taken
-    from there. Logs that the list calls retired or rejected are left out, as by the live server; name one in `logs` to
-    read it all the same.
-
-    Raises
-    ------
-    ParameterError
-        No log is named, or none matches `log_filter`; the message lists what there is.
-    """
-    return _choose(parameters, _listed(parameters))
-
-
-def _listed(parameters: Parameters) -> list[LogDescription]:
-    """Return the logs of the log list, if one is named."""
-    if parameters.log_list is None:
-        return []
-    key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
-    return read_log_list(parameters.log_list, user_agent=parameters.need("user_agent"), key=key)
-
-
-def _choose(parameters: Parameters, listed: Sequence[LogDescription]) -> list[LogParameter]:
-    # model_construct: whatever URL and key a list gives is the list's business.
-    named = [
-        *(parameters.logs or ()),
-        *(
-            LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol, key=log.key or None)
-            for log in listed
-        ),
-    ]
-    by_url: dict[str, LogParameter] = {}
-    for log in named:
-        first = by_url.setdefault(canonical_url(log.url), log)
-        if first.key is None:
-            by_url[canonical_url(log.url)] = first.model_copy(update={"key": log.key})
-    if not by_url:
-        raise ParameterError("no log is named; give logs, log_list or server_config in the parameter file")
-    wanted = (parameters.log_filter or "").casefold()
-    chosen = [log for url, log in by_url.items() if wanted in url.casefold() or wanted in (log.name or "").casefold()]
-    if not chosen:
-        known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
-        raise ParameterError(
-            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {_first_of(known)}"
-        )
-    return chosen
-
-
 def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
-    """Open logs at once; return them, and the errors of those that could not be opened.
-
-    A URL or key that cannot be used costs that log only. It comes from a log list: those of `logs` were checked when
-    read.
-    """
+    """Open logs, which asks none of them; return them, and the errors of those that cannot be opened."""
 
     def open_one(log: LogParameter) -> Log:
-        url = canonical_url(log.url)
-        try:
-            host_of(url)
-        except ParameterError as error:
-            raise LogUnavailableError(url, f"the log list gives a URL that cannot be asked: {error}") from error
-        try:
-            if log.key is not None:
-                check_public_key(log.key)
-        except ValueError as error:
-            raise LogUnavailableError(url, f"the log list gives a key that cannot be used: {error}") from error
-        return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name, key=log.key)
+        if error := why_unusable(log):
+            raise error
+
+        def open_it() -> Log:
+            return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name, key=log.key)
+
+        if log.protocol == "auto":
+            return AutoLog(log.url, user_agent=user_agent, name=log.name, key=log.key, open=open_it)
+        return open_it()
 
     return _split(ask_each(open_one, chosen))
 
@@ -217,11 +208,12 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
     TableError
         One of them is not a table of ours, or cannot be opened.
     """
-    main_path = parameters.need("main_path")
-    if parameters.staging_path is None:
-        return find_table(main_path), None
-    check_separate(parameters.staging_path, main_path)
-    return find_table(main_path), find_table(parameters.staging_path)
+    main_path, staging_path = parameters.need("main_path"), parameters.staging_path
+    if staging_path is not None:
+        check_separate(staging_path, main_path)
+    tables = find_table(main_path), None if staging_path is None else find_table(staging_path)
+    check_as_der(parameters.as_der, *tables)
+    return tables
 
 
 @checked
@@ -238,47 +230,77 @@ def find_situation(parameters: Parameters) -> Situation:
     main, staging = find_tables(parameters)
     if main is None:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
-    stretch = {"from_index": parameters.from_index, "to_index": parameters.to_index}
+    state_file, stretch = parameters.state_file, {"from_index": parameters.from_index, "to_index": parameters.to_index}
+    if parameters.ceiling == "state" and state_file is None:
+        raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
+    # A server that runs has created its table before it fetched anything.
+    served = main if parameters.internal_only is None and is_alive(state_file) else None
+    state = read_state(state_file) if state_file and (parameters.ceiling == "state" or served) else {}
+    chosen = choose_logs(parameters)
     if parameters.ceiling == "state":
-        if parameters.state_file is None:
-            raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
-        state = read_state(parameters.state_file)
-        chosen = choose_logs(parameters)
         others = sorted(state.keys() - {canonical_url(log.url) for log in chosen})
         if others and parameters.log_filter is None:
             # As where the live server follows its built-in list, which its configuration does not name.
             logger.warning(
-                "logs of the state file that nobody named, skipping count=%d %s", len(others), _first_of(others)
+                "logs of the state file that nobody named, skipping count=%d %s", len(others), first_of(others)
             )
         within = find_within([canonical_url(log.url) for log in chosen], state, **stretch)
         if not within:
             raise ParameterError(
-                f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of "
-                "the logs, or give ceiling: log"
+                f"no logs have ceiling values from state file {state_file}; compare its URLs with those of the logs, "
+                "or give ceiling: log"
             )
-        bounded = [log for log in chosen if canonical_url(log.url) in within]
-        logs, unavailable = open_logs(bounded, user_agent=parameters.need("user_agent"))
-    else:
-        logs, unavailable = open_logs(choose_logs(parameters), user_agent=parameters.need("user_agent"))
-        sizes, silent = _split(ask_each(lambda log: (log.url, log.get_checkpoint().tree_size), logs))
-        unavailable += silent
-        within = find_within([url for url, _ in sizes], dict(sizes), **stretch)
-        logs = tuple(log for log in logs if log.url in within)
-    within = {log.url: within[log.url] for log in logs}
-    gaps = GAP_SCHEMA.empty_table()
-    if within:
-        gaps = find_gaps(main, staging, within=within, internal_only=parameters.internal_only)
-        with_gaps = set(gaps["source_url"].unique().to_pylist())
-        startless = [url for url, (start, _) in within.items() if start is None and url not in with_gaps]
-        for url in sorted(set(startless) - _first_and_last(main, staging, startless).keys()):
-            logger.warning("log has no row in either table, skipping (catch-up) url=%s", url)
-            del within[url]
+        chosen = [log for log in chosen if canonical_url(log.url) in within]
+    logs = ChosenLogs(chosen, parameters)
+    try:
+        unavailable = logs.failed
+        if parameters.ceiling == "log":
+            sizes, silent = _ask_sizes(logs.opened)
+            unavailable += silent
+            within = find_within(sizes, sizes, **stretch)
+        within = {url: within[url] for url in logs.urls if url in within}
+        left = leave_to_server(within, state, served, staging) if served else {}
+        gaps = _find_gaps(parameters, main, staging, within) if within else GAP_SCHEMA.empty_table()
+        left = {url: stretch for url, stretch in left.items() if url in within}
         if not within and not unavailable:
             raise ParameterError(
                 f"no log has a row in main_path {parameters.main_path}, nor in staging: catch-up has nowhere to start; "
                 "check main_path, or give from_index"
             )
-    return Situation(parameters, logs, main, staging, within, gaps, unavailable)
+    except BaseException:
+        logs.close()
+        raise
+    return Situation(parameters, logs, main, staging, within, gaps, unavailable, left)
+
+
+def _ask_sizes(logs: Sequence[Log]) -> tuple[dict[str, int], tuple[LogError, ...]]:
+    """Return the tree size of each log by its URL, and the errors of those that did not give it in time."""
+
+    def ask(log: Log) -> int:
+        return log.get_checkpoint().tree_size
+
+    answers = dict(zip(logs, ask_each(ask, logs, seconds=SECONDS_TO_ANSWER), strict=True))
+    # A host that counts requests is not dead: whoever is on it waits for a turn.
+    waiting = [log for log, size in answers.items() if isinstance(size, LogUnavailableError) and log.pace.limited]
+    answers.update(zip(waiting, ask_each(ask, waiting), strict=True))
+    sizes = {log.url: size for log, size in answers.items() if not isinstance(size, LogError)}
+    return sizes, tuple(error for error in answers.values() if isinstance(error, LogError))
+
+
+def _find_gaps(
+    parameters: Parameters,
+    main: DeltaTable | None,
+    staging: DeltaTable | None,
+    within: dict[str, tuple[int | None, int]],
+) -> pa.Table:
+    """Find the gaps, and take logs out of `within` that catch-up skips."""
+    gaps = find_gaps(main, staging, within=within, internal_only=bool(parameters.internal_only))
+    with_gaps = set(gaps["source_url"].unique().to_pylist())
+    startless = [url for url, (start, _) in within.items() if start is None and url not in with_gaps]
+    for url in sorted(set(startless) - first_and_last(startless, main, staging).keys()):
+        logger.warning("log has no row in either table, skipping (catch-up) url=%s", url)
+        del within[url]
+    return gaps
 
 
 @checked
@@ -299,24 +321,27 @@ def fill_gaps(
     parameters = situation.parameters
     gaps = situation.gaps if gaps is None else gaps
     path = parameters.staging_path or parameters.need("main_path")
-    if not gaps.num_rows:
-        logger.info("no gaps detected, nothing to backfill")
+    if situation.remark:
+        logger.info("%s", situation.remark)
+    if gaps.num_rows:
+        report = backfill(
+            situation.logs,
+            gaps,
+            open_table(path, like=situation.main, as_der=parameters.as_der),
+            main=situation.main,
+            seen=parameters.seen,
+            verify=parameters.verify,
+            max_requests=parameters.max_requests,
+            max_entries=parameters.max_entries,
+            deadline=parameters.deadline,
+            on_progress=on_progress,
+        )
+    else:
+        if not situation.unavailable:
+            logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
-        version = None if table is None else table.version()
-        return BackfillReport.of_nothing(path, version, parameters.verify)
-    table = open_table(path, like=situation.main)
-    return backfill(
-        situation.logs,
-        gaps,
-        table,
-        main=situation.main,
-        seen=parameters.seen,
-        verify=parameters.verify,
-        max_requests=parameters.max_requests,
-        max_entries=parameters.max_entries,
-        deadline=parameters.deadline,
-        on_progress=on_progress,
-    )
+        report = BackfillReport.of_nothing(path, None if table is None else table.version(), parameters.verify)
+    return replace(report, unavailable=situation.unavailable, left_to_server=dict(situation.left_to_server))
 
 
 @checked
@@ -352,8 +377,8 @@ def audit_main(parameters: Parameters) -> AuditReport:
     main = find_table(main_path)
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
-    listed = _listed(parameters)
-    logs, unavailable = open_logs(_choose(parameters, listed), user_agent=parameters.need("user_agent"))
+    listed = listed_logs(parameters)
+    logs, unavailable = open_logs(choose_of(parameters, listed), user_agent=parameters.need("user_agent"))
     try:
         return audit(
             logs,
@@ -368,19 +393,6 @@ def audit_main(parameters: Parameters) -> AuditReport:
     finally:
         for log in logs:
             log.close()
-
-
-def _first_and_last(
-    main: DeltaTable | None, staging: DeltaTable | None, urls: Sequence[str]
-) -> dict[str, tuple[int, int]]:
-    """Return the lowest and the highest index of each log that has a row in either table."""
-    covered = find_covered(dict.fromkeys(urls, (0, END)), main, staging)
-    return {url: (int(each.starts[0]), int(each.ends[-1]) - 1) for url, each in covered.items() if len(each)}
-
-
-def _first_of(names: Sequence[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:

@@ -9,8 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from ctkit.deadline import Deadline
 from ctkit.errors import LogError, ParameterError
 from ctkit.http import stopping
+from ctkit.paths import local_path
 from ctkit.schema import canonical_url
 from ctkit.visible import get_logger
 
@@ -21,6 +23,9 @@ logger = get_logger(__name__)
 
 AT_ONCE = 16
 """How many logs are asked at the same time; a list names about a hundred."""
+
+SECONDS_TO_ANSWER = 4.0
+"""What is known of a log after so long is what a plan has: others do not wait for it."""
 
 
 def read_state(path: str | Path) -> dict[str, int]:
@@ -37,7 +42,7 @@ def read_state(path: str | Path) -> dict[str, int]:
         The file cannot be read, or is no JSON object with an object ``logs``.
     """
     try:
-        state = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+        state = json.loads(Path(local_path(str(path))).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise ParameterError(
             f"state_file {path} cannot be read ({error}); name the live server's state file"
@@ -79,15 +84,16 @@ def write_state(path: str | Path, ceilings: Mapping[str, int]) -> None:
     partial.replace(path)
 
 
-def ask_each(ask: Callable[[T], R], targets: Sequence[T]) -> list[R | LogError]:
+def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | None = None) -> list[R | LogError]:
     """Ask all logs at once; return the answers in the order of `targets`, an error in place of one that failed.
 
-    An interrupt ends the waits of the log client, so that it does not take as long as the most patient of them.
+    An interrupt ends the waits of the log client, so that it does not take as long as the most patient of them; and so
+    does the time that each log has, if there is a limit to it.
     """
     stop = threading.Event()
 
     def answer(target: T) -> R | LogError:
-        stopping.set(stop)
+        stopping.set(stop if seconds is None else Deadline(seconds, stop))
         try:
             return ask(target)
         except LogError as error:

@@ -7,14 +7,15 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from ctkit.arguments import checked
+from ctkit.arguments import DerForm, checked
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
+from ctkit.paths import local_path
 from ctkit.schema import PARTITION, AsDer, row_schema
 
 _UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
@@ -51,12 +52,8 @@ def _resolved(path: Path) -> Path:
 
 
 def _named_path(uri: str | Path) -> Path:
-    text = os.fspath(uri)
-    if text.startswith("file://"):
-        parts = urlsplit(text)
-        # The live server's configuration has relative paths in this form: file://./data/main.
-        text = unquote((parts.netloc if parts.netloc != "localhost" else "") + parts.path)
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
+    text = local_path(os.fspath(uri))
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text):
         raise ParameterError(f"table {text!r}: only local tables are supported; give a path or a file:// URI")
     if not text.strip():
         raise ParameterError("a table's path is empty; give the path of a folder")
@@ -124,7 +121,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
 
 
 @checked
-def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable:
+def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerForm | None = None) -> DeltaTable:
     """Open the Delta table of CT entries at `uri`; create it, and its folder, where there is none.
 
     Parameters
@@ -132,20 +129,27 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None) -> DeltaTable
     uri
         A path, bare or as ``file://`` URI.
     like
-        A table whose `as_der` type a new one takes; raw bytes otherwise.
+        A table whose `as_der` type a new one takes.
+    as_der
+        How the table holds certificates: ``"binary"``, raw bytes, or ``"text"``, base64, which is all that older
+        versions of the live server write. By default as `like`, and raw bytes without one.
 
     Raises
     ------
+    ParameterError
+        `as_der` is another word.
     SchemaMismatchError
-        The table there is not one of ours.
+        The table there is not one of ours, or it, or `like`, holds certificates otherwise than `as_der` says.
     TableError
         There is a table that cannot be opened, or the folder holds other things.
     """
-    if table := find_table(uri):
-        return table
+    found = find_table(uri)
+    check_as_der(as_der, found, like)
+    if found:
+        return found
     path = table_path(uri)
     try:
-        schema = row_schema(as_der_type(like) if like else "binary")
+        schema = row_schema(as_der_type(like) if like else _AS_DER[as_der or "binary"])
         return DeltaTable.create(path.as_uri(), schema, mode="ignore", partition_by=[PARTITION])
     except (DeltaError, OSError) as error:
         raise TableError(
@@ -178,6 +182,30 @@ def check_schema(table: DeltaTable) -> None:
         raise SchemaMismatchError(
             folder_of(table), f"is not a table of CT entries: {'; '.join(wrong)}; name another table"
         )
+
+
+_AS_DER: dict[str, AsDer] = {"binary": "binary", "text": "string"}
+"""How tables hold certificates: as parameters call it -> as Arrow does."""
+
+
+def check_as_der(as_der: DerForm | None, *tables: DeltaTable | None) -> None:
+    """Refuse tables that hold certificates otherwise than `as_der` says, if it says anything.
+
+    Raises
+    ------
+    ParameterError
+        `as_der` is another word.
+    SchemaMismatchError
+        Names the first table that does, and what to do.
+    """
+    if as_der is None:
+        return
+    if as_der not in _AS_DER:
+        raise ParameterError(f"as_der is {as_der!r}: give 'binary' or 'text'")
+    for table in filter(None, tables):
+        if as_der_type(table) != _AS_DER[as_der]:
+            message = f"does not hold certificates as as_der says ({as_der}); leave as_der out, or name another table"
+            raise SchemaMismatchError(folder_of(table), message)
 
 
 def as_der_type(table: DeltaTable) -> AsDer:

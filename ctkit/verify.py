@@ -3,9 +3,12 @@
 import threading
 import time
 from collections.abc import Generator, Iterator, MutableMapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from queue import Empty, SimpleQueue
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +22,17 @@ from ctkit.fetch import ask
 from ctkit.log import Log
 from ctkit.ranges import Int64s, RangeSet
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 PAGES_AT_ONCE = 64
 """So many pages are proven together: a long stretch takes no more proofs than a short one."""
 
 SECONDS_AT_ONCE = 10.0
 """Nothing that a slow log has brought is held back for longer."""
+
+_POLL = 0.1
+"""Seconds between two looks at what is due while nothing comes."""
 
 _STRIKES = 3
 """So many proofs in a row that could not be had, and the log is not asked for another."""
@@ -79,7 +88,8 @@ def prove_arrivals(
         The log's tree head, by its URL. Where entries lie beyond it, the log's next one takes its place, after it is
         shown to be of the same tree.
     arrivals
-        In the order of their indices, as `ctkit.fetch.fetch_blocks` brings them.
+        In the order of their indices, as `ctkit.fetch.fetch_blocks` brings them; another thread waits for them, so that
+        what has come is held back for no longer than `SECONDS_AT_ONCE` if nothing comes after it.
     stop
         When set, the log is not asked any more, and what is not proven by then is not passed on.
 
@@ -99,20 +109,55 @@ def prove_arrivals(
     prover = _Prover(log, heads, stop)
     waiting: list[Arrival] = []
     since = time.monotonic()
+    coming = _coming(arrivals)
     while True:
         try:
-            arrival = next(arrivals)
+            arrival = next(coming)
         except StopIteration as end:
             yield from prover.prove(waiting)
             return RangeSet.joined([end.value, *prover.left])
-        if isinstance(arrival, LogError) or not len(arrival.rows):
+        if isinstance(arrival, LogError) or (arrival and not len(arrival.rows)):
             yield arrival
-            continue
-        since = since if waiting else time.monotonic()
-        waiting.append(arrival)
-        if len(waiting) >= PAGES_AT_ONCE or time.monotonic() - since >= SECONDS_AT_ONCE:
+        elif arrival:
+            since = since if waiting else time.monotonic()
+            waiting.append(arrival)
+        if len(waiting) >= PAGES_AT_ONCE or (waiting and time.monotonic() - since >= SECONDS_AT_ONCE):
             yield from prover.prove(waiting)
             waiting = []
+
+
+def _coming(arrivals: Generator[T, None, R]) -> Generator[T | None, None, R]:
+    """Pass on what comes, and yield None now and then while nothing does: another thread waits for it."""
+    asked: SimpleQueue[bool] = SimpleQueue()
+    answers: SimpleQueue[Future[T]] = SimpleQueue()
+
+    def pull() -> None:
+        while asked.get():
+            answer: Future[T] = Future()
+            try:
+                answer.set_result(next(arrivals))
+            except BaseException as error:
+                answer.set_exception(error)
+            answers.put(answer)
+
+    threading.Thread(target=pull, name="arrivals", daemon=True).start()
+    try:
+        while True:
+            asked.put(True)
+            while True:
+                try:
+                    answer = answers.get(timeout=_POLL)
+                    break
+                except Empty:
+                    yield None
+            try:
+                arrival = answer.result()
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            yield arrival
+    finally:
+        asked.put(False)
 
 
 class _Prover:

@@ -109,11 +109,11 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
     value = traitlets.Instance(pa.Table)
 
     def __init__(self, gaps: Situation | pa.Table) -> None:
-        names = {log.url: log.name for log in gaps.logs if log.name} if isinstance(gaps, Situation) else {}
+        names = gaps.chosen.names if isinstance(gaps, Situation) else {}
         table = gaps.gaps if isinstance(gaps, Situation) else gaps
         self._found = pa.table(table).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
         self._names: dict[str, str] = names
-        self._logs = gaps.logs if isinstance(gaps, Situation) else None
+        self._logs = gaps.logs if isinstance(gaps, Situation) and gaps.parameters.user_agent else None
         counts = _count_by_log(self._found)
         options = [
             (f"{visible(names.get(url, url))} (gaps: {gaps:,}, entries: {missing:,})", url)

@@ -115,7 +115,8 @@ def write_batches(
     table
         Where to; the handle moves on with each commit.
     batches
-        Rows with the schema `ctkit.schema.encoded_schema`, each batch of one log; a log's indices ascend.
+        Rows with the schema `ctkit.schema.encoded_schema`, each batch of one log; a log's indices ascend. One without
+        rows, of any schema, lets time pass: whether a commit is due is looked at after each batch.
     describe
         Makes the metadata of a commit from the columns `NOTED` of its rows.
 

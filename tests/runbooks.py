@@ -72,6 +72,7 @@ def make_world(folder: Path, serve: Callable[[FakeLog], str]) -> World:
         "state_file": "state.json",
         "logs": chosen,
         "from_index": 0,
+        "internal_only": False,
         "user_agent": "test@example.org",
     }
     (folder / "demo.yaml").write_text(yaml.safe_dump(parameters))

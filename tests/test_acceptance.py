@@ -59,6 +59,7 @@ class World:
             "state_file": str(self.folder / "state.json"),
             "logs": [{"name": log.name, "url": url} for log, url in zip(self.logs, self.urls, strict=True)],
             "user_agent": USER_AGENT,
+            "internal_only": False,
             **more,
         }
         if staged:

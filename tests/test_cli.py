@@ -57,6 +57,8 @@ def write_file(folder):
             "state_file": "state.json",
             "logs": [{"url": url} for url in urls],
             "user_agent": "tests of ctkit, nobody@example.org",
+            # However new their state file is, no server runs beside these tests.
+            "internal_only": False,
         }
         given = {key: value for key, value in {**values, **parameters}.items() if value is not None}
         (folder / "run.yaml").write_text(yaml.safe_dump(given))
@@ -141,7 +143,7 @@ def test_merge_help(ctkit):
 def test_user_agent_is_missing(ctkit, write_file):
     """No flag is named that there is not."""
     write_state("state.json", {LOG: 5})
-    _, _, err = ctkit("gaps", "-f", write_file(LOG, user_agent=None), "--from", "0")
+    _, _, err = ctkit("backfill", "-f", write_file(LOG, user_agent=None), "--from", "0")
 
     assert err.endswith("introduce yourself to logs, with a contact); give it in the parameter file\n")
 

@@ -210,6 +210,16 @@ def test_read_log_list_when_it_is_none(tmp_path: Path, text: bytes, reason: str)
         _read(path, text)
 
 
+def test_read_log_list_from_a_file_uri(tmp_path: Path) -> None:
+    """List, signature and key may be named by URIs, percent-encoded."""
+    (tmp_path / "my list.json").write_bytes(_list(_log("https://a.example")))
+    key = EmbeddedLog("any").public_key
+    (tmp_path / "my key").write_bytes(key)
+
+    assert len(read_log_list((tmp_path / "my list.json").as_uri(), user_agent=AGENT)) == 1
+    assert read_public_key((tmp_path / "my key").as_uri()) == key
+
+
 def test_read_log_list_when_the_file_is_missing(tmp_path: Path) -> None:
     """A file that is not there is a wrong parameter."""
     with pytest.raises(ParameterError, match=r"nowhere\.json cannot be read \(No such file"):

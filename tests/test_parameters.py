@@ -2,6 +2,7 @@
 
 import base64
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -68,12 +69,14 @@ def test_read_parameters_every_key(write):
         ceiling: log
         internal_only: true
         seen: fetched
+        as_der: text
         verify: off
         max_requests: 35
         max_entries: 1_000_000
         deadline: 3300
         recheck: all
         require_proof: true
+        confirmed: true
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -94,12 +97,14 @@ def test_read_parameters_every_key(write):
         "ceiling": "log",
         "internal_only": True,
         "seen": "fetched",
+        "as_der": "text",
         "verify": "off",
         "max_requests": 35,
         "max_entries": 1_000_000,
         "deadline": 3300,
         "recheck": "all",
         "require_proof": True,
+        "confirmed": True,
         "user_agent": "ct@example.org",
         "server_config": None,
     }
@@ -353,12 +358,67 @@ def test_server_config_when_it_says_nothing(write):
 
 
 @pytest.mark.parametrize(
+    ("text", "main_path"),
+    [
+        ("targets: {main: {table_path: 'file://./data/a'}}", "data/a"),
+        ("targets: {any: {table_path: data/my table, storage: {}}}", "data/my table"),
+        ("delta_sink: {table_path: data/own}\ntargets: {a: {table_path: x}, b: {table_path: y}}", "data/own"),
+        ("delta_sink: {enabled: true}\ntargets: {a: {table_path: 'file://./my%20table'}}", "my table"),
+    ],
+)
+def test_server_config_with_targets(write, text, main_path):
+    """The newer configuration names tables as targets; the only one is main, if the sink has none of its own."""
+    config = write(text, "server/config.yaml")
+
+    assert read_server_config(config)["main_path"] == str(config.parent / main_path)
+
+
+def test_server_config_with_targets_of_the_environment(write, monkeypatch):
+    """A target's path in the environment counts before the one in the file, as for the server."""
+    monkeypatch.setenv("CERTSTREAM_TARGETS_LIVE_TABLE_PATH", "/srv/table")
+
+    assert read_server_config(write("targets: {live: {table_path: x}}", "config.yaml"))["main_path"] == "/srv/table"
+
+
+def test_server_config_with_several_targets(write):
+    """Which of them is main has to be said, and nothing else."""
+    config = write("targets: {one: {table_path: a}, two: {table_path: b}}", "config.yaml")
+
+    with pytest.raises(ParameterError, match=r"one, two; .* main_path"):
+        read_parameters(server_config=config)
+    assert read_parameters(server_config=config, main_path="a").main_path == "a"
+
+
+@pytest.mark.parametrize("key", ["state_file", "log_list", "log_list_key", "server_config"])
+@pytest.mark.parametrize(
+    "form", ["{path}", "file://{quoted}", "file://localhost{quoted}", "file:{quoted}", "FILE://{quoted}"]
+)
+def test_files_in_every_spelling(write, key, form):
+    """A bare path, any form of a file URI, percent-encoded, and a pathlib.Path name one file."""
+    file = write("", "my 100% #1.yaml")
+    text = form.format(path=file, quoted=quote(str(file)))
+
+    assert getattr(read_parameters(**{key: text}), key) == str(file)
+    assert getattr(read_parameters(**{key: file}), key) == str(file)
+    assert read_yaml(text) == {}
+
+
+@pytest.mark.parametrize("key", ["main_path", "staging_path"])
+def test_tables_as_paths(tmp_path, key):
+    """A table may be given as pathlib.Path."""
+    assert getattr(read_parameters(**{key: tmp_path / "a%20b"}), key) == str(tmp_path / "a%20b")
+    assert getattr(Parameters.of({key: tmp_path}), key) == str(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("delta_sink: [1]", "delta_sink: it should be a dict"),
         ("custom_logs: {}", "custom_logs: it should be a list"),
         ("custom_logs: [a.example]", "custom_logs: each should be {name, url}"),
         ("static_logs: [{name: A}]", "logs.0.url"),
+        ("targets: [a]", "targets: it should be a dict"),
+        ("targets: {a: data/main}", "targets.a: it should be a dict, but is 'data/main'"),
         ("delta_sink: {table_path: 5}", "main_path: it should be a valid string, but is 5"),
         ("delta_sink: {table_path: 5", "is no YAML"),
     ],

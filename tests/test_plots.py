@@ -136,8 +136,7 @@ def test_plot_gaps_of_a_situation(tmp_path, asked, stretches):
             staging_path=str(tmp_path / "staging"),
             state_file=str(tmp_path / "state.json"),
             logs=[{"url": LOG, "name": "One", "protocol": "rfc6962"}, {"url": OTHER_LOG, "protocol": "static-ct"}],
-            user_agent="test@example.org",
-            **asked,
+            **{"internal_only": False, **asked},
         )
     )
     shown, _ = texts(plot_gaps(situation))

@@ -2,16 +2,25 @@
 
 import base64
 import json
+import threading
+from contextlib import closing
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fakes import FakeLog
+from fakes import FakeLog, check_table
+from rows import make_rows, make_table
 
-from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
-from ctkit.parameters import Parameters
-from ctkit.situation import choose_logs, open_logs
+from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError, SchemaMismatchError
+from ctkit.log import open_log
+from ctkit.parameters import Parameters, read_parameters
+from ctkit.plots import plot_gaps
+from ctkit.situation import choose_logs, fill_gaps, find_situation, open_logs, plan_gaps
+from ctkit.staged import merge_staged
+from ctkit.state import write_state
+from ctkit.table import as_der_type, find_table, open_table
+from ctkit.widgets import GapPreview
 
 AGENT = "ctkit tests, ct@example.org"
 
@@ -81,3 +90,236 @@ def test_open_logs_gives_each_its_key(serve, fakes, write_list):
     assert "the log list gives a key that cannot be used" in str(failed[0])
     for log in logs:
         log.close()
+
+
+# Who is asked, and when
+
+
+class UntoldLog(FakeLog):
+    """Answers nothing before it is told to."""
+
+    told: threading.Event
+
+    def respond(self, request):
+        """Wait, if it is to."""
+        self.told.wait(30)
+        return super().respond(request)
+
+
+@pytest.fixture
+def silent(serve, monkeypatch):
+    """Return the URL of a log that takes requests and does not answer, with the log; few wait for it for long."""
+    monkeypatch.setattr("ctkit.plan.SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr("ctkit.situation.SECONDS_TO_ANSWER", 0.5)
+    fake = UntoldLog("Silent", 30, protocols=["rfc6962"])
+    fake.told = threading.Event()
+    yield serve(fake), fake
+    fake.told.set()
+
+
+@pytest.fixture
+def known(tmp_path):
+    """Return parameters of two logs, with gaps that tables and state file tell: the second one is never there."""
+
+    def known(url, **more):
+        dead = "http://127.0.0.1:9/dead"
+        make_table(tmp_path / "main", make_rows([0, 4], url=url), make_rows([0, 4], url=dead))
+        write_state(tmp_path / "state.json", {url: 5, dead: 5})
+        given = {
+            "main_path": tmp_path / "main",
+            "staging_path": tmp_path / "staging",
+            "state_file": tmp_path / "state.json",
+            "logs": [{"url": dead}, {"url": url, "name": "Known"}],
+            "internal_only": False,
+            **more,
+        }
+        return read_parameters(**given)
+
+    return known
+
+
+@pytest.mark.parametrize("protocol", ["auto", "rfc6962", "static-ct"])
+def test_gaps_are_known_without_the_logs(known, serve, protocol):
+    """With the ceilings of a state file nobody is asked, and nobody has to introduce himself."""
+    fake = FakeLog(size=30)
+    url = serve(fake)
+
+    with closing(find_situation(known(url, logs=[{"url": url, "protocol": protocol, "name": "Known"}]))) as situation:
+        assert situation.gaps.to_pylist() == [{"source_url": url, "start": 1, "end": 4}]
+        assert "Known" in GapPreview(situation).logs.options[0][0]
+        plot_gaps(situation)
+        situation.check()
+        with pytest.raises(ParameterError, match="user_agent is missing"):
+            fill_gaps(situation)
+
+    assert (fake.requests, find_table(situation.parameters.staging_path)) == ([], None)
+
+
+def test_a_log_list_in_a_file_needs_no_user_agent(write_list, fakes):
+    """It is read from the disk; only a host has to be told who asks."""
+    listed = write_list({"https://a.example/": fakes[0].public_key})
+
+    assert [log.url for log in choose_logs(Parameters(log_list=listed))] == ["https://a.example"]
+    with pytest.raises(ParameterError, match="user_agent is missing"):
+        choose_logs(Parameters(log_list="https://list.example/v3.json"))
+
+
+def test_a_plan_does_not_wait_for_a_silent_log(known, silent, serve, tmp_path):
+    """It is planned with what is assumed, and named; what can be known of the other is known."""
+    url, _ = silent
+    other = serve(FakeLog("Alive", 300, protocols=["rfc6962"], page_size=100))
+    parameters = known(url, user_agent=AGENT, logs=[{"url": url}, {"url": other}], from_index=0)
+    write_state(tmp_path / "state.json", {url: 30, other: 300})
+
+    with closing(find_situation(parameters)) as situation:
+        plan = plan_gaps(situation)
+
+    assert [error.url for error in plan.unavailable] == [url]
+    assert url in plan.tables()["did not answer"]["why"][0]
+    lines = {log.source_url: log for log in plan.logs}
+    assert (lines[url].protocol, lines[url].assumed[:2]) == ("auto", ("protocol", "page size"))
+    assert (lines[other].protocol, lines[other].page_size, lines[other].requests) == ("rfc6962", 100, 3)
+
+
+def test_a_backfill_does_not_wait_for_a_silent_log(known, silent, serve, tmp_path):
+    """What the other log misses is written before the silent one has said what it speaks."""
+    url, fake = silent
+    alive = FakeLog("Alive", 300, protocols=["rfc6962"], page_size=100)
+    other = serve(alive)
+    logs = [{"url": url, "name": fake.name}, {"url": other, "name": alive.name}]
+    parameters = known(url, user_agent=AGENT, logs=logs, from_index=0)
+    write_state(tmp_path / "state.json", {url: 30, other: 300})
+    written = []
+
+    def listen(progress):
+        written.append(progress.written)
+        if progress.written >= 300:
+            fake.told.set()
+
+    with closing(find_situation(parameters)) as situation, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctkit.write.SECONDS_PER_COMMIT", 0.05)
+        report = fill_gaps(situation, on_progress=listen)
+
+    assert (report.complete, report.written) == (True, {url: 28, other: 300})
+    assert 300 in written
+    table = find_table(parameters.staging_path)
+    check_table(table, {url: fake, other: alive}, {url: [(1, 4), (5, 30)], other: (0, 300)})
+
+
+def test_ceilings_do_not_wait_for_a_silent_log(known, silent, serve):
+    """With the logs' own ceilings others are filled; a run that could not ask all of them is not complete."""
+    url, _ = silent
+    alive = FakeLog("Alive", 30, protocols=["static-ct"])
+    other = serve(alive)
+    for logs in ([{"url": url}, {"url": other}], [{"url": url}]):
+        parameters = known(url, user_agent=AGENT, logs=logs, ceiling="log", from_index=0)
+        with closing(find_situation(parameters)) as situation:
+            report = fill_gaps(situation)
+
+        assert [error.url for error in situation.unavailable] == [url]
+        assert (report.complete, report.title, len(report.unavailable)) == (False, "backfill incomplete", 1)
+        assert report.written == {log["url"]: 30 for log in logs[1:]}
+        assert "not known" in report.tables()
+        with pytest.raises(LogUnavailableError, match="its gaps are not known"):
+            situation.check()
+
+
+def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
+    """A 429 is an answer: who is told to come back in a second does so."""
+    fake = FakeLog(size=30, protocols=["rfc6962"])
+    url = serve(fake)
+    logs = [{"url": url, "protocol": "rfc6962"}]
+    fake.busy, fake.retry_after = [429], "1"
+
+    parameters = known(url, user_agent=AGENT, logs=logs, ceiling="log")
+    with closing(find_situation(parameters)) as situation:
+        assert (situation.unavailable, situation.within) == ((), {url: (None, 30)})
+
+
+@pytest.mark.parametrize("protocol", ["auto", "rfc6962"])
+def test_logs_are_closed_after_an_error(known, serve, monkeypatch, protocol):
+    """What follows their opening may fail: no connection stays."""
+    opened = []
+    monkeypatch.setattr(
+        "ctkit.situation.open_log", lambda *words, **more: opened.append(open_log(*words, **more)) or opened[-1]
+    )
+    url = serve(FakeLog(size=30, protocols=["rfc6962"]))
+    parameters = known(url, user_agent=AGENT, ceiling="log")
+    logs = [{"url": serve(FakeLog("Other", 30, protocols=["rfc6962"])), "protocol": protocol}]
+
+    with pytest.raises(ParameterError, match="catch-up has nowhere to start"):
+        find_situation(parameters.model_copy(update={"logs": read_parameters(logs=logs).logs}))
+
+    assert [log._client._http.is_closed for log in opened] == [True]
+
+
+# What is named twice, or not at all
+
+
+def test_a_log_that_is_named_twice(caplog, fakes):
+    """It is read once, with all that is said of it, and that is said."""
+    key = base64.b64encode(fakes[0].public_key).decode()
+    logs = [{"url": "a.example"}, {"url": "b.example"}, {"url": "https://a.example/", "name": "A", "key": key}]
+
+    chosen = choose_logs(read_parameters(logs=logs))
+
+    assert [(log.url, log.name, log.key) for log in chosen] == [
+        ("a.example", "A", fakes[0].public_key),
+        ("b.example", None, None),
+    ]
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "https://a.example" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("key", "values"), [("name", ("A", "B")), ("protocol", ("rfc6962", "static-ct")), ("key", (0, 1))]
+)
+def test_a_log_that_is_named_twice_with_different_words(fakes, key, values):
+    """Nobody can tell which of them is meant."""
+    if key == "key":
+        values = [base64.b64encode(fakes[at].public_key).decode() for at in values]
+    logs = [{"url": url, key: value} for url, value in zip(("a.example", "a.example/"), values, strict=True)]
+
+    with pytest.raises(ParameterError, match=rf"https://a\.example .*{key}"):
+        choose_logs(read_parameters(logs=logs))
+
+
+def test_a_log_that_is_twice_in_the_log_list(tmp_path, caplog):
+    """The list's first word counts, and that is said."""
+    logs = [{"url": "https://a.example/", "key": "", "description": name} for name in "AB"]
+    (tmp_path / "list.json").write_text(json.dumps({"operators": [{"logs": logs}]}))
+
+    assert [log.name for log in choose_logs(read_parameters(log_list=tmp_path / "list.json"))] == ["A"]
+    assert "https://a.example" in caplog.text
+
+
+def test_an_empty_log_list(tmp_path):
+    """It is one beside logs of one's own, as for the live server, and none without them."""
+    (tmp_path / "list.json").write_text('{"operators": []}')
+    listed = (tmp_path / "list.json").as_uri()
+
+    assert [log.url for log in choose_logs(read_parameters(log_list=listed, logs=[{"url": "a.example"}]))] == [
+        "a.example"
+    ]
+    with pytest.raises(ParameterError, match="names 0 logs"):
+        choose_logs(read_parameters(log_list=listed))
+
+
+# Tables for older live servers
+
+
+def test_a_new_table_holds_certificates_as_text(known, serve, tmp_path):
+    """With as_der: text all tables that come to be hold base64, and one that does not is refused by name."""
+    fake = FakeLog(size=30, protocols=["rfc6962"])
+    url = serve(fake)
+    more = {"logs": [{"url": url, "name": fake.name}], "user_agent": AGENT, "as_der": "text", "from_index": 0}
+    with closing(find_situation(known(url, **more, main_path=tmp_path / "new"))) as situation:
+        fill_gaps(situation).check()
+
+    merge_staged(situation.parameters)
+
+    assert as_der_type(open_table(tmp_path / "new")) == "string"
+    check_table(open_table(tmp_path / "new"), {url: fake}, {url: (0, 5)})
+    with pytest.raises(SchemaMismatchError) as caught:
+        find_situation(known(url, **more))
+    assert caught.value.uri == str(tmp_path / "main")

@@ -6,6 +6,7 @@ import threading
 import pytest
 
 from ctkit.errors import LogUnavailableError, ParameterError
+from ctkit.http import stopping
 from ctkit.state import ask_each, find_within, read_state, write_state
 
 A, B = "https://a.example/2026h1", "https://b.example/2026h1"
@@ -172,10 +173,28 @@ def test_ask_each_asks_at_once():
     assert len(ask_each(lambda _: everybody.wait(), range(8))) == 8
 
 
+def test_ask_each_when_the_time_is_over():
+    """Waits of a log that takes longer than it may end, and only those."""
+
+    def ask(number):
+        if number == 1 and stopping.get().wait(30):
+            raise LogUnavailableError(A, "no answer; run again")
+        return stopping.get().is_set()
+
+    answers = ask_each(ask, [0, 1], seconds=0.2)
+    assert (answers[0], type(answers[1])) == (False, LogUnavailableError)
+    assert ask_each(ask, [0]) == [False]
+
+
+def test_read_state_from_a_file_uri(tmp_path):
+    """A URI of a file names it, percent-encoded."""
+    write_state(tmp_path / "my state.json", {A: 12})
+
+    assert read_state((tmp_path / "my state.json").as_uri()) == {A: 12}
+
+
 def test_ask_each_when_interrupted_ends_the_waits():
     """What interrupts the asking ends the waits of the log client in every thread."""
-    from ctkit.http import stopping
-
     ended = []
 
     def ask(number):

@@ -202,6 +202,21 @@ def test_check_separate_under_any_spelling(tmp_path, monkeypatch):
     check_separate("main2", "main")
 
 
+def test_open_table_that_holds_certificates_as_text(tmp_path):
+    """A new table is made as it is asked for; one that is there, or is to be like another, is not what it is not."""
+    text = open_table(tmp_path / "text", as_der="text")
+
+    assert (as_der_type(text), as_der_type(open_table(tmp_path / "like", like=text))) == ("string", "string")
+    assert as_der_type(open_table(tmp_path / "text", as_der="text")) == "string"
+    for name, options in [("text", {}), ("new", {"like": text})]:
+        with pytest.raises(SchemaMismatchError) as caught:
+            open_table(tmp_path / name, as_der="binary", **options)
+        assert caught.value.uri == str(tmp_path / "text")
+    with pytest.raises(ParameterError, match="as_der is 'string'"):
+        open_table(tmp_path / "new", as_der="string")
+    assert not (tmp_path / "new").exists()
+
+
 def test_source_names_of_live_and_backfilled_rows(tmp_path):
     """A log's name is found beside rows that have the URL in its place."""
     main = make_table(tmp_path / "main", make_rows([1], name="Example log"), make_rows([2], name=LOG))

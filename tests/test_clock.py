@@ -1,0 +1,167 @@
+"""What is promised within some time is done then, whether anything comes from a log or not."""
+
+import logging
+import threading
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fakes import FakeLog, check_table
+from rows import LOG, make_batch
+
+from ctkit import backfilling, cli, verify, write
+from ctkit.backfilling import backfill
+from ctkit.checkpoint import Checkpoint
+from ctkit.gap import find_gaps
+from ctkit.log import open_log
+from ctkit.outcome import Progress
+from ctkit.ranges import RangeSet
+from ctkit.table import open_table
+
+USER_AGENT = "ctkit tests, nobody@example.org"
+ANY_TIME = 30
+"""Seconds after which a test gives up on what it waits for."""
+
+
+class StallingLog(FakeLog):
+    """Answers for its first page and then, for entries, not before it is told to."""
+
+    go_on: threading.Event
+    went_on = False
+
+    def respond(self, request):
+        """Wait, if it is to."""
+        if int(request.query.get("start", 0)) >= self.page_size:
+            self.went_on |= self.go_on.wait(ANY_TIME)
+        return super().respond(request)
+
+
+@pytest.fixture
+def stalling(serve):
+    """Return a log that stalls after 100 of its 300 entries, with its client."""
+    fake = StallingLog(size=300, page_size=100, protocols=["rfc6962"])
+    fake.go_on = threading.Event()
+    with open_log(serve(fake), user_agent=USER_AGENT, name=fake.name, protocol="rfc6962") as log:
+        log.learn_page_size()
+        yield fake, log
+        fake.go_on.set()
+
+
+@pytest.mark.parametrize("level", ["off", "entries"])
+def test_rows_are_committed_when_nothing_more_comes(tmp_path, stalling, monkeypatch, level):
+    """What a log has brought is proven and committed in time, though the log brings nothing after it."""
+    fake, log = stalling
+    monkeypatch.setattr(verify, "SECONDS_AT_ONCE", 0.05)
+    monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.05)
+    table = open_table(tmp_path / "staging")
+    committed = []
+
+    def listen(progress):
+        committed.append(progress.written)
+        fake.go_on.set()
+
+    gaps = find_gaps(None, within={log.url: (0, 300)})
+    backfill([log], gaps, table, verify=level, on_progress=listen).check()
+
+    assert (committed[0], committed[-1], fake.went_on) == (100, 300, True)
+    check_table(table, {log.url: fake}, {log.url: (0, 300)})
+
+
+def test_progress_is_told_when_nothing_comes(tmp_path, stalling, monkeypatch):
+    """A run that waits for its log is heard of all the same."""
+    fake, log = stalling
+    monkeypatch.setattr(backfilling, "SECONDS_PER_PROGRESS", 0.05)
+    heard = []
+
+    def listen(progress):
+        heard.append(progress)
+        fake.go_on.set()
+
+    gaps = find_gaps(None, within={log.url: (100, 300)})
+    backfill([log], gaps, open_table(tmp_path / "staging"), on_progress=listen).check()
+
+    assert (heard[0], heard[-1], fake.went_on) == (Progress(200, 0, 0), Progress(200, 200, 1), True)
+
+
+def test_progress_is_told_after_an_interrupt(tmp_path, stalling, monkeypatch):
+    """What is written because of Ctrl+C is told as well: the last number is that of the table."""
+    _, log = stalling
+    monkeypatch.setattr(backfilling, "SECONDS_PER_PROGRESS", 0.05)
+    table = open_table(tmp_path / "staging")
+    heard = []
+
+    def interrupt_once(progress):
+        heard.append(progress)
+        if len(heard) == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        backfill([log], find_gaps(None, within={log.url: (0, 300)}), table, on_progress=interrupt_once)
+
+    assert heard[-1].written == open_table(tmp_path / "staging").count() == 100
+
+
+def test_pages_are_passed_on_when_nothing_more_comes(monkeypatch):
+    """What has come is proven in time though who brings it is stuck; then the rest, and what was left is told."""
+    monkeypatch.setattr(verify, "SECONDS_AT_ONCE", 0.05)
+    log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))
+    go_on, passed_on = threading.Event(), []
+
+    def arrivals():
+        for index in range(2):
+            rows = make_batch([index])
+            yield verify.Arrival(LOG, rows, (), index, [bytes(32)], np.zeros(1, np.uint8))
+            assert go_on.wait(ANY_TIME)
+        return RangeSet.of((7, 9))
+
+    head = Checkpoint.remembered(LOG, 2, bytes(32))
+    proving = verify.prove_arrivals(log, {LOG: head}, arrivals(), stop=threading.Event())
+    passed_on.append(next(proving).start)
+    assert not go_on.is_set()
+    go_on.set()
+    while True:
+        try:
+            passed_on.append(next(proving).start)
+        except StopIteration as end:
+            left = end.value
+            break
+
+    assert (passed_on, list(left)) == ([0, 1], list(RangeSet.of((7, 9))))
+
+
+def test_proving_ends_with_the_error_of_what_comes(monkeypatch):
+    """What fails in the thread that waits is raised where it was asked for."""
+
+    def arrivals():
+        raise MemoryError
+        yield
+
+    with pytest.raises(MemoryError):
+        next(verify.prove_arrivals(SimpleNamespace(url=LOG), {}, arrivals(), stop=threading.Event()))
+
+
+def test_a_commit_is_due_when_a_batch_is_empty(tmp_path, monkeypatch):
+    """A batch without rows lets time pass: what came before it is committed without what comes after."""
+    table = open_table(tmp_path / "staging")
+
+    def batches():
+        yield make_batch([1])
+        monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.0)
+        yield make_batch([9]).slice(1)
+        yield make_batch([2])
+
+    assert [rows.num_rows for rows in write.write_batches(table, batches())] == [1, 1]
+
+
+@pytest.mark.parametrize(("seconds", "lines"), [(0.0, 3), (1e9, 2)])
+def test_progress_of_a_file_is_a_line_for_what_is_new(monkeypatch, caplog, seconds, lines):
+    """In a file, what was said already is said again after a minute only."""
+    monkeypatch.setattr(cli, "SECONDS_PER_LINE", seconds)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
+    caplog.set_level(logging.INFO, "ctkit")
+
+    with cli._progress() as say:
+        for written in (0, 0, 5):
+            say(Progress(9, written, 1))
+
+    assert len(caplog.messages) == lines
