@@ -1,6 +1,7 @@
 """Open a log by its URL, or many by a log list."""
 
 import base64
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,10 +19,12 @@ from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.pace import Pace
-from ctkit.ranges import Int64s, RangeSet
+from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog
+
+logger = logging.getLogger(__name__)
 
 LogProtocol = Literal["rfc6962", "static-ct"]
 """The two ways to read a log, as spelled in parameters."""
@@ -296,7 +299,12 @@ def read_log_list(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ParameterError(f"log list {source} is not of version 3: {where}: {first['msg']}; name another") from error
-    described = [log.describe() for operator in operators for log in (*operator.logs, *operator.tiled_logs)]
+    described = []
+    for log in (log for operator in operators for log in (*operator.logs, *operator.tiled_logs)):
+        try:
+            described.append(log.describe())
+        except ParameterError as error:
+            logger.warning("log list names a log that has no URL, skipping source=%s reason=%s", source, error)
     logs = [log for log in described if log.state not in ("retired", "rejected")]
     if not logs:
         raise ParameterError(f"log list {source} names {len(described)} logs, none of them in use: name another")
@@ -351,7 +359,7 @@ def _decode_base64(text: object) -> bytes:
 
 
 class _TreeHead(pydantic.BaseModel):
-    tree_size: Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
+    tree_size: Annotated[int, pydantic.Field(ge=0, le=LARGEST_TREE)]
     sha256_root_hash: Annotated[
         bytes, pydantic.BeforeValidator(_decode_base64), pydantic.Field(min_length=32, max_length=32)
     ]
