@@ -5,6 +5,7 @@ import email.utils
 import logging
 import random
 import re
+import ssl
 import threading
 import time
 import zlib
@@ -18,6 +19,7 @@ from typing import TypeVar
 import httpx
 import tenacity
 
+from ctkit.connection import ending, open_transports
 from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.pace import NoTurnError, Pace, Turn, gate_of
@@ -114,7 +116,8 @@ class Client:
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, or `url` is not one.
+        `user_agent` holds no contact, `url` is not one, or the environment names a proxy or certificates that cannot
+        be used.
     """
 
     def __init__(self, url: str, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE) -> None:
@@ -123,17 +126,15 @@ class Client:
         self._patience = patience
         self._host = host_of(url)
         self._gate = gate_of(httpx.URL(url).netloc.decode())
-        try:
-            self._http = httpx.Client(
-                headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
-                timeout=patience.timeout,
-                limits=httpx.Limits(max_keepalive_connections=None),
-                # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            message = f"the environment names a proxy that cannot be used ({error}): correct HTTPS_PROXY or ALL_PROXY"
-            raise ParameterError(message) from error
+        direct, through = open_transports(httpx.URL(url))
+        self._http = httpx.Client(
+            headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
+            timeout=patience.timeout,
+            transport=direct,
+            mounts=through,
+            # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        )
 
     @property
     def pace(self) -> Pace:
@@ -165,8 +166,8 @@ class Client:
         binary
             The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
         entries
-            Whether this asks for entries, for which `may_ask` must be asked. What does not goes first: entries that
-            have come may wait for it.
+            Whether this asks for entries, for which `may_ask` must be asked before each request, those that follow a
+            redirect included. What does not goes first: entries that have come may wait for it.
 
         Raises
         ------
@@ -190,20 +191,20 @@ class Client:
         )
 
         def ask() -> T:
-            if entries and not may_ask.get(_always)():
-                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
-            return read(self._body(path, limit, binary, not entries, stop))
+            return read(self._body(path, limit, binary, entries, stop))
 
         try:
             return retrying(ask)
         except TryAgain as problem:
             raise problem.error from problem.__cause__
 
-    def _body(self, path: str, limit: int, binary: bool, urgent: bool, stop: threading.Event) -> bytes:
+    def _body(self, path: str, limit: int, binary: bool, entries: bool, stop: threading.Event) -> bytes:
         """Return the unpacked body of one answer with status 200, after redirects within the host."""
         request = self._http.build_request("GET", self.url + path)
         for _ in range(_REDIRECTS):
-            body, following = self._ask(request, path, limit, binary, urgent, stop)
+            if entries and not may_ask.get(_always)():
+                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
+            body, following = self._ask(request, path, limit, binary, not entries, stop)
             if following is None:
                 return body
             target = following.url
@@ -220,6 +221,8 @@ class Client:
         tries, pause, longest = patience.tries, patience.first_wait, min(patience.longest_wait, patience.total)
         try:
             with self._gate.turn(self.url, stop, tries=tries, pause=pause, longest=longest, urgent=urgent) as turn:
+                # Nothing is read any more after a stop or the deadline, not even the header of a slow answer.
+                ending.set((stop, turn.sent + patience.total))
                 response, body = self._send(request, limit, binary, turn, stop)
                 refusal = self._refusal(path, response.status_code, body)
                 if response.status_code == 429 or (response.status_code >= 500 and not refusal.too_large):
@@ -234,6 +237,9 @@ class Client:
             raise HttpError(self.url, message, too_large=True) from None
         except (httpx.RequestError, httpx.InvalidURL, EOFError, OSError, zlib.error) as error:
             what = f"{path}: {type(error).__name__} {error}".rstrip()
+            if isinstance(error.__cause__ and error.__cause__.__context__, ssl.SSLCertVerificationError):
+                advice = "check the URL, and the certificates that SSL_CERT_FILE or SSL_CERT_DIR names"
+                raise HttpError(self.url, f"{what}; {advice}") from error
             raise TryAgain(HttpError(self.url, f"{what}; run again later")) from error
         if response.next_request is not None:
             return b"", response.next_request
@@ -249,12 +255,11 @@ class Client:
         self, request: httpx.Request, limit: int, binary: bool, turn: Turn, stop: threading.Event
     ) -> tuple[httpx.Response, bytes]:
         """Return one answer and its unpacked body, which nobody needs of a redirect; note in `turn` how it came."""
-        deadline = turn.sent + self._patience.total
         try:
             response = self._http.send(request, stream=True)
             try:
                 turn.latency = time.monotonic() - turn.sent
-                pieces = iter(()) if response.next_request else _pieces(response, deadline, stop)
+                pieces = iter(()) if response.next_request else response.iter_raw()
                 body = _unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
             finally:
                 response.close()
@@ -348,14 +353,6 @@ def retry_after(value: str, now: float) -> float | None:
 
 class _OversizeError(Exception):
     """A body is larger than it may be."""
-
-
-def _pieces(response: httpx.Response, deadline: float, stop: threading.Event) -> Iterator[bytes]:
-    """Yield the body as it comes; a stop or the deadline ends it between two pieces."""
-    for piece in response.iter_raw():
-        yield piece
-        if stop.is_set() or time.monotonic() > deadline:
-            raise httpx.ReadTimeout("no time left for the rest of the answer")
 
 
 def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
