@@ -6,10 +6,12 @@ import ssl
 import threading
 import time
 import urllib.request
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from contextvars import ContextVar
 from ipaddress import ip_address, ip_network
+from itertools import chain
 from typing import Any
 
 import httpcore
@@ -24,6 +26,9 @@ _POLL = 0.1
 """Seconds between two looks at the event."""
 
 _PORTS = {"http": 80, "https": 443}
+_GZIP = b"\x1f\x8b"
+_STEP = 1 << 20
+"""Bytes that are unpacked at a time."""
 
 
 def open_transports(url: httpx.URL) -> tuple[httpx.BaseTransport, Mapping[str, httpx.BaseTransport]]:
@@ -144,3 +149,40 @@ class _Stream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+class OversizeError(Exception):
+    """A body is larger than it may be."""
+
+
+def unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
+    """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are.
+
+    With `any_bytes` nothing follows from those. It is unpacked as it comes, so that nothing beyond `limit` is ever in
+    memory; and of one that comes to nothing, as empty gzip members do, no more than twice as much is read.
+    """
+    head = b""
+    for piece in pieces:
+        head += piece
+        if len(head) >= len(_GZIP):
+            break
+    unpacked: list[bytes] = []
+    room, packed = limit, 2 * limit
+    member = zlib.decompressobj(zlib.MAX_WBITS | 16) if head.startswith(_GZIP) and not any_bytes else None
+    for piece in chain([head], pieces):
+        packed -= len(piece)
+        while piece:
+            if member is None:
+                part, piece = piece, b""
+            else:
+                if member.eof:
+                    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
+                part = member.decompress(piece, min(_STEP, room + 1))
+                piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
+            room -= len(part)
+            if room < 0 or packed < 0:
+                raise OversizeError
+            unpacked.append(part)
+    if member and not member.eof:
+        raise EOFError("the gzip stream has no end")
+    return b"".join(unpacked)

@@ -9,17 +9,16 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from itertools import chain
 from typing import TypeVar
 
 import httpx
 import tenacity
 
-from ctkit.connection import ending, open_transports
+from ctkit.connection import OversizeError, ending, open_transports, unpacked
 from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.pace import NoTurnError, Pace, Turn, gate_of
@@ -35,10 +34,9 @@ may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("ma
 """Asked before each request for entries of the thread that set it, each try included; none is sent if it says no."""
 
 _NEVER = threading.Event()
+_USELESS = 4
+"""Answers that break the protocol, such as the page that a store shows for what it does not have, and no more tries."""
 _REDIRECTS = 5
-_GZIP = b"\x1f\x8b"
-_STEP = 1 << 20
-"""Bytes that are unpacked at a time."""
 # Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
 _TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
 
@@ -91,6 +89,10 @@ class HttpError(LogUnavailableError):
 
 class NotAskedError(HttpError):
     """A request was not sent, because `may_ask` said no: that says nothing about the log."""
+
+
+class PageError(LogProtocolError):
+    """A page for people came instead of an answer."""
 
 
 class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by itself
@@ -151,7 +153,14 @@ class Client:
         self._http.close()
 
     def get(
-        self, path: str, read: Callable[[bytes], T], *, limit: int, binary: bool = False, entries: bool = False
+        self,
+        path: str,
+        read: Callable[[bytes], T],
+        *,
+        limit: int,
+        binary: bool = False,
+        entries: bool = False,
+        failures: int | None = None,
     ) -> T:
         """Ask for `path` until an answer can be read, as long as patience lasts.
 
@@ -168,6 +177,8 @@ class Client:
         entries
             Whether this asks for entries, for which `may_ask` must be asked before each request, those that follow a
             redirect included. What does not goes first: entries that have come may wait for it.
+        failures
+            Answers with status 5xx after which to give up; as many as patience has tries by default.
 
         Raises
         ------
@@ -175,15 +186,25 @@ class Client:
             `may_ask` said no.
         HttpError
             No answer, or one with another status than 200.
-        LogProtocolError
+        PageError
             Nothing but HTML pages.
         """
         stop = stopping.get(_NEVER)
         patience, pace = self._patience, self.pace
-        enough = tenacity.stop_after_attempt(patience.tries) | tenacity.stop_before_delay(patience.total)
+        is_late = tenacity.stop_before_delay(patience.total)
+
+        def is_enough(state: tenacity.RetryCallState) -> bool:
+            problem, tries = state.outcome and state.outcome.exception(), patience.tries
+            if isinstance(problem, TryAgain):
+                if isinstance(problem.error, LogProtocolError):
+                    tries = min(tries, _USELESS)
+                elif failures and isinstance(problem.error, HttpError) and (problem.error.status or 0) >= 500:
+                    tries = min(tries, failures)
+            return state.attempt_number >= tries or pace.troubles >= patience.tries or is_late(state)
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TryAgain),
-            stop=lambda state: pace.troubles >= patience.tries or enough(state),
+            stop=is_enough,
             wait=tenacity.wait_random_exponential(patience.first_wait, patience.longest_wait),
             sleep=tenacity.sleep_using_event(stop),
             before_sleep=self._log_retry,
@@ -232,7 +253,7 @@ class Client:
                 self._gate.check(longest)
         except NoTurnError as reason:
             raise HttpError(self.url, f"{path}: {reason}", status=reason.status) from None
-        except _OversizeError:
+        except OversizeError:
             message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
             raise HttpError(self.url, message, too_large=True) from None
         except (httpx.RequestError, httpx.InvalidURL, EOFError, OSError, zlib.error) as error:
@@ -248,7 +269,7 @@ class Client:
         if response.status_code != 200:
             raise refusal
         if body.lstrip()[:1] == b"<" and not binary:
-            raise TryAgain(LogProtocolError(self.url, f"{path}: an HTML page; look at it in a browser"))
+            raise TryAgain(PageError(self.url, f"{path}: an HTML page; look at it in a browser"))
         return body, None
 
     def _send(
@@ -260,7 +281,7 @@ class Client:
             try:
                 turn.latency = time.monotonic() - turn.sent
                 pieces = iter(()) if response.next_request else response.iter_raw()
-                body = _unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
+                body = unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
             finally:
                 response.close()
         except (httpx.RequestError, httpx.InvalidURL, OSError) as error:
@@ -349,43 +370,6 @@ def retry_after(value: str, now: float) -> float | None:
             return None
         seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
     return max(seconds, 0.0) if seconds < float("inf") else None
-
-
-class _OversizeError(Exception):
-    """A body is larger than it may be."""
-
-
-def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
-    """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are.
-
-    With `any_bytes` nothing follows from those. It is unpacked as it comes, so that nothing beyond `limit` is ever in
-    memory; and of one that comes to nothing, as empty gzip members do, no more than twice as much is read.
-    """
-    head = b""
-    for piece in pieces:
-        head += piece
-        if len(head) >= len(_GZIP):
-            break
-    unpacked: list[bytes] = []
-    room, packed = limit, 2 * limit
-    member = zlib.decompressobj(zlib.MAX_WBITS | 16) if head.startswith(_GZIP) and not any_bytes else None
-    for piece in chain([head], pieces):
-        packed -= len(piece)
-        while piece:
-            if member is None:
-                part, piece = piece, b""
-            else:
-                if member.eof:
-                    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                part = member.decompress(piece, min(_STEP, room + 1))
-                piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
-            room -= len(part)
-            if room < 0 or packed < 0:
-                raise _OversizeError
-            unpacked.append(part)
-    if member and not member.eof:
-        raise EOFError("the gzip stream has no end")
-    return b"".join(unpacked)
 
 
 def _check_user_agent(user_agent: str) -> None:

@@ -25,6 +25,9 @@ _LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
 """Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
 
+_FAILURES = 2
+"""Answers with status 5xx to a request for several entries, and fewer are asked for."""
+
 _PATHS = 64
 """Audit paths that are asked for to prove one stretch: two are enough where nothing differs."""
 
@@ -110,7 +113,9 @@ class Rfc6962Log(LogClient):
 
         # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
         path = f"/ct/v1/get-entries?start={start}&end={end - 1}"
-        return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True)
+        # One entry may spoil all answers that it is part of: it is found by asking for fewer, not by asking again.
+        failures = _FAILURES if end - start > 1 else None
+        return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True, failures=failures)
 
     def _not_yet(self, start: int, end: int, reason: str) -> LogUnavailableError:
         message = f"the log does not have entry {start} yet ({reason}); run again later"
