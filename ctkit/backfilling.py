@@ -16,7 +16,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
-from ctkit.binding import find_faults
+from ctkit.binding import find_ends, find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
 from ctkit.checkpoint import Checkpoint, Verify
@@ -167,7 +167,9 @@ def _run(
         rows = read_rows(kept, log, source_name=name, as_der=as_der, seen=moment)
         if verify != "entries":
             return Arrival(log.url, rows, block.missing_issuers, start)
-        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), find_faults(kept))
+        faults = find_faults(kept)
+        ends = find_ends(kept, faults)
+        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
 
     def batches(arrivals: Iterator[Arrival | LogError]) -> Iterator[pa.RecordBatch]:
         for arrival in arrivals:

@@ -131,6 +131,19 @@ class Log(Protocol):
             The log's own proofs contradict `head`, or cannot be read.
         """
 
+    def get_roots(self) -> frozenset[bytes] | None:
+        """Return the DER of the root certificates that the log accepts, in which its chains end.
+
+        It is asked once. None if it does not say: there is no such request behind a monitoring prefix.
+
+        Raises
+        ------
+        LogUnavailableError
+            They cannot be had just now.
+        LogProtocolError
+            The answer cannot be read.
+        """
+
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Ask for the entries ``[start, end)``, in one request for the data.
 

@@ -16,8 +16,9 @@ from ctkit.entry import REPORT, EntryBlock, decode_get_entries
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.http import HttpError, TryAgain
 from ctkit.merkle import verify_consistency
-from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
+from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof, read_roots
 from ctkit.ranges import Int64s, RangeSet
+from ctkit.shared import Shared
 
 _PAGE_LIMIT = 64 << 20
 _STH_LIMIT = 1 << 20
@@ -57,6 +58,7 @@ class Rfc6962Log(LogClient):
         self._known_size = 0
         self._short_stops: set[int] = set()
         self._tree: ProvenTree | None = None
+        self._accepted: Shared[None, frozenset[bytes] | None] = Shared(self.url, 1)
 
     def _ask_for_head(self) -> Checkpoint:
         # RFC 6962, section 4.3.
@@ -142,6 +144,25 @@ class Rfc6962Log(LogClient):
             if page_size is not None:
                 self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
                 self.page_size_known = True
+
+    def get_roots(self) -> frozenset[bytes] | None:
+        """Ask which roots the log accepts, once; see `ctkit.log.Log.get_roots`."""
+        return self._accepted.get(None, self._ask_for_roots)
+
+    def _ask_for_roots(self) -> frozenset[bytes] | None:
+        def read(body: bytes) -> frozenset[bytes]:
+            try:
+                return read_roots(body, self.url)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+
+        try:
+            # RFC 6962, section 4.7.
+            return self._client.get("/ct/v1/get-roots", read, limit=_PAGE_LIMIT)
+        except HttpError as error:
+            if error.status in _NOT_HAD:
+                return None
+            raise
 
     def provable(self, start: int, end: int) -> tuple[int, int]:
         """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""

@@ -53,7 +53,7 @@ _Element = tuple[int, int, int]
 _ABSENT: _Element = (-1, 0, 0)
 
 
-def _header(der: bytes, at: int, end: int) -> _Element:
+def header(der: bytes, at: int, end: int) -> _Element:
     """Return the element whose header is at `at`. It may end beyond `end`, and does if no header fits in before."""
     start = at + 2
     if start > end:
@@ -84,14 +84,14 @@ def _indefinite_stop(der: bytes, at: int, end: int) -> int:
             depth += 1
             at += 2
         else:
-            at = _header(der, at, end)[2]
+            at = header(der, at, end)[2]
     return end + 1 if depth else at
 
 
-def _elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
+def elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
     """Yield the elements in ``[at, end)``, up to the first that does not fit."""
     while at < end:
-        element = _header(der, at, end)
+        element = header(der, at, end)
         at = element[2]
         if at > end:
             return
@@ -99,13 +99,13 @@ def _elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
 
 
 def _first(der: bytes, at: int, end: int) -> _Element:
-    return next(_elements(der, at, end), _ABSENT)
+    return next(elements(der, at, end), _ABSENT)
 
 
 def _members(value: bytes) -> Iterator[_Element]:
     """Yield the elements of the sequence that `value` is, as far as they go."""
-    tag, start, stop = _header(value, 0, len(value))
-    return _elements(value, start, min(stop, len(value))) if tag == _SEQUENCE else iter(())
+    tag, start, stop = header(value, 0, len(value))
+    return elements(value, start, min(stop, len(value))) if tag == _SEQUENCE else iter(())
 
 
 def _contents(der: bytes, element: _Element, tag: int) -> bytes:
@@ -175,13 +175,13 @@ def read_certificate(der: bytes) -> Certificate:
     False
     """
     # The two outer elements may be cut short: what is left of them is read, but not called readable.
-    outer_tag, start, outer_stop = _header(der, 0, len(der))
+    outer_tag, start, outer_stop = header(der, 0, len(der))
     end = min(outer_stop, len(der))
-    tbs_tag, start, tbs_stop = _header(der, start, end)
-    algorithm_tag, algorithm_start, algorithm_stop = _header(der, tbs_stop, end)
+    tbs_tag, start, tbs_stop = header(der, start, end)
+    algorithm_tag, algorithm_start, algorithm_stop = header(der, tbs_stop, end)
     fields: list[_Element] = []
     if outer_tag == tbs_tag == _SEQUENCE:
-        fields += islice(_elements(der, start, min(tbs_stop, end)), 11)
+        fields += islice(elements(der, start, min(tbs_stop, end)), 11)
     if fields and fields[0][0] == _VERSION:
         del fields[0]
     readable = (
@@ -191,7 +191,7 @@ def read_certificate(der: bytes) -> Certificate:
         and algorithm_stop <= end == outer_stop
     )
     serial_number, _, issuer, validity, subject, _ = (fields + [_ABSENT] * 6)[:6]
-    dates = _elements(der, validity[1], validity[2])
+    dates = elements(der, validity[1], validity[2])
     return Certificate(
         readable,
         _contents(der, _first(der, algorithm_start, algorithm_stop), _OBJECT_IDENTIFIER) if readable else b"",
@@ -215,12 +215,12 @@ def _read_extensions(der: bytes, optional_fields: list[_Element]) -> dict[bytes,
     for tag, start, stop in optional_fields:
         if tag != _EXTENSIONS:
             continue
-        _, start, extensions_stop = _header(der, start, stop)
-        for _, at, end in _elements(der, start, min(extensions_stop, stop)):
-            _, id_start, id_stop = _header(der, at, end)
-            value_tag, start, stop = _header(der, id_stop, end)
+        _, start, extensions_stop = header(der, start, stop)
+        for _, at, end in elements(der, start, min(extensions_stop, stop)):
+            _, id_start, id_stop = header(der, at, end)
+            value_tag, start, stop = header(der, id_stop, end)
             if value_tag == _BOOLEAN:
-                value_tag, start, stop = _header(der, stop, end)
+                value_tag, start, stop = header(der, stop, end)
             if value_tag == _OCTET_STRING and stop <= end:
                 values.setdefault(der[id_start:id_stop], []).append(der[start:stop])
     return values
@@ -243,11 +243,11 @@ def read_name(name: bytes) -> dict[str, str]:
     {'C': 'GB'}
     """
     texts: dict[str, str] = {}
-    for _, set_start, set_stop in _elements(name, 0, len(name)):
-        for _, at, end in _elements(name, set_start, set_stop):
-            _, _, type_stop = _header(name, at, end)
+    for _, set_start, set_stop in elements(name, 0, len(name)):
+        for _, at, end in elements(name, set_start, set_stop):
+            _, _, type_stop = header(name, at, end)
             attribute = _ATTRIBUTES.get(name[at:type_stop])
-            _, start, stop = _header(name, type_stop, end)
+            _, start, stop = header(name, type_stop, end)
             if attribute and stop <= end:
                 try:
                     texts[attribute] = name[start:stop].decode()
@@ -351,8 +351,8 @@ def read_subject_key_identifier(value: bytes) -> bytes:
 def read_access_locations(value: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the general name under each access method (RFC 5280, section 4.2.2.1), as `read_general_names` does."""
     for _, start, end in _members(value):
-        _, _, method_stop = _header(value, start, end)
-        tag, start, stop = _header(value, method_stop, end)
+        _, _, method_stop = header(value, start, end)
+        tag, start, stop = header(value, method_stop, end)
         if stop <= end:
             yield tag, value[start:stop]
 
