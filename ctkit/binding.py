@@ -20,7 +20,7 @@ from ctkit.x509 import POISON_EXTENSION
 
 FAULTS = (
     "",
-    "its chain is not signed, each certificate by the next",
+    "its chain cannot be read, or is not signed, each certificate by the next",
     "its chain is not that of its issuer",
     "its pre-certificate is not the TBSCertificate of its leaf, with the poison",
     "its chain does not end in a root certificate that the log accepts",
@@ -118,6 +118,7 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
             faults[row] = _find_in_certificate(block.data, start, end, issuers[chain])
     if len(block):
         faults[(faults == 0) & is_open[numbers]] = OPEN_END
+        faults[np.isin(block.index, block.odd_chains)] = _CHAIN
     return faults
 
 

@@ -131,8 +131,6 @@ class EmbeddedLog:
         The Merkle tree over them.
     issuers
         DER of the certificates in all chains, by lowercase hex SHA-256.
-    roots
-        DER of the certificates in which chains end: those that the log accepts.
     public_key
         DER of the ``SubjectPublicKeyInfo`` of the log's ECDSA P-256 key.
     """
@@ -157,7 +155,6 @@ class EmbeddedLog:
         self.entries: list[LogEntry] = []
         self.tree = Tree()
         self.issuers: dict[str, bytes] = {}
-        self.roots: set[bytes] = set()
         self._random = Random(f"{name}/{seed}")
         self._key = ec.generate_private_key(ec.SECP256R1())
         self.public_key = self._key.public_key().public_bytes(
@@ -201,7 +198,6 @@ class EmbeddedLog:
         leaf_hash = hash_leaf(entry.leaf_input)
         self._index_by_leaf_hash[leaf_hash] = len(self.entries)
         self.issuers.update((sha256(issuer).hexdigest(), issuer) for issuer in issued.chain)
-        self.roots.update(issued.chain[-1:])
         self.tree.append(leaf_hash)
         self.entries.append(entry)
 
@@ -237,8 +233,6 @@ class EmbeddedLog:
             match verb:
                 case "get-sth":
                     return _json(self._signed_tree_head())
-                case "get-roots":
-                    return _json({"certificates": _texts(sorted(self.roots))})
                 case "get-entries":
                     return _json({"entries": self._get_entries(int(query["start"]), int(query["end"]))})
                 case "get-sth-consistency":

@@ -18,11 +18,12 @@ from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 
 from ctkit import kernel
-from ctkit.binding import find_faults
+from ctkit.binding import find_ends, find_faults
 from ctkit.embedded import EmbeddedLog, Request, make_log
 from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
 from ctkit.issuance import Issued, der, issue
+from ctkit.roots import Roots
 
 URL = "https://log.example"
 RIGHT, CHAIN, ISSUER, PRE_CERTIFICATE, OPEN_END = range(5)
@@ -292,7 +293,7 @@ def _signatures(log: EmbeddedLog) -> list[tuple[int, int]]:
     return ranges
 
 
-def _written(block: EntryBlock, log: EmbeddedLog) -> dict[int, tuple[bytes, list[bytes | None]]]:
+def _written(block: EntryBlock, log: EmbeddedLog, roots: Roots) -> dict[int, tuple[bytes, list[bytes | None]]]:
     """Return what ``verify: entries`` writes, by index: certificate and chain of what is in the tree and not at fault.
 
     The rest of a row is of the leaf.
@@ -300,8 +301,11 @@ def _written(block: EntryBlock, log: EmbeddedLog) -> dict[int, tuple[bytes, list
     found = {}
     offsets, chain, leaf_hashes = block.chain_offsets.tolist(), block.chain.tolist(), block.leaf_hashes()
     issuers = [*block.issuers, None]
+    faults = find_faults(block)
+    for row, last in find_ends(block, faults).items():
+        faults[row] = RIGHT if roots.may_be_end(last) else OPEN_END
     for row, (index, fault, (start, end)) in enumerate(
-        zip(block.index.tolist(), find_faults(block).tolist(), block.certificate.tolist(), strict=True)
+        zip(block.index.tolist(), faults.tolist(), block.certificate.tolist(), strict=True)
     ):
         if leaf_hashes[row] == log.tree.leaf_hash(index) and not fault:
             positions = chain[offsets[row] : offsets[row + 1]]
@@ -316,12 +320,12 @@ def _without(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
 def test_flipped_bytes_of_a_page() -> None:
     """Whatever byte of a page flips: what is written is right, but for the signatures of pre-certificates."""
     log = _few()
-    signatures = _signatures(log)
+    signatures, roots = _signatures(log), Roots({entry.chain[-1] for entry in log.entries})
     changed = 0
 
     for at, body in _flips(page_of(log), 0, 4):
         try:
-            written = _written(decode_get_entries(body, 0, URL, 3), log)
+            written = _written(decode_get_entries(body, 0, URL, 3), log, roots)
         except LogProtocolError:
             continue
         for index, (certificate, chain) in written.items():
@@ -347,7 +351,7 @@ def test_flipped_bytes_of_a_data_tile() -> None:
         except LogProtocolError:
             continue
         block = block.with_issuers(fingerprints, {each: issuers.get(each) for each in fingerprints})
-        for index, (certificate, chain) in _written(block, log).items():
+        for index, (certificate, chain) in _written(block, log, Roots(None)).items():
             entry = log.entries[index]
             if certificate != entry.certificate:
                 unnoticed.add(at)

@@ -21,6 +21,7 @@ FLOORS = {
     "names": 1,
     "kernel": 1,
     "framing": 1,
+    "leaf": 1,
     "entry": 1,
     "checkpoint": 1,
     "proof": 1,
@@ -73,6 +74,7 @@ FLOORS = {
     "cli": 5,
 }
 LOG_SIDE = {
+    "leaf",
     "entry",
     "checkpoint",
     "proof",
