@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from ctkit.binding import find_ends, find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
-from ctkit.checkpoint import Checkpoint, Verify
+from ctkit.checkpoint import Checkpoint, UnreadableHeadError, Verify
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.fetch import ask, fetch_blocks, unanswered
@@ -200,7 +200,7 @@ def _run(
         left=plan_ranges(by_url, fetching.left),
         verify=verify,
         heads=fetching.heads,
-        unsigned=tuple(url for url in fetching.heads if by_url[url].key is None),
+        unsigned=tuple(fetching.unsigned),
     )
 
 
@@ -213,6 +213,8 @@ class _Fetching:
         By URL what was left because of the budget; complete when the arrivals have ended.
     heads
         By URL the tree head that was verified.
+    unsigned
+        Logs whose tree heads no signature was verified of: their keys are not known.
     """
 
     def __init__(
@@ -226,6 +228,7 @@ class _Fetching:
     ) -> None:
         self._logs, self._read, self._verify, self._stop = logs, read, verify, stop
         self.heads: dict[str, Checkpoint] = {}
+        self.unsigned: list[str] = []
         sizes = {url: ranges.size for url, ranges in wanted.items()}
         entries = sizes if budget.max_entries is None else share(budget.max_entries, sizes)
         parts = {url: ranges.split(entries[url]) for url, ranges in wanted.items()}
@@ -328,7 +331,12 @@ class _Fetching:
         try:
             self.heads[log.url] = ask(log, log.get_checkpoint, self._stop)
         except LogError as error:
-            return error
+            if self._verify == "entries" or log.key is not None or not isinstance(error, UnreadableHeadError):
+                return error
+            # Nothing would be verified of it.
+            logger.warning("log is read without its tree head reason=%s", error)
+        if log.key is None:
+            self.unsigned.append(log.url)
         return None
 
     def describe(self, rows: pa.Table) -> dict[str, str]:

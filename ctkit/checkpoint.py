@@ -41,6 +41,10 @@ _NOTE_SIGNATURE_TYPE = b"\x05"
 """Signature type of an RFC 6962 tree head in a signed note."""
 
 
+class UnreadableHeadError(CheckpointError):
+    """What a log gives as its tree head cannot be read as one."""
+
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a log says its tree is.
@@ -218,7 +222,7 @@ def read_sth(data: bytes, url: str) -> Checkpoint:
 
     Raises
     ------
-    CheckpointError
+    UnreadableHeadError
         `data` is no signed tree head.
     """
     try:
@@ -250,7 +254,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
 
     Raises
     ------
-    CheckpointError
+    UnreadableHeadError
         `data` is no checkpoint, or carries no signature of the log.
     """
     # <origin>\n<tree size in decimal>\n<root hash in base64>\n
@@ -293,7 +297,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
 
 
 def _malformed(url: str, what: str) -> CheckpointError:
-    return CheckpointError(
+    return UnreadableHeadError(
         url, f"the tree head cannot be read, {what}: check the URL, and report the log if it is right"
     )
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint, read_checkpoint, read_sth
+from ctkit.checkpoint import Checkpoint, UnreadableHeadError, read_checkpoint, read_sth
 from ctkit.client import OTHER_PROTOCOL, LogClient, LogOptions
 from ctkit.entry import REPORT, EntryBlock, decode_data_tile
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
@@ -112,9 +112,16 @@ class StaticCtLog(LogClient):
 
         # The second round knows a newer checkpoint, should the first one have found neither tile.
         for ask in (start >= self._tree_size, True):
+            has_head = True
             if ask:
-                self.get_checkpoint()
-            if start >= self._tree_size:
+                try:
+                    self.get_checkpoint()
+                except UnreadableHeadError:
+                    if self.key is not None:
+                        raise
+                    # A full tile may be there all the same.
+                    has_head = False
+            if has_head and start >= self._tree_size:
                 break
             # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell;
             # and another backend may not have the full one yet that a newer checkpoint promises.

@@ -297,6 +297,42 @@ def test_backfill_that_verifies_heads_only(tmp_path, opened, protocol):
     assert not {"get-proof-by-hash", "tile/0", "tile/1"} & asked(fake).keys()
 
 
+@each_protocol
+@pytest.mark.parametrize(("key", "verify"), [(False, "heads"), (True, "heads"), (False, "entries")])
+def test_backfill_when_the_tree_head_cannot_be_read(tmp_path, opened, protocol, key, verify):
+    """It is read as a log whose key is not known is, unless its key is, or entries have to be proven."""
+    fake = FakeLog(size=512, page_size=256)
+    log, table = opened(fake, protocol, key=key), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def give_no_signature(request):
+        answer = respond(request)
+        body = answer.body.replace(b'"tree_head_signature"', b'"signature"').replace("\u2014".encode(), b"-")
+        return replace(answer, body=body) if request.path in ("ct/v1/get-sth", "checkpoint") else answer
+
+    fake.respond = give_no_signature
+    report = fill(log, table, (0, 512), verify=verify)
+
+    if key or verify == "entries":
+        assert (report.written, report.holes[0].lasting) == ({log.url: 0}, True)
+    else:
+        assert (report.complete, report.unsigned, report.heads) == (True, (log.url,), {})
+        check_table(table, {log.url: fake}, {log.url: (0, 512)})
+        assert read_provenance(table) == []
+
+
+def test_backfill_when_tree_heads_without_a_key_contradict_each_other(tmp_path, opened):
+    """A tree head that can be read and contradicts another one is believed of no log."""
+    fake = FakeLog(size=512)
+    log, table = opened(fake, "rfc6962", key=False), open_table(tmp_path / "staging")
+    log.get_checkpoint()
+    fake.tree = FakeLog("Another", 512).tree
+
+    report = fill(log, table, (0, 512), verify="heads")
+
+    assert (report.written, report.holes[0].lasting) == ({log.url: 0}, True)
+
+
 def test_backfill_that_verifies_nothing(tmp_path, opened):
     """Nothing but entries is asked for, and nothing is said of them."""
     fake = FakeLog(size=600)
