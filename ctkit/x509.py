@@ -7,14 +7,14 @@ outer structure does not hold up is a certificate called unreadable; what was re
 The encoding may be BER: old certificates have lengths in more octets than they need, and of the indefinite form.
 """
 
-import re
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
+from ctkit.times import read_time
+
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x03, 0x04, 0x06
-_UTC_TIME, _GENERALIZED_TIME, _SEQUENCE = 0x17, 0x18, 0x30
+_OCTET_STRINGS, _SEQUENCE = 0x24, 0x30
 _VERSION, _EXTENSIONS, _KEY_IDENTIFIER = 0xA0, 0xA3, 0x80
 
 RFC822_NAME, DNS_NAME, URI, IP_ADDRESS = 0x81, 0x82, 0x86, 0x87
@@ -47,6 +47,9 @@ _ATTRIBUTES = {
 
 # Identifier octet, length octets, contents octets (X.690, section 8.1). Nothing in a certificate has an identifier of
 # several octets.
+_DEEPEST = 5
+"""Strings that consist of strings, within one string: OpenSSL goes no deeper."""
+
 _Element = tuple[int, int, int]
 """Identifier octet, and the range ``[start, stop)`` of the contents."""
 
@@ -198,8 +201,8 @@ def read_certificate(der: bytes) -> Certificate:
         _contents(der, serial_number, _INTEGER),
         _contents(der, issuer, _SEQUENCE),
         _contents(der, subject, _SEQUENCE),
-        _read_time(der, next(dates, _ABSENT)),
-        _read_time(der, next(dates, _ABSENT)),
+        read_time(der, next(dates, _ABSENT)),
+        read_time(der, next(dates, _ABSENT)),
         _read_extensions(der, fields[6:]),
     )
 
@@ -221,9 +224,30 @@ def _read_extensions(der: bytes, optional_fields: list[_Element]) -> dict[bytes,
             value_tag, start, stop = header(der, id_stop, end)
             if value_tag == _BOOLEAN:
                 value_tag, start, stop = header(der, stop, end)
-            if value_tag == _OCTET_STRING and stop <= end:
-                values.setdefault(der[id_start:id_stop], []).append(der[start:stop])
+            value = _octets(der, (value_tag, start, stop)) if stop <= end else None
+            if value is not None:
+                values.setdefault(der[id_start:id_stop], []).append(value)
     return values
+
+
+def _octets(der: bytes, element: _Element) -> bytes | None:
+    """Return the octets of an OCTET STRING, which BER allows to consist of several; None if it is something else."""
+    tag, at, end = element
+    if tag == _OCTET_STRING:
+        return der[at:end]
+    if tag != _OCTET_STRINGS:
+        return None
+    parts, depth = list[bytes](), 0
+    while at < end:
+        tag, start, stop = header(der, at, end)
+        depth += tag == _OCTET_STRINGS
+        # An empty element of tag 0 ends one of indefinite length.
+        if stop > end or depth > _DEEPEST or (tag not in (_OCTET_STRING, _OCTET_STRINGS) and (tag or start < stop)):
+            return None
+        if tag == _OCTET_STRING:
+            parts.append(der[start:stop])
+        at = start if tag == _OCTET_STRINGS else stop
+    return b"".join(parts)
 
 
 # Name ::= CHOICE { rdnSequence  RDNSequence }
@@ -254,39 +278,6 @@ def read_name(name: bytes) -> dict[str, str]:
                 except UnicodeDecodeError:
                     continue
     return texts
-
-
-# Time ::= CHOICE {
-#      utcTime        UTCTime,
-#      generalTime    GeneralizedTime }
-#
-# RFC 5280, section 4.1.2.5 wants YYMMDDHHMMSSZ and YYYYMMDDHHMMSSZ. X.680 also allows to leave out the seconds, or to
-# give fractions of them, and to name the offset of a zone instead of Z; certificates like that exist.
-_TIME_FORMS = {
-    _UTC_TIME: rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:Z|([+-])(\d\d)(\d\d))",
-    _GENERALIZED_TIME: rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:\.\d+)?)?(?:Z|([+-])(\d\d)(\d\d))",
-}
-_TIMES = {tag: re.compile(form) for tag, form in _TIME_FORMS.items()}
-_EPOCH = datetime(1970, 1, 1)
-
-
-def _read_time(der: bytes, element: _Element) -> int:
-    tag, start, stop = element
-    match = _TIMES[tag].fullmatch(der, start, stop) if tag in _TIMES else None
-    if match is None:
-        return 0
-    year, month, day, hour, minute, second = map(int, match.groups("0")[:6])
-    if tag == _UTC_TIME:
-        year += 1900 if year >= 50 else 2000
-    try:
-        since_epoch = datetime(year, month, day, hour, minute, second) - _EPOCH
-    except ValueError:
-        return 0
-    seconds = since_epoch.days * 86_400 + since_epoch.seconds
-    if match[7]:
-        ahead = int(match[8]) * 3600 + int(match[9]) * 60
-        seconds -= ahead if match[7] == b"+" else -ahead
-    return seconds
 
 
 # BasicConstraints ::= SEQUENCE {

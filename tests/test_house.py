@@ -17,6 +17,7 @@ FLOORS = {
     "schema": 0,
     "report": 0,
     "merkle": 1,
+    "times": 1,
     "x509": 1,
     "names": 1,
     "kernel": 1,
