@@ -85,7 +85,7 @@ def backfill(
         live server has it.
     verify
         ``"off"``: nothing. ``"heads"``: before anything of a log is asked for, its tree head is, and its signature is
-        verified where the log's key is known. ``"entries"``: also, only those entries are written that are proven to
+        verified where the log's key is known; one that cannot be read, of a log without a key, is left. ``"entries"``: also, only those entries are written that are proven to
         be in the tree of that head, and whose pre-certificate and chain, which the log does not sign, belong to what
         it signed (`ctkit.binding.find_faults`). Nobody vouches for the signature in a pre-certificate, and for an
         issuer that a log names and does not have. What was verified is noted in each commit (`ctkit.provenance`).
