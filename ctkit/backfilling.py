@@ -85,10 +85,12 @@ def backfill(
         live server has it.
     verify
         ``"off"``: nothing. ``"heads"``: before anything of a log is asked for, its tree head is, and its signature is
-        verified where the log's key is known; one that cannot be read, of a log without a key, is left. ``"entries"``: also, only those entries are written that are proven to
-        be in the tree of that head, and whose pre-certificate and chain, which the log does not sign, belong to what
-        it signed (`ctkit.binding.find_faults`). Nobody vouches for the signature in a pre-certificate, and for an
-        issuer that a log names and does not have. What was verified is noted in each commit (`ctkit.provenance`).
+        verified where the log's key is known; where it is not, the log is read even if its tree head cannot be.
+        ``"entries"``: also, only those entries are written that are proven to be in the tree of that head, and whose
+        pre-certificate and chain, which the log does not sign, belong to what it signed
+        (`ctkit.binding.find_faults`). Nobody vouches for the signature in a pre-certificate, for an issuer that a log
+        names and does not have, and for the end of a chain where the log does not say which roots it accepts. What was
+        verified is noted in each commit (`ctkit.provenance`).
     max_requests, max_entries, deadline
         The budget: requests for entries that may be sent, repeated ones included; entries that may be written; seconds
         after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as

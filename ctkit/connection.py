@@ -8,8 +8,10 @@ import time
 import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import suppress
 from contextvars import ContextVar
+from functools import partial
 from ipaddress import ip_address, ip_network
 from itertools import chain
 from typing import Any
@@ -116,8 +118,39 @@ def _transport(context: ssl.SSLContext, proxy: str | None) -> httpx.HTTPTranspor
 
 
 class _Network(httpcore.SyncBackend):
-    def connect_tcp(self, *arguments: Any, **options: Any) -> httpcore.NetworkStream:
-        return _Stream(super().connect_tcp(*arguments, **options))
+    """Connects no longer than `ending` allows, however long it takes to find a host, or to learn that it is down."""
+
+    def connect_tcp(
+        self, host: str, port: int, timeout: float | None = None, *arguments: Any, **options: Any
+    ) -> httpcore.NetworkStream:
+        connected: Future[httpcore.NetworkStream] = Future()
+        connect = partial(super().connect_tcp, host, port, timeout, *arguments, **options)
+
+        def run() -> None:
+            try:
+                connected.set_result(connect())
+            except BaseException as error:
+                connected.set_exception(error)
+
+        threading.Thread(target=run, name=f"connect {host}", daemon=True).start()
+        for left in _time_left(timeout):
+            with suppress(TimeoutError):
+                return _Stream(connected.result(left))
+        connected.add_done_callback(_close)
+        raise httpcore.ConnectTimeout("no time left to connect")
+
+
+def _close(connected: Future[httpcore.NetworkStream]) -> None:
+    if not connected.exception():
+        connected.result().close()
+
+
+def _time_left(timeout: float | None) -> Iterator[float]:
+    """Yield how long to wait, until `ending` or the timeout ends it."""
+    stop, deadline = ending.get()
+    until = min(deadline, time.monotonic() + (float("inf") if timeout is None else timeout))
+    while not stop.is_set() and (left := until - time.monotonic()) > 0:
+        yield min(left, _POLL)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -131,12 +164,10 @@ class _Stream(httpcore.NetworkStream):
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        stop, deadline = ending.get()
-        until = min(deadline, time.monotonic() + (float("inf") if timeout is None else timeout))
-        while not stop.is_set() and (left := until - time.monotonic()) > 0:
+        for left in _time_left(timeout):
             with suppress(httpcore.ReadTimeout):
-                return self._stream.read(max_bytes, min(left, _POLL))
-        raise httpcore.ReadTimeout("stopped" if stop.is_set() else "no time left for the rest of the answer")
+                return self._stream.read(max_bytes, left)
+        raise httpcore.ReadTimeout("no time left for the rest of the answer")
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, timeout)

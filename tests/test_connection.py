@@ -1,11 +1,13 @@
 """Connections heed the environment, or say what is wrong with it, and do not wait for ever."""
 
 import os
+import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
@@ -254,6 +256,33 @@ def test_get_when_an_answer_comes_byte_by_byte(
     environment.setenv("SSL_CERT_FILE", str(certificate))
     with serving(answer, certificate if tls else None) as url, pytest.raises(HttpError, match="ReadTimeout"):
         get(url, ONCE)
+
+
+def test_get_when_stopped_while_a_host_does_not_answer_at_all(environment: pytest.MonkeyPatch) -> None:
+    """A stop ends the wait for a connection: a host that drops all packets would hold it for long."""
+    stop, errors = threading.Event(), []
+
+    def run(url: str) -> None:
+        stopping.set(stop)
+        try:
+            get(url, replace(FAST, tries=1))
+        except HttpError as error:
+            errors.append(str(error))
+
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as others:
+        # Those that wait to be accepted are all that the backlog holds: the next one gets no answer.
+        for _ in range(3):
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(server.getsockname())
+        thread = threading.Thread(target=run, args=(f"http://127.0.0.1:{server.getsockname()[1]}",))
+        thread.start()
+        time.sleep(0.3)
+        stop.set()
+        thread.join()
+
+    assert len(errors) == 1
+    assert "no time left to connect" in errors[0]
 
 
 @slow_answers
