@@ -102,6 +102,10 @@ class AutoLog:
         """Tell which entries are what the log signed; see `ctkit.log.Log.prove`."""
         return self._opened().prove(start, leaf_hashes, head)
 
+    def get_roots(self) -> frozenset[bytes] | None:
+        """Return the roots that the log accepts; see `ctkit.log.Log.get_roots`."""
+        return self._opened().get_roots()
+
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Ask for entries; see `ctkit.log.Log.get_entries`."""
         return self._opened().get_entries(start, end, wanted)

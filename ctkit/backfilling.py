@@ -15,10 +15,10 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from ctkit.arguments import Count, Seconds, Seen, checked
-from ctkit.binding import find_faults
+from ctkit.binding import find_ends, find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
-from ctkit.checkpoint import Checkpoint, Verify
+from ctkit.checkpoint import Checkpoint, UnreadableHeadError, Verify
 from ctkit.doubts import STAGED_FOR
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError
@@ -94,10 +94,12 @@ def backfill(
         live server has it.
     verify
         ``"off"``: nothing. ``"heads"``: before anything of a log is asked for, its tree head is, and its signature is
-        verified where the log's key is known. ``"entries"``: also, only those entries are written that are proven to
-        be in the tree of that head, and whose pre-certificate and chain, which the log does not sign, belong to what
-        it signed (`ctkit.binding.find_faults`). Nobody vouches for the signature in a pre-certificate, and for an
-        issuer that a log names and does not have. What was verified is noted in each commit (`ctkit.provenance`).
+        verified where the log's key is known; where it is not, the log is read even if its tree head cannot be.
+        ``"entries"``: also, only those entries are written that are proven to be in the tree of that head, and whose
+        pre-certificate and chain, which the log does not sign, belong to what it signed
+        (`ctkit.binding.find_faults`). Nobody vouches for the signature in a pre-certificate, for an issuer that a log
+        names and does not have, and for the end of a chain where the log does not say which roots it accepts. What was
+        verified is noted in each commit (`ctkit.provenance`).
     max_requests, max_entries, deadline
         The budget: requests for entries that may be sent, repeated ones included; entries that may be written; seconds
         after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as
@@ -188,7 +190,9 @@ def _run(
         rows = read_rows(kept, log, source_name=name, as_der=as_der, seen=moment)
         if verify != "entries":
             return Arrival(log.url, rows, block.missing_issuers, start)
-        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), find_faults(kept))
+        faults = find_faults(kept)
+        ends = find_ends(kept, faults)
+        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
 
     def batches(arrivals: Iterator[Arrival | LogError]) -> Iterator[pa.RecordBatch]:
         for arrival in arrivals:
@@ -226,7 +230,7 @@ def _run(
         left=plan_ranges(by_url, fetching.left),
         verify=verify,
         heads=fetching.heads,
-        unsigned=tuple(url for url in fetching.heads if by_url[url].key is None),
+        unsigned=tuple(fetching.unsigned),
     )
 
 
@@ -239,6 +243,8 @@ class _Fetching:
         By URL what was left because of the budget; complete when the arrivals have ended.
     heads
         By URL the tree head that was verified.
+    unsigned
+        Logs whose tree heads no signature was verified of: their keys are not known.
     """
 
     def __init__(
@@ -252,6 +258,7 @@ class _Fetching:
     ) -> None:
         self._logs, self._read, self._verify, self._stop = logs, read, verify, stop
         self.heads: dict[str, Checkpoint] = {}
+        self.unsigned: list[str] = []
         sizes = {url: ranges.size for url, ranges in wanted.items()}
         entries = sizes if budget.max_entries is None else share(budget.max_entries, sizes)
         parts = {url: ranges.split(entries[url]) for url, ranges in wanted.items()}
@@ -354,7 +361,12 @@ class _Fetching:
         try:
             self.heads[log.url] = ask(log, log.get_checkpoint, self._stop)
         except LogError as error:
-            return error
+            if self._verify == "entries" or log.key is not None or not isinstance(error, UnreadableHeadError):
+                return error
+            # Nothing would be verified of it.
+            logger.warning("log is read without its tree head reason=%s", error)
+        if log.key is None:
+            self.unsigned.append(log.url)
         return None
 
     def describe(self, rows: pa.Table) -> dict[str, str]:

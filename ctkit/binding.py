@@ -15,17 +15,22 @@ from numpy.typing import NDArray
 
 from ctkit.entry import X509_ENTRY, EntryBlock
 from ctkit.issuance import der
+from ctkit.names import canonical_name
 from ctkit.x509 import POISON_EXTENSION
 
 FAULTS = (
     "",
-    "its chain is not signed, each certificate by the next and the last by itself",
+    "its chain cannot be read, or is not signed, each certificate by the next",
     "its chain is not that of its issuer",
     "its pre-certificate is not the TBSCertificate of its leaf, with the poison",
+    "its chain does not end in a root certificate that the log accepts",
 )
 """What may be wrong with an entry, by the number that `find_faults` gives it."""
 
 _CHAIN, _ISSUER, _PRE_CERTIFICATE = 1, 2, 3
+OPEN_END = 4
+"""The fault of a chain that does not end in a certificate that signs itself; `ctkit.roots.Roots` tells whether the log
+accepts that end all the same."""
 
 _BIT_STRING, _OBJECT_IDENTIFIER, _SEQUENCE, _VERSION, _EXTENSIONS = 0x03, 0x06, 0x30, 0xA0, 0xA3
 
@@ -61,8 +66,10 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     A leaf hash covers a certificate, but of a pre-certificate only the ``TBSCertificate`` without the poison, of its
     issuer only the key, and nothing else of the chain. What is beside it is compared as follows.
 
-    - Each certificate of the chain is signed by the next, and the last by itself. Where the signature algorithm is
-      not RSA with PKCS #1 v1.5 or ECDSA, it only has to name the next as its issuer.
+    - Each certificate of the chain is signed by the next, and the last by itself, or whether the log accepts it as a
+      root is for `ctkit.roots.Roots` to say (`OPEN_END`, `find_ends`); so is an entry without a chain. Where the
+      signature algorithm is not RSA with PKCS #1 v1.5 or ECDSA, or the key cannot be read, a certificate only has to
+      name the next as its issuer.
     - The first certificate of the chain is the issuer: a certificate names it, and ``issuer_key_hash`` is that of its
       key, or of the next one's if it is a Precertificate Signing Certificate.
     - A pre-certificate, without its signature, is the leaf's ``TBSCertificate`` with the poison (RFC 6962, section
@@ -95,7 +102,8 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     numbers = [number_of.setdefault(chained[start:end], len(number_of)) for start, end in pairwise(edges)]
     chains = [[ders[at] for at in np.frombuffer(chain, np.int64).tolist()] for chain in number_of]
     is_signed = [_is_signed_chain(chain) for chain in chains]
-    issuers = [[_read_issuer(each) if each else None for each in chain[:2]] for chain in chains]
+    is_open = np.array([bool(chain) and _is_open(chain[-1]) for chain in chains], bool)
+    issuers = [[read_issuer(each) if each else None for each in chain[:2]] for chain in chains]
     plain = [_plain_issuer(first) if signed else _NOBODY for signed, first in zip(is_signed, issuers, strict=True)]
     is_precert = block.entry_type != X509_ENTRY
     matching = find_matching(block.data, block.leaf, block.certificate, is_precert, np.array(numbers, np.int64), plain)
@@ -108,7 +116,20 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
             faults[row] = _find_in_pre_certificate(block.data, leaf, start, end, issuers[chain])
         else:
             faults[row] = _find_in_certificate(block.data, start, end, issuers[chain])
+    if len(block):
+        faults[(faults == 0) & is_open[numbers]] = OPEN_END
+        faults[np.isin(block.index, block.odd_chains)] = _CHAIN
     return faults
+
+
+def find_ends(block: EntryBlock, faults: NDArray[np.uint8]) -> dict[int, bytes]:
+    """Return for each row whose fault is `OPEN_END` the certificate in which its chain ends."""
+    ends = {}
+    for row in np.flatnonzero(faults == OPEN_END).tolist():
+        first, last = block.chain_offsets[row : row + 2].tolist()
+        start, end = block.certificate[row].tolist()
+        ends[row] = block.issuers[block.chain[last - 1]] if first < last else block.data[start:end]
+    return ends
 
 
 class _OddError(ValueError):
@@ -132,7 +153,7 @@ class _Frame(NamedTuple):
     signature: int
 
 
-class _Issuer(NamedTuple):
+class Issuer(NamedTuple):
     """A chain certificate, in parts that are encoded as they were.
 
     Attributes
@@ -159,29 +180,31 @@ class _Issuer(NamedTuple):
 _NOBODY = b"", b""
 
 
-def _plain_issuer(issuers: Sequence[_Issuer | None]) -> tuple[bytes, bytes]:
+def _plain_issuer(issuers: Sequence[Issuer | None]) -> tuple[bytes, bytes]:
     """Return subject and key hash of the issuer that is first in a chain, if it signs nothing but certificates."""
     first = issuers[0] if issuers else None
     return (first.subject, first.key_hash) if first and not first.signs_pre_certificates else _NOBODY
 
 
-def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[_Issuer | None]) -> int:
+def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[Issuer | None]) -> int:
     """Return the fault of the certificate in ``data[start:end]``, whose chain begins with `issuers`."""
     if not issuers:
         # A root is an entry without a chain.
-        return 0 if _is_signed_chain([data[start:end]]) else _CHAIN
+        return OPEN_END if _is_open(data[start:end]) else 0
     issuer = issuers[0]
     if issuer is None or data.find(issuer.subject, start, end) >= 0:
         return 0
     try:
-        _read_frame(data, start, end)
+        frame = _read_frame(data, start, end)
     except (_OddError, IndexError):
         # Odd as it is, the log signed it; who issued it cannot be told.
         return 0
-    return _ISSUER
+    name = data[frame.issuer : frame.validity]
+    is_named = len(name) <= _LARGEST_ISSUER and canonical_name(name) == canonical_name(issuer.subject)
+    return 0 if is_named else _ISSUER
 
 
-def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issuers: Sequence[_Issuer | None]) -> int:
+def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issuers: Sequence[Issuer | None]) -> int:
     """Return the fault of the pre-certificate in ``data[start:end]``; its ``TimestampedEntry`` begins at `leaf`."""
     # struct {
     #     uint64 timestamp;
@@ -204,7 +227,7 @@ def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issue
     return 0 if data.startswith(len(tbs).to_bytes(3) + tbs, leaf + 42) else _PRE_CERTIFICATE
 
 
-def _final_tbs(data: bytes, frame: _Frame, signing: _Issuer | None) -> bytes:
+def _final_tbs(data: bytes, frame: _Frame, signing: Issuer | None) -> bytes:
     """Return the ``TBSCertificate`` that a log makes of a pre-certificate (RFC 6962, section 3.2)."""
     # One extension after the other: amid another one the same bytes would be that one's contents, and change them.
     poison = frame.first_extension
@@ -213,7 +236,7 @@ def _final_tbs(data: bytes, frame: _Frame, signing: _Issuer | None) -> bytes:
     fields = data[frame.version : frame.extensions]
     extensions = data[frame.first_extension : poison] + data[poison + len(POISON_EXTENSION) : frame.tbs_end]
     if signing:
-        if data[frame.issuer : frame.validity] != signing.subject:
+        if canonical_name(data[frame.issuer : frame.validity]) != canonical_name(signing.subject):
             raise _OddError
         fields = data[frame.version : frame.issuer] + signing.issuer + data[frame.validity : frame.extensions]
         own = _find_extension(extensions, 0, len(extensions), _AUTHORITY_KEY_IDENTIFIER)
@@ -225,27 +248,30 @@ def _final_tbs(data: bytes, frame: _Frame, signing: _Issuer | None) -> bytes:
 
 
 def _is_signed_chain(chain: Sequence[bytes | None]) -> bool:
-    """Tell whether each certificate is signed by the next, and the last by itself, where neither is missing."""
-    return all(
-        each is None or by is None or _is_signed(each, by)
-        for each, by in zip(chain, [*chain[1:], *chain[-1:]], strict=True)
-    )
+    """Tell whether each certificate is signed by the next, where neither is missing."""
+    return all(each is None or by is None or _is_signed(each, by) for each, by in pairwise(chain))
+
+
+def _is_open(certificate: bytes | None) -> bool:
+    """Tell whether a chain goes on after this certificate, as far as it tells: it does not sign itself."""
+    return certificate is not None and not _is_signed(certificate, certificate)
 
 
 # Logs accept few issuers, and they come again in every block.
 @lru_cache(maxsize=_REMEMBERED)
 def _is_signed(certificate: bytes, by: bytes) -> bool:
-    signed, issuer = _read_issuer(certificate), _read_issuer(by)
+    signed, issuer = read_issuer(certificate), read_issuer(by)
     if signed is None or issuer is None:
         return False
-    is_named = signed.issuer == issuer.subject
+    is_named = canonical_name(signed.issuer) == canonical_name(issuer.subject)
     algorithm = _HASHES.get(signed.algorithm)
     if algorithm is None:
         return is_named
     try:
         key = load_der_public_key(issuer.key)
     except (ValueError, UnsupportedAlgorithm):
-        return False
+        # Logs accept keys that the library does not; but a root whose key was damaged does not sign itself.
+        return is_named and certificate != by
     try:
         if isinstance(key, rsa.RSAPublicKey):
             key.verify(signed.signature, signed.tbs, padding.PKCS1v15(), algorithm)
@@ -262,7 +288,7 @@ def _is_signed(certificate: bytes, by: bytes) -> bool:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _read_issuer(certificate: bytes) -> _Issuer | None:
+def read_issuer(certificate: bytes) -> Issuer | None:
     """Read a chain certificate; None if it is odd."""
     if len(certificate) > _LARGEST_ISSUER:
         return None
@@ -276,7 +302,7 @@ def _read_issuer(certificate: bytes) -> _Issuer | None:
     except (_OddError, IndexError):
         return None
     key = certificate[frame.key : frame.after_key]
-    return _Issuer(
+    return Issuer(
         tbs=certificate[frame.tbs : frame.tbs_end],
         algorithm=certificate[algorithm:algorithm_end],
         signature=certificate[frame.signature :],

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ctkit.errors import CheckpointError
 from ctkit.merkle import HASH_SIZE
+from ctkit.ranges import LARGEST_TREE
 
 Verify = Literal["off", "heads", "entries"]
 """What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
@@ -23,7 +24,8 @@ Verify = Literal["off", "heads", "entries"]
 How parameters, flags and commits spell it.
 """
 
-_INT64_LIMIT = 1 << 63
+_LATEST = (1 << 63) - 1
+"""Milliseconds since the Unix epoch in a tree head at the most."""
 _SHA256 = 4
 """``HashAlgorithm`` of RFC 5246, section 7.4.1.4.1."""
 
@@ -37,6 +39,10 @@ class SignatureAlgorithm(IntEnum):
 
 _NOTE_SIGNATURE_TYPE = b"\x05"
 """Signature type of an RFC 6962 tree head in a signed note."""
+
+
+class UnreadableHeadError(CheckpointError):
+    """What a log gives as its tree head cannot be read as one."""
 
 
 @dataclass(frozen=True)
@@ -235,7 +241,7 @@ def read_sth(data: bytes, url: str) -> Checkpoint:
 
     Raises
     ------
-    CheckpointError
+    UnreadableHeadError
         `data` is no signed tree head.
     """
     try:
@@ -249,9 +255,8 @@ def read_sth(data: bytes, url: str) -> Checkpoint:
     signature = _base64(_text(answer, "tree_head_signature", url), "tree_head_signature", url)
     if not _is_digitally_signed(signature):
         raise _malformed(url, "tree_head_signature is no digitally-signed struct of SHA-256 with ECDSA or RSA")
-    return Checkpoint(
-        url, url, _number(answer, "tree_size", url), root_hash, _number(answer, "timestamp", url), signature
-    )
+    tree_size, timestamp = _number(answer, "tree_size", LARGEST_TREE, url), _number(answer, "timestamp", _LATEST, url)
+    return Checkpoint(url, url, tree_size, root_hash, timestamp, signature)
 
 
 def read_checkpoint(data: bytes, url: str) -> Checkpoint:
@@ -268,7 +273,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
 
     Raises
     ------
-    CheckpointError
+    UnreadableHeadError
         `data` is no checkpoint, or carries no signature of the log.
     """
     # <origin>\n<tree size in decimal>\n<root hash in base64>\n
@@ -288,8 +293,8 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
     origin, size, root = lines
     if not origin or not origin.isprintable():
         raise _malformed(url, "the origin is empty or not printable")
-    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or int(size) >= _INT64_LIMIT:
-        raise _malformed(url, f"the tree size {size[:40]!r} is no decimal number below 2**63")
+    if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or int(size) > LARGEST_TREE:
+        raise _malformed(url, f"the tree size {size[:40]!r} is no decimal number up to {LARGEST_TREE}")
     root_hash = _root_hash(root, url)
     candidates = []
     for line in signatures[:-1].split("\n"):
@@ -302,7 +307,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
         signature = _base64(encoded, "a signature of the log", url)
         # struct { uint64 timestamp; digitally-signed TreeHeadSignature; } RFC6962NoteSignature, after the key id.
         # The log may sign with keys of other types too, under the same name.
-        if _is_digitally_signed(signature[12:]) and int.from_bytes(signature[4:12]) < _INT64_LIMIT:
+        if _is_digitally_signed(signature[12:]) and int.from_bytes(signature[4:12]) <= _LATEST:
             candidates.append(signature)
     if not candidates:
         raise _malformed(url, f"there is no RFC 6962 signature by {origin!r}")
@@ -311,7 +316,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
 
 
 def _malformed(url: str, what: str) -> CheckpointError:
-    return CheckpointError(
+    return UnreadableHeadError(
         url, f"the tree head cannot be read, {what}: check the URL, and report the log if it is right"
     )
 
@@ -350,8 +355,8 @@ def _text(answer: dict[str, Any], key: str, url: str) -> str:
     return value
 
 
-def _number(answer: dict[str, Any], key: str, url: str) -> int:
+def _number(answer: dict[str, Any], key: str, largest: int, url: str) -> int:
     value = answer.get(key)
-    if type(value) is not int or not 0 <= value < _INT64_LIMIT:
-        raise _malformed(url, f"{key} is missing or no number from 0 to 2**63 - 1")
+    if type(value) is not int or not 0 <= value <= largest:
+        raise _malformed(url, f"{key} is missing or no number from 0 to {largest}")
     return value

@@ -146,6 +146,10 @@ class LogClient(ABC):
             raise LogUnavailableError(self.url, message)
         return self._prove(start, leaf_hashes, head) if leaf_hashes else np.zeros(0, bool)
 
+    def get_roots(self) -> frozenset[bytes] | None:
+        """Return None: the log does not say which roots it accepts; see `ctkit.log.Log.get_roots`."""
+        return None
+
     def _inconsistent(self, old: Checkpoint, new: Checkpoint) -> CheckpointError:
         message = f"the tree of {new.tree_size} entries is not shown to begin with that of {old.tree_size}"
         return CheckpointError(self.url, f"{message}: believe neither, and {REPORT}")

@@ -1,27 +1,23 @@
 """Entries in flight, as columns over the bytes that the log sent."""
 
-import binascii
 import json
-import struct
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import LogProtocolError
+from ctkit.leaf import PRECERT_ENTRY as PRECERT_ENTRY
+from ctkit.leaf import X509_ENTRY as X509_ENTRY
+from ctkit.leaf import MalformedError, TimestampedEntry, goes_on, read_entry, read_tile_leaf
 from ctkit.merkle import TILE_WIDTH
 from ctkit.ranges import Int64s
 
 if TYPE_CHECKING:
     from ctkit.framing import Frames
-
-X509_ENTRY = 0
-PRECERT_ENTRY = 1
-"""``LogEntryType`` of RFC 6962, section 3.1."""
 
 REPORT = "report this to the log's operator"
 
@@ -55,6 +51,8 @@ class EntryBlock:
         Lowercase hex SHA-256 of issuers that the log names but does not have.
     cut
         The log sent more entries than these, but the next one cannot be read.
+    odd_chains
+        Indices of entries whose chain cannot be read to its end.
     """
 
     index: Int64s
@@ -68,6 +66,7 @@ class EntryBlock:
     issuers: tuple[bytes, ...]
     missing_issuers: tuple[str, ...] = ()
     cut: bool = False
+    odd_chains: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.index)
@@ -116,11 +115,15 @@ class EntryBlock:
         """
         ders = [certificates.get(fingerprint) for fingerprint in fingerprints]
         found = np.array([der is not None for der in ders], bool)
+        last = self.index[-1:].tolist()
+        # Where no entry follows the last one in its tile, the length of its chain may be wrong.
+        is_whole = not last or goes_on(self.data, int(max(self.leaf[-1, 1], self.certificate[-1, 1])))
         return replace(
             self,
             chain=np.where(found, np.cumsum(found) - 1, -1)[self.chain],
             issuers=tuple(der for der in ders if der is not None),
             missing_issuers=tuple(f.hex() for f in fingerprints if f in certificates and certificates[f] is None),
+            odd_chains=() if is_whole else tuple(last),
         )
 
 
@@ -172,13 +175,13 @@ def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBloc
         raise LogProtocolError(url, f"the answer of get-entries is no JSON object with entries; {REPORT}") from error
     if not isinstance(entries, list):
         raise LogProtocolError(url, f'"entries" in the answer of get-entries is no list; {REPORT}')
-    columns, parts = _Columns(), list[bytes]()
+    columns, parts, odd_chains = _Columns(), list[bytes](), list[int]()
     size, lost, cut = 0, 0, False
-    reason: _MalformedError | None = None
+    reason: MalformedError | None = None
     for index, entry in enumerate(entries[:limit], start):
         try:
-            leaf_input, extra_data, leaf, pre_certificate, chain = _read_entry(entry, index)
-        except _MalformedError as malformed:
+            leaf_input, extra_data, leaf, pre_certificate, (chain, is_odd) = read_entry(entry, index)
+        except MalformedError as malformed:
             if cut := bool(columns.types):
                 break
             reason, lost = reason or malformed, lost + 1
@@ -188,11 +191,13 @@ def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBloc
         leaf_end = size + len(leaf_input)
         begin, end = (leaf_end + at for at in pre_certificate) if pre_certificate else (size + at for at in leaf.signed)
         parts += [leaf_input, extra_data]
+        odd_chains += [index] * is_odd
         columns.append(leaf, (size + 2, leaf_end), (begin, end), chain)
         size = leaf_end + len(extra_data)
     if reason:
         raise LogProtocolError(url, f"entry {start}: {reason}; {REPORT}", start=start, end=start + lost)
-    return columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions), cut=cut)
+    block = columns.block(start, b"".join(parts), issuers=tuple(columns.chain_positions), cut=cut)
+    return replace(block, odd_chains=tuple(odd_chains))
 
 
 def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[EntryBlock, tuple[bytes, ...]]:
@@ -232,21 +237,11 @@ def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
     columns = _Columns()
     first = start - start % TILE_WIDTH
     at = lost = 0
-    reason: _MalformedError | None = None
+    reason: MalformedError | None = None
     for index in range(first, end):
-        # struct {
-        #     TimestampedEntry timestamped_entry;
-        #     select (entry_type) {
-        #         case x509_entry: Empty;
-        #         case precert_entry: ASN.1Cert pre_certificate;
-        #     };
-        #     Fingerprint certificate_chain<0..2^16-1>;      opaque Fingerprint[32];
-        # } TileLeaf;
         try:
-            leaf = _read_timestamped_entry(data, at)
-            certificate = _certificate(data, leaf.end) if leaf.entry_type == PRECERT_ENTRY else leaf.signed
-            chain_start, chain_end = _opaque(data, max(certificate[1], leaf.end), 2)
-        except _MalformedError as malformed:
+            leaf, certificate, (chain_start, chain_end) = read_tile_leaf(data, at)
+        except MalformedError as malformed:
             if index > start:
                 break
             message = f"entry {index} in its data tile: {malformed}; {REPORT}"
@@ -257,7 +252,7 @@ def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         if leaf.leaf_index not in (None, index):
             if columns.types:
                 break
-            reason, lost = reason or _MalformedError(f"its leaf_index is {leaf.leaf_index}"), lost + 1
+            reason, lost = reason or MalformedError(f"its leaf_index is {leaf.leaf_index}"), lost + 1
             continue
         if reason:
             break
@@ -275,18 +270,6 @@ def _framed(start: int, frames: "Frames", data: bytes) -> tuple[EntryBlock, tupl
     return block, tuple(data[begin:end] for begin, end in frames.issuers.tolist())
 
 
-class _MalformedError(ValueError):
-    """Bytes are not the struct that they should be; the text says what is wrong with it."""
-
-
-class _TimestampedEntry(NamedTuple):
-    timestamp: int
-    entry_type: int
-    signed: tuple[int, int]
-    leaf_index: int | None
-    end: int
-
-
 class _Columns:
     """The columns of an `EntryBlock` while it is decoded."""
 
@@ -300,7 +283,7 @@ class _Columns:
         self.chain_positions: dict[bytes, int] = {}
 
     def append(
-        self, entry: _TimestampedEntry, leaf: tuple[int, int], certificate: tuple[int, int], chain: list[bytes]
+        self, entry: TimestampedEntry, leaf: tuple[int, int], certificate: tuple[int, int], chain: list[bytes]
     ) -> None:
         self.timestamps.append(entry.timestamp)
         self.types.append(entry.entry_type)
@@ -323,97 +306,3 @@ class _Columns:
             issuers=issuers,
             cut=cut,
         )
-
-
-def _read_entry(entry: Any, index: int) -> tuple[bytes, bytes, _TimestampedEntry, tuple[int, int] | None, list[bytes]]:
-    """Read one of ``entries``: leaf input, extra data, what the leaf says, where a pre-certificate is, the chain."""
-    try:
-        leaf_input = binascii.a2b_base64(entry["leaf_input"], strict_mode=True)
-        extra_data = binascii.a2b_base64(entry["extra_data"], strict_mode=True)
-    except (ValueError, TypeError, KeyError) as error:
-        raise _MalformedError("leaf_input or extra_data is missing or not base64") from error
-    # struct {
-    #     Version version;                                  v1(0)
-    #     MerkleLeafType leaf_type;                         timestamped_entry(0)
-    #     TimestampedEntry timestamped_entry;
-    # } MerkleTreeLeaf;                                     RFC 6962, section 3.4
-    if leaf_input[:2] != b"\0\0":
-        raise _MalformedError("its leaf is not a timestamped_entry of version v1")
-    leaf = _read_timestamped_entry(leaf_input, 2)
-    if leaf.end != len(leaf_input):
-        raise _MalformedError("bytes follow its leaf")
-    if leaf.leaf_index not in (None, index):
-        raise _MalformedError(f"its leaf_index is {leaf.leaf_index}")
-    # x509_entry:    ASN.1Cert certificate_chain<0..2^24-1>;
-    # precert_entry: struct {
-    #                    ASN.1Cert pre_certificate;
-    #                    ASN.1Cert precertificate_chain<0..2^24-1>;
-    #                } PrecertChainEntry;                   RFC 6962, sections 3.1 and 4.6
-    pre_certificate, at = None, 0
-    if leaf.entry_type == PRECERT_ENTRY:
-        pre_certificate = _certificate(extra_data, 0)
-        at = pre_certificate[1]
-    return leaf_input, extra_data, leaf, pre_certificate, list(_chain(extra_data, at))
-
-
-def _read_timestamped_entry(data: bytes, at: int) -> _TimestampedEntry:
-    """Read the entry from position `at` on; `signed` is its certificate or TBSCertificate."""
-    # struct {
-    #     uint64 timestamp;
-    #     LogEntryType entry_type;
-    #     select(entry_type) {
-    #         case x509_entry: ASN.1Cert;                   opaque ASN.1Cert<1..2^24-1>;
-    #         case precert_entry: PreCert;                  opaque issuer_key_hash[32];
-    #     } signed_entry;                                   opaque TBSCertificate<1..2^24-1>;
-    #     CtExtensions extensions;                          opaque CtExtensions<0..2^16-1>;
-    # } TimestampedEntry;                                   RFC 6962, section 3.4
-    if at + 10 > len(data):
-        raise _MalformedError("it ends before its type")
-    timestamp, entry_type = struct.unpack_from(">QH", data, at)
-    if entry_type not in (X509_ENTRY, PRECERT_ENTRY):
-        raise _MalformedError(f"its type {entry_type} is unknown")
-    signed = _certificate(data, at + 10 + (32 if entry_type == PRECERT_ENTRY else 0))
-    extensions = _opaque(data, signed[1], 2)
-    leaf_index = _leaf_index(data, *extensions)
-    return _TimestampedEntry(min(timestamp, (1 << 63) - 1), entry_type, signed, leaf_index, extensions[1])
-
-
-def _leaf_index(data: bytes, at: int, end: int) -> int | None:
-    """Return the ``leaf_index`` in the extensions ``data[at:end]``, None where they hold none or are something else."""
-    # struct {
-    #     ExtensionType extension_type;                     leaf_index(0)
-    #     opaque extension_data<0..2^16-1>;                 uint8 uint40[5];
-    # } Extension;                                          Static CT API, "SCT Extension"
-    while at + 3 <= end:
-        extension_type, at, stop = data[at], at + 3, at + 3 + int.from_bytes(data[at + 1 : at + 3], "big")
-        if extension_type == 0 and stop - at == 5 and stop <= end:
-            return int.from_bytes(data[at:stop], "big")
-        at = stop
-    return None
-
-
-def _chain(data: bytes, at: int) -> Iterator[bytes]:
-    """Yield the certificates of the chain at position `at` of `data`, up to the first that is not whole."""
-    start = at + 3
-    chain, at = data[start : start + int.from_bytes(data[at:start], "big")], 0
-    with suppress(_MalformedError):
-        while at < len(chain):
-            begin, at = _certificate(chain, at)
-            yield chain[begin:at]
-
-
-def _certificate(data: bytes, at: int) -> tuple[int, int]:
-    """Return where the ``opaque ASN.1Cert<1..2^24-1>`` at `at` begins and ends."""
-    start, end = _opaque(data, at, 3)
-    if start == end:
-        raise _MalformedError("it holds an empty certificate")
-    return start, end
-
-
-def _opaque(data: bytes, at: int, prefix: int) -> tuple[int, int]:
-    """Return where the variable-length vector at `at`, with a length of `prefix` bytes, begins and ends."""
-    start = at + prefix
-    end = start + int.from_bytes(data[at:start], "big")
-    if end > len(data):
-        raise _MalformedError("it ends in the middle")
-    return start, end

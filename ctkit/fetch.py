@@ -300,17 +300,18 @@ class _Threads:
     """
 
     def __init__(self, limit: int, name: str, halt: threading.Event, allows: Callable[[], bool]) -> None:
-        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+        self._idle = threading.Semaphore(0)
         self._threads: list[threading.Thread] = []
         self._limit, self._name, self._halt, self._allows = limit, name, halt, allows
         self._lock = threading.Lock()
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Let a thread call the function."""
+        """Let a thread call the function; another one starts only if all have something to do."""
         future: Future[T] = Future()
-        self._calls.put(partial(_call, future, function, arguments))
+        self._calls.put((future, partial(function, *arguments)))
         with self._lock:
-            if len(self._threads) < self._limit:
+            if not self._idle.acquire(blocking=False) and len(self._threads) < self._limit:
                 self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
                 self._threads[-1].start()
         return future
@@ -323,18 +324,20 @@ class _Threads:
     def _run(self) -> None:
         stopping.set(self._halt)
         may_ask.set(self._allows)
-        for call in iter(self._calls.get, None):
-            call()
-            # What it made must not stay in memory until the next call.
-            del call
-
-
-def _call(future: Future[T], function: Callable[..., T], arguments: tuple[Any, ...]) -> None:
-    if future.set_running_or_notify_cancel():
-        try:
-            future.set_result(function(*arguments))
-        except BaseException as error:
-            future.set_exception(error)
+        for future, call in iter(self._calls.get, None):
+            if future.set_running_or_notify_cancel():
+                try:
+                    finish = partial(future.set_result, call())
+                except BaseException as error:
+                    finish = partial(future.set_exception, error)
+                # Before: whoever waits for it may have another call at once.
+                self._idle.release()
+                finish()
+                # What it made must not stay in memory until the next call.
+                del finish
+            else:
+                self._idle.release()
+            del future, call
 
 
 _DECODERS = _Threads(os.cpu_count() or 1, "decode", threading.Event(), lambda: True)

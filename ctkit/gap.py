@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, PlainValidator
 from ctkit.arguments import Index, WholeNumber, checked
 from ctkit.coverage import find_covered
 from ctkit.errors import ParameterError
-from ctkit.ranges import END, RangeSet
+from ctkit.ranges import END, LARGEST_TREE, Int64s, RangeSet
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.table import files_of, folder_of
 
@@ -81,7 +81,8 @@ def find_gaps(
     Raises
     ------
     ParameterError
-        An argument is of the wrong kind, a start is negative, or two URLs of `within` are those of one log.
+        An argument is of the wrong kind, a stretch of `within` is none of a log, or two of its URLs are those of one
+        log.
     TableError
         A file of a table cannot be read.
 
@@ -91,11 +92,10 @@ def find_gaps(
     [{'source_url': 'https://ct.example.com/2026h2', 'start': 5, 'end': 8}]
     """
     urls = [canonical_url(url) for url in within]
-    for given, url, (start, _) in zip(within, urls, within.values(), strict=True):
+    for given, url, (start, ceiling) in zip(within, urls, within.values(), strict=True):
         if urls.count(url) > 1:
             raise ParameterError(f"within names the log {url} twice, once as {given!r}: give it once, with one stretch")
-        if start is not None and start < 0:
-            raise ParameterError(f"within says that {url} starts at {start}: give 0 or more, or None for its first row")
+        _check_stretch(url, start or 0, ceiling)
     # Rows at or above the ceiling count only where the highest one does.
     stretches = {
         url: (start or 0, END if internal_only else ceiling)
@@ -117,6 +117,13 @@ def find_gaps(
     gaps = pa.concat_tables([each for each in found if len(each)] or [GAP_SCHEMA.empty_table()])
     looked_at = {folder_of(table): table.version() for table in (main, staging) if table}
     return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
+
+
+def _check_stretch(url: str, start: int, ceiling: int) -> None:
+    """Raise unless both can be the index of an entry, or the one after it."""
+    if not (0 <= start <= LARGEST_TREE and ceiling <= LARGEST_TREE):
+        message = f"within says ({start!r}, {ceiling!r}) of {url}: give indices from 0 to {LARGEST_TREE}"
+        raise ParameterError(f"{message}, or None as start for the log's first row")
 
 
 def still_missing(gaps: pa.Table, table: DeltaTable) -> dict[str, RangeSet]:
@@ -151,6 +158,11 @@ def ranges_by_log(gaps: pa.Table) -> dict[str, RangeSet]:
         Anything with an Arrow stream and the columns ``source_url, start, end``: what `find_gaps` returned, or what was
         chosen from it. Order and overlap do not matter.
 
+    Raises
+    ------
+    ParameterError
+        A gap cannot be one of a log.
+
     Examples
     --------
     >>> gaps = pa.table({"source_url": ["u", "u"], "start": [4, 1], "end": [9, 5]})
@@ -168,4 +180,11 @@ def ranges_by_log(gaps: pa.Table) -> dict[str, RangeSet]:
         codes, starts, ends = codes[order], starts[order], ends[order]
     edges = np.searchsorted(codes, np.arange(len(logs.dictionary) + 1, dtype=codes.dtype)).tolist()
     parts = zip(logs.dictionary.to_pylist(), pairwise(edges), strict=True)
-    return {url: RangeSet.merged(starts[low:high], ends[low:high]) for url, (low, high) in parts if low < high}
+    return {url: _ranges_of(url, starts[low:high], ends[low:high]) for url, (low, high) in parts if low < high}
+
+
+def _ranges_of(url: str, starts: Int64s, ends: Int64s) -> RangeSet:
+    if starts.min() < 0 or ends.max() > LARGEST_TREE:
+        message = f"gaps name entries of {url} that no log can have: give indices from 0 to {LARGEST_TREE}"
+        raise ParameterError(message)
+    return RangeSet.merged(starts, ends)

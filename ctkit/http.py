@@ -4,19 +4,20 @@ import contextvars
 import email.utils
 import random
 import re
+import ssl
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from itertools import chain
 from typing import TypeVar
 
 import httpx
 import tenacity
 
+from ctkit.connection import OversizeError, ending, open_transports, unpacked
 from ctkit.deadline import Deadline
 from ctkit.entry import REPORT
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
@@ -34,10 +35,9 @@ may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("ma
 """Asked before each request for entries of the thread that set it, each try included; none is sent if it says no."""
 
 _NEVER = threading.Event()
+_USELESS = 4
+"""Answers that break the protocol, such as the page that a store shows for what it does not have, and no more tries."""
 _REDIRECTS = 5
-_GZIP = b"\x1f\x8b"
-_STEP = 1 << 20
-"""Bytes that are unpacked at a time."""
 # Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
 _TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
 
@@ -92,6 +92,10 @@ class NotAskedError(HttpError):
     """A request was not sent, because `may_ask` said no: that says nothing about the log."""
 
 
+class PageError(LogProtocolError):
+    """A page for people came instead of an answer."""
+
+
 class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by itself
     """Raised while an answer is read: it is no use, another try may help; `error` is what to raise if none does."""
 
@@ -115,7 +119,8 @@ class Client:
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, or `url` is not one.
+        `user_agent` holds no contact, `url` is not one, or the environment names a proxy or certificates that cannot
+        be used.
     """
 
     def __init__(self, url: str, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE) -> None:
@@ -124,17 +129,15 @@ class Client:
         self._whole_patience = patience
         self._host = host_of(url)
         self._gate = gate_of(httpx.URL(url).netloc.decode())
-        try:
-            self._http = httpx.Client(
-                headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
-                timeout=patience.timeout,
-                limits=httpx.Limits(max_keepalive_connections=None),
-                # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
-                cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
-            )
-        except (ImportError, ValueError, httpx.InvalidURL) as error:
-            message = f"the environment names a proxy that cannot be used ({error}): correct HTTPS_PROXY or ALL_PROXY"
-            raise ParameterError(message) from error
+        direct, through = open_transports(httpx.URL(url))
+        self._http = httpx.Client(
+            headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
+            timeout=patience.timeout,
+            transport=direct,
+            mounts=through,
+            # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        )
 
     @property
     def _patience(self) -> Patience:
@@ -159,7 +162,14 @@ class Client:
         self._http.close()
 
     def get(
-        self, path: str, read: Callable[[bytes], T], *, limit: int, binary: bool = False, entries: bool = False
+        self,
+        path: str,
+        read: Callable[[bytes], T],
+        *,
+        limit: int,
+        binary: bool = False,
+        entries: bool = False,
+        failures: int | None = None,
     ) -> T:
         """Ask for `path` until an answer can be read, as long as patience lasts.
 
@@ -174,8 +184,10 @@ class Client:
         binary
             The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
         entries
-            Whether this asks for entries, for which `may_ask` must be asked. What does not goes first: entries that
-            have come may wait for it.
+            Whether this asks for entries, for which `may_ask` must be asked before each request, those that follow a
+            redirect included. What does not goes first: entries that have come may wait for it.
+        failures
+            Answers with status 5xx after which to give up; as many as patience has tries by default.
 
         Raises
         ------
@@ -183,15 +195,25 @@ class Client:
             `may_ask` said no.
         HttpError
             No answer, or one with another status than 200.
-        LogProtocolError
+        PageError
             Nothing but HTML pages.
         """
         stop = stopping.get(_NEVER)
         patience, pace = self._patience, self.pace
-        enough = tenacity.stop_after_attempt(patience.tries) | tenacity.stop_before_delay(patience.total)
+        is_late = tenacity.stop_before_delay(patience.total)
+
+        def is_enough(state: tenacity.RetryCallState) -> bool:
+            problem, tries = state.outcome and state.outcome.exception(), patience.tries
+            if isinstance(problem, TryAgain):
+                if isinstance(problem.error, LogProtocolError):
+                    tries = min(tries, _USELESS)
+                elif failures and isinstance(problem.error, HttpError) and (problem.error.status or 0) >= 500:
+                    tries = min(tries, failures)
+            return state.attempt_number >= tries or pace.troubles >= patience.tries or is_late(state)
+
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(TryAgain),
-            stop=lambda state: pace.troubles >= patience.tries or enough(state),
+            stop=is_enough,
             wait=tenacity.wait_random_exponential(patience.first_wait, patience.longest_wait),
             sleep=tenacity.sleep_using_event(stop),
             before_sleep=self._log_retry,
@@ -199,20 +221,20 @@ class Client:
         )
 
         def ask() -> T:
-            if entries and not may_ask.get(_always)():
-                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
-            return read(self._body(path, limit, binary, not entries, stop))
+            return read(self._body(path, limit, binary, entries, stop))
 
         try:
             return retrying(ask)
         except TryAgain as problem:
             raise problem.error from problem.__cause__
 
-    def _body(self, path: str, limit: int, binary: bool, urgent: bool, stop: threading.Event) -> bytes:
+    def _body(self, path: str, limit: int, binary: bool, entries: bool, stop: threading.Event) -> bytes:
         """Return the unpacked body of one answer with status 200, after redirects within the host."""
         request = self._http.build_request("GET", self.url + path)
         for _ in range(_REDIRECTS):
-            body, following = self._ask(request, path, limit, binary, urgent, stop)
+            if entries and not may_ask.get(_always)():
+                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
+            body, following = self._ask(request, path, limit, binary, not entries, stop)
             if following is None:
                 return body
             target = following.url
@@ -229,6 +251,8 @@ class Client:
         tries, pause, longest = patience.tries, patience.first_wait, min(patience.longest_wait, patience.total)
         try:
             with self._gate.turn(self.url, stop, tries=tries, pause=pause, longest=longest, urgent=urgent) as turn:
+                # Nothing is read any more after a stop or the deadline, not even the header of a slow answer.
+                ending.set((stop, turn.sent + patience.total))
                 response, body = self._send(request, limit, binary, turn, stop)
                 refusal = self._refusal(path, response.status_code, body)
                 if response.status_code == 429 or (response.status_code >= 500 and not refusal.too_large):
@@ -238,11 +262,14 @@ class Client:
                 self._gate.check(longest)
         except NoTurnError as reason:
             raise HttpError(self.url, f"{path}: {reason}", status=reason.status) from None
-        except _OversizeError:
+        except OversizeError:
             message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
             raise HttpError(self.url, message, too_large=True) from None
         except (httpx.RequestError, httpx.InvalidURL, EOFError, OSError, zlib.error) as error:
             what = f"{path}: {type(error).__name__} {error}".rstrip()
+            if isinstance(error.__cause__ and error.__cause__.__context__, ssl.SSLCertVerificationError):
+                advice = "check the URL, and the certificates that SSL_CERT_FILE or SSL_CERT_DIR names"
+                raise HttpError(self.url, f"{what}; {advice}") from error
             raise TryAgain(HttpError(self.url, f"{what}; run again later")) from error
         if response.next_request is not None:
             return b"", response.next_request
@@ -251,21 +278,20 @@ class Client:
         if response.status_code != 200:
             raise refusal
         if body.lstrip()[:1] == b"<" and not binary:
-            raise TryAgain(LogProtocolError(self.url, f"{path}: an HTML page; look at it in a browser"))
+            raise TryAgain(PageError(self.url, f"{path}: an HTML page; look at it in a browser"))
         return body, None
 
     def _send(
         self, request: httpx.Request, limit: int, binary: bool, turn: Turn, stop: threading.Event
     ) -> tuple[httpx.Response, bytes]:
         """Return one answer and its unpacked body, which nobody needs of a redirect; note in `turn` how it came."""
-        deadline = turn.sent + self._patience.total
         request.extensions["timeout"] = httpx.Timeout(self._patience.timeout).as_dict()
         try:
             response = self._http.send(request, stream=True)
             try:
                 turn.latency = time.monotonic() - turn.sent
-                pieces = iter(()) if response.next_request else _pieces(response, deadline, stop)
-                body = _unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
+                pieces = iter(()) if response.next_request else response.iter_raw()
+                body = unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
             finally:
                 response.close()
         except (httpx.RequestError, httpx.InvalidURL, OSError) as error:
@@ -354,51 +380,6 @@ def retry_after(value: str, now: float) -> float | None:
             return None
         seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
     return max(seconds, 0.0) if seconds < float("inf") else None
-
-
-class _OversizeError(Exception):
-    """A body is larger than it may be."""
-
-
-def _pieces(response: httpx.Response, deadline: float, stop: threading.Event) -> Iterator[bytes]:
-    """Yield the body as it comes; a stop or the deadline ends it between two pieces."""
-    for piece in response.iter_raw():
-        yield piece
-        if stop.is_set() or time.monotonic() > deadline:
-            raise httpx.ReadTimeout("no time left for the rest of the answer")
-
-
-def _unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
-    """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are.
-
-    With `any_bytes` nothing follows from those. It is unpacked as it comes, so that nothing beyond `limit` is ever in
-    memory; and of one that comes to nothing, as empty gzip members do, no more than twice as much is read.
-    """
-    head = b""
-    for piece in pieces:
-        head += piece
-        if len(head) >= len(_GZIP):
-            break
-    unpacked: list[bytes] = []
-    room, packed = limit, 2 * limit
-    member = zlib.decompressobj(zlib.MAX_WBITS | 16) if head.startswith(_GZIP) and not any_bytes else None
-    for piece in chain([head], pieces):
-        packed -= len(piece)
-        while piece:
-            if member is None:
-                part, piece = piece, b""
-            else:
-                if member.eof:
-                    member = zlib.decompressobj(zlib.MAX_WBITS | 16)
-                part = member.decompress(piece, min(_STEP, room + 1))
-                piece = member.unconsumed_tail or member.unused_data.lstrip(b"\0")
-            room -= len(part)
-            if room < 0 or packed < 0:
-                raise _OversizeError
-            unpacked.append(part)
-    if member and not member.eof:
-        raise EOFError("the gzip stream has no end")
-    return b"".join(unpacked)
 
 
 def _check_user_agent(user_agent: str) -> None:

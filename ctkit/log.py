@@ -20,10 +20,13 @@ from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.pace import Pace
 from ctkit.paths import local_path
-from ctkit.ranges import Int64s, RangeSet
+from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
 
 LogProtocol = Literal["rfc6962", "static-ct"]
 """The two ways to read a log, as spelled in parameters."""
@@ -132,6 +135,19 @@ class Log(Protocol):
             The proofs cannot be had just now, or `head` has too few entries.
         LogProtocolError
             The log's own proofs contradict `head`, or cannot be read.
+        """
+
+    def get_roots(self) -> frozenset[bytes] | None:
+        """Return the DER of the root certificates that the log accepts, in which its chains end.
+
+        It is asked once. None if it does not say: there is no such request behind a monitoring prefix.
+
+        Raises
+        ------
+        LogUnavailableError
+            They cannot be had just now.
+        LogProtocolError
+            The answer cannot be read.
         """
 
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
@@ -324,7 +340,12 @@ def read_log_list(
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ParameterError(f"log list {source} is not of version 3: {where}: {first['msg']}; name another") from error
-    described = [log.describe() for operator in operators for log in (*operator.logs, *operator.tiled_logs)]
+    described = []
+    for log in (log for operator in operators for log in (*operator.logs, *operator.tiled_logs)):
+        try:
+            described.append(log.describe())
+        except ParameterError as error:
+            logger.warning("log list names a log that has no URL, skipping source=%s reason=%s", source, error)
     logs = [log for log in described if log.state not in ("retired", "rejected")]
     if not logs and not may_be_empty:
         raise ParameterError(f"log list {source} names {len(described)} logs, none of them in use: name another")
@@ -379,7 +400,7 @@ def _decode_base64(text: object) -> bytes:
 
 
 class _TreeHead(pydantic.BaseModel):
-    tree_size: Annotated[int, pydantic.Field(ge=0, lt=1 << 63)]
+    tree_size: Annotated[int, pydantic.Field(ge=0, le=LARGEST_TREE)]
     sha256_root_hash: Annotated[
         bytes, pydantic.BeforeValidator(_decode_base64), pydantic.Field(min_length=32, max_length=32)
     ]

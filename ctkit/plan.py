@@ -138,7 +138,8 @@ class Plan(Report):
 
 
 def _shown(seconds: float) -> str:
-    return "below 1 s" if seconds < 1 else str(timedelta(seconds=round(seconds)))
+    # A log can claim so many entries, and be so slow, that no timedelta is as long.
+    return "below 1 s" if seconds < 1 else str(timedelta(seconds=round(min(seconds, 1e13))))
 
 
 @checked
@@ -191,10 +192,7 @@ def plan_ranges(logs: Mapping[str, Log], ranges: Mapping[str, RangeSet]) -> Plan
 
 def _plan_log(log: Log, wanted: RangeSet) -> LogPlan:
     page_size, pace, size = log.page_size, log.pace, wanted.size
-    requests = brought = 0
-    for starts, ends in wanted.page_bounds(page_size):
-        requests += len(starts)
-        brought += int((ends - starts).sum())
+    requests, brought = wanted.page_totals(page_size)
     if log.protocol == "static-ct":
         brought = requests * page_size
     volume = round(brought * (log.entry_bytes or ENTRY_BYTES[log.protocol]))

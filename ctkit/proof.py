@@ -254,6 +254,21 @@ def read_consistency(data: bytes, url: str) -> list[bytes]:
     return _hashes(_read(data, "get-sth-consistency", url).get("consistency"), "get-sth-consistency", url)
 
 
+def read_roots(data: bytes, url: str) -> frozenset[bytes]:
+    """Read the answer of get-roots (RFC 6962, section 4.7): the DER of each certificate.
+
+    Raises
+    ------
+    LogProtocolError
+        It is something else.
+    """
+    # {"certificates": [base64 of a certificate, ...]}
+    certificates = _read(data, "get-roots", url).get("certificates")
+    if not isinstance(certificates, list):
+        raise _malformed("get-roots", url)
+    return frozenset(_bytes(text, "get-roots", url) for text in certificates)
+
+
 def _read(data: bytes, verb: str, url: str) -> dict[str, Any]:
     try:
         answer = json.loads(data)

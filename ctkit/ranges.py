@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 Int64s = NDArray[np.int64]
 
+LARGEST_TREE = 1 << 40
+"""Entries of a log at the most: the index of an entry has 40 bits (Static CT API, "SCT Extension")."""
+
 END = 1 << 62
 """Beyond all indices."""
 
@@ -250,6 +253,26 @@ class RangeSet:
     def _pages_from(self, at: int, page_size: int) -> Iterator[tuple[int, int]]:
         for starts, ends in self.page_bounds(page_size, at):
             yield from zip(starts.tolist(), ends.tolist(), strict=True)
+
+    def page_totals(self, page_size: int) -> tuple[int, int]:
+        """Return how many requests `pages` yields, and how many indices they span together.
+
+        It takes as long as there are ranges, however many pages those have: a log may claim any number of entries.
+
+        Examples
+        --------
+        >>> RangeSet.of((5, 7), (9, 10), (300, 520)).page_totals(256)
+        (3, 225)
+        """
+        requests = between = 0
+        for at in range(0, len(self), _RANGES_AT_ONCE):
+            starts, ends = self.starts[at : at + _RANGES_AT_ONCE], self.ends[at : at + _RANGES_AT_ONCE]
+            # Of each range the last page of the one before it, which both may need: then what lies between comes, too.
+            before = self.ends[at - 1 : at + len(starts) - 1] if at else np.append(0, ends[:-1])
+            is_shared = (before - 1) // page_size == starts // page_size
+            requests += int(((ends - 1) // page_size - starts // page_size + 1 - is_shared).sum())
+            between += int((starts - before)[is_shared].sum())
+        return requests, self.size + between
 
     def page_bounds(self, page_size: int, start: int = 0) -> Iterator[tuple[Int64s, Int64s]]:
         """Yield the requests that cover the set from `start` on, as arrays of their starts and ends.

@@ -8,7 +8,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
-from ctkit.binding import find_faults
+from ctkit.binding import find_ends, find_faults
 from ctkit.certificate import read_rows
 from ctkit.checkpoint import Checkpoint
 from ctkit.datafile import cast_column, plain_type
@@ -79,7 +79,9 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     def read(block: EntryBlock, taken: NDArray[np.bool_]) -> Arrival:
         kept, start = block.take(taken), int(block.index[0])
         rows = read_rows(kept, log, source_name="", as_der=as_der)
-        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), find_faults(kept))
+        faults = find_faults(kept)
+        ends = find_ends(kept, faults)
+        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
 
     errors: list[LogError] = []
     comparison = _Comparison(table, log)

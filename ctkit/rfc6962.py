@@ -16,14 +16,18 @@ from ctkit.entry import REPORT, EntryBlock, decode_get_entries
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.http import HttpError, TryAgain
 from ctkit.merkle import verify_consistency
-from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
+from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof, read_roots
 from ctkit.ranges import Int64s, RangeSet
+from ctkit.shared import Shared
 
 _PAGE_LIMIT = 64 << 20
 _STH_LIMIT = 1 << 20
 LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
 """Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
+
+_FAILURES = 2
+"""Answers with status 5xx to a request for several entries, and fewer are asked for."""
 
 _PATHS = 64
 """Audit paths that are asked for to prove one stretch: two are enough where nothing differs."""
@@ -54,6 +58,7 @@ class Rfc6962Log(LogClient):
         self._known_size = 0
         self._short_stops: set[int] = set()
         self._tree: ProvenTree | None = None
+        self._accepted: Shared[None, frozenset[bytes] | None] = Shared(self.url, 1)
 
     def _ask_for_head(self) -> Checkpoint:
         # RFC 6962, section 4.3.
@@ -110,7 +115,9 @@ class Rfc6962Log(LogClient):
 
         # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
         path = f"/ct/v1/get-entries?start={start}&end={end - 1}"
-        return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True)
+        # One entry may spoil all answers that it is part of: it is found by asking for fewer, not by asking again.
+        failures = _FAILURES if end - start > 1 else None
+        return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True, failures=failures)
 
     def _not_yet(self, start: int, end: int, reason: str) -> LogUnavailableError:
         message = f"the log does not have entry {start} yet ({reason}); run again later"
@@ -137,6 +144,25 @@ class Rfc6962Log(LogClient):
             if page_size is not None:
                 self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
                 self.page_size_known = True
+
+    def get_roots(self) -> frozenset[bytes] | None:
+        """Ask which roots the log accepts, once; see `ctkit.log.Log.get_roots`."""
+        return self._accepted.get(None, self._ask_for_roots)
+
+    def _ask_for_roots(self) -> frozenset[bytes] | None:
+        def read(body: bytes) -> frozenset[bytes]:
+            try:
+                return read_roots(body, self.url)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+
+        try:
+            # RFC 6962, section 4.7.
+            return self._client.get("/ct/v1/get-roots", read, limit=_PAGE_LIMIT)
+        except HttpError as error:
+            if error.status in _NOT_HAD:
+                return None
+            raise
 
     def provable(self, start: int, end: int) -> tuple[int, int]:
         """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""

@@ -4,6 +4,8 @@ from typing import Literal
 
 import pyarrow as pa
 
+from ctkit.errors import ParameterError
+
 AsDer = Literal["binary", "string"]
 
 KEY = ("source_url", "cert_index")
@@ -90,6 +92,11 @@ def canonical_url(url: str) -> str:
     ``https://`` is put before a URL without a scheme and every trailing slash is dropped. Nothing is lower-cased:
     the live server does not, and the column is compared byte by byte.
 
+    Raises
+    ------
+    ParameterError
+        Nothing but white space, slashes or a scheme is there.
+
     Examples
     --------
     >>> canonical_url("ct.example.com/2026h2//")
@@ -97,11 +104,13 @@ def canonical_url(url: str) -> str:
     >>> canonical_url(" https://ct.example.com/2026h2 / ")
     'https://ct.example.com/2026h2'
     """
-    url = url.strip()
+    given, url = url, url.strip()
     if not url.startswith(("http://", "https://")):
         url = f"https://{url}"
     # Spaces between the slashes go, too: what is canonical stays as it is.
     end = len(url)
     while url[end - 1 : end] == "/" or url[end - 1 : end].isspace():
         end -= 1
+    if url[:end] in ("http:", "https:"):
+        raise ParameterError(f"{given!r} is no URL of a log: give one like https://log.example/2026h2")
     return url[:end]

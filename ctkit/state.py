@@ -13,6 +13,7 @@ from ctkit.deadline import Deadline
 from ctkit.errors import LogError, ParameterError
 from ctkit.http import stopping
 from ctkit.paths import local_path
+from ctkit.ranges import LARGEST_TREE
 from ctkit.schema import canonical_url
 from ctkit.visible import get_logger
 
@@ -53,11 +54,15 @@ def read_state(path: str | Path) -> dict[str, int]:
     ceilings: dict[str, int] = {}
     for url, entry in logs.items():
         index = entry.get("current_index") if isinstance(entry, dict) else None
-        if type(index) is not int or not 0 <= index < 1 << 63:  # type(): True is an int to isinstance
+        if type(index) is not int or not 0 <= index <= LARGEST_TREE:  # type(): True is an int to isinstance
             logger.warning("state file entry has no usable current_index, skipping path=%s url=%s", path, url)
             continue
-        known = ceilings.setdefault(canonical_url(url), index)
-        ceilings[canonical_url(url)] = min(known, index)
+        try:
+            url = canonical_url(url)
+        except ParameterError as error:
+            logger.warning("state file entry has no usable URL, skipping path=%s reason=%s", path, error)
+            continue
+        ceilings[url] = min(ceilings.get(url, index), index)
     return ceilings
 
 

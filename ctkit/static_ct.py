@@ -9,18 +9,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint, read_checkpoint, read_sth
+from ctkit.checkpoint import Checkpoint, UnreadableHeadError, read_checkpoint, read_sth
 from ctkit.client import OTHER_PROTOCOL, LogClient, LogOptions
 from ctkit.entry import REPORT, EntryBlock, decode_data_tile
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.hash_tile import Check, HashTiles
-from ctkit.http import HttpError, TryAgain
+from ctkit.http import HttpError, PageError, TryAgain
 from ctkit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.shared import Shared
 
 _TILE_LIMIT = 64 << 20
 _BODY_LIMIT = 16 << 20
+_HEAD_LIMIT = 1 << 20
 _ISSUERS = 1 << 16
 """Certificates of issuers that are kept in memory; no log has seen as many."""
 
@@ -53,9 +54,9 @@ class StaticCtLog(LogClient):
     def _ask_for_checkpoint(self) -> Checkpoint:
         try:
             # Static CT API, "Checkpoints".
-            return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_BODY_LIMIT)
-        except HttpError as error:
-            if error.status not in (403, 404):
+            return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_HEAD_LIMIT)
+        except (HttpError, PageError) as error:
+            if not _is_refused(error):
                 raise
             try:
                 head = self._ask_for_sth()
@@ -66,7 +67,7 @@ class StaticCtLog(LogClient):
 
     def _ask_for_sth(self) -> Checkpoint:
         # RFC 6962, section 4.3.
-        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_BODY_LIMIT)
+        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_HEAD_LIMIT)
 
     def has_tiles(self) -> bool:
         """Tell whether the log has data tiles: whoever gives checkpoints has, another is asked for the first one."""
@@ -101,23 +102,41 @@ class StaticCtLog(LogClient):
 
     def _get_tile(self, start: int) -> tuple[bytes, int]:
         """Return the data tile that holds `start`, and the index at which its entries stop."""
-        path = f"/tile/data/{tile_path(start // TILE_WIDTH)}"
+        path, reason = f"/tile/data/{tile_path(start // TILE_WIDTH)}", ""
         first = start - start % TILE_WIDTH
+
+        def read(body: bytes) -> bytes:
+            if not body:
+                raise TryAgain(LogProtocolError(self.url, f"{path} is empty; {REPORT}"))
+            return body
+
         # The second round knows a newer checkpoint, should the first one have found neither tile.
         for ask in (start >= self._tree_size, True):
+            has_head = True
             if ask:
-                self.get_checkpoint()
-            if start >= self._tree_size:
+                try:
+                    self.get_checkpoint()
+                except UnreadableHeadError:
+                    if self.key is not None:
+                        raise
+                    # A full tile may be there all the same.
+                    has_head = False
+            if has_head and start >= self._tree_size:
                 break
             # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell;
             # and another backend may not have the full one yet that a newer checkpoint promises.
             partial = self._partial_tiles.get(start // TILE_WIDTH, 0)
             widths = [TILE_WIDTH, partial] if self._tree_size >= first + TILE_WIDTH else [partial, TILE_WIDTH]
-            for width in widths:
+            for width in [width for width in widths if start < first + width]:
                 suffix = "" if width == TILE_WIDTH else f".p/{width}"
-                if start < first + width and (tile := self._get_tile_or_none(path + suffix)) is not None:
-                    return tile, first + width
-        message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}); run again later"
+                try:
+                    return self._client.get(path + suffix, read, limit=_TILE_LIMIT, entries=True), first + width
+                except (HttpError, PageError) as error:
+                    if not self._is_absent(error):
+                        raise
+                    reason = reason or f", {error.message.removesuffix('; run again later')}"
+        message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}{reason})"
+        message += "; run again later"
         if self._is_hybrid:
             message = f"the log has neither a checkpoint nor a data tile with entry {start}; {OTHER_PROTOCOL}"
         raise LogUnavailableError(self.url, message)
@@ -130,32 +149,34 @@ class StaticCtLog(LogClient):
     def _check(self, fingerprint: bytes, certificate: bytes) -> bytes:
         if sha256(certificate).digest() != fingerprint:
             message = f"issuer/{fingerprint.hex()} is not the certificate with this SHA-256; {REPORT}"
-            raise TryAgain(LogProtocolError(self.url, message))
+            # What is no certificate at all is what a store has to say instead of one.
+            kind = LogProtocolError if certificate.startswith(b"\x30") else PageError
+            raise TryAgain(kind(self.url, message))
         return certificate
 
-    def _get_tile_or_none(self, path: str) -> bytes | None:
-        def read(body: bytes) -> bytes:
-            if not body:
-                raise TryAgain(LogProtocolError(self.url, f"{path} is empty; {REPORT}"))
-            return body
-
-        return self._get_or_none(path, read, _TILE_LIMIT, entries=True)
-
-    def _get_or_none(
-        self,
-        path: str,
-        read: Callable[[bytes], bytes],
-        limit: int = _BODY_LIMIT,
-        *,
-        binary: bool = False,
-        entries: bool = False,
-    ) -> bytes | None:
+    def _get_or_none(self, path: str, read: Callable[[bytes], bytes], *, binary: bool = False) -> bytes | None:
         try:
-            return self._client.get(path, read, limit=limit, binary=binary, entries=entries)
-        except HttpError as error:
-            if error.status == 404:
+            return self._client.get(path, read, limit=_BODY_LIMIT, binary=binary)
+        except (HttpError, PageError) as error:
+            if self._is_absent(error):
                 return None
             raise
+
+    def _is_absent(self, error: HttpError | PageError) -> bool:
+        """Tell whether an error means that the log does not have what it was asked for.
+
+        Not every store says so by 404: one that may not list what it has refuses what it does not have (403), another
+        shows a page. That is what it means as long as the log answers for what it does have.
+        """
+        if isinstance(error, HttpError) and error.status in (404, 410):
+            return True
+        if not _is_refused(error):
+            return False
+        try:
+            self.get_checkpoint()
+        except LogError:
+            return False
+        return True
 
     def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
         return self._tiles_of(head).compare(start, leaf_hashes)
@@ -179,7 +200,8 @@ class StaticCtLog(LogClient):
         def read(asked: int, body: bytes) -> bytes:
             if len(body) != asked * HASH_SIZE:
                 message = f"{tile} is {len(body)} bytes long instead of {asked} hashes; {REPORT}"
-                raise TryAgain(LogProtocolError(self.url, message))
+                kind = PageError if body.lstrip()[:1] == b"<" else LogProtocolError
+                raise TryAgain(kind(self.url, message))
             hashes = body[: width * HASH_SIZE]
             check(hashes)
             return hashes
@@ -207,6 +229,13 @@ class StaticCtLog(LogClient):
     def entry_urls(self, index: Int64s) -> pa.StringArray:
         """Return the URL of each index's full tile, whether the log already has it or not."""
         return data_tile_urls(self.url, index)
+
+
+def _is_refused(error: HttpError | PageError) -> bool:
+    """Tell whether a request was refused for what it asks for, not for when it came."""
+    if isinstance(error, PageError):
+        return True
+    return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 413, 429)
 
 
 def data_tile_urls(url: str, index: Int64s) -> pa.StringArray:

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Generator, Iterator, MutableMapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -14,13 +14,17 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ctkit.binding import FAULTS
+from ctkit.binding import FAULTS, OPEN_END
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.fetch import ask
 from ctkit.log import Log
 from ctkit.ranges import Int64s, RangeSet
+from ctkit.roots import Roots
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -56,6 +60,8 @@ class Arrival:
         Of all entries that came, wanted or not; empty where nobody asks for proofs.
     faults
         uint8, for each row what is wrong with it, as `ctkit.binding.find_faults` tells; empty as well.
+    ends
+        By row, in which certificate its chain ends, as `ctkit.binding.find_ends` tells.
     """
 
     source_url: str
@@ -64,6 +70,7 @@ class Arrival:
     start: int
     leaf_hashes: list[bytes] = field(default_factory=list, repr=False)
     faults: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
+    ends: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
     @property
     def end(self) -> int:
@@ -172,6 +179,7 @@ class _Prover:
     def __init__(self, log: Log, heads: MutableMapping[str, Checkpoint], stop: threading.Event) -> None:
         self._log, self._heads, self._stop = log, heads, stop
         self._strikes = 0
+        self._roots: Roots | None = None
         self.left: list[RangeSet] = []
 
     def prove(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
@@ -185,6 +193,7 @@ class _Prover:
         """Prove pages that follow each other; if that cannot be had of all together, one half and then the other."""
         try:
             proven = ask(self._log, partial(self._compare, pages), self._stop)
+            found = [self._judge_ends(page) for page in pages]
             self._strikes = 0
         except LogError as error:
             if self._stop.is_set():
@@ -201,18 +210,39 @@ class _Prover:
                 yield from self._lost(page.rows["cert_index"].to_numpy(), kind, f"not proven: {error.message}")
             return
         size = self._heads[self._log.url].tree_size
-        for page in pages:
+        for page, faults in zip(pages, found, strict=True):
             index = page.rows["cert_index"].to_numpy()
             signed, beyond = proven[index - pages[0].start], index >= size
-            right = signed & (page.faults == 0)
+            right = signed & (faults == 0)
             yield page if right.all() else replace(page, rows=page.rows.filter(pa.array(right)))
             differing = f"not what the log's tree of {size} entries has there; {REPORT}"
             yield from self._lost(index[~signed & ~beyond], LogProtocolError, differing)
             early = f"the log has signed {size} entries, and not this one yet; run again later"
             yield from self._lost(index[beyond], LogUnavailableError, early)
-            for fault in np.unique(page.faults[signed & (page.faults > 0)]).tolist():
-                of_fault = index[signed & (page.faults == fault)]
+            for fault in np.unique(faults[signed & (faults > 0)]).tolist():
+                of_fault = index[signed & (faults == fault)]
                 yield from self._lost(of_fault, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
+
+    def _judge_ends(self, page: Arrival) -> NDArray[np.uint8]:
+        """Return the faults of a page, after asking which roots the log accepts if that matters."""
+        if not page.ends:
+            return page.faults
+        if self._roots is None:
+            self._roots = Roots(self._ask_for_roots())
+        faults = page.faults.copy()
+        for row, end in page.ends.items():
+            faults[row] = 0 if self._roots.may_be_end(end) else OPEN_END
+        return faults
+
+    def _ask_for_roots(self) -> frozenset[bytes] | None:
+        try:
+            return ask(self._log, self._log.get_roots, self._stop)
+        except LogError as error:
+            if self._stop.is_set():
+                raise
+            # Entries are what the log signed all the same; they do not wait for what it may never say.
+            logger.warning("accepted roots cannot be had, ends of chains are believed reason=%s", error)
+            return None
 
     def _compare(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
         """Return for each entry of the pages whether it is what the log signed."""

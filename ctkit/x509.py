@@ -7,14 +7,14 @@ outer structure does not hold up is a certificate called unreadable; what was re
 The encoding may be BER: old certificates have lengths in more octets than they need, and of the indefinite form.
 """
 
-import re
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import islice
 from typing import NamedTuple
 
+from ctkit.times import read_time
+
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x03, 0x04, 0x06
-_UTC_TIME, _GENERALIZED_TIME, _SEQUENCE = 0x17, 0x18, 0x30
+_OCTET_STRINGS, _SEQUENCE = 0x24, 0x30
 _VERSION, _EXTENSIONS, _KEY_IDENTIFIER = 0xA0, 0xA3, 0x80
 
 RFC822_NAME, DNS_NAME, URI, IP_ADDRESS = 0x81, 0x82, 0x86, 0x87
@@ -47,13 +47,16 @@ _ATTRIBUTES = {
 
 # Identifier octet, length octets, contents octets (X.690, section 8.1). Nothing in a certificate has an identifier of
 # several octets.
+_DEEPEST = 5
+"""Strings that consist of strings, within one string: OpenSSL goes no deeper."""
+
 _Element = tuple[int, int, int]
 """Identifier octet, and the range ``[start, stop)`` of the contents."""
 
 _ABSENT: _Element = (-1, 0, 0)
 
 
-def _header(der: bytes, at: int, end: int) -> _Element:
+def header(der: bytes, at: int, end: int) -> _Element:
     """Return the element whose header is at `at`. It may end beyond `end`, and does if no header fits in before."""
     start = at + 2
     if start > end:
@@ -84,14 +87,14 @@ def _indefinite_stop(der: bytes, at: int, end: int) -> int:
             depth += 1
             at += 2
         else:
-            at = _header(der, at, end)[2]
+            at = header(der, at, end)[2]
     return end + 1 if depth else at
 
 
-def _elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
+def elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
     """Yield the elements in ``[at, end)``, up to the first that does not fit."""
     while at < end:
-        element = _header(der, at, end)
+        element = header(der, at, end)
         at = element[2]
         if at > end:
             return
@@ -99,13 +102,13 @@ def _elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
 
 
 def _first(der: bytes, at: int, end: int) -> _Element:
-    return next(_elements(der, at, end), _ABSENT)
+    return next(elements(der, at, end), _ABSENT)
 
 
 def _members(value: bytes) -> Iterator[_Element]:
     """Yield the elements of the sequence that `value` is, as far as they go."""
-    tag, start, stop = _header(value, 0, len(value))
-    return _elements(value, start, min(stop, len(value))) if tag == _SEQUENCE else iter(())
+    tag, start, stop = header(value, 0, len(value))
+    return elements(value, start, min(stop, len(value))) if tag == _SEQUENCE else iter(())
 
 
 def _contents(der: bytes, element: _Element, tag: int) -> bytes:
@@ -175,13 +178,13 @@ def read_certificate(der: bytes) -> Certificate:
     False
     """
     # The two outer elements may be cut short: what is left of them is read, but not called readable.
-    outer_tag, start, outer_stop = _header(der, 0, len(der))
+    outer_tag, start, outer_stop = header(der, 0, len(der))
     end = min(outer_stop, len(der))
-    tbs_tag, start, tbs_stop = _header(der, start, end)
-    algorithm_tag, algorithm_start, algorithm_stop = _header(der, tbs_stop, end)
+    tbs_tag, start, tbs_stop = header(der, start, end)
+    algorithm_tag, algorithm_start, algorithm_stop = header(der, tbs_stop, end)
     fields: list[_Element] = []
     if outer_tag == tbs_tag == _SEQUENCE:
-        fields += islice(_elements(der, start, min(tbs_stop, end)), 11)
+        fields += islice(elements(der, start, min(tbs_stop, end)), 11)
     if fields and fields[0][0] == _VERSION:
         del fields[0]
     readable = (
@@ -191,15 +194,15 @@ def read_certificate(der: bytes) -> Certificate:
         and algorithm_stop <= end == outer_stop
     )
     serial_number, _, issuer, validity, subject, _ = (fields + [_ABSENT] * 6)[:6]
-    dates = _elements(der, validity[1], validity[2])
+    dates = elements(der, validity[1], validity[2])
     return Certificate(
         readable,
         _contents(der, _first(der, algorithm_start, algorithm_stop), _OBJECT_IDENTIFIER) if readable else b"",
         _contents(der, serial_number, _INTEGER),
         _contents(der, issuer, _SEQUENCE),
         _contents(der, subject, _SEQUENCE),
-        _read_time(der, next(dates, _ABSENT)),
-        _read_time(der, next(dates, _ABSENT)),
+        read_time(der, next(dates, _ABSENT)),
+        read_time(der, next(dates, _ABSENT)),
         _read_extensions(der, fields[6:]),
     )
 
@@ -215,15 +218,36 @@ def _read_extensions(der: bytes, optional_fields: list[_Element]) -> dict[bytes,
     for tag, start, stop in optional_fields:
         if tag != _EXTENSIONS:
             continue
-        _, start, extensions_stop = _header(der, start, stop)
-        for _, at, end in _elements(der, start, min(extensions_stop, stop)):
-            _, id_start, id_stop = _header(der, at, end)
-            value_tag, start, stop = _header(der, id_stop, end)
+        _, start, extensions_stop = header(der, start, stop)
+        for _, at, end in elements(der, start, min(extensions_stop, stop)):
+            _, id_start, id_stop = header(der, at, end)
+            value_tag, start, stop = header(der, id_stop, end)
             if value_tag == _BOOLEAN:
-                value_tag, start, stop = _header(der, stop, end)
-            if value_tag == _OCTET_STRING and stop <= end:
-                values.setdefault(der[id_start:id_stop], []).append(der[start:stop])
+                value_tag, start, stop = header(der, stop, end)
+            value = _octets(der, (value_tag, start, stop)) if stop <= end else None
+            if value is not None:
+                values.setdefault(der[id_start:id_stop], []).append(value)
     return values
+
+
+def _octets(der: bytes, element: _Element) -> bytes | None:
+    """Return the octets of an OCTET STRING, which BER allows to consist of several; None if it is something else."""
+    tag, at, end = element
+    if tag == _OCTET_STRING:
+        return der[at:end]
+    if tag != _OCTET_STRINGS:
+        return None
+    parts, depth = list[bytes](), 0
+    while at < end:
+        tag, start, stop = header(der, at, end)
+        depth += tag == _OCTET_STRINGS
+        # An empty element of tag 0 ends one of indefinite length.
+        if stop > end or depth > _DEEPEST or (tag not in (_OCTET_STRING, _OCTET_STRINGS) and (tag or start < stop)):
+            return None
+        if tag == _OCTET_STRING:
+            parts.append(der[start:stop])
+        at = start if tag == _OCTET_STRINGS else stop
+    return b"".join(parts)
 
 
 # Name ::= CHOICE { rdnSequence  RDNSequence }
@@ -243,50 +267,17 @@ def read_name(name: bytes) -> dict[str, str]:
     {'C': 'GB'}
     """
     texts: dict[str, str] = {}
-    for _, set_start, set_stop in _elements(name, 0, len(name)):
-        for _, at, end in _elements(name, set_start, set_stop):
-            _, _, type_stop = _header(name, at, end)
+    for _, set_start, set_stop in elements(name, 0, len(name)):
+        for _, at, end in elements(name, set_start, set_stop):
+            _, _, type_stop = header(name, at, end)
             attribute = _ATTRIBUTES.get(name[at:type_stop])
-            _, start, stop = _header(name, type_stop, end)
+            _, start, stop = header(name, type_stop, end)
             if attribute and stop <= end:
                 try:
                     texts[attribute] = name[start:stop].decode()
                 except UnicodeDecodeError:
                     continue
     return texts
-
-
-# Time ::= CHOICE {
-#      utcTime        UTCTime,
-#      generalTime    GeneralizedTime }
-#
-# RFC 5280, section 4.1.2.5 wants YYMMDDHHMMSSZ and YYYYMMDDHHMMSSZ. X.680 also allows to leave out the seconds, or to
-# give fractions of them, and to name the offset of a zone instead of Z; certificates like that exist.
-_TIME_FORMS = {
-    _UTC_TIME: rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:Z|([+-])(\d\d)(\d\d))",
-    _GENERALIZED_TIME: rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:\.\d+)?)?(?:Z|([+-])(\d\d)(\d\d))",
-}
-_TIMES = {tag: re.compile(form) for tag, form in _TIME_FORMS.items()}
-_EPOCH = datetime(1970, 1, 1)
-
-
-def _read_time(der: bytes, element: _Element) -> int:
-    tag, start, stop = element
-    match = _TIMES[tag].fullmatch(der, start, stop) if tag in _TIMES else None
-    if match is None:
-        return 0
-    year, month, day, hour, minute, second = map(int, match.groups("0")[:6])
-    if tag == _UTC_TIME:
-        year += 1900 if year >= 50 else 2000
-    try:
-        since_epoch = datetime(year, month, day, hour, minute, second) - _EPOCH
-    except ValueError:
-        return 0
-    seconds = since_epoch.days * 86_400 + since_epoch.seconds
-    if match[7]:
-        ahead = int(match[8]) * 3600 + int(match[9]) * 60
-        seconds -= ahead if match[7] == b"+" else -ahead
-    return seconds
 
 
 # BasicConstraints ::= SEQUENCE {
@@ -351,8 +342,8 @@ def read_subject_key_identifier(value: bytes) -> bytes:
 def read_access_locations(value: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the general name under each access method (RFC 5280, section 4.2.2.1), as `read_general_names` does."""
     for _, start, end in _members(value):
-        _, _, method_stop = _header(value, start, end)
-        tag, start, stop = _header(value, method_stop, end)
+        _, _, method_stop = header(value, start, end)
+        tag, start, stop = header(value, method_stop, end)
         if stop <= end:
             yield tag, value[start:stop]
 

@@ -4,7 +4,7 @@ import gzip
 import json
 import threading
 import time
-from base64 import b64decode
+from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -102,6 +102,10 @@ class FakeLog(EmbeddedLog):
         Indices of entries that cannot be framed: a length in them points far beyond the end.
     issuer_status : dict of str to int
         Status by fingerprint (lowercase hex) for issuers that cannot be had.
+    roots : set of bytes
+        DER of the certificates that the log accepts as roots, at first those in which chains end.
+    roots_status : int or None
+        Status of the answer to get-roots.
     wrong_issuers : set of str
         Fingerprints of issuers whose bytes are others.
     down : bool
@@ -156,6 +160,8 @@ class FakeLog(EmbeddedLog):
         self.broken_leaves: set[int] = set()
         self.issuer_status: dict[str, int] = {}
         self.wrong_issuers: set[str] = set()
+        self.roots: set[bytes] = set()
+        self.roots_status: int | None = None
         self.down = False
         self.latency = 0.0
         self._answered: deque[float] = deque()
@@ -180,6 +186,7 @@ class FakeLog(EmbeddedLog):
         """Append one entry, spoiled if it is to be."""
         if len(self.entries) in self.unreadable:
             issued = replace(issued, certificate=UNREADABLE, tbs=None if issued.tbs is None else UNREADABLE)
+        self.roots.update(issued.chain[-1:])
         super().append(issued, timestamp)
 
     def read(self, start: int, end: int) -> Sequence[LogEntry]:
@@ -230,6 +237,9 @@ class FakeLog(EmbeddedLog):
             return Response(404, b"not found")
         if request.path == "ct/v1/get-entries":
             return self._damaged(self._respond_page(request))
+        if request.path == "ct/v1/get-roots" and "rfc6962" in self.protocols:
+            roots = [b64encode(root).decode() for root in sorted(self.roots)]
+            return Response(self.roots_status or 200, json.dumps({"certificates": roots}).encode())
         if request.path.startswith("tile/data/"):
             return self._damaged(self._respond_data_tile(request))
         if kind == "issuer":

@@ -13,18 +13,20 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 
 from ctkit import kernel
-from ctkit.binding import find_faults
+from ctkit.binding import find_ends, find_faults
 from ctkit.embedded import EmbeddedLog, Request, make_log
 from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
 from ctkit.issuance import Issued, der, issue
+from ctkit.roots import Roots
 
 URL = "https://log.example"
-RIGHT, CHAIN, ISSUER, PRE_CERTIFICATE = range(4)
+RIGHT, CHAIN, ISSUER, PRE_CERTIFICATE, OPEN_END = range(5)
 POISON = bytes.fromhex("3013060a2b06010401d6790204030101ff04020500")
 SIGNS_PRE_CERTIFICATES = x509.ExtendedKeyUsage([x509.ObjectIdentifier("1.3.6.1.4.1.11129.2.4.4")])
 
@@ -75,7 +77,7 @@ def test_find_faults_of_nothing() -> None:
 
 
 def test_find_faults_of_chains() -> None:
-    """A chain begins with the issuer, and goes on from one signer to the next, as far as to itself."""
+    """A chain begins with the issuer, and goes on from one signer to the next; where it ends is for its root to say."""
     three, two = issued(precert=False, chain=3), issued(precert=False, chain=2)
     own, middle, root = three.chain
     root_itself = Issued(root, (), None, b"")
@@ -83,14 +85,13 @@ def test_find_faults_of_chains() -> None:
     assert faults_of(three, two, root_itself) == [RIGHT] * 3
     assert (
         faults_of(
-            replace(three, chain=(own, middle)),
             replace(three, chain=(own, root)),
             replace(three, chain=(own, root, middle)),
             replace(three, chain=(own, own, middle, root)),
-            replace(three, chain=()),
         )
-        == [CHAIN] * 5
+        == [CHAIN] * 3
     )
+    assert faults_of(replace(three, chain=(own, middle)), replace(three, chain=())) == [OPEN_END] * 2
     assert faults_of(replace(three, chain=two.chain), replace(two, chain=(root,))) == [ISSUER] * 2
 
 
@@ -188,7 +189,7 @@ def test_find_faults_behind_a_precertificate_signing_certificate(pre_has: bool, 
 
 
 def test_find_faults_of_algorithms_that_are_not_verified() -> None:
-    """Of a signature that cannot be verified only the names are compared; a key that cannot be read signs nothing."""
+    """Of a signature that cannot be verified only the names are compared."""
     root_key, other_key, key = ed25519.Ed25519PrivateKey.generate(), *(rsa.generate_private_key(65537, 2048),) * 2
     root, other = _certify("Root", root_key, "Root", root_key), _certify("Other", other_key, "Other", other_key)
     by_root, by_other = _certify("CA", key, "Root", root_key), _certify("CA", key, "Other", other_key)
@@ -198,7 +199,58 @@ def test_find_faults_of_algorithms_that_are_not_verified() -> None:
         return faults_of(Issued(leaf, tuple(map(_der, chain)), None, b""))[0]
 
     assert (fault(by_root, root), fault(by_other, other)) == (RIGHT, RIGHT)
-    assert (fault(by_root, other), fault(by_other, root), fault(by_root)) == (CHAIN, CHAIN, CHAIN)
+    assert (fault(by_root, other), fault(by_other, root), fault(by_root)) == (CHAIN, CHAIN, OPEN_END)
+
+
+def test_find_faults_when_a_key_cannot_be_read() -> None:
+    """Logs accept keys that others cannot read: then names count, but such a certificate does not sign itself."""
+    root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    # 1.2.840.10045.3.1.7 with another last arc is no curve that anybody knows.
+    root = _der(_certify("Root", root_key, "Root", root_key))
+    curve = bytes.fromhex("06082a8648ce3d030107")
+    assert root.count(curve) == 1
+    odd = root.replace(curve, curve[:-1] + b"\x7f")
+    leaf, authority = _der(_certify("www", key, "CA", key)), _der(_certify("CA", key, "Root", root_key))
+    stranger = _der(_certify("CA", key, "Another", root_key))
+
+    def fault(*chain: bytes) -> int:
+        return faults_of(Issued(leaf, chain, None, b""))[0]
+
+    assert (fault(authority, root), fault(authority, odd), fault(stranger, odd)) == (RIGHT, OPEN_END, CHAIN)
+
+
+def _subject(tag: _ASN1Type, text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text, _type=tag)])
+
+
+@pytest.mark.parametrize(
+    ("tag", "text"),
+    [
+        (_ASN1Type.PrintableString, "An Authority"),
+        (_ASN1Type.UTF8String, "an  AUTHORITY "),
+        (_ASN1Type.BMPString, "An Authority"),
+        (_ASN1Type.T61String, "An Authority"),
+    ],
+)
+def test_find_faults_when_names_are_encoded_in_other_ways(tag: _ASN1Type, text: str) -> None:
+    """An issuer is named by what its name says, in certificates, chains and pre-certificates alike."""
+    own, other, wrong = _subject(_ASN1Type.UTF8String, "An Authority"), _subject(tag, text), _subject(tag, text + "s")
+    root_key, key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
+    ed_key = ed25519.Ed25519PrivateKey.generate()
+
+    def certify(subject: x509.Name, public: Any, issuer: x509.Name, signer: Any) -> bytes:
+        dates = datetime(2026, 3, 10, tzinfo=UTC), datetime(2026, 6, 10, tzinfo=UTC)
+        builder = x509.CertificateBuilder(issuer, subject, public.public_key(), 17, *dates)
+        return _der(builder.sign(signer, None if signer is ed_key else hashes.SHA256()))
+
+    def fault(issuer: x509.Name, *chain: bytes) -> int:
+        return faults_of(Issued(certify(_name("www"), leaf_key, issuer, key), chain, None, b""))[0]
+
+    signed = certify(own, key, other, root_key), certify(own, root_key, own, root_key)
+    assert (fault(other, *signed), fault(wrong, *signed)) == (RIGHT, ISSUER)
+    # Of what cannot be verified, the names are compared.
+    named = [(certify(own, key, issuer, ed_key), certify(own, ed_key, own, ed_key)) for issuer in (other, wrong)]
+    assert [fault(own, *chain) for chain in named] == [RIGHT, CHAIN]
 
 
 def test_find_faults_of_missing_issuers() -> None:
@@ -241,7 +293,7 @@ def _signatures(log: EmbeddedLog) -> list[tuple[int, int]]:
     return ranges
 
 
-def _written(block: EntryBlock, log: EmbeddedLog) -> dict[int, tuple[bytes, list[bytes | None]]]:
+def _written(block: EntryBlock, log: EmbeddedLog, roots: Roots) -> dict[int, tuple[bytes, list[bytes | None]]]:
     """Return what ``verify: entries`` writes, by index: certificate and chain of what is in the tree and not at fault.
 
     The rest of a row is of the leaf.
@@ -249,8 +301,11 @@ def _written(block: EntryBlock, log: EmbeddedLog) -> dict[int, tuple[bytes, list
     found = {}
     offsets, chain, leaf_hashes = block.chain_offsets.tolist(), block.chain.tolist(), block.leaf_hashes()
     issuers = [*block.issuers, None]
+    faults = find_faults(block)
+    for row, last in find_ends(block, faults).items():
+        faults[row] = RIGHT if roots.may_be_end(last) else OPEN_END
     for row, (index, fault, (start, end)) in enumerate(
-        zip(block.index.tolist(), find_faults(block).tolist(), block.certificate.tolist(), strict=True)
+        zip(block.index.tolist(), faults.tolist(), block.certificate.tolist(), strict=True)
     ):
         if leaf_hashes[row] == log.tree.leaf_hash(index) and not fault:
             positions = chain[offsets[row] : offsets[row + 1]]
@@ -265,12 +320,12 @@ def _without(data: bytes, start: int, end: int) -> tuple[bytes, bytes]:
 def test_flipped_bytes_of_a_page() -> None:
     """Whatever byte of a page flips: what is written is right, but for the signatures of pre-certificates."""
     log = _few()
-    signatures = _signatures(log)
+    signatures, roots = _signatures(log), Roots({entry.chain[-1] for entry in log.entries})
     changed = 0
 
     for at, body in _flips(page_of(log), 0, 4):
         try:
-            written = _written(decode_get_entries(body, 0, URL, 3), log)
+            written = _written(decode_get_entries(body, 0, URL, 3), log, roots)
         except LogProtocolError:
             continue
         for index, (certificate, chain) in written.items():
@@ -296,7 +351,7 @@ def test_flipped_bytes_of_a_data_tile() -> None:
         except LogProtocolError:
             continue
         block = block.with_issuers(fingerprints, {each: issuers.get(each) for each in fingerprints})
-        for index, (certificate, chain) in _written(block, log).items():
+        for index, (certificate, chain) in _written(block, log, Roots(None)).items():
             entry = log.entries[index]
             if certificate != entry.certificate:
                 unnoticed.add(at)

@@ -99,6 +99,7 @@ def test_decode_get_entries_when_there_are_none() -> None:
         "chain": (0,),
         "issuers": (0,),
         "missing_issuers": (0,),
+        "odd_chains": (0,),
     }
 
 
@@ -130,6 +131,7 @@ def test_decode_get_entries_when_a_chain_is_odd(chain: bytes, expected: list[byt
 
     assert _spans(block, block.certificate) == [b"one", b"two"]
     assert _chains(block) == [expected, [ROOT]]
+    assert block.odd_chains == (7,)
 
 
 def test_decoders_when_a_timestamp_is_beyond_int64() -> None:

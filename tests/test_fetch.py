@@ -137,6 +137,26 @@ def test_fetch_when_all_is_well(serve: Serve, protocol: str) -> None:
     assert [row for result in results for row in result] == [(i, fake.entries[i].certificate) for i in indices]
 
 
+@pytest.mark.parametrize("ahead", [1, 3])
+def test_fetch_starts_no_more_threads_than_it_keeps_busy(ahead: int) -> None:
+    """However many threads there may be, one page at a time takes one."""
+    threads = set[str]()
+
+    class Watched(PlainLog):
+        """Notes who asks."""
+
+        def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
+            threads.add(str(threading.get_ident()))
+            return super().get_entries(start, end, wanted)
+
+    fetched = fetch_blocks(
+        Watched(page_size=1), RangeSet.of((0, 200)), ahead=lambda: ahead, stop=threading.Event(), decode=_indices
+    )
+
+    assert [index for result in fetched for index in result] == list(range(200))
+    assert len(threads) <= ahead
+
+
 def test_fetch_when_a_tile_has_many_gaps(serve: Serve) -> None:
     """A tile is asked for once, however many gaps it has."""
     fake = FakeLog(size=512)

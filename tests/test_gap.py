@@ -50,7 +50,7 @@ def gaps(main=None, staging=None, *, start=None, ceiling, internal_only=False):
         ("from_at_the_ceiling", [10, 11], 25, 25, [], []),
         ("complete", [0, 1, 2], 0, 3, [], []),
         ("duplicates_and_disorder", [7, 3, 3, 5, 7, 7], None, 8, [(4, 5), (6, 7)], [(4, 5), (6, 7)]),
-        ("last_index_of_a_long", [0], 2**62, 2**62 + 2, [(2**62, 2**62 + 2)], []),
+        ("last_index_of_a_log", [0], 2**40 - 2, 2**40, [(2**40 - 2, 2**40)], []),
     ],
 )
 def test_gaps_of_one_table(tmp_path, name, rows, start, ceiling, expected, internal):
@@ -172,14 +172,29 @@ def test_ranges_by_log_when_gaps_are_chosen_by_hand():
 @pytest.mark.parametrize(
     ("within", "message"),
     [
-        ({LOG: (-1, 5)}, "starts at -1: give 0 or more, or None for its first row"),
+        ({LOG: (-1, 5)}, "-1"),
+        ({LOG: (None, -1)}, "-1"),
+        ({LOG: (0, 2**40 + 1)}, str(2**40 + 1)),
+        ({LOG: (2**64, 2**64)}, str(2**64)),
+        ({LOG: (0, 5.0)}, "5.0"),
+        ({LOG: (0, None)}, "None"),
+        ({"": (0, 5)}, "''"),
         ({LOG: (0, 3), f"{LOG}/": (3, 5)}, f"names the log {LOG} twice"),
     ],
 )
 def test_gaps_when_within_is_wrong(within, message):
-    """A negative start is no catch-up, and a log with two stretches is not looked at in one of them only."""
+    """What no log can have is refused, and so is one log with two stretches: neither is looked at in part."""
     with pytest.raises(ParameterError, match=message):
         find_gaps(None, within=within)
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1, 5), (0, 2**40 + 1), (2**62, 2**62)])
+def test_ranges_by_log_when_a_gap_is_none_of_a_log(start, end):
+    """A gap that no log can have is refused, whatever else is there."""
+    gaps = pa.table({"source_url": ["a", "b"], "start": [1, start], "end": [2, end]})
+
+    with pytest.raises(ParameterError, match="of b "):
+        ranges_by_log(gaps)
 
 
 def test_gaps_are_one_piece_with_their_urls_once():

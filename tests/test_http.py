@@ -279,6 +279,22 @@ def test_get_follows_redirects_within_the_host(serve: Serve) -> None:
     assert [request.path for request in log.requests] == ["x", "y"]
 
 
+def test_get_when_a_redirect_may_not_be_followed(serve: Serve) -> None:
+    """Each request counts, that which follows a redirect as well: whoever says no to it is not asked in vain again."""
+    log = ScriptedLog(Response(302, b"", headers={"Location": "/scripted/y"}), OK)
+    client = Client(serve(log), user_agent=AGENT, patience=FAST)
+    left = [True]
+    token = may_ask.set(lambda: bool(left) and left.pop())
+    try:
+        with pytest.raises(NotAskedError):
+            client.get("/x", bytes, limit=9, entries=True)
+    finally:
+        may_ask.reset(token)
+        client.close()
+
+    assert [request.path for request in log.requests] == ["x"]
+
+
 def test_get_when_redirected_to_another_host(serve: Serve) -> None:
     """A redirect to another host is refused, and nobody else is asked."""
     log = ScriptedLog(Response(301, b"", headers={"Location": "http://localhost:9/"}))

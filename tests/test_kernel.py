@@ -157,6 +157,7 @@ NOT_UNDERSTOOD = {
     "constraints of another tag": _with(_extension(0x13, der(0x04, TRUE))),
     "constraints that are cut": _with(_constraints(b"\1\1")),
     "an extension without a value": _with(_extension(0x0F)),
+    "an extension whose value has parts": _with(_extension(0x13, der(0x24, der(0x04, b"\x30\3"), der(0x04, TRUE)))),
     "an extension with only a BOOLEAN": _with(_extension(0x0F, TRUE)),
     "extensions of another tag": certificate(extensions=der(0xA3, der(0x31, SAN))),
     "extensions with something behind": certificate(extensions=der(0xA3, der(0x30, SAN), b"\0")),

@@ -18,6 +18,7 @@ from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.http import Patience
 from ctkit.log import LogDescription, open_log, read_log_list, read_public_key
 from ctkit.rfc6962 import Rfc6962Log
+from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog
 
 AGENT = "ctkit tests, ct@example.org"
@@ -145,7 +146,7 @@ def _list(*logs: dict[str, Any], tiled: tuple[dict[str, Any], ...] = ()) -> byte
     return json.dumps({"version": "1.2", "operators": operators}).encode()
 
 
-ENDLESS = {"readonly": {"final_tree_head": {"tree_size": 1 << 63, "sha256_root_hash": "A" * 43 + "="}}}
+ENDLESS = {"readonly": {"final_tree_head": {"tree_size": (1 << 40) + 1, "sha256_root_hash": "A" * 43 + "="}}}
 """The state of a log with more entries than an index can count."""
 
 
@@ -162,6 +163,20 @@ def test_read_log_list_reads_logs_of_both_kinds(tmp_path: Path) -> None:
         LogDescription("log https://a.example/", "https://a.example", "rfc6962", "usable", KEY),
         LogDescription("log https://b.example/", "https://b.example", "static-ct", "readonly", KEY),
     ]
+
+
+def test_read_log_list_when_a_log_has_no_url(tmp_path: Path) -> None:
+    """A log without a URL costs itself only."""
+    text = _list(_log(""), _log("https://a.example"), tiled=(_tiled_log("/"),))
+
+    assert [log.url for log in _read(tmp_path / "list.json", text)] == ["https://a.example"]
+
+
+@pytest.mark.parametrize("url", ["", " ", "/", "https://", "http:///"])
+def test_canonical_url_of_nothing(url: str) -> None:
+    """What names no log has no canonical form."""
+    with pytest.raises(ParameterError):
+        canonical_url(url)
 
 
 def test_read_log_list_leaves_out_logs_that_are_gone(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from fakes import FakeLog, check_table
 from rows import rows_of
 
 from ctkit.backfilling import BackfillReport, backfill
-from ctkit.embedded import DEFAULT_START, EmbeddedLog
+from ctkit.embedded import DEFAULT_START, EmbeddedLog, Request, Response
 from ctkit.gap import find_gaps
 from ctkit.http import Client, HttpError, Patience
 from ctkit.issuance import Issued, issue
@@ -319,6 +319,33 @@ def test_backfill_when_a_leaf_is_there_twice(tmp_path: Path, serve: Serve, proto
 
     check(report, table, fake, [], 302)
     assert len({row["sha256"] for row in rows_of(table) if row["cert_index"] >= 300}) == 1
+
+
+class Poisoned(FakeLog):
+    """Fails every range that holds entry 300, as far as it would send it."""
+
+    status = 0
+
+    def _respond_page(self, request: Request) -> Response:
+        start, end = int(request.query["start"]), int(request.query["end"])
+        spoiled = self.status and start <= 300 <= min(end, start + self.page_size - 1)
+        return Response(self.status, b"invalid data tile x509_entry") if spoiled else super()._respond_page(request)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 517])
+def test_backfill_when_an_entry_spoils_every_answer(tmp_path: Path, serve: Serve, status: int) -> None:
+    """It alone is named, and found by few requests: several entries are not asked for again as often as one is."""
+    fake, table = Poisoned(size=SIZE, protocols=[RFC6962]), open_table(tmp_path / "main")
+    patience = Patience(tries=8, first_wait=0.001, longest_wait=0.005, timeout=5, total=20)
+    with open_log(serve(fake), user_agent=AGENT, protocol=RFC6962, name="a log", patience=patience) as log:
+        fake.status = status
+        report = run(log, table)
+        check(report, table, fake, [(300, 301)])
+        # Halves until it is alone, and as many probes whether the log answers at all; three pages; all tries for one.
+        assert len(fake.paths("ct/v1/get-entries")) < 9 * 2 + 9 + 9 + 3 + 8
+
+        fake.status = 0
+        check(run(log, table), table, fake, [])
 
 
 @pytest.mark.parametrize("protocol", BOTH)

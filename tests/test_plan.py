@@ -122,6 +122,18 @@ def test_plan_shows_how_long_it_takes(rate, shown):
     assert time == shown
 
 
+@pytest.mark.parametrize("known", [{}, {"rate": 1e-9}])
+def test_plan_of_as_many_entries_as_a_log_can_claim(known):
+    """The plan of the largest log, and of a host that hardly answers, can be made and shown like others."""
+    log = plain_log(page_size=32, pace=pace(**known))
+
+    plan = plan_backfill([log], gaps_of(log.url, (0, 1 << 40)), ask=False)
+
+    assert (plan.requests, plan.wanted) == (1 << 35, 1 << 40)
+    assert len(plan.table()) == 1
+    assert plan._repr_html_()
+
+
 def test_plan_when_logs_share_a_host():
     """Logs of one host take turns; other hosts are asked meanwhile."""
     logs = [plain_log(f"https://a.example/{name}") for name in "xyz"] + [plain_log("https://b.example/x")]

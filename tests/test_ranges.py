@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.ranges import IndexRange, RangeSet
+from ctkit.ranges import LARGEST_TREE, IndexRange, RangeSet
 
 LAST = 1 << 40
 indices = st.integers(0, 120)
@@ -165,6 +165,25 @@ def test_page_bounds_are_those_of_the_pages(pairs: list[tuple[int, int]], page_s
 
     pages = ranges.between(start, LAST).pages(lambda: page_size)
     assert bounds == [(page.start, page.end) for page in pages]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 1 << 20])
+@given(pairs, st.integers(1, 40))
+def test_page_totals_are_those_of_the_pages(at_once: int, pairs: list[tuple[int, int]], page_size: int) -> None:
+    """Requests and indices are counted as the iterator yields them, however few ranges are looked at together."""
+    ranges = RangeSet.of(*pairs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("ctkit.ranges._RANGES_AT_ONCE", at_once)
+        totals = ranges.page_totals(page_size)
+
+    pages = list(ranges.pages(lambda: page_size))
+    assert totals == (len(pages), sum(map(len, pages)))
+
+
+def test_page_totals_of_as_many_pages_as_a_log_can_claim() -> None:
+    """They are counted without a walk through them."""
+    assert RangeSet.of((5, LARGEST_TREE)).page_totals(32) == (1 << 35, LARGEST_TREE - 5)
 
 
 def test_page_bounds_when_there_are_many_pages() -> None:

@@ -48,13 +48,21 @@ def test_read_state_when_it_has_a_byte_order_mark(tmp_path):
 
 
 def test_read_state_up_to_the_highest_ceiling(tmp_path):
-    """A ceiling is as high as an index of a table can be."""
-    path = write(tmp_path / "state.json", {"logs": {A: {"current_index": 2**63 - 1}}})
+    """A ceiling is as high as a log can be large."""
+    path = write(tmp_path / "state.json", {"logs": {A: {"current_index": 2**40}}})
 
-    assert read_state(path) == {A: 2**63 - 1}
+    assert read_state(path) == {A: 2**40}
 
 
-@pytest.mark.parametrize("index", [-1, 1.5, "12", None, True, [1], 2**63, 10**30])
+def test_read_state_when_a_url_is_empty(tmp_path, caplog):
+    """An entry without a URL is skipped with a warning, the others are kept."""
+    path = write(tmp_path / "state.json", {"logs": {"": {"current_index": 5}, B: {"current_index": 5}}})
+
+    assert read_state(path) == {B: 5}
+    assert len(caplog.messages) == 1
+
+
+@pytest.mark.parametrize("index", [-1, 1.5, "12", None, True, [1], 2**40 + 1, 10**30])
 def test_read_state_when_one_entry_is_bad(tmp_path, caplog, index):
     """The bad entry is skipped with a warning that names it, the others are kept."""
     path = write(tmp_path / "state.json", {"logs": {A: {"current_index": index}, B: {"current_index": 5}}})

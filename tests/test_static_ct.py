@@ -283,7 +283,7 @@ def test_get_entries_when_an_issuer_is_missing(small: FakeLog, serve: Serve) -> 
     assert small.paths("issuer/").count(f"issuer/{missing}") == 1
 
 
-@pytest.mark.parametrize("status", [403, 500, 429])
+@pytest.mark.parametrize("status", [500, 503, 429])
 def test_get_entries_when_an_issuer_cannot_be_had(small: FakeLog, serve: Serve, status: int) -> None:
     """An issuer that cannot be had just now fails the answer, and is asked for again the next time."""
     small.issuer_status = {_fingerprint(small, 3): status}
@@ -296,6 +296,114 @@ def test_get_entries_when_an_issuer_cannot_be_had(small: FakeLog, serve: Serve, 
 
     assert (raised.value.start, raised.value.end) == (3, 9)
     assert len(block) == 6
+
+
+ABSENT = {
+    "400": Response(400, b"bad request"),
+    "403 of S3": Response(403, b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "application/xml"),
+    "410": Response(410, b"gone"),
+    "a page": Response(200, b"<!doctype html><p>Not found", "text/html"),
+}
+"""What stores say of objects that they do not have."""
+
+each_absent = pytest.mark.parametrize("absent", ABSENT.values(), ids=ABSENT)
+
+
+class Store(EmbeddedLog):
+    """A log in an object store, which has its own answer for what it does not have, or for all that is asked."""
+
+    def __init__(self, fake: FakeLog, absent: Response) -> None:
+        super().__init__("store")
+        self.fake, self.absent, self.lacks = fake, absent, lambda path: False
+
+    def respond(self, request: Request) -> Response:
+        """Answer for what is there."""
+        response = self.fake.respond(request)
+        return self.absent if response.status == 404 or self.lacks(request.path) else response
+
+
+@each_absent
+def test_get_entries_when_a_store_has_no_issuer(small: FakeLog, serve: Serve, absent: Response) -> None:
+    """However the log says that it does not have an issuer, that one is left out and named."""
+    store, missing = Store(small, absent), _fingerprint(small, 0)
+    store.lacks = lambda path: path == f"issuer/{missing}"
+
+    with _open(serve(store)) as log:
+        block = log.get_entries(0, 256)
+
+    assert block.missing_issuers == (missing,)
+    assert len(block) == 256
+
+
+def test_get_entries_when_a_store_has_a_text_for_an_issuer(small: FakeLog, serve: Serve) -> None:
+    """What is no certificate is none of another name."""
+    store, missing = Store(small, Response(200, b"no such key")), _fingerprint(small, 0)
+    store.lacks = lambda path: path == f"issuer/{missing}"
+
+    with _open(serve(store)) as log:
+        assert log.get_entries(0, 256).missing_issuers == (missing,)
+
+
+@pytest.mark.parametrize("absent", [ABSENT["400"], ABSENT["403 of S3"], ABSENT["a page"]])
+def test_get_entries_when_a_store_answers_for_nothing(small: FakeLog, serve: Serve, absent: Response) -> None:
+    """A store that does not answer for what it has, either, is not said to lack an issuer."""
+    store = Store(small, absent)
+
+    with _open(serve(store)) as log:
+        log.get_checkpoint()
+        store.lacks = lambda path: path.startswith(("issuer/", "checkpoint"))
+        with pytest.raises((LogUnavailableError, LogProtocolError), match="issuer/"):
+            log.get_entries(0, 256)
+
+
+@each_absent
+def test_get_entries_when_a_store_has_no_partial_tile(small: FakeLog, serve: Serve, absent: Response) -> None:
+    """However the log says that a partial tile has gone, the full one is read."""
+    with _open(serve(Store(small, absent))) as log:
+        log.get_checkpoint()
+        small.grow(512 - 260)
+        small.missing_partial_tiles = True
+        block = log.get_entries(256, 512)
+
+    assert block.index.tolist() == list(range(256, 512))
+
+
+@each_absent
+def test_get_entries_when_a_store_has_no_tile(small: FakeLog, serve: Serve, absent: Response) -> None:
+    """A tile that is not there is not there yet, and the error says how the log put it."""
+    small.missing_tiles = {0}
+
+    with (
+        _open(serve(Store(small, absent))) as log,
+        pytest.raises(LogUnavailableError, match=f"{absent.status if absent.status != 200 else 'page'}") as raised,
+    ):
+        log.get_entries(3, 10)
+    assert (raised.value.start, raised.value.end) == (3, 10)
+
+
+@each_absent
+def test_prove_when_a_store_has_no_partial_hash_tile(small: FakeLog, serve: Serve, absent: Response) -> None:
+    """However the log says that a partial hash tile has gone, the full one is read."""
+    store = Store(small, absent)
+
+    with _open(serve(store)) as log:
+        head = log.get_checkpoint()
+        hashes = log.get_entries(256, 260).leaf_hashes()
+        small.grow(512 - 260)
+        store.lacks = lambda path: path == "tile/0/001.p/4"
+        proven = log.prove(256, hashes, head)
+
+    assert proven.all()
+
+
+@each_absent
+def test_get_checkpoint_when_a_store_of_a_hybrid_has_none(serve: Serve, absent: Response) -> None:
+    """However the log says that it has no checkpoint, its signed tree head is asked for."""
+    fake = FakeLog("hybrid", 5)
+    fake.absent = {"checkpoint"}
+
+    with _open(serve(Store(fake, absent))) as log:
+        assert log.get_checkpoint().tree_size == 5
 
 
 def test_get_entries_when_an_issuer_is_another_certificate(small: FakeLog, serve: Serve) -> None:

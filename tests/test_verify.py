@@ -157,7 +157,7 @@ def test_backfill_of_a_log_that_changed_what_it_does_not_sign(tmp_path, opened, 
     certificate[100] ^= 1
     fake.entries[one] = replace(right[one], certificate=bytes(certificate))
     fake.entries[two] = replace(right[two], chain=other)
-    fake.entries[three] = replace(right[three], chain=right[three].chain[:1])
+    fake.entries[three] = replace(right[three], chain=right[three].chain[::-1])
 
     report = fill(log, table, (0, 300))
 
@@ -170,6 +170,73 @@ def test_backfill_of_a_log_that_changed_what_it_does_not_sign(tmp_path, opened, 
     check_table(table, {log.url: fake}, {log.url: [(at, at + 1) for at in range(300) if at not in wrong]})
     assert fill(log, open_table(tmp_path / "heads"), (0, 300), verify="heads").complete
     fake.entries[:] = right.values()
+    assert fill(log, table, (0, 300)).complete
+    check_table(table, {log.url: fake}, {log.url: (0, 300)})
+
+
+def end_at_an_intermediate(fake):
+    """Let chains of three end in their second certificate, which another signed; return it, and the indices."""
+    long = [index for index, entry in enumerate(fake.entries) if len(entry.chain) == 3]
+    middle = fake.entries[long[0]].chain[1]
+    for index in long:
+        fake.entries[index] = replace(fake.entries[index], chain=fake.entries[index].chain[:2])
+    return middle, long
+
+
+@each_protocol
+def test_backfill_under_a_root_that_does_not_sign_itself(tmp_path, opened, protocol):
+    """A chain may end in any root that the log accepts, which it is asked for once, however much it has."""
+    fake = FakeLog(size=300, page_size=32)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    middle, _ = end_at_an_intermediate(fake)
+    fake.roots.add(middle)
+
+    assert fill(log, table, (0, 290)).complete
+    assert fill(log, table, (0, 300)).complete
+    check_table(table, {log.url: fake}, {log.url: (0, 300)})
+    assert asked(fake).get("get-roots", 0) == (1 if protocol == "rfc6962" else 0)
+
+
+def test_backfill_of_chains_that_end_early(tmp_path, opened):
+    """A chain that lacks the root that the log accepts is named and not written."""
+    fake = FakeLog(size=300, page_size=32)
+    log, table = opened(fake, "rfc6962"), open_table(tmp_path / "staging")
+    _, long = end_at_an_intermediate(fake)
+
+    report = fill(log, table, (0, 300))
+
+    assert {index for hole in report.holes for index in range(hole.start, hole.end)} == set(long)
+    assert all(hole.lasting and hole.reason.startswith(FAULTS[4]) for hole in report.holes)
+    rest = [(index, index + 1) for index in range(300) if index not in long]
+    check_table(table, {log.url: fake}, {log.url: rest})
+
+
+@pytest.mark.parametrize("status", [404, 500])
+def test_backfill_when_accepted_roots_cannot_be_had(tmp_path, opened, status):
+    """Where the log does not say what it accepts, no end of a chain is known to be wrong."""
+    fake = FakeLog(size=300)
+    log, table = opened(fake, "rfc6962"), open_table(tmp_path / "staging")
+    end_at_an_intermediate(fake)
+    fake.roots_status = status
+
+    assert fill(log, table, (0, 300)).complete
+    check_table(table, {log.url: fake}, {log.url: (0, 300)})
+
+
+@each_protocol
+def test_backfill_of_entries_without_a_chain(tmp_path, opened, protocol):
+    """No certificate but a root may lack a chain, and no pre-certificate."""
+    fake = FakeLog(size=300)
+    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    right = list(fake.entries)
+    one, two = (next(at for at, entry in enumerate(right) if entry.entry_type == kind) for kind in (0, PRECERT_ENTRY))
+    for at in (one, two):
+        fake.entries[at] = replace(right[at], chain=())
+
+    report = fill(log, table, (0, 300))
+
+    assert {hole.start: hole.reason.partition(";")[0] for hole in report.holes} == {one: FAULTS[4], two: FAULTS[2]}
+    fake.entries[:] = right
     assert fill(log, table, (0, 300)).complete
     check_table(table, {log.url: fake}, {log.url: (0, 300)})
 
@@ -228,6 +295,42 @@ def test_backfill_that_verifies_heads_only(tmp_path, opened, protocol):
     heads = {"get-sth", "checkpoint"}
     assert sum(count for kind, count in asked(fake).items() if kind in heads) == 1
     assert not {"get-proof-by-hash", "tile/0", "tile/1"} & asked(fake).keys()
+
+
+@each_protocol
+@pytest.mark.parametrize(("key", "verify"), [(False, "heads"), (True, "heads"), (False, "entries")])
+def test_backfill_when_the_tree_head_cannot_be_read(tmp_path, opened, protocol, key, verify):
+    """It is read as a log whose key is not known is, unless its key is, or entries have to be proven."""
+    fake = FakeLog(size=512, page_size=256)
+    log, table = opened(fake, protocol, key=key), open_table(tmp_path / "staging")
+    respond = fake.respond
+
+    def give_no_signature(request):
+        answer = respond(request)
+        body = answer.body.replace(b'"tree_head_signature"', b'"signature"').replace("\u2014".encode(), b"-")
+        return replace(answer, body=body) if request.path in ("ct/v1/get-sth", "checkpoint") else answer
+
+    fake.respond = give_no_signature
+    report = fill(log, table, (0, 512), verify=verify)
+
+    if key or verify == "entries":
+        assert (report.written, report.holes[0].lasting) == ({log.url: 0}, True)
+    else:
+        assert (report.complete, report.unsigned, report.heads) == (True, (log.url,), {})
+        check_table(table, {log.url: fake}, {log.url: (0, 512)})
+        assert read_provenance(table) == []
+
+
+def test_backfill_when_tree_heads_without_a_key_contradict_each_other(tmp_path, opened):
+    """A tree head that can be read and contradicts another one is believed of no log."""
+    fake = FakeLog(size=512)
+    log, table = opened(fake, "rfc6962", key=False), open_table(tmp_path / "staging")
+    log.get_checkpoint()
+    fake.tree = FakeLog("Another", 512).tree
+
+    report = fill(log, table, (0, 512), verify="heads")
+
+    assert (report.written, report.holes[0].lasting) == ({log.url: 0}, True)
 
 
 def test_backfill_that_verifies_nothing(tmp_path, opened):

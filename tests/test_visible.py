@@ -3,6 +3,8 @@
 import io
 import json
 import logging
+from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pyarrow as pa
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import LOG, make_rows, make_table
 
+import ctkit
 from ctkit.cli import main
 from ctkit.errors import CtkitError, LogError, ParameterError, TableError
 from ctkit.merge import MergePreview
@@ -225,3 +228,11 @@ def test_output_that_cannot_hold_a_character(tmp_path, monkeypatch):
 
     assert main(["gaps", "-f", "p.yaml"]) == 0
     assert rb"https://a.example/na\xefve" in raw.getvalue()
+
+
+def test_every_logger_makes_its_lines_visible():
+    """No module of the package has a logger of its own making."""
+    package = Path(ctkit.__file__).parent
+    own = [path.name for path in package.glob("*.py") if "logging.getLogger(__name__)" in path.read_text()]
+
+    assert own == []

@@ -166,6 +166,70 @@ def test_time_when_it_is_one(tag: int, text: str, expected: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        ("00000101000000Z", -62_167_219_200),
+        ("00000229000000Z", -62_167_219_200 + 59 * 86_400),
+        ("00001231235959Z", -62_135_596_801),
+        ("00000101000000+0100", -62_167_222_800),
+    ],
+)
+def test_time_in_the_year_0(text: str, seconds: int) -> None:
+    """It is a leap year like any other, though no datetime can hold it."""
+    read = x509.read_certificate(certificate(validity=der(0x30, der(0x18, text.encode()), DATES[1])))
+    assert read == WHOLE._replace(not_before=seconds)
+
+
+def indefinite(tag: int, *parts: bytes) -> bytes:
+    """Return an element of indefinite length."""
+    return bytes((tag, 0x80)) + b"".join(parts) + b"\0\0"
+
+
+def nested(depth: int, value: bytes) -> bytes:
+    """Return a string in a string, and so on."""
+    string = der(0x04, value)
+    for _ in range(depth):
+        string = der(0x24, string)
+    return string
+
+
+VALUE = der(0x30, der(0x82, b"example.org"))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        der(0x24, der(0x04, VALUE[:3]), der(0x04, VALUE[3:])),
+        der(0x24, der(0x04, VALUE[:3]), der(0x24, der(0x04, VALUE[3:5]), der(0x04)), der(0x04, VALUE[5:])),
+        indefinite(0x24, der(0x04, VALUE[:3]), der(0x04, VALUE[3:])),
+        indefinite(0x24, indefinite(0x24, der(0x04, VALUE))),
+        nested(6, VALUE),
+    ],
+)
+def test_extension_when_its_value_consists_of_parts(value: bytes) -> None:
+    """BER allows to cut an octet string into several: the value is all of them."""
+    extension = der(0x30, bytes.fromhex("0603551d11"), value)
+    assert x509.read_certificate(certificate(extensions=der(0xA3, der(0x30, extension)))) == WHOLE
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        der(0x24, der(0x04, VALUE), der(0x0C, b"x")),
+        der(0x24, der(0x04, VALUE), b"\x04\x05x"),
+        der(0x24, der(0x04, VALUE), b"\0\1x"),
+        nested(7, VALUE),
+        nested(10_000, VALUE),
+    ],
+)
+def test_extension_when_its_value_consists_of_something_else(value: bytes) -> None:
+    """What is no octet string, or has too many in each other, is no value."""
+    extension = der(0x30, bytes.fromhex("0603551d11"), value)
+    odd = certificate(extensions=der(0xA3, der(0x30, extension)))
+    assert x509.read_certificate(odd) == WHOLE._replace(extensions={})
+
+
+@pytest.mark.parametrize(
     ("tag", "text"),
     [
         (0x17, ""),
@@ -179,7 +243,7 @@ def test_time_when_it_is_one(tag: int, text: str, expected: str) -> None:
         (0x17, "260310120000.5Z"),
         (0x17, "2603101200é0Z"),
         (0x18, "2603101200Z"),
-        (0x18, "00000101000000Z"),
+        (0x18, "00000230000000Z"),
         (0x18, "20260310120000.Z"),
         (0x18, "2026031012Z"),
         (0x0C, "260310120000Z"),
