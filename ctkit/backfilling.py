@@ -29,7 +29,7 @@ from ctkit.outcome import BackfillReport, Hole, Progress
 from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
 from ctkit.ranges import RangeSet
-from ctkit.table import as_der_type, folder_of, hold, source_names
+from ctkit.table import as_der_type, check_features, folder_of, hold, source_names
 from ctkit.verify import Arrival, prove_arrivals
 from ctkit.write import write_batches
 
@@ -100,6 +100,8 @@ def backfill(
     ------
     ParameterError
         A gap is of a log that is not among `logs`, or a limit is not above 0; nothing was written.
+    SchemaMismatchError
+        The table demands of those who add to it what we do not do; nothing was asked of any log.
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
@@ -111,6 +113,7 @@ def backfill(
     def run() -> BackfillReport:
         try:
             with hold(table) as held:
+                check_features(held, "append")
                 report = _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
             if interrupted.is_set():
                 written, wanted = sum(report.written.values()), sum(report.wanted.values())

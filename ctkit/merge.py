@@ -43,6 +43,7 @@ from ctkit.retire import EMPTY, orphans, retire
 from ctkit.rewrite import prepare_files
 from ctkit.schema import row_schema
 from ctkit.table import (
+    check_features,
     check_separate,
     define_rows,
     first_line,
@@ -198,12 +199,16 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     ------
     ParameterError
         One table is, or lies inside, the other.
+    SchemaMismatchError
+        Main demands of those who add to it what we do not do, or staging of those who take files out.
     TableError
         A table cannot be read.
     """
     folder = folder_of(staging)
+    check_features(staging, "remove")
     if main:
         check_separate(folder, folder_of(main))
+        check_features(main, "append")
     staged = data_files(staging)
     overlap = Overlap(staging, staged)
     if main:
@@ -264,11 +269,15 @@ def merge_staging(staging: DeltaTable, main: DeltaTable, *, expected: MergePrevi
         One table is, or lies inside, the other.
     StalePreviewError
         A table moved since the preview.
+    SchemaMismatchError
+        As for `preview_merge`; nothing was changed.
     TableError
         A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
     """
     check_separate(folder_of(staging), folder_of(main))
     with hold(main) as target, hold(staging) as source:
+        check_features(target, "append")
+        check_features(source, "remove")
         report = _merge(source, target, expected)
     main.update_incremental()
     return report
@@ -306,6 +315,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
             if not linked or commit_files(linked, main, properties):
                 break
             logger.info("main moved, looking again version=%d", main.version())
+            check_features(main, "append")
             present = _added_since(main, before)
     except BaseException:
         # What cannot be removed now stays noted, for the next run.
@@ -340,10 +350,13 @@ def undo_merge(main: DeltaTable) -> int:
 
     Raises
     ------
+    SchemaMismatchError
+        Nothing may be taken out of main, which is append-only for instance; nothing was changed.
     TableError
         Main's last commit is not a merge, or somebody commits just now; nothing was changed.
     """
     with hold(main) as held:
+        check_features(held, "remove")
         merged, last = held.version(), held.history(1)[0]
         if UNDONE in last:
             message = f"is already undone: version {merged} took out the merge that had made version {last[UNDONE]}"

@@ -1,7 +1,9 @@
 """Remove a staging table that was merged: its own files, and nothing else."""
 
+import os
 import shutil
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 from deltalake import DeltaTable
@@ -108,4 +110,11 @@ def _remove_empty(table: DeltaTable, dead: Sequence[Path]) -> str:
 
 def _husk(folder: Path) -> Path:
     """Return where a staging folder goes that is about to be deleted."""
-    return folder.with_name(f".{folder.name}.ctkit-removed")
+    name = os.fsencode(folder.name)
+    if len(name) > _LONGEST:
+        name = sha256(name).hexdigest().encode()
+    return folder.with_name(f".{os.fsdecode(name)}.ctkit-removed")
+
+
+_LONGEST = 200
+"""Bytes of a folder's name to which something can still be added: most file systems allow 255."""

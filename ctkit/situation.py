@@ -14,7 +14,8 @@ from ctkit.auditing import audit
 from ctkit.backfilling import backfill
 from ctkit.checkpoint import check_public_key
 from ctkit.coverage import find_covered
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
+from ctkit.features import Verb
 from ctkit.findings import AuditReport
 from ctkit.gap import find_gaps
 from ctkit.http import host_of
@@ -26,7 +27,7 @@ from ctkit.ranges import END
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import ask_each, find_within, read_state
-from ctkit.table import check_separate, find_table, open_table
+from ctkit.table import check_features, check_separate, find_table, open_table
 
 T = TypeVar("T")
 
@@ -223,17 +224,29 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
     return find_table(main_path), find_table(parameters.staging_path)
 
 
-def find_situation(parameters: Parameters) -> Situation:
+def find_situation(parameters: Parameters, *, verb: Verb = "read") -> Situation:
     """Find out what the parameters come to; nothing is created or changed.
+
+    Parameters
+    ----------
+    parameters
+        What is asked.
+    verb
+        ``"append"`` where the gaps are to be filled then: the table to write to is checked for that before any log is
+        asked.
 
     Raises
     ------
     ParameterError
         Something is missing or contradicts itself, or no log is left that has a ceiling.
+    SchemaMismatchError
+        A table is not one of ours, or demands what we do not do.
     TableError
-        A table is not one of ours, or cannot be opened.
+        A table cannot be opened.
     """
     main, staging = find_tables(parameters)
+    if verb == "append":
+        _check_target(main, staging, parameters)
     if main is None:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
     stretch = {"from_index": parameters.from_index, "to_index": parameters.to_index}
@@ -277,6 +290,19 @@ def find_situation(parameters: Parameters) -> Situation:
                 "check main_path, or give from_index"
             )
     return Situation(parameters, logs, main, staging, within, gaps, unavailable)
+
+
+def _check_target(main: DeltaTable | None, staging: DeltaTable | None, parameters: Parameters) -> None:
+    """Refuse a table to write to that demands what we do not do; warn of a main that staging cannot be merged into."""
+    if staging:
+        check_features(staging, "append")
+    try:
+        if main:
+            check_features(main, "append")
+    except SchemaMismatchError as error:
+        if parameters.staging_path is None:
+            raise
+        logger.warning("what is staged cannot be merged as main is now: %s", error)
 
 
 def fill_gaps(

@@ -10,7 +10,7 @@ from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge,
 from ctkit.parameters import Parameters
 from ctkit.retire import finish_retiring
 from ctkit.situation import find_tables
-from ctkit.table import files_of, find_table, open_table, table_path
+from ctkit.table import check_features, files_of, find_table, open_table, table_path
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
         raise StalePreviewError(staging_path, message)
     if staging is not None and files_of(staging):
         if main is None:
+            check_features(staging, "remove")
             logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
             main = open_table(main_path, like=staging)
         return merge_staging(staging, main, expected=expected)

@@ -16,6 +16,7 @@ FLOORS = {
     "ranges": 0,
     "schema": 0,
     "report": 0,
+    "features": 0,
     "merkle": 1,
     "x509": 1,
     "kernel": 1,
@@ -85,6 +86,7 @@ LOG_SIDE = {
     "fetch",
 }
 LAKE_SIDE = {
+    "features",
     "table",
     "datafile",
     "keys",
