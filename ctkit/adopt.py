@@ -120,7 +120,7 @@ def find_adoptable(file: DataFile, schema: pa.Schema) -> DataFile | None:
         elif _types_of(hints) != _types_of(schema.remove(schema.get_field_index(PARTITION))) or file.path.is_symlink():
             # A link to a link would go where that leads.
             return None
-        elif nulls := _with_nulls(file.path, [field.name for field in hints if field.nullable]):
+        elif nulls := _with_nulls(file.path, [field for field in schema if _may_have_nulls(hints, field)]):
             reason = f"its columns {', '.join(nulls)} have nulls"
         else:
             return replace(file, action=replace(file.action, stats=stats_of(footer)))
@@ -137,12 +137,34 @@ def _types_of(schema: pa.Schema) -> dict[str, pa.DataType]:
     return dict(zip(plain.names, plain.types, strict=True))
 
 
-def _with_nulls(path: Path, names: list[str]) -> list[str]:
+def _may_have_nulls(hints: pa.Schema, field: pa.Field) -> bool:
+    """Tell whether the footer of a file allows nulls where a column, or the elements of its lists, cannot be null."""
+
+    def allows(hint: pa.Field, field: pa.Field) -> bool:
+        if hint.nullable and not field.nullable:
+            return True
+        return pa.types.is_list(field.type) and allows(hint.type.value_field, field.type.value_field)
+
+    return field.name != PARTITION and allows(hints.field(field.name), field)
+
+
+def has_nulls(values: pa.Array, field: pa.Field) -> bool:
+    """Tell whether there are nulls where a column, or the elements of its lists, cannot be null."""
+    if values.null_count and not field.nullable:
+        return True
+    return pa.types.is_list(field.type) and has_nulls(values.flatten(), field.type.value_field)
+
+
+def _with_nulls(path: Path, fields: list[pa.Field]) -> list[str]:
     """Return which of the columns have nulls; little of one is in memory at a time."""
-    if not names:
+    if not fields:
         return []
     with pq.ParquetFile(path, pre_buffer=False) as parquet:
-        return [name for name in names if any(rows[0].null_count for rows in parquet.iter_batches(columns=[name]))]
+        return [
+            field.name
+            for field in fields
+            if any(has_nulls(rows[0], field) for rows in parquet.iter_batches(columns=[field.name]))
+        ]
 
 
 def _sync(path: Path) -> None:

@@ -30,7 +30,7 @@ from ctkit.plan import logs_of, plan_ranges
 from ctkit.provenance import Provenance, metadata_of
 from ctkit.querying import source_names
 from ctkit.ranges import RangeSet
-from ctkit.table import as_der_type, folder_of, hold
+from ctkit.table import as_der_type, check_features, folder_of, hold
 from ctkit.verify import Arrival, prove_arrivals
 from ctkit.visible import get_logger
 from ctkit.write import write_batches
@@ -111,6 +111,8 @@ def backfill(
     ------
     ParameterError
         An argument is of the wrong kind, a gap of a log that is not among `logs`; nothing was fetched or written.
+    SchemaMismatchError
+        The table demands of those who add to it what we do not do; nothing was asked of any log.
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
@@ -122,6 +124,7 @@ def backfill(
     def run() -> BackfillReport:
         try:
             with hold(table) as held:
+                check_features(held, "append")
                 report = _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
             if interrupted.is_set():
                 written, wanted = sum(report.written.values()), sum(report.wanted.values())

@@ -164,7 +164,7 @@ def backfill(arguments: argparse.Namespace) -> int:
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
     logger.info("backfill mode starting %s", target)
-    with closing(find_situation(parameters)) as situation, _progress() as on_progress:
+    with closing(find_situation(parameters, verb="append")) as situation, _progress() as on_progress:
         for line in situation.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
         report = fill_gaps(situation, on_progress=on_progress)
@@ -182,7 +182,7 @@ def backfill(arguments: argparse.Namespace) -> int:
 def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
     from ctkit.situation import find_situation, plan_gaps
 
-    with closing(find_situation(parameters)) as situation:
+    with closing(find_situation(parameters, verb="append")) as situation:
         plan = plan_gaps(situation)
         if as_json:
             _print(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))

@@ -8,7 +8,7 @@
     |   |-- LogProtocolError      the log broke its protocol: report the log
     |   `-- CheckpointError       a tree head does not hold: believe nothing of it
     |-- TableError(uri)
-    |   |-- SchemaMismatchError   the table is not one of ours: name another
+    |   |-- SchemaMismatchError   the table is not one of ours, or demands what we do not do: name another
     |   |-- UnconfirmedMergeError staging looks like a main table: look at both paths, then confirm
     |   |-- KeyConflictError      two tables disagree on what a key means: look at them
     |   `-- StalePreviewError     a table moved since it was previewed: look again
@@ -82,7 +82,22 @@ class TableError(CtkitError):
 
 
 class SchemaMismatchError(TableError):
-    """The table's schema or partitioning is not that of a table of CT entries."""
+    """The table is not one that we can read, or write.
+
+    Its schema or partitioning is not that of a table of CT entries, or its protocol or configuration demands what we do
+    not do.
+
+    Parameters
+    ----------
+    uri, message
+        As for `TableError`.
+    features
+        The table features that are in the way, by their names in the Delta protocol.
+    """
+
+    def __init__(self, uri: str, message: str, features: tuple[str, ...] = ()) -> None:
+        super().__init__(uri, message)
+        self.features = features
 
 
 class UnconfirmedMergeError(TableError):

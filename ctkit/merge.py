@@ -44,7 +44,7 @@ from ctkit.report import Report
 from ctkit.retire import EMPTY, orphans, retire
 from ctkit.rewrite import prepare_files
 from ctkit.schema import PARTITION, row_schema
-from ctkit.table import check_separate, first_line, folder_of, hold, table_path
+from ctkit.table import check_features, check_separate, first_line, folder_of, hold, table_path
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -198,12 +198,16 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     ------
     ParameterError
         One table is, or lies inside, the other.
+    SchemaMismatchError
+        Main demands of those who add to it what we do not do, or staging of those who take files out.
     TableError
         A table cannot be read.
     """
     folder = folder_of(staging)
+    check_features(staging, "remove")
     if main:
         check_separate(folder, folder_of(main))
+        check_features(main, "append")
     staged = data_files(staging)
     _check_dates(staged)
     overlap = Overlap(staging, staged)
@@ -275,11 +279,15 @@ def merge_staging(
     UnconfirmedMergeError
         Staging looks like a main table: merges were made into it, another program wrote to it, or it has many times
         the rows of main. Nothing was changed.
+    SchemaMismatchError
+        As for `preview_merge`; nothing was changed.
     TableError
         A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
     """
     check_separate(folder_of(staging), folder_of(main))
     with hold(main) as target, hold(staging) as source:
+        check_features(target, "append")
+        check_features(source, "remove")
         if not confirmed:
             check_doubts(doubts_of(source, target), folder_of(source), folder_of(target))
         report = _merge(source, target, expected)
@@ -323,6 +331,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
             if not linked or commit_files(linked, main, properties):
                 break
             logger.info("main moved, looking again version=%d", main.version())
+            check_features(main, "append")
             present = _added_since(main, before)
     except BaseException:
         # What cannot be removed now stays noted, for the next run.

@@ -1,8 +1,10 @@
 """Remove a staging table that was merged: its own files, and nothing else."""
 
+import os
 import shutil
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 
 from deltalake import CommitProperties, DeltaTable
@@ -135,4 +137,11 @@ def _is_own(path: Path, own: Collection[Path]) -> bool:
 
 def _husk(folder: Path) -> Path:
     """Return where a staging folder goes that is about to be deleted."""
-    return folder.with_name(f".{folder.name}.ctkit-removed")
+    name = os.fsencode(folder.name)
+    if len(name) > _LONGEST:
+        name = sha256(name).hexdigest().encode()
+    return folder.with_name(f".{os.fsdecode(name)}.ctkit-removed")
+
+
+_LONGEST = 200
+"""Bytes of a folder's name to which something can still be added: most file systems allow 255."""

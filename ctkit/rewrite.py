@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from ctkit.adopt import find_adoptable
+from ctkit.adopt import find_adoptable, has_nulls
 from ctkit.datafile import DataFile, cast_column, plain_type, write_files
 from ctkit.errors import TableError
 from ctkit.overlap import Overlap
@@ -49,7 +49,9 @@ def prepare_files(
         A file is damaged, or has rows that main cannot have; or nothing can be written.
     """
     theirs, ours = as_der_type(staging), as_der_type(main)
-    schema = row_schema(ours)
+    have = pa.schema(main.schema())
+    # Nothing that is ours is null, whatever main allows; it may also rule out nulls in lists.
+    schema = pa.schema([have.field(name).with_nullable(False) for name in row_schema().names])
     skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
     wanted = {at: file for at, file in enumerate(staged) if skipped[at] < file.rows}
     whole = _large_enough([file for at, file in wanted.items() if not skipped[at]])
@@ -115,8 +117,12 @@ def _missing_rows(
                 batch = _follow_as_der(batch, as_der, schema.field("as_der"))
                 batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
                 batch = pa.record_batch([cast_column(batch[field.name], field.type) for field in schema], schema=schema)
-                yield batch.filter(pa.array(kept[row : row + len(batch)]))
+                wanted = batch.filter(pa.array(kept[row : row + len(batch)]))
                 row += len(batch)
+                # Parquet's writer would make empty lists of those that are null.
+                if nulls := [field.name for field in schema if has_nulls(wanted[field.name], field)]:
+                    raise ValueError(f"{', '.join(nulls)} of {file.name} have nulls")
+                yield wanted
 
 
 def _follow_as_der(rows: pa.RecordBatch, as_der: AsDer, field: pa.Field) -> pa.RecordBatch:

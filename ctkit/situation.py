@@ -16,7 +16,8 @@ from ctkit.auto import AutoLog
 from ctkit.backfilling import backfill
 from ctkit.chosen_logs import choose_logs, choose_of, first_of, listed_logs, why_unusable
 from ctkit.coverage import first_and_last
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
+from ctkit.features import Verb
 from ctkit.findings import AuditReport
 from ctkit.gap import Gaps, find_gaps
 from ctkit.live import is_alive, leave_to_server
@@ -27,7 +28,7 @@ from ctkit.plan import Plan, plan_backfill
 from ctkit.report import Report
 from ctkit.schema import GAP_SCHEMA, canonical_url
 from ctkit.state import SECONDS_TO_ANSWER, ask_each, find_within, read_state
-from ctkit.table import check_as_der, check_separate, find_table, open_table
+from ctkit.table import check_as_der, check_features, check_separate, find_table, open_table
 from ctkit.visible import get_logger
 
 T = TypeVar("T")
@@ -217,17 +218,29 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
 
 
 @checked
-def find_situation(parameters: Parameters) -> Situation:
+def find_situation(parameters: Parameters, *, verb: Verb = "read") -> Situation:
     """Find out what the parameters come to; nothing is created or changed.
+
+    Parameters
+    ----------
+    parameters
+        What is asked.
+    verb
+        ``"append"`` where the gaps are to be filled then: the table to write to is checked for that before any log is
+        asked.
 
     Raises
     ------
     ParameterError
         Something is missing or contradicts itself, or no log is left that has a ceiling.
+    SchemaMismatchError
+        A table is not one of ours, or demands what we do not do.
     TableError
-        A table is not one of ours, or cannot be opened.
+        A table cannot be opened.
     """
     main, staging = find_tables(parameters)
+    if verb == "append":
+        _check_target(main, staging, parameters)
     if main is None:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
     state_file, stretch = parameters.state_file, {"from_index": parameters.from_index, "to_index": parameters.to_index}
@@ -301,6 +314,19 @@ def _find_gaps(
         logger.warning("log has no row in either table, skipping (catch-up) url=%s", url)
         del within[url]
     return gaps
+
+
+def _check_target(main: DeltaTable | None, staging: DeltaTable | None, parameters: Parameters) -> None:
+    """Refuse a table to write to that demands what we do not do; warn of a main that staging cannot be merged into."""
+    if staging:
+        check_features(staging, "append")
+    try:
+        if main:
+            check_features(main, "append")
+    except SchemaMismatchError as error:
+        if parameters.staging_path is None:
+            raise
+        logger.warning("what is staged cannot be merged as main is now: %s", error)
 
 
 @checked

@@ -10,7 +10,7 @@ from ctkit.merge import MergePreview, MergeReport, merge_staging, preview_merge
 from ctkit.parameters import Parameters
 from ctkit.retire import finish_retiring
 from ctkit.situation import find_tables
-from ctkit.table import files_of, find_table, open_table, table_path
+from ctkit.table import check_features, files_of, find_table, open_table, table_path
 from ctkit.undo import undo_merge
 from ctkit.visible import get_logger
 
@@ -78,6 +78,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
             if not create:
                 message = f"there is no main table at {main_path}; correct the path, or create one (--create)"
                 raise ParameterError(message)
+            check_features(staging, "remove")
             if not parameters.confirmed:
                 check_doubts(doubts_of(staging, None), staging_path, main_path)
             logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)

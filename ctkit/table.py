@@ -15,11 +15,15 @@ from deltalake.exceptions import DeltaError
 
 from ctkit.arguments import DerForm, checked
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
+from ctkit.features import Verb, refused_features
 from ctkit.paths import local_path
 from ctkit.schema import PARTITION, AsDer, row_schema
 
-_UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
-"""What deltalake 1.6 cannot have in the path of a local table: it panics, or looks for another folder."""
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|%[0-9A-Fa-f]{2}")
+"""What deltalake 1.6 cannot have in the path of a local table: it refuses it, or looks for another folder.
+
+Surrogates stand for bytes that are not UTF-8.
+"""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 """How a URI begins that is not relative (RFC 3986, section 3.1)."""
@@ -114,9 +118,10 @@ def find_table(uri: str | Path) -> DeltaTable | None:
     except (DeltaError, OSError, ValueError) as error:
         raise TableError(
             str(path),
-            f"cannot be opened as a Delta table ({first_line(error)}); look at its _delta_log, and at its rights",
+            f"cannot be opened as a Delta table ({first_line(error)}); check its _delta_log, rights and features",
         ) from error
     check_schema(table)
+    check_features(table, "read")
     return table
 
 
@@ -150,23 +155,36 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerFo
     path = table_path(uri)
     try:
         schema = row_schema(as_der_type(like) if like else _AS_DER[as_der or "binary"])
-        return DeltaTable.create(path.as_uri(), schema, mode="ignore", partition_by=[PARTITION])
+        return DeltaTable.create(
+            path.as_uri(), schema, mode="ignore", partition_by=[PARTITION], configuration=_CONFIGURATION
+        )
     except (DeltaError, OSError) as error:
         raise TableError(
             str(path), f"cannot be created ({first_line(error)}); check the path and its rights"
         ) from error
 
 
+_CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+"""Commits tell which rows are proven; by default, a checkpoint removes those that are older than 30 days.
+
+Each stays as a file of 1 to 3 kB in _delta_log, and opening the table lists it: about a microsecond. deltalake knows no
+unit above a week, and falls back to its default in silence.
+"""
+
+
 def check_schema(table: DeltaTable) -> None:
-    """Refuse a table that does not hold the 20 columns, partitioned by ``seen_date``, or needs newer reader features.
+    """Refuse a table that does not hold the 20 columns, partitioned by ``seen_date``.
+
+    Their order does not matter, nor whether they or the elements of their lists may be null: what we write never is.
 
     Raises
     ------
     SchemaMismatchError
         Lists everything that differs.
     """
-    have = {field.name: field.type for field in pa.schema(table.schema())}
-    want = {field.name: field.type for field in row_schema("string" if have.get("as_der") == pa.string() else "binary")}
+    have = {field.name: _with_nulls(field.type) for field in pa.schema(table.schema())}
+    ours = row_schema("string" if have.get("as_der") == pa.string() else "binary")
+    want = {field.name: _with_nulls(field.type) for field in ours}
     wrong = [f"column {name} is missing" for name in want.keys() - have.keys()]
     wrong += [f"column {name} is not ours" for name in have.keys() - want.keys()]
     both = want.keys() & have.keys()
@@ -174,10 +192,6 @@ def check_schema(table: DeltaTable) -> None:
     wrong.sort()
     if (partition := table.metadata().partition_columns) != [PARTITION]:
         wrong.append(f"it is partitioned by {partition}, not by ['{PARTITION}']")
-    protocol = table.protocol()
-    if protocol.min_reader_version > 1:
-        features = f" with the features {sorted(protocol.reader_features)}" if protocol.reader_features else ""
-        wrong.append(f"it needs readers of version {protocol.min_reader_version}{features}")
     if wrong:
         raise SchemaMismatchError(
             folder_of(table), f"is not a table of CT entries: {'; '.join(wrong)}; name another table"
@@ -206,6 +220,29 @@ def check_as_der(as_der: DerForm | None, *tables: DeltaTable | None) -> None:
         if as_der_type(table) != _AS_DER[as_der]:
             message = f"does not hold certificates as as_der says ({as_der}); leave as_der out, or name another table"
             raise SchemaMismatchError(folder_of(table), message)
+
+
+def _with_nulls(type_: pa.DataType) -> pa.DataType:
+    return pa.list_(type_.value_type) if pa.types.is_list(type_) else type_
+
+
+_DOINGS = {"read": "read it", "append": "append to it", "remove": "take files out of it"}
+
+
+def check_features(table: DeltaTable, verb: Verb) -> None:
+    """Refuse a table whose protocol or configuration demands what we do not do; see `ctkit.features`.
+
+    `find_table` and `hold` check that it can be read.
+
+    Raises
+    ------
+    SchemaMismatchError
+        Names the features.
+    """
+    if found := refused_features(table, verb):
+        named = "; ".join(f"{name} ({', '.join(shown)})" for name, shown in found.items())
+        message = f"ctkit cannot {_DOINGS[verb]} because of {named}. Nothing was changed. Drop the feature"
+        raise SchemaMismatchError(folder_of(table), f"{message}, or name another table", tuple(found))
 
 
 def as_der_type(table: DeltaTable) -> AsDer:

@@ -12,7 +12,17 @@ from ctkit.doubts import MERGED_FROM, STAGED_FOR, UNDONE
 from ctkit.errors import TableError
 from ctkit.merge import MERGED_ID
 from ctkit.provenance import records_in
-from ctkit.table import as_der_type, check_separate, files_of, find_table, folder_of, hold, open_table, table_path
+from ctkit.table import (
+    as_der_type,
+    check_features,
+    check_separate,
+    files_of,
+    find_table,
+    folder_of,
+    hold,
+    open_table,
+    table_path,
+)
 
 PUT_BACK = "ctkit.put_back_from"
 """Commit metadata of staging: the main table whose merge was undone."""
@@ -42,11 +52,14 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     ------
     ParameterError
         Staging is, or lies inside, main, or the other way round.
+    SchemaMismatchError
+        Main is append-only, for instance; nothing was changed.
     TableError
         Main's last commit is not a merge, or its rows cannot be staged, or somebody commits just now; main was not
         changed.
     """
     with hold(main) as held:
+        check_features(held, "remove")
         merged = held.version()
         actions = read_commit(held, merged)
         info = commit_info(actions)
@@ -88,6 +101,7 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
         if str(place) != info[MERGED_FROM] or not place.parent.is_dir():
             raise TableError(folder_of(main), f"{moved}, which is no folder here; name a staging folder for them")
     back = there or open_table(place, like=main)
+    check_features(back, "append")
     if as_der_type(back) != as_der_type(main):
         message = f"has as_der in another form than main ({as_der_type(main)}); name another staging folder"
         raise TableError(str(place), message)

@@ -19,6 +19,7 @@ FLOORS = {
     "paths": 0,
     "schema": 0,
     "report": 0,
+    "features": 0,
     "merkle": 1,
     "times": 1,
     "x509": 1,
@@ -105,6 +106,7 @@ LOG_SIDE = {
     "fetch",
 }
 LAKE_SIDE = {
+    "features",
     "table",
     "querying",
     "commits",

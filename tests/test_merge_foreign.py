@@ -123,6 +123,19 @@ def test_merge_when_der_is_missing(tmp_path, theirs, ours):
     assert files_of(open_table(tmp_path / "main")) == []
 
 
+@pytest.mark.parametrize("column", ["chain", "all_domains"])
+@pytest.mark.parametrize("indices", [[2, 3], [1, 3]])
+def test_merge_when_a_list_is_missing(tmp_path, column, indices):
+    """A row without a list is refused with words, also where its file is rewritten: an empty list is something else."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_nullable(tmp_path / "staging", make_rows(indices), column, [["x"], None])
+
+    with pytest.raises(TableError, match=column):
+        merge_staging(staging, main)
+
+    assert indices_of(main) == [1]
+
+
 def test_merge_when_staging_has_no_statistics(tmp_path):
     """Rows are counted by the footers then, and main has their number from there."""
     main = make_table(tmp_path / "main", make_rows([1]))

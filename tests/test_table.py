@@ -4,6 +4,7 @@ import fcntl
 import multiprocessing
 import os
 import shutil
+import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -28,16 +29,20 @@ from ctkit.table import (
     open_table,
     table_path,
 )
+from ctkit.write import write_entries
 
 
 def test_open_table_when_it_is_missing(tmp_path):
-    """A new table has the 20 columns, one partition column, raw DER, and nothing above reader 1 and writer 2."""
+    """A new table has the 20 columns, one partition column, raw DER, and nothing above reader 1 and writer 2.
+
+    Its commits are to be kept; see `test_commits_of_a_table_of_ours_when_they_are_old`.
+    """
     table = open_table(tmp_path / "a" / "b" / "main")
 
     assert pa.schema(table.schema()) == row_schema()
     assert table.metadata().partition_columns == ["seen_date"]
     assert (table.protocol().min_reader_version, table.protocol().min_writer_version) == (1, 2)
-    assert table.metadata().configuration == {}
+    assert table.metadata().configuration.keys() == {"delta.logRetentionDuration"}
 
 
 def test_open_table_when_it_is_there(tmp_path):
@@ -54,24 +59,6 @@ def test_open_table_like_an_old_one(tmp_path):
     old = DeltaTable.create(tmp_path / "old", row_schema("string"), partition_by=["seen_date"])
 
     assert as_der_type(open_table(tmp_path / "staging", like=old)) == "string"
-
-
-@pytest.mark.parametrize("name", ["my table", "a%b", "ünï", "a+b=c", "q?*x", "a#b"])
-def test_open_table_when_its_name_is_odd(tmp_path, name):
-    """A folder's name may hold spaces, wildcards, and what URIs must escape."""
-    make_table(tmp_path / name / "main", make_rows([1, 2]))
-
-    assert indices_of(find_table(tmp_path / name / "main")) == [1, 2]
-    assert [path.name for path in tmp_path.iterdir()] == [name]
-
-
-@pytest.mark.parametrize("name", ["a[b]", "a|b", "a^b", "a%20b"])
-def test_open_table_when_deltalake_cannot_have_its_name(tmp_path, name):
-    """Names on which deltalake panics or loses its way are refused, and nothing is written."""
-    with pytest.raises(ParameterError, match="rename the folder"):
-        open_table(tmp_path / name)
-
-    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("look", [find_table, open_table])
@@ -128,19 +115,6 @@ def test_find_table_when_it_is_not_ours(tmp_path):
         "partitioned by [], not by ['seen_date']",
     ):
         assert difference in str(caught.value)
-
-
-def test_find_table_when_it_needs_reader_features(tmp_path):
-    """A table with deletion vectors is refused, because its files alone do not say which rows it has."""
-    DeltaTable.create(
-        tmp_path / "main",
-        row_schema(),
-        partition_by=["seen_date"],
-        configuration={"delta.enableDeletionVectors": "true"},
-    )
-
-    with pytest.raises(SchemaMismatchError, match="it needs readers of version 3 with the features"):
-        find_table(tmp_path / "main")
 
 
 def test_find_table_when_the_live_server_made_it(tmp_path):
@@ -313,13 +287,30 @@ def test_hold_yields_the_newest_version(tmp_path):
         assert (table.version(), held.version()) == (1, 2)
 
 
-def test_tables_below_folders_that_look_like_columns(tmp_path):
-    """Folders above a table have no say in its columns, whatever their names."""
-    main = make_table(tmp_path / "env=prod" / "cert_index=7" / "seen_date=no" / "main", make_rows([1, 2]))
-    staging = make_table(tmp_path / "other=x" / "staging", make_rows([4], day=2))
+def age(path: Path, days: float) -> None:
+    """Let everything in a table's log be so many days old."""
+    past = time.time() - days * 86_400
+    for file in (path / "_delta_log").iterdir():
+        os.utime(file, (past, past))
 
-    assert find_gaps(main, staging, within={LOG: (0, 6)})["start"].to_pylist() == [0, 3, 5]
-    assert rows_of(main) == make_rows([1, 2]).to_pylist()
+
+def test_commits_of_a_table_of_ours_when_they_are_old(tmp_path):
+    """Checkpoints and clean-ups leave the commits that say what was proven, however old they are."""
+    table = open_table(tmp_path / "main")
+    for index in range(120):
+        write_entries(table, make_rows([index]), metadata={"ctkit.test": "1"})
+    age(tmp_path / "main", 40)
+    # deltalake makes a checkpoint, and cleans up, every hundred commits.
+    for index in range(120, 205):
+        write_entries(table, make_rows([index]), metadata={"ctkit.test": "1"})
+    age(tmp_path / "main", 30_000)
+    table.create_checkpoint()
+    table.cleanup_metadata()
+
+    assert list((tmp_path / "main" / "_delta_log").glob("*.checkpoint.parquet"))
+    commits = commits_of(tmp_path / "main")
+    assert len(commits) == 206
+    assert all("ctkit.test" in (tmp_path / "main" / "_delta_log" / name).read_text() for name in commits[1:])
 
 
 @pytest.mark.parametrize("path", ["../other/{}", "{root}/other/{}"])
