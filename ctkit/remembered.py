@@ -51,7 +51,11 @@ def recall(table: DeltaTable) -> pa.Table:
     """Return what is remembered of a table's files, of any of its versions; nothing if that is not to be had."""
     with suppress(OSError, RuntimeError, ValueError, pa.ArrowException):
         path = _path_of(table)
-        stored = pa.py_buffer(path.read_bytes() if path else b"")
+        if path is None:
+            return BLOCKS.empty_table()
+        # Arrow's own memory: of Python's, a thread of Arrow's might be the last to let go, when Python has ended.
+        with pa.OSFile(os.fspath(path)) as file:
+            stored = file.read_buffer()
         digest, blocks = stored[: hashlib.sha256().digest_size], stored[hashlib.sha256().digest_size :]
         if digest.to_pybytes() == hashlib.sha256(blocks).digest():
             found = pq.read_table(pa.BufferReader(blocks))
