@@ -80,13 +80,13 @@ def test_command_starts_no_thread_of_arrow(tmp_path, serve, words):
 
 
 def test_command_ends_with_its_exit_code_every_time(tmp_path):
-    """Twenty processes in a row that recall what files hold end as they should."""
+    """Ten processes in a row that recall what files hold end as they should."""
     make_table(tmp_path / "main", make_rows(range(0, 100, 2)))
     code = (
         f"import ctkit; gaps = ctkit.find_gaps(ctkit.open_table({str(tmp_path / 'main')!r}), "
         f"within={{{LOG!r}: (0, 100)}}); print(len(gaps))"
     )
-    ended = [subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300) for _ in range(20)]
+    ended = [subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=300) for _ in range(10)]
 
     assert {(each.returncode, each.stdout, each.stderr) for each in ended} == {(0, b"50\n", b"")}
 

@@ -167,7 +167,7 @@ def test_ask_each_keeps_order_and_errors():
 
 def test_ask_each_asks_at_once():
     """Logs are asked side by side, so that a slow one does not add to the others."""
-    everybody = threading.Barrier(8, timeout=10)
+    everybody = threading.Barrier(8, timeout=60)
 
     assert len(ask_each(lambda _: everybody.wait(), range(8))) == 8
 
@@ -177,11 +177,13 @@ def test_ask_each_when_interrupted_ends_the_waits():
     from ctkit.http import stopping
 
     ended = []
+    everybody = threading.Barrier(3, timeout=60)
 
     def ask(number):
+        everybody.wait()
         if number == 0:
             raise KeyboardInterrupt
-        ended.append(stopping.get().wait(10))
+        ended.append(stopping.get().wait(60))
 
     with pytest.raises(KeyboardInterrupt):
         ask_each(ask, [0, 1, 2])
