@@ -25,6 +25,9 @@ _UNUSABLE = re.compile(r"[\[\]^|\\]|%[0-9A-Fa-f]{2}")
 _processes: set[int] = set()
 """This process, if it has used deltalake, and those that did so before it was forked from them."""
 
+_NO_LINKS = re.compile(r"Unable to rename file: .*\(os error (1|38|95)\)")
+"""What deltalake says where the file system has no hard links, with which it commits: EPERM, ENOSYS, EOPNOTSUPP."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -390,4 +393,5 @@ def first_line(error: Exception) -> str:
     'Generic error: Permission denied'
     """
     line, *more = (_COLOUR.sub("", str(error)).strip() or type(error).__name__).splitlines()
-    return ": ".join([line, *(cause[1:].strip() for cause in map(str.strip, more) if cause.startswith("↳"))])
+    told = ": ".join([line, *(cause[1:].strip() for cause in map(str.strip, more) if cause.startswith("↳"))])
+    return f"{told}: deltalake needs a file system with hard links" if _NO_LINKS.search(told) else told

@@ -1,5 +1,6 @@
 """Tables at rest: opened, created, told apart, and held."""
 
+import errno
 import multiprocessing
 import os
 import shutil
@@ -341,3 +342,12 @@ def test_verbs_when_a_path_is_given_for_a_table(tmp_path):
     for call in calls:
         with pytest.raises(ParameterError, match=r"^'main' is not an open table: give ctkit.open_table\('main'\)$"):
             call()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_first_line_when_there_are_no_hard_links(number):
+    """deltalake speaks of a file that it cannot rename; the cause is that it commits by a hard link."""
+    said = f"Generic LocalFileSystem error: Unable to rename file: {os.strerror(number)} (os error {number})"
+
+    assert first_line(OSError(f"{said}\n \x1b[31m↳\x1b[0m some more")).endswith("hard links")
+    assert first_line(OSError(said.replace(f"error {number})", "error 28)"))).endswith("(os error 28)")
