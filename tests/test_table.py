@@ -346,7 +346,7 @@ def test_verbs_when_a_path_is_given_for_a_table(tmp_path):
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
 def test_first_line_when_there_are_no_hard_links(number):
-    """deltalake speaks of a file that it cannot rename; the cause is that it commits by a hard link."""
+    """What deltalake tells of a file that it cannot rename is followed by the cause: it commits by a hard link."""
     said = f"Generic LocalFileSystem error: Unable to rename file: {os.strerror(number)} (os error {number})"
 
     assert first_line(OSError(f"{said}\n \x1b[31m↳\x1b[0m some more")).endswith("hard links")
