@@ -1,5 +1,6 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
+import errno
 import json
 import os
 import re
@@ -167,10 +168,17 @@ def _with_nulls(path: Path, fields: list[pa.Field]) -> list[str]:
         ]
 
 
+_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
+
+
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # CIFS and some of FUSE cannot do it to a folder: there is nothing more to be had.
+        if error.errno not in _NO_FSYNC or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
 

@@ -374,7 +374,7 @@ class _Fetching:
 
     def describe(self, rows: pa.Table) -> dict[str, str]:
         """Return what a commit is to say of its rows."""
-        of_each = rows.group_by("source_url")
+        of_each = rows.group_by("source_url", use_threads=False)
         bounds = of_each.aggregate([("cert_index", kind) for kind in ("min", "max", "count")])
         return metadata_of(
             [

@@ -77,7 +77,7 @@ def count_rows(table: DeltaTable, bounds: Mapping[str, tuple[int, int, int]]) ->
     )
     with querying(table, memory_limit=MEMORY) as connection:
         define_rows(connection, "entries", files_of(table))
-        connection.register("logs", logs)
+        connection.register("logs", logs.__arrow_c_stream__())
         counted = connection.execute(
             """
             SELECT url, count(*) FILTER (WHERE cert_index >= start AND cert_index < stop),

@@ -316,6 +316,10 @@ class _Threads:
                 self._threads[-1].start()
         return future
 
+    def forget(self) -> None:
+        """Begin anew in a forked child: the threads stayed with the parent, and one of them may have held the lock."""
+        self._calls, self._threads, self._lock = SimpleQueue(), [], threading.Lock()
+
     def end(self) -> None:
         """Let the threads end after what they have been given; nobody needs to wait for them."""
         for _ in self._threads:
@@ -343,3 +347,5 @@ class _Threads:
 _DECODERS = _Threads(os.cpu_count() or 1, "decode", threading.Event(), lambda: True)
 """They decode for all others: more than there are processors would take the interpreter's lock from each other, and
 each keeps memory of its own."""
+
+os.register_at_fork(after_in_child=_DECODERS.forget)

@@ -113,8 +113,9 @@ def find_gaps(
         missing = covered.missing(start, ceiling)
         codes = pa.DictionaryArray.from_arrays(np.zeros(len(missing), np.int32), [url])
         found.append(pa.table([codes, missing.starts, missing.ends], GAP_SCHEMA))
-    # In one piece, of which arrays are made without a copy.
-    gaps = pa.concat_tables([each for each in found if len(each)] or [GAP_SCHEMA.empty_table()])
+    # In one piece, of which arrays are made without a copy. The last of these makes two of one, so that they are copied
+    # from NumPy's memory to Arrow's: readers will use Arrow's threads, which may outlive the interpreter.
+    gaps = pa.concat_tables([*(each for each in found if len(each)), GAP_SCHEMA.empty_table()])
     looked_at = {folder_of(table): table.version() for table in (main, staging) if table}
     return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
 

@@ -216,10 +216,10 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     with querying(staging, memory_limit=MEMORY) as connection:
         dates = [file.partition or None for file in staged]
         define_rows(connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True)
-        connection.register("skipped_rows", overlap.skipped_rows())
+        connection.register("skipped_rows", overlap.skipped_rows().__arrow_c_stream__())
         connection.execute("CREATE TABLE skipped AS FROM skipped_rows")
-        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas()
-        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas()
+        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas(use_threads=False)
+        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas(use_threads=False)
         return MergePreview(
             staging=folder,
             main=folder_of(main) if main else "",

@@ -140,7 +140,7 @@ class Overlap:
         with querying(self._staging, table, memory_limit=MEMORY) as connection:
             define_rows(connection, "staged", [self._files[file] for file in own_files], numbered=True)
             define_rows(connection, "others", [files[file] for file in other_files], numbered=True)
-            connection.register("pairs", pa.table(pairs))
+            connection.register("pairs", pa.table(pairs).__arrow_c_stream__())
             (counted,) = connection.execute(
                 """
                 SELECT count(*) FROM pairs

@@ -148,7 +148,7 @@ class _Comparison:
         first, last = int(index.min()), int(index.max())
         with querying(self._table, memory_limit=MEMORY) as connection:
             define_rows(connection, "entries", self._files.between(first, last))
-            connection.register("expected", rows)
+            connection.register("expected", rows.__arrow_c_stream__())
             found = connection.execute(_DIFFERING, {"url": self._url, "first": first, "last": last}).to_arrow_table()
         self.seen.append(RangeSet.holding(index))
         self.differing.append(RangeSet.holding(found["cert_index"].to_numpy()))

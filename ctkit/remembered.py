@@ -51,10 +51,15 @@ def recall(table: DeltaTable) -> pa.Table:
     """Return what is remembered of a table's files, of any of its versions; nothing if that is not to be had."""
     with suppress(OSError, RuntimeError, ValueError, pa.ArrowException):
         path = _path_of(table)
-        stored = pa.py_buffer(path.read_bytes() if path else b"")
+        if path is None:
+            return BLOCKS.empty_table()
+        # Arrow's own memory, as a thread of Arrow's that lets go of Python's when Python has ended aborts the process.
+        with pa.OSFile(os.fspath(path)) as file:
+            stored = file.read_buffer()
         digest, blocks = stored[: hashlib.sha256().digest_size], stored[hashlib.sha256().digest_size :]
         if digest.to_pybytes() == hashlib.sha256(blocks).digest():
-            found = pq.read_table(pa.BufferReader(blocks))
+            with pq.ParquetFile(pa.BufferReader(blocks), pre_buffer=False) as parquet:
+                found = parquet.read(use_threads=False)
             if found.schema.equals(_schema_of(table), check_metadata=True):
                 return found.replace_schema_metadata()
     return BLOCKS.empty_table()

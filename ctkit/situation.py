@@ -79,8 +79,9 @@ class Situation(Report):
     def summary(self) -> pd.DataFrame:
         """Return a line for each log: where gaps were looked for, how many there are, how many entries they miss."""
         length = pc.subtract(self.gaps["end"], self.gaps["start"])
-        totals = self.gaps.append_column("missing", length).group_by("source_url")
-        found = totals.aggregate([("missing", "count"), ("missing", "sum")]).to_pandas().set_index("source_url")
+        totals = self.gaps.append_column("missing", length).group_by("source_url", use_threads=False)
+        counts = totals.aggregate([("missing", "count"), ("missing", "sum")])
+        found = counts.to_pandas(use_threads=False).set_index("source_url")
         found = found.reindex(list(self.within), fill_value=0)
         return pd.DataFrame(
             {

@@ -28,6 +28,12 @@ Surrogates stand for bytes that are not UTF-8.
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 """How a URI begins that is not relative (RFC 3986, section 3.1)."""
 
+_processes: set[int] = set()
+"""This process, if it has used deltalake, and those that did so before it was forked from them."""
+
+_NO_LINKS = re.compile(r"Unable to rename file: .*\(os error (1|38|95)\)")
+"""What deltalake says where the file system has no hard links, with which it commits: EPERM, ENOSYS, EOPNOTSUPP."""
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -107,6 +113,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
     """
     path = table_path(uri)
     try:
+        _check_process(path)
         if path.exists() and not path.is_dir():
             raise TableError(str(path), "is a file, not the folder of a table; name a folder")
         if not DeltaTable.is_deltatable(path.as_uri()):
@@ -257,10 +264,22 @@ def folder_of(table: DeltaTable) -> str:
     ------
     ParameterError
         It is no table, but perhaps the path of one. Every verb asks for the folder of its tables.
+    TableError
+        This process was forked from one that has used tables.
     """
     if not isinstance(table, DeltaTable):
         raise ParameterError(f"{table!r} is not an open table: give ctkit.open_table({table!r})")
-    return str(table_path(table.table_uri))
+    folder = table_path(table.table_uri)
+    _check_process(folder)
+    return str(folder)
+
+
+def _check_process(folder: Path) -> None:
+    """Refuse to go on in a forked child: deltalake's threads stayed with its parent, and it would panic."""
+    _processes.add(os.getpid())
+    if len(_processes) > 1:
+        message = "cannot be used in a process that was forked from one which has used tables; start it with the method"
+        raise TableError(str(folder), f"{message} 'spawn' or 'forkserver' of multiprocessing")
 
 
 def files_of(table: DeltaTable) -> list[str]:
@@ -365,7 +384,9 @@ def hold(table: DeltaTable) -> Iterator[DeltaTable]:
             message = "is being written by another run of ctkit; wait until that has ended, then run again"
             raise TableError(folder, message) from None
         except OSError as error:
-            message = f"cannot be locked here ({error.strerror}); keep it on a file system with flock"
+            message = (
+                f"cannot be locked: its file system refuses flock() of a folder ({error.strerror}); keep it on another"
+            )
             raise TableError(folder, message) from error
         held = find_table(folder)
         if (
@@ -390,4 +411,5 @@ def first_line(error: Exception) -> str:
     'Generic error: Permission denied'
     """
     line, *more = (_COLOUR.sub("", str(error)).strip() or type(error).__name__).splitlines()
-    return ": ".join([line, *(cause[1:].strip() for cause in map(str.strip, more) if cause.startswith("↳"))])
+    told = ": ".join([line, *(cause[1:].strip() for cause in map(str.strip, more) if cause.startswith("↳"))])
+    return f"{told}: deltalake needs a file system with hard links" if _NO_LINKS.search(told) else told

@@ -71,7 +71,7 @@ class ChosenGaps(Report):
         found, chosen = _count_by_log(self.found), _count_by_log(self.chosen)
         logs = found.join(chosen, lsuffix=" found", rsuffix=" chosen").fillna(0).astype(int).reset_index()
         largest = pc.select_k_unstable(_with_missing(self.chosen), LARGEST, [("missing", "descending")])
-        shown = _with_missing(self.chosen.take(largest)).to_pandas()
+        shown = _with_missing(self.chosen.take(largest)).to_pandas(use_threads=False)
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
         for table in tables.values():
             table.insert(0, "log", table.pop("source_url").map(lambda url: visible(self.names.get(url) or url)))
@@ -319,8 +319,9 @@ def _size(gaps: pa.Table) -> int:
 
 def _count_by_log(gaps: pa.Table) -> pd.DataFrame:
     """Return the columns ``gaps, missing`` by ``source_url``."""
-    counts = _with_missing(gaps).group_by("source_url").aggregate([("missing", "count"), ("missing", "sum")])
-    frame: pd.DataFrame = counts.to_pandas().set_index("source_url").sort_index()
+    by_log = _with_missing(gaps).group_by("source_url", use_threads=False)
+    counts = by_log.aggregate([("missing", "count"), ("missing", "sum")])
+    frame: pd.DataFrame = counts.to_pandas(use_threads=False).set_index("source_url").sort_index()
     return frame.rename(columns={"missing_count": "gaps", "missing_sum": "missing"})
 
 

@@ -3,7 +3,6 @@
 import gzip
 import json
 import threading
-import time
 from base64 import b64decode, b64encode
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -11,6 +10,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha1, sha256
+from time import monotonic
 from typing import Any
 from urllib.parse import unquote
 
@@ -223,7 +223,7 @@ class FakeLog(EmbeddedLog):
 
     def _over_limit(self, count: int, seconds: float) -> float:
         """Return the seconds until another request may be answered; 0 if this one may, which then counts."""
-        now = time.monotonic()
+        now = monotonic()
         while self._answered and self._answered[0] <= now - seconds:
             self._answered.popleft()
         if len(self._answered) >= count:

@@ -304,9 +304,9 @@ def start(*words: object, patch: str = "") -> subprocess.Popen[str]:
 
 def wait_until(condition: Callable[[], object]) -> None:
     """Wait for something to happen."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not condition():
-        assert time.monotonic() < deadline, "it did not happen within 30 seconds"
+        assert time.monotonic() < deadline, "it never happened"
         time.sleep(0.01)
 
 
@@ -320,7 +320,7 @@ def test_ac4_4_a_signal_during_a_backfill(world, number):
     process = start("backfill", "-f", file, patch=patch)
     wait_until(lambda: len(commits_of(world.staging)) > 1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
 
     assert process.returncode == 1, said
     assert "Traceback" not in said
@@ -345,14 +345,14 @@ def test_ac4_4_a_signal_during_a_merge(world, number, step):
         f"step = ctkit.merge.{step}\n"
         "def slow(*arguments):\n"
         f"    pathlib.Path({str(ready)!r}).touch()\n"
-        "    time.sleep(30)\n"
+        "    time.sleep(300)\n"
         "    return step(*arguments)\n"
         f"ctkit.merge.{step} = slow"
     )
     process = start("merge", "-f", file, patch=patch)
     wait_until(ready.exists)
     process.send_signal(number)
-    _, said = process.communicate(timeout=30)
+    _, said = process.communicate(timeout=120)
 
     assert process.returncode == 1, said
     assert "Traceback" not in said

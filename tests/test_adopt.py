@@ -1,17 +1,20 @@
 """Commits of files: made or not made, and which of the two is never in doubt."""
 
+import errno
+import os
 import resource
+import stat
 
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from rows import commits_of, indices_of, make_rows, make_table
 
-from ctkit import merge
+from ctkit import adopt, merge, table
 from ctkit.adopt import commit_files, confirm_files, link_files
 from ctkit.datafile import data_files
 from ctkit.errors import TableError
 from ctkit.merge import merge_staging
-from ctkit.table import open_table
+from ctkit.table import files_of, hold, open_table
 
 
 @pytest.fixture
@@ -72,3 +75,84 @@ def test_merge_when_its_commit_is_not_on_the_disk(tmp_path, monkeypatch):
 
     assert indices_of(open_table(tmp_path / "staging")) == [2]
     assert commits_of(tmp_path / "staging") == [f"{version:020}.json" for version in range(2)]
+
+
+def test_merge_makes_its_files_durable(tmp_path, monkeypatch):
+    """Links and the folders that they came into are on the disk before the commit, and then the commit itself.
+
+    Links are as young as the merge: who cleans main up by age does not take them for files that died long ago.
+    """
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]), make_rows([3], day=2))
+    for file in files_of(staging):
+        os.utime(file, (1, 1))
+    before = set(files_of(main))
+    synced, synced_first = set(), set()
+    fsync, commit = os.fsync, merge.commit_files
+
+    def note(descriptor):
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    def note_commit(*arguments):
+        synced_first.update(synced)
+        synced.clear()
+        return commit(*arguments)
+
+    monkeypatch.setattr(adopt.os, "fsync", note)
+    monkeypatch.setattr(merge, "commit_files", note_commit)
+    merge_staging(staging, main)
+
+    folder, links = str(tmp_path / "main"), set(files_of(main)) - before
+    assert len(links) == 2
+    assert links | {os.path.dirname(link) for link in links} | {folder} <= synced_first
+    assert {f"{folder}/_delta_log", f"{folder}/_delta_log/{main.version():020}.json"} <= synced
+    assert all(os.stat(link).st_mtime > 1 for link in links)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF], ids=errno.errorcode.get)
+def test_merge_when_the_file_system_cannot_sync_folders(tmp_path, monkeypatch, number):
+    """A merge does without where there is no fsync() of folders, but not without that of files."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    fsync, refused = os.fsync, stat.S_ISDIR
+
+    def refuse(descriptor):
+        if refused(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(adopt.os, "fsync", refuse)
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
+
+    refused = stat.S_ISREG
+    with pytest.raises(TableError, match=os.strerror(number)):
+        merge_staging(make_table(tmp_path / "staging", make_rows([3])), main)
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
+
+
+def test_merge_when_the_disk_cannot_sync(tmp_path, monkeypatch):
+    """A disk that fails is not taken for a file system without fsync(): nothing is committed."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+
+    def fail(_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(adopt.os, "fsync", fail)
+    with pytest.raises(TableError, match=os.strerror(errno.EIO)):
+        merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    monkeypatch.undo()
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+
+
+def test_hold_when_the_file_system_cannot_lock_folders(tmp_path, monkeypatch):
+    """Where there is no flock() of folders, as on NFS, the error says so."""
+    made = make_table(tmp_path / "main", make_rows([1]))
+
+    def refuse(*_):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    monkeypatch.setattr(table.fcntl, "flock", refuse)
+    with pytest.raises(TableError, match=r"flock\(\)"), hold(made):
+        pass

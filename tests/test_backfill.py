@@ -277,10 +277,10 @@ def test_backfill_of_many_logs_when_it_is_interrupted_at_once(tmp_path, serve, d
     ready = context.Event()
     process = context.Process(target=_backfill_many, args=(str(tmp_path / "main"), serve(log), ready))
     process.start()
-    assert ready.wait(30)
+    assert ready.wait(120)
     time.sleep(delay)
     os.kill(process.pid, signal.SIGINT)
-    process.join(20)
+    process.join(120)
     ended = not process.is_alive()
     process.kill()
 
@@ -315,7 +315,7 @@ def test_backfill_when_it_is_interrupted_twice(tmp_path, both, monkeypatch):
     with pytest.raises(TableError, match="another run of ctkit"), hold(open_table(tmp_path / "main")):
         pass
     go_on.set()
-    wait_until = time.monotonic() + 10
+    wait_until = time.monotonic() + 60
     while open_table(tmp_path / "main").count() < 50 and time.monotonic() < wait_until:
         time.sleep(0.05)
     assert open_table(tmp_path / "main").count() == 50

@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import threading
-import time
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -419,16 +418,14 @@ def test_server_refuses_two_logs_of_one_name(serve):
         serve(make_log("Embedded 2026H1", 1))
 
 
-def test_server_closes_at_once(capfd):
+def test_server_closes_beside_idle_connections(capfd):
     """Closing ends idle connections and all threads, and nothing is printed."""
     before = threading.active_count()
     with LogServer(LOG) as server:
         connection = HTTPConnection("127.0.0.1", int(server.url(LOG).split(":")[2].split("/")[0]))
         connection.request("GET", f"/{LOG.slug}/checkpoint")
         connection.getresponse().read()
-        closing = time.monotonic()
     connection.close()
 
-    assert time.monotonic() - closing < 2
     assert threading.active_count() == before
     assert capfd.readouterr() == ("", "")

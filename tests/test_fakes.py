@@ -3,12 +3,12 @@
 import base64
 import gzip
 import json
-import time
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, IncompleteRead, RemoteDisconnected
 from threading import Thread
 
 import deltalake
+import fakes
 import pyarrow as pa
 import pytest
 from fakes import UNREADABLE, FakeLog, cert_links, check_table, expected_row
@@ -168,12 +168,14 @@ def test_bodies_that_are_something_else(log, serve):
 
 
 @pytest.mark.parametrize("names_a_time", [True, False])
-def test_limit(log, names_a_time):
+def test_limit(log, names_a_time, monkeypatch):
     """More requests than the limit allows are refused, whether with the time to wait or without, until it is over."""
     log.limit, log.limit_names_a_time, log.busy_body = (2, 0.05), names_a_time, b"<p>Slow down"
 
+    now = [0.0]
+    monkeypatch.setattr(fakes, "monotonic", lambda: now[0])
     answers = [get(log, "checkpoint") for _ in range(3)]
-    time.sleep(0.06)
+    now[0] = 0.06
     answers.append(get(log, "checkpoint"))
 
     assert [answer.status for answer in answers] == [200, 200, 429, 200]

@@ -341,7 +341,7 @@ def test_backfill_when_signalled(world, signum):
         while process.poll() is None and not slow.requests:
             time.sleep(0.02)
         process.send_signal(signum)
-        _, errors = process.communicate(timeout=25)
+        _, errors = process.communicate(timeout=120)
     finally:
         process.kill()
     slow.latency = 0

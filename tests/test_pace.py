@@ -314,17 +314,14 @@ def test_client_when_the_log_has_a_limit(serve: Serve, names_a_time: bool) -> No
                 todo.popleft()
                 client.get("/checkpoint", bytes, limit=1000)
 
-        began = time.monotonic()
         threads = [threading.Thread(target=work) for _ in range(8)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds = time.monotonic() - began
 
         assert client.pace.requests == len(fake.requests) == answers + fake.refused
     assert fake.refused <= 25
-    assert seconds < 2 * answers / 50
 
 
 @pytest.fixture
@@ -533,27 +530,25 @@ def test_client_when_the_host_is_dead(silent: str, caplog: pytest.LogCaptureFixt
                 client.get("/x", bytes, limit=9)
             errors.append(raised.value)
 
-        began = time.monotonic()
         threads = [threading.Thread(target=ask) for _ in range(32)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        seconds, requests = time.monotonic() - began, client.pace.requests
+        requests = client.pace.requests
         ask()
         assert client.pace.requests == requests + 1
 
     assert len(errors) == 33
     assert all("ReadTimeout" in str(error) and str(error).endswith("run again later") for error in errors)
     assert requests <= 12
-    assert seconds < 3
     assert len(caplog.messages) == 1
 
 
 def test_client_when_stopped_at_the_gate(silent: str) -> None:
     """A wait for a slot ends with the run, while another request is still under way."""
     stop, ended = threading.Event(), threading.Event()
-    with closing(Client(silent, user_agent=AGENT, patience=Patience(tries=1, timeout=2))) as client:
+    with closing(Client(silent, user_agent=AGENT, patience=Patience(tries=1, timeout=6))) as client:
         client.pace.concurrency = 1.0
 
         def ask(own: threading.Event) -> None:
@@ -569,7 +564,7 @@ def test_client_when_stopped_at_the_gate(silent: str) -> None:
             time.sleep(0.01)
         second = waiting(client._gate, lambda: ask(stop))
         stop.set()
-        assert ended.wait(1)
+        assert ended.wait(60)
         assert first.is_alive()
         first.join()
         second.join()

@@ -176,7 +176,7 @@ def test_ask_each_keeps_order_and_errors():
 
 def test_ask_each_asks_at_once():
     """Logs are asked side by side, so that a slow one does not add to the others."""
-    everybody = threading.Barrier(8, timeout=10)
+    everybody = threading.Barrier(8, timeout=60)
 
     assert len(ask_each(lambda _: everybody.wait(), range(8))) == 8
 
@@ -204,11 +204,13 @@ def test_read_state_from_a_file_uri(tmp_path):
 def test_ask_each_when_interrupted_ends_the_waits():
     """What interrupts the asking ends the waits of the log client in every thread."""
     ended = []
+    everybody = threading.Barrier(3, timeout=60)
 
     def ask(number):
+        everybody.wait()
         if number == 0:
             raise KeyboardInterrupt
-        ended.append(stopping.get().wait(10))
+        ended.append(stopping.get().wait(60))
 
     with pytest.raises(KeyboardInterrupt):
         ask_each(ask, [0, 1, 2])

@@ -443,13 +443,13 @@ def test_issuer_when_whoever_asked_for_it_was_stopped(small: FakeLog, serve: Ser
     with StaticCtLog(serve(Slow("slow")), user_agent=AGENT, patience=FAST) as log:
         threads = [threading.Thread(target=run, args=(stop,))]
         threads[0].start()
-        assert asked.wait(5)
+        assert asked.wait(60)
         threads.append(threading.Thread(target=run, args=(threading.Event(),)))
         threads[1].start()
         time.sleep(0.2)
         stop.set()
         for thread in threads:
-            thread.join(10)
+            thread.join(60)
 
     assert [_chains(block) for block in blocks] == [[list(small.entries[0].chain)]]
 

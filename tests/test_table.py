@@ -1,5 +1,6 @@
 """Tables at rest: opened, created, told apart, and held."""
 
+import errno
 import fcntl
 import multiprocessing
 import os
@@ -370,3 +371,12 @@ def test_verbs_when_a_path_is_given_for_a_table(tmp_path):
             ParameterError, match=r": it should be an open table, from ctkit.open_table, but is 'main'$"
         ):
             call()
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)
+def test_first_line_when_there_are_no_hard_links(number):
+    """What deltalake tells of a file that it cannot rename is followed by the cause: it commits by a hard link."""
+    said = f"Generic LocalFileSystem error: Unable to rename file: {os.strerror(number)} (os error {number})"
+
+    assert first_line(OSError(f"{said}\n \x1b[31m↳\x1b[0m some more")).endswith("hard links")
+    assert first_line(OSError(said.replace(f"error {number})", "error 28)"))).endswith("(os error 28)")
