@@ -74,7 +74,7 @@ class ChosenGaps(Report):
         shown = _with_missing(self.chosen.take(largest)).to_pandas()
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
         for table in tables.values():
-            table.insert(0, "log", table.pop("source_url").map(lambda url: visible(self.names.get(url, url))))
+            table.insert(0, "log", table.pop("source_url").map(lambda url: visible(str(self.names.get(url, url)))))
         return tables if self.plan is None else {**tables, "what that takes": self.plan.table()}
 
 
