@@ -20,6 +20,7 @@ from ipykernel.kernelspec import RESOURCES, get_kernel_dict
 from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
@@ -370,8 +371,13 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
             log=logging.getLogger("papermill"),
             log_output=log_output,
         )
-        with _signals_to(client.interrupt):
-            client.execute(**({} if folder is None else {"cwd": str(folder)}))
+        try:
+            with _signals_to(client.interrupt):
+                client.execute(**({} if folder is None else {"cwd": str(folder)}))
+        finally:
+            # Jupyter makes a loop for each thread and closes none.
+            if not _in_main_thread() and not (loop := ensure_event_loop()).is_running():
+                loop.close()
 
 
 papermill_engines.register("ctkit", _Engine)
@@ -385,7 +391,7 @@ logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().
 @contextmanager
 def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
     """Handle signals so; those of a process belong to its main thread."""
-    if threading.current_thread() is not threading.main_thread():
+    if not _in_main_thread():
         yield
         return
     signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
@@ -398,3 +404,7 @@ def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handle
     finally:
         for each, known in before.items():
             signal.signal(each, known)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -16,7 +17,7 @@ import papermill
 import pytest
 
 from ctkit.errors import ParameterError
-from ctkit.runbook import _Client, _reserve, run_notebook
+from ctkit.runbook import _Client, _reserve, find_runbook, prepare_notebook, run_notebook
 
 pytestmark = pytest.mark.filterwarnings(
     # Sockets of the kernel's client that papermill leaves to the garbage collector.
@@ -311,3 +312,200 @@ def test_record_holds_no_trace_of_the_partial_file(make, tmp_path):
     run_notebook(make(PARAMETERS), {}, output="out.ipynb")
 
     assert ".partial" not in json.dumps(nbformat.read(Path("out.ipynb"), as_version=4))
+
+
+FORMS = {
+    "annotated": "main_path: str | None = None\nfrom_index: Optional[int] = None\nverify: 'str'\n",
+    "on one line": "main_path = verify = None; from_index = None\n",
+    "a tuple": "main_path, (verify, *from_index) = None, (None,)\n",
+    "equals signs": "main_path = 'a=b'\nfrom_index = None  # x == y\nverify = dict(a=1)\n",
+    "several lines": "main_path = (\n    None\n)\nfrom_index = [\n    1,\n]\nverify = \\\n    None\n",
+    "inside of others": "if True:\n    main_path = None\nfor from_index in []:\n    pass\n(verify := None)\n",
+    "beside magic": "%matplotlib inline\nmain_path = None\nfrom_index = None\n!true\nverify = None\n",
+}
+GIVEN = {"main_path": "data/main", "from_index": 0, "verify": "entries"}
+
+
+def injected(record):
+    """Return the values of the cell that papermill puts after that of the parameters."""
+    cells = nbformat.read(record, as_version=4).cells
+    (cell,) = (cell for cell in cells if "injected-parameters" in cell.metadata.get("tags", []))
+    namespace = {}
+    exec(cell.source, namespace)
+    return {key: value for key, value in namespace.items() if not key.startswith("__")}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_parameters_cell_in_any_form(make, form):
+    """However the cell assigns its parameters, each value that is given arrives."""
+    prepare_notebook(make(FORMS[form]), GIVEN, "out.ipynb")
+
+    assert injected("out.ipynb") == GIVEN
+
+
+def test_run_notebook_when_papermill_does_not_see_a_parameter(make, caplog, capfd):
+    """It is set all the same, and nothing says otherwise."""
+    code = run_notebook(make(FORMS["on one line"], "print(main_path, from_index, verify)"), GIVEN, output="out.ipynb")
+
+    assert (code, read("out.ipynb")[1]) == (0, "data/main 0 entries\n")
+    assert "arameter" not in caplog.text + capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "cell", ["import main_path\ndef from_index(): verify = 1", "print(verify)", "%%time\nverify = None", ""]
+)
+@pytest.mark.parametrize("values", [({"verify": "off"}, {}), ({}, {"verify": "off"})])
+def test_run_notebook_when_nothing_is_declared(make, tmp_path, cell, values):
+    """A value that cannot be set is refused by its name, before anything is run or written."""
+    own, shared = values
+    with pytest.raises(ParameterError, match="verify"):
+        run_notebook(make(cell), own, shared=shared)
+    assert os.listdir(tmp_path) == ["book.ipynb"]
+
+
+def test_run_notebook_without_a_parameters_cell(make, tmp_path):
+    """Values for it are refused by name; without any it runs."""
+    notebook = make("verify = None")
+    notebook.write_text(notebook.read_text().replace('"parameters"', '"other"'))
+
+    with pytest.raises(ParameterError, match="main_path, from_index, verify cannot be set"):
+        run_notebook(notebook, {}, shared=GIVEN)
+    assert os.listdir(tmp_path) == ["book.ipynb"]
+    assert run_notebook(notebook, {}, output="out.ipynb") == 0
+
+
+def test_run_notebook_when_the_parameters_cell_is_no_python(make, tmp_path):
+    """It is an error that says where."""
+    with pytest.raises(ParameterError, match="parameters cell of notebook"):
+        run_notebook(make("verify = = None"), {"verify": "off"})
+    assert os.listdir(tmp_path) == ["book.ipynb"]
+
+
+def test_values_arrive_as_they_are(make):
+    """Tuples are lists and paths are text; numbers and what lies inside of others stay."""
+    values = {"a": (1, (True, None)), "b": Path("x/y"), "c": {"k": [1.5, "\u2028$"]}}
+    prepare_notebook(make("a = b = c = None"), {}, "out.ipynb")
+    run_notebook(make("a = b = c = None"), values, output="out.ipynb")
+
+    assert injected("out.ipynb") == {"a": [1, [True, None]], "b": "x/y", "c": {"k": [1.5, "\u2028$"]}}
+
+
+@pytest.mark.parametrize("value", [b"bytes", {1, 2}, {1: "one"}, [object()], datetime(2026, 1, 1)])
+def test_values_that_cannot_arrive(make, tmp_path, value):
+    """What a notebook would be given as the text of it is refused by name."""
+    with pytest.raises(ParameterError, match="parameter count holds"):
+        run_notebook(make(PARAMETERS), {"count": value})
+    assert os.listdir(tmp_path) == ["book.ipynb"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("python3", f"{sys.executable} None"), ("Mine", f"{sys.executable} of another kernel")]
+)
+def test_kernel(make, tmp_path, monkeypatch, name, shown):
+    """``python3`` is the Python that runs ctkit, whoever has a kernel of that name; another one is meant."""
+    for kernel, command in [("python3", "/bin/false"), ("mine", sys.executable)]:
+        folder = tmp_path / "jupyter" / "kernels" / kernel
+        folder.mkdir(parents=True)
+        spec = {"argv": [command, "-m", "ipykernel_launcher", "-f", "{connection_file}"], "language": "python"}
+        spec |= {"display_name": kernel, "env": {"MARK": "of another kernel"}}
+        (folder / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path / "jupyter"))
+    notebook = make(PARAMETERS, "import os, sys\nprint(sys.executable, os.environ.get('MARK'))")
+    notebook.write_text(notebook.read_text().replace('"name": "python3"', f'"name": "{name}"'))
+
+    assert run_notebook(notebook, {}, output="out.ipynb") == 0
+    assert read("out.ipynb")[1] == f"{shown}\n"
+
+
+def test_kernel_is_not_interrupted_at_its_end(make, tmp_path):
+    """What runs well ends without a signal, which the kernel, or what it has started, would complain of."""
+    child = """
+    import subprocess, sys, time
+    from pathlib import Path
+    code = "import pathlib, signal, time;"
+    code += "signal.signal(signal.SIGINT, lambda *_: pathlib.Path('interrupted').touch());"
+    code += "pathlib.Path('ready').touch(); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not Path("ready").exists():
+        time.sleep(0.01)
+    """
+
+    assert run_notebook(make(PARAMETERS, textwrap.dedent(child)), {}, output="out.ipynb") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.ipynb", "out.ipynb", "ready"]
+
+
+def in_thread(what):
+    """Return what a function returns in a thread that is not the main one."""
+    found = []
+    thread = threading.Thread(target=lambda: found.append(what()))
+    thread.start()
+    thread.join()
+    return found[0]
+
+
+def test_run_notebook_in_a_thread(make, tmp_path):
+    """It runs in any thread, in the folder that is named, and leaves this process's alone."""
+    (tmp_path / "folder").mkdir()
+    notebook = make(PARAMETERS, "from pathlib import Path\nprint(Path.cwd().name)")
+
+    assert in_thread(lambda: run_notebook(notebook, {}, output="out.ipynb", cwd="folder")) == 0
+    assert read("out.ipynb") == ("complete", "folder\n")
+    assert Path.cwd() == tmp_path
+
+
+def test_run_notebook_when_the_folder_is_missing(make, tmp_path):
+    """A folder to run in that is not there is refused before anything is written."""
+    with pytest.raises(ParameterError, match="nowhere is no folder"):
+        run_notebook(make(PARAMETERS), {}, cwd="nowhere")
+    assert os.listdir(tmp_path) == ["book.ipynb"]
+
+
+def test_run_notebook_when_papermill_fails(make, tmp_path, monkeypatch):
+    """An error that nobody has thought of leaves no part of a record."""
+
+    def fail(*_, **__):
+        raise ValueError("unheard of")
+
+    monkeypatch.setattr(papermill, "execute_notebook", fail)
+
+    with pytest.raises(ValueError, match="unheard of"):
+        run_notebook(make(PARAMETERS), {})
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+def test_run_notebook_when_the_terminal_closes(make, tmp_path):
+    """SIGHUP comes by the shell and by the kernel then: that is one interrupt, which the cell has time for."""
+    make(PARAMETERS, SLOW.replace("SECONDS", "2"))
+    process = start(tmp_path)
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGHUP)
+    process.communicate(timeout=30)
+
+    assert process.returncode == 1
+    assert (tmp_path / "finished").exists()
+
+
+def test_lines_of_a_notebook_are_visible(make, caplog):
+    """What its cells print is a line in the log for each line that they print, and nothing else."""
+    caplog.set_level("INFO", logger="ctkit")
+    forged = "merge complete total_inserted=1"
+    cell = rf"print('one\u2028{forged}\x85{forged}\x1b[2J\r{forged}'); print('two')"
+
+    assert run_notebook(make(PARAMETERS, cell), {}, output="out.ipynb") == 0
+    assert caplog.messages == [
+        rf"one\u2028{forged}\x85{forged}\x1b[2J\r{forged}",
+        "two",
+        "run complete output=out.ipynb",
+    ]
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_find_runbook(tmp_path, monkeypatch, installed):
+    """Installed, the runbooks lie inside the package, whatever is beside it; in a checkout they lie beside it."""
+    ours = tmp_path / ("ctkit/notebooks" if installed else "notebooks")
+    ours.mkdir(parents=True)
+    (tmp_path / "notebooks").mkdir(exist_ok=True)
+    monkeypatch.setattr("ctkit.runbook.__file__", str(tmp_path / "ctkit" / "runbook.py"))
+
+    assert find_runbook("merge") == ours / "merge.ipynb"
