@@ -9,7 +9,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +16,9 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from ctkit.commits import actions_since, commit_path, files_added
+from ctkit.commits import actions_since, commit_path, files_added, files_removed, read_commit
 from ctkit.datafile import DataFile, plain_schema
+from ctkit.digests import digest_in, new_name
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
 from ctkit.table import files_of, first_line, folder_of, table_path
@@ -66,7 +66,7 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path) -> lis
 
 
 def _renamed(file: DataFile, root: Path) -> DataFile:
-    name = f"{os.path.dirname(file.name)}/part-00000-{uuid4()}-c000.parquet"
+    name = f"{os.path.dirname(file.name)}/{new_name(digest_in(file.name))}"
     return replace(file, folder=root, action=replace(file.action, path=name))
 
 
@@ -185,32 +185,42 @@ def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
                 link.unlink()
 
 
-def commit_files(files: Sequence[DataFile], target: DeltaTable, properties: CommitProperties | None = None) -> bool:
+def commit_files(
+    files: Sequence[DataFile],
+    target: DeltaTable,
+    properties: CommitProperties | None = None,
+    *,
+    replaced: Sequence[DataFile] = (),
+) -> bool:
     """Add files that lie below the target's folder to the table, in one commit.
 
     Parameters
     ----------
+    replaced
+        Files of the target that the same commit takes out of it.
     properties
         With ``max_commit_retries=0`` the commit is made only if it is the next one after the handle's version.
 
     Returns
     -------
     bool
-        False if somebody else committed first: nothing was added, and the handle shows what they did.
+        False if somebody else committed first: nothing was changed, and the handle shows what they did.
 
     Raises
     ------
     TableError
-        Nothing was added.
+        Nothing was changed.
     """
-    actions: list[AddAction | RemoveAction] = [file.action for file in files]
+    actions: list[AddAction | RemoveAction] = [*(file.action for file in files), *_removals(replaced)]
     before = target.version()
     try:
         target.create_write_transaction(actions, "append", target.schema(), [PARTITION], commit_properties=properties)
     except (DeltaError, OSError) as error:
         target.update_incremental()
         # What fails after the commit itself, such as the checkpoint that follows it, leaves the commit in place.
-        if {file.name for file in files} <= files_added(actions_since(target, before)):
+        ours = {file.name for file in files}, {file.name for file in replaced}
+        since = (read_commit(target, version) for version in range(before + 1, target.version() + 1))
+        if ours in ((files_added(commit), files_removed(commit)) for commit in since):
             return True
         if isinstance(error, CommitFailedError) and target.version() > before:
             return False
@@ -247,13 +257,17 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
         raise TableError(folder_of(target), message)
 
 
-def remove_files(files: Iterable[DataFile], table: DeltaTable, facts: dict[str, str]) -> None:
-    """Take files out of a table by one commit; others that were added meanwhile stay."""
+def _removals(files: Iterable[DataFile]) -> list[RemoveAction]:
     now = int(datetime.now().timestamp() * 1000)
-    actions: list[AddAction | RemoveAction] = [
+    return [
         RemoveAction(file.action.path, True, now, file.action.size, dict(file.action.partition_values))
         for file in files
     ]
+
+
+def remove_files(files: Iterable[DataFile], table: DeltaTable, facts: dict[str, str]) -> None:
+    """Take files out of a table by one commit; others that were added meanwhile stay."""
     properties = CommitProperties(custom_metadata=facts)
+    actions: list[AddAction | RemoveAction] = [*_removals(files)]
     table.create_write_transaction(actions, "append", table.schema(), [PARTITION], commit_properties=properties)
     table.update_incremental()

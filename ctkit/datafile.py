@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +17,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
+from ctkit.digests import digest_of, new_name
 from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION, REPEATING
 from ctkit.table import add_actions, first_line, folder_of, table_path
@@ -269,7 +269,7 @@ class FileWriter:
         self._rows = 0
         self._folder = folder
         self._stored = pa.schema([field for field in schema if field.name != PARTITION])
-        self._path = folder / f"{PARTITION}={day}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
+        self._path = folder / f"{PARTITION}={day}" / new_name(None)
         self._sink: Any = None
         self._writer: pq.ParquetWriter | None = None
 
@@ -293,6 +293,8 @@ class FileWriter:
                 # Ascending numbers take a bit or two each, and a third of the time to read.
                 column_encoding={KEY[1]: "DELTA_BINARY_PACKED"},
                 write_statistics=_STATISTICS,
+                # For readers that ask for them, of whatever other tool; ours also go by the digest in the file's name.
+                write_page_checksum=True,
                 # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
                 store_schema=False,
             )
@@ -314,6 +316,7 @@ class FileWriter:
             self._flush()
         self._open().close()
         self._sink.close()
+        self._path = self._path.rename(self._path.with_name(new_name(digest_of(self._path))))
         footer = pq.read_metadata(self._path)
         status = self._path.stat()
         return _data_file(

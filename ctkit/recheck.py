@@ -2,10 +2,12 @@
 
 import logging
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
@@ -15,7 +17,7 @@ from ctkit.checkpoint import Checkpoint
 from ctkit.datafile import cast_column, plain_type
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError
-from ctkit.evidence import MEMORY, FilesOf
+from ctkit.evidence import FilesOf
 from ctkit.fetch import fetch_blocks
 from ctkit.log import Log
 from ctkit.ranges import RangeSet
@@ -26,6 +28,9 @@ from ctkit.table import as_der_type, define_rows, querying
 from ctkit.verify import Arrival, prove_arrivals
 
 logger = logging.getLogger(__name__)
+
+MEMORY = "1GB"
+"""For DuckDB, which reads certificates; a row group of the live server's takes some of it in each thread."""
 
 ROWS_AT_ONCE = 16_384
 BYTES_AT_ONCE = 64 << 20
@@ -61,7 +66,15 @@ class Recheck:
     errors: tuple[LogError, ...]
 
 
-def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable, stop: threading.Event) -> Recheck:
+def recheck_rows(
+    log: Log,
+    head: Checkpoint,
+    wanted: RangeSet,
+    table: DeltaTable,
+    stop: threading.Event,
+    *,
+    without: Mapping[str, object],
+) -> Recheck:
     """Fetch entries again, prove them, and compare their rows.
 
     Parameters
@@ -69,9 +82,11 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     head
         The tree head to prove the entries with.
     wanted
-        The rows to compare: all are in the table.
+        The rows to compare. One that is in no file that counts is neither equal nor differing.
     stop
         When set, what has arrived counts.
+    without
+        Names of files that are left out, because they are damaged.
     """
     as_der = as_der_type(table)
 
@@ -81,7 +96,7 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
         return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), find_faults(kept))
 
     errors: list[LogError] = []
-    comparison = _Comparison(table, log)
+    comparison = _Comparison(table, log, without)
     arrivals = fetch_blocks(log, wanted, whole=True, stop=stop, decode=read)
     for arrival in prove_arrivals(log, {log.url: head}, arrivals, stop=stop):
         if isinstance(arrival, LogError):
@@ -91,7 +106,7 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     comparison.compare()
     differing = RangeSet.joined(comparison.differing)
     return Recheck(
-        equal=RangeSet.joined(comparison.seen).minus(differing),
+        equal=RangeSet.joined(comparison.equal).minus(differing),
         differing=differing,
         columns=comparison.columns,
         errors=tuple(errors),
@@ -103,18 +118,18 @@ class _Comparison:
 
     Attributes
     ----------
-    seen, differing
-        Indices whose rows were compared; those of them that differ.
+    equal, differing
+        Indices of rows that are what they should be, and of rows that are not.
     columns
         Index -> names of the differing columns, of the first `SHOWN`.
     """
 
-    def __init__(self, table: DeltaTable, log: Log) -> None:
-        self.seen: list[RangeSet] = []
+    def __init__(self, table: DeltaTable, log: Log, without: Mapping[str, object]) -> None:
+        self.equal: list[RangeSet] = []
         self.differing: list[RangeSet] = []
         self.columns: dict[int, str] = {}
         self._table, self._url = table, log.url
-        self._files = FilesOf(table, log.url)
+        self._files = FilesOf(table, log.url, without)
         self._waiting: list[pa.Table] = []
         self._rows = self._bytes = 0
 
@@ -146,8 +161,11 @@ class _Comparison:
         with querying(self._table, memory_limit=MEMORY) as connection:
             define_rows(connection, "entries", self._files.between(first, last))
             connection.register("expected", rows)
-            found = connection.execute(_DIFFERING, {"url": self._url, "first": first, "last": last}).to_arrow_table()
-        self.seen.append(RangeSet.holding(index))
+            found = connection.execute(_COMPARISON, {"url": self._url, "first": first, "last": last}).to_arrow_table()
+        differs = pc.not_equal(found["columns"], "")
+        # Not what was asked for: a row that could not be found is not what it should be.
+        self.equal.append(RangeSet.holding(found["cert_index"].filter(pc.invert(differs)).to_numpy()))
+        found = found.filter(differs)
         self.differing.append(RangeSet.holding(found["cert_index"].to_numpy()))
         shown = found.slice(0, SHOWN - len(self.columns)).to_pylist()
         self.columns.update((row["cert_index"], row["columns"]) for row in shown)
@@ -164,9 +182,9 @@ _DIFFERENCES = [
     "CASE WHEN cert_link NOT IN (get_entries_url, data_tile_url) THEN 'cert_link' END",
 ]
 
-_DIFFERING = f"""
+_COMPARISON = f"""
     SELECT entries.cert_index, concat_ws(', ', {", ".join(_DIFFERENCES)}) AS columns
     FROM entries JOIN expected ON entries.cert_index = expected.cert_index
-    WHERE source_url = $url AND entries.cert_index BETWEEN $first AND $last AND columns <> ''
+    WHERE source_url = $url AND entries.cert_index BETWEEN $first AND $last
     ORDER BY entries.cert_index
 """
