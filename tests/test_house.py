@@ -37,6 +37,7 @@ FLOORS = {
     "certificate": 2,
     "table": 2,
     "commits": 2,
+    "digests": 2,
     "datafile": 2,
     "keys": 2,
     "remembered": 2,
@@ -56,6 +57,7 @@ FLOORS = {
     "retire": 3,
     "rewrite": 3,
     "merge": 3,
+    "repairing": 3,
     "outcome": 4,
     "backfilling": 4,
     "recheck": 4,
@@ -88,6 +90,7 @@ LOG_SIDE = {
 LAKE_SIDE = {
     "table",
     "commits",
+    "digests",
     "datafile",
     "keys",
     "remembered",
@@ -101,6 +104,7 @@ LAKE_SIDE = {
     "retire",
     "rewrite",
     "merge",
+    "repairing",
 }
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if not path.stem.startswith("__"))
 
