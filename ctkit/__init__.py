@@ -36,6 +36,7 @@ _MODULE_OF = {
     "Parameters": "parameters",
     "Plan": "plan",
     "Progress": "outcome",
+    "RepairReport": "repairing",
     "SchemaMismatchError": "errors",
     "Situation": "situation",
     "StalePreviewError": "errors",
@@ -55,6 +56,7 @@ _MODULE_OF = {
     "preview_merge": "merge",
     "read_log_list": "log",
     "read_parameters": "parameters",
+    "repair": "repairing",
     "undo_merge": "undo",
 }
 

@@ -33,6 +33,8 @@ from ctkit.plan import LogPlan as LogPlan
 from ctkit.plan import Plan as Plan
 from ctkit.plan import plan_backfill as plan_backfill
 from ctkit.ranges import IndexRange as IndexRange
+from ctkit.repairing import RepairReport as RepairReport
+from ctkit.repairing import repair as repair
 from ctkit.situation import Situation as Situation
 from ctkit.situation import audit_main as audit_main
 from ctkit.situation import fill_gaps as fill_gaps

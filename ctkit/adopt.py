@@ -1,7 +1,5 @@
 """Parquet files of one Delta table, published in another by a single commit, without being rewritten."""
 
-import errno
-import json
 import os
 import re
 import shutil
@@ -10,8 +8,6 @@ from dataclasses import replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
-from uuid import uuid4
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,23 +15,22 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, RemoveAction
 
-from ctkit.commits import actions_since, commit_path, files_added, files_removed
+from ctkit.commits import commit_path, files_added, files_removed, read_commit
 from ctkit.datafile import DataFile, plain_schema, stats_of
+from ctkit.digests import digest_in, new_name
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
-from ctkit.table import file_name, files_of, first_line, folder_of, make_folder, table_path
+from ctkit.scratch import sync, write_note
+from ctkit.table import file_name, first_line, folder_of, make_folder, table_path
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
-
-_LINK = re.compile(rf"{PARTITION}=\d{{4}}-\d{{2}}-\d{{2}}/part-00000-[0-9a-f-]{{36}}-c000\.parquet")
-"""What a link is called below the target's folder."""
 
 _PLAIN = re.compile(r"[A-Za-z0-9/=._+-]+")
 """What nobody encodes in a path."""
 
 
-def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path | None = None) -> list[DataFile]:
+def link_files(files: Sequence[DataFile], target: DeltaTable, *, noted: bool = True) -> list[DataFile]:
     """Make the files durable below the target's folder, each under a new name, which nobody else has or had.
 
     Wherever they lay, they lie in ``seen_date=.../`` then, as the target's other files do.
@@ -44,9 +39,8 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path | None 
 
     Parameters
     ----------
-    note
-        A file of ours in the target's folder, for `unlink_noted`: there before the first link is. None where nobody
-        is in the way of links that a run leaves behind which dies.
+    noted
+        Note them first, for `ctkit.scratch.clear_scratch`, in case this run dies.
 
     Returns
     -------
@@ -62,14 +56,14 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path | None 
     links = [_renamed(file, root) for file in files]
     folders = {link.path.parent for link in links}
     try:
-        if note:
-            _write_note(note, [link.name for link in links], target)
+        if noted:
+            write_note([link.name for link in links], target)
         for folder in folders:
             make_folder(folder)
         for file, link in zip(files, links, strict=True):
             _link(file.path, link.path)
         for folder in folders | {root}:
-            _sync(folder)
+            sync(folder)
     except OSError as error:
         message = (
             f"{len(files)} files cannot be brought there ({error}); nothing was committed: mend that and run again"
@@ -79,7 +73,7 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, note: Path | None 
 
 
 def _renamed(file: DataFile, root: Path) -> DataFile:
-    name = f"{PARTITION}={file.partition}/part-00000-{uuid4()}-c000.parquet"
+    name = f"{PARTITION}={file.partition}/{new_name(digest_in(file.name))}"
     return replace(file, folder=root, action=replace(file.action, path=name))
 
 
@@ -89,7 +83,7 @@ def _link(file: Path, link: Path) -> None:
     except OSError:
         # Another file system, or one without hard links.
         shutil.copyfile(file, link)
-    _sync(link)
+    sync(link)
     # A link has the age of its file; a full VACUUM beside us goes by age.
     os.utime(link)
 
@@ -168,92 +162,6 @@ def _with_nulls(path: Path, fields: list[pa.Field]) -> list[str]:
         ]
 
 
-_NO_FSYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        # CIFS and some of FUSE cannot do it to a folder: there is nothing more to be had.
-        if error.errno not in _NO_FSYNC or not path.is_dir():
-            raise
-    finally:
-        os.close(descriptor)
-
-
-def _write_note(note: Path, names: list[str], target: DeltaTable) -> None:
-    make_folder(note.parent)
-    note.write_text(json.dumps({"version": target.version(), "names": names}))
-    for path in (note, note.parent, note.parent.parent, table_path(target.table_uri)):
-        _sync(path)
-
-
-def unlink_noted(note: Path, target: DeltaTable) -> None:
-    """Remove what `link_files` linked, in this run or in one that died, unless it was committed.
-
-    What was committed belongs to the target's history, also where others have replaced it since. If the commits are
-    gone that would tell, everything stays.
-
-    Raises
-    ------
-    DeltaError, OSError
-        The target cannot be read, or a link cannot be removed.
-    """
-    noted = _read_note(note)
-    if noted is None:
-        return
-    try:
-        # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
-        taken = files_added(actions_since(DeltaTable(target.table_uri), noted.version))
-    except TableError as error:
-        logger.warning("files of a run that died may be left in main: %s", error)
-        return
-    if taken.isdisjoint(noted.names):
-        unlink_files(noted.names, target)
-
-
-class _Note(NamedTuple):
-    """The target's version before the links were made, and their names."""
-
-    version: int
-    names: list[str]
-
-
-def _read_note(note: Path) -> _Note | None:
-    """Return what is noted; None where nothing is, or what is there is not what `link_files` writes."""
-    try:
-        noted = json.loads(note.read_bytes())
-        version, names = noted["version"], noted["names"]
-        if type(version) is not int or not all(_LINK.fullmatch(name) for name in names):
-            raise ValueError("it names other things than links of a merge")
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, LookupError, RecursionError) as error:
-        # A run that dies while it writes the note has not linked anything yet.
-        logger.warning("note of a merge that died cannot be read, its links stay path=%s error=%s", note, error)
-        return None
-    return _Note(version, names)
-
-
-def unlink_files(names: Iterable[str], target: DeltaTable) -> None:
-    """Remove what was written or linked below the target's folder and no commit has taken up.
-
-    Parameters
-    ----------
-    names
-        Paths relative to the target's folder, which no commit before has ever named.
-    """
-    root = table_path(target.table_uri)
-    if links := [link for name in names if (link := root / name).exists()]:
-        # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
-        taken = set(files_of(DeltaTable(root.as_uri())))
-        for link in links:
-            if str(link) not in taken:
-                link.unlink()
-
-
 def commit_files(
     files: Sequence[DataFile],
     target: DeltaTable,
@@ -293,9 +201,9 @@ def commit_files(
     except (DeltaError, OSError) as error:
         target.update_incremental()
         # What fails after the commit itself, such as the checkpoint that follows it, leaves the commit in place.
-        since = actions_since(target, before)
-        added, gone = ({file.name for file in each} for each in (files, removed))
-        if added <= files_added(since) and gone <= files_removed(since):
+        ours = {file.name for file in files}, {file.name for file in removed}
+        since = (read_commit(target, version) for version in range(before + 1, target.version() + 1))
+        if ours in ((files_added(commit), files_removed(commit)) for commit in since):
             return True
         if isinstance(error, CommitFailedError) and target.version() > before:
             return False
@@ -338,8 +246,8 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
     """
     commit = commit_path(target, version)
     try:
-        _sync(commit)
-        _sync(commit.parent)
+        sync(commit)
+        sync(commit.parent)
         have = commit.read_bytes()
     except OSError as error:
         message = f"version {version}, which has what was merged, cannot be read back ({error}); look at its history()"

@@ -2,31 +2,29 @@
 
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
+import numpy as np
 from deltalake import DeltaTable
 
 from ctkit.arguments import Index, Rechecked, checked
 from ctkit.checkpoint import Checkpoint
 from ctkit.entry import REPORT
 from ctkit.errors import CheckpointError, LogError, LogUnavailableError, ParameterError
-from ctkit.evidence import altered_rows, count_rows, highest_rows, proven_rows
+from ctkit.evidence import Rows, read_evidence
 from ctkit.findings import AuditReport, LogAudit, RememberedHead, TreeHead
-from ctkit.gap import find_gaps, ranges_by_log
 from ctkit.log import Log, Logs
-from ctkit.provenance import Provenance, Verified, read_provenance
-from ctkit.ranges import RangeSet
+from ctkit.provenance import Provenance, Statement, Verified, read_statements
+from ctkit.ranges import END, RangeSet
 from ctkit.recheck import Recheck, recheck_rows
 from ctkit.state import ask_each
 from ctkit.table import folder_of
 
 LOGS_AT_ONCE = 4
 """So many logs are rechecked at a time; each holds some ten thousand entries in memory."""
-
-_NONE = RangeSet.of()
 
 
 @checked
@@ -44,7 +42,8 @@ def audit(
     """Tell which entries have a row, and which rows are proven, up to the tree head that each log gives now.
 
     Nothing is changed. Every tree head that a commit of the table names is compared with the one of now; rows that were
-    proven with one that is not its beginning are not proven. The certificates of all rows of these logs are hashed.
+    proven with one that is not its beginning are not proven. Every file that can hold a row of these logs is read to
+    its last byte, and the certificates of all their rows are hashed.
 
     Parameters
     ----------
@@ -69,14 +68,15 @@ def audit(
     ParameterError
         An argument is of the wrong kind, `from_index` is not below `to_index`, or a log has no entry at it or after it.
     TableError
-        The table cannot be read, or a commit's records cannot.
+        The table's log cannot be read, or another table is in its place.
     """
     if to_index is not None and from_index >= to_index:
         raise ParameterError(f"from_index {from_index} is not below to_index {to_index}; correct one of them")
     folder = folder_of(main)
-    records: dict[str, list[tuple[int, Provenance]]] = defaultdict(list)
-    for version, record in read_provenance(main):
-        records[record.source_url].append((version, record))
+    statements = read_statements(main)
+    records: dict[str, list[Provenance]] = defaultdict(list)
+    for record in (record for statement in statements for record in statement.records):
+        records[record.source_url].append(record)
     finals = final_heads or {}
     looks = [_unseen(error, records[error.url], finals.get(error.url)) for error in unavailable]
     looks += [
@@ -85,11 +85,16 @@ def audit(
             logs, ask_each(lambda log: _look(log, records[log.url], finals.get(log.url)), logs), strict=True
         )
     ]
-    audits = _look_at_rows(main, looks, records, from_index, to_index)
+    for look in looks:
+        _check_start(look, from_index)
+    rows, damaged = read_evidence(main, {look.url for look in looks}, _believed(statements, looks))
+    audits = [_look_at_rows(look, rows[look.url], from_index, to_index) for look in looks]
     if recheck:
-        audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck)
+        audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck, damaged)
     audits = sorted(audits, key=lambda each: each.source_url)
-    return AuditReport(folder, main.version(), tuple(audits), require_proof)
+    kept = [statement.version for statement in statements]
+    forgotten = RangeSet.of((0, main.version() + 1)).minus(RangeSet.holding(np.array(kept, np.int64)))
+    return AuditReport(folder, main.version(), tuple(audits), damaged, forgotten, require_proof)
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,11 +109,11 @@ class _Look:
     problems: tuple[LogError, ...]
 
 
-def _unseen(error: LogError, records: Sequence[tuple[int, Provenance]], final: Checkpoint | None) -> _Look:
+def _unseen(error: LogError, records: Sequence[Provenance], final: Checkpoint | None) -> _Look:
     return _Look(error.url, None, final, False, tuple(_heads_of(records)), (error,))
 
 
-def _look(log: Log, records: Sequence[tuple[int, Provenance]], final: Checkpoint | None) -> _Look:
+def _look(log: Log, records: Sequence[Provenance], final: Checkpoint | None) -> _Look:
     """Ask for the tree head of now, and for the proofs that it continues the others."""
     current = log.get_checkpoint()
     problems: list[LogError] = []
@@ -136,10 +141,10 @@ def _look(log: Log, records: Sequence[tuple[int, Provenance]], final: Checkpoint
     return _Look(log.url, current, final, log.key is not None, heads, tuple(problems))
 
 
-def _heads_of(records: Sequence[tuple[int, Provenance]]) -> Iterator[RememberedHead]:
+def _heads_of(records: Sequence[Provenance]) -> Iterator[RememberedHead]:
     """Yield each tree head that the records of one log name, once, ascending."""
     naming: dict[tuple[int, bytes], list[Provenance]] = defaultdict(list)
-    for _, record in records:
+    for record in records:
         if record.tree_size:
             naming[record.tree_size, record.root_hash].append(record)
     for (tree_size, root_hash), of_head in sorted(naming.items()):
@@ -148,61 +153,47 @@ def _heads_of(records: Sequence[tuple[int, Provenance]]) -> Iterator[RememberedH
         yield RememberedHead(tree_size, root_hash, verified, signed, consistent=None)
 
 
-def _look_at_rows(
-    main: DeltaTable,
-    looks: Sequence[_Look],
-    records: Mapping[str, Sequence[tuple[int, Provenance]]],
-    from_index: int,
-    to_index: int | None,
-) -> list[LogAudit]:
-    """Hold what the table says against what the logs said."""
-    highest = highest_rows(main, [look.url for look in looks])
-    stretches, limits = {}, {}
-    for look in looks:
-        head = look.final or look.current
-        size = head.tree_size if head else highest.get(look.url, -1) + 1
-        # A backend that is behind does not contradict rows of a larger tree that the log has shown before.
-        larger = [] if look.final else [each.tree_size for each in look.heads if each.consistent is not False]
-        limits[look.url] = max([size, *larger])
-        if head and from_index >= max(size, 1):
-            message = f"from_index {from_index} is not below the tree size {size} of {look.url}"
-            raise ParameterError(f"{message}: give a lower one, or leave that log out")
-        end = size if to_index is None else min(to_index, size)
-        stretches[look.url] = min(from_index, end), end
-    missing = ranges_by_log(find_gaps(main, within=stretches))
-    rows = count_rows(main, {url: (*stretch, limits[url]) for url, stretch in stretches.items()})
-    proven = proven_rows(main, [record for look in looks for record in _believed(look, records[look.url])])
-    altered = altered_rows(main, stretches)
-    found = []
-    for look in looks:
-        lacking, wrong = missing.get(look.url, _NONE), altered.get(look.url, _NONE)
-        present = RangeSet.of(stretches[look.url]).minus(lacking)
-        shown = proven.get(look.url, _NONE).intersect(present).minus(wrong)
-        sizes_proven = [
-            head.tree_size for head in look.heads if head.verified == "entries" and head.consistent is not False
-        ]
-        found.append(
-            LogAudit(
-                source_url=look.url,
-                head=look.final or look.current,
-                tree_head=_kind_of_head(look),
-                final=look.final is not None,
-                start=stretches[look.url][0],
-                end=stretches[look.url][1],
-                rows=rows[look.url].within,
-                beyond=rows[look.url].beyond,
-                missing=lacking,
-                proven=shown,
-                unproven=present.minus(shown),
-                proven_under=max(sizes_proven, default=0) if len(shown) else 0,
-                altered=wrong,
-                differing=_NONE,
-                columns={},
-                heads=look.heads,
-                problems=look.problems,
-            )
-        )
-    return found
+def _check_start(look: _Look, from_index: int) -> None:
+    head = look.final or look.current
+    if head and from_index >= max(head.tree_size, 1):
+        message = f"from_index {from_index} is not below the tree size {head.tree_size} of {look.url}"
+        raise ParameterError(f"{message}: give a lower one, or leave that log out")
+
+
+def _look_at_rows(look: _Look, rows: Rows, from_index: int, to_index: int | None) -> LogAudit:
+    """Hold what the table says of one log against what the log said."""
+    head, present = look.final or look.current, rows.present
+    size = head.tree_size if head else int(present.ends[-1]) if len(present) else 0
+    # A backend that is behind does not contradict rows of a larger tree that the log has shown before.
+    larger = [] if look.final else [each.tree_size for each in look.heads if each.consistent is not False]
+    limit = max([size, *larger])
+    end = size if to_index is None else min(to_index, size)
+    start = min(from_index, end)
+    present = present.between(start, end)
+    proven = rows.proven.intersect(present).minus(rows.altered)
+    sizes_proven = [
+        head.tree_size for head in look.heads if head.verified == "entries" and head.consistent is not False
+    ]
+    return LogAudit(
+        source_url=look.url,
+        head=head,
+        tree_head=_kind_of_head(look),
+        final=look.final is not None,
+        start=start,
+        end=end,
+        rows=rows.count(start, end),
+        beyond=rows.count(limit, END),
+        missing=present.missing(start, end),
+        repeated=rows.repeated.between(start, end),
+        proven=proven,
+        unproven=present.minus(proven),
+        proven_under=max(sizes_proven, default=0) if len(proven) else 0,
+        altered=rows.altered,
+        differing=RangeSet.of(),
+        columns={},
+        heads=look.heads,
+        problems=look.problems,
+    )
 
 
 def _kind_of_head(look: _Look) -> TreeHead:
@@ -211,12 +202,17 @@ def _kind_of_head(look: _Look) -> TreeHead:
     return "signed" if look.signed else "unsigned"
 
 
-def _believed(look: _Look, records: Sequence[tuple[int, Provenance]]) -> Iterator[tuple[int, Provenance]]:
-    """Yield the records of one log; what was proven with a tree that the log contradicts is not proven."""
-    wrong = {(head.tree_size, head.root_hash) for head in look.heads if head.consistent is False}
-    for version, record in records:
-        contradicted = (record.tree_size, record.root_hash) in wrong
-        yield version, replace(record, verified="off") if contradicted else record
+def _believed(statements: Iterable[Statement], looks: Sequence[_Look]) -> Iterator[Statement]:
+    """Yield the statements; what was proven with a tree that its log contradicts is not proven."""
+    wrong = {
+        (look.url, head.tree_size, head.root_hash) for look in looks for head in look.heads if head.consistent is False
+    }
+    for statement in statements:
+        records = tuple(
+            replace(each, verified="off") if (each.source_url, each.tree_size, each.root_hash) in wrong else each
+            for each in statement.records
+        )
+        yield statement._replace(records=records)
 
 
 def _recheck(
@@ -225,8 +221,12 @@ def _recheck(
     looks: Sequence[_Look],
     audits: Sequence[LogAudit],
     which: Literal["unproven", "all"],
+    damaged: Mapping[str, str],
 ) -> list[LogAudit]:
-    """Compare rows with their logs, of several logs at a time; a log that gives no tree head is left out."""
+    """Compare rows with their logs, of several logs at a time; a log that gives no tree head is left out.
+
+    So are damaged files.
+    """
     stop = threading.Event()
 
     def recheck(pair: tuple[_Look, LogAudit]) -> LogAudit:
@@ -234,7 +234,8 @@ def _recheck(
         if look.current is None:
             return found
         wanted = found.unproven if which == "unproven" else RangeSet.joined((found.proven, found.unproven))
-        return _with(found, look.current, recheck_rows(logs[look.url], look.current, wanted, main, stop))
+        rechecked = recheck_rows(logs[look.url], look.current, wanted, main, stop, without=damaged)
+        return _with(found, look.current, rechecked)
 
     with ThreadPoolExecutor(LOGS_AT_ONCE, "recheck") as pool:
         try:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import yaml
 
-from ctkit.errors import CtkitError, ParameterError
+from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
 from ctkit.visible import get_logger, visible
 
@@ -243,6 +243,27 @@ def audit(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def repair(arguments: argparse.Namespace) -> int:
+    """Take repeated rows out of main."""
+    main_path = _read(arguments).need("main_path")
+    from ctkit import repairing
+    from ctkit.report import left_out
+    from ctkit.table import find_table
+
+    main = find_table(main_path)
+    if main is None:
+        raise TableError(main_path, "there is no table there; name the main table")
+    report = repairing.repair(main, dry_run=arguments.dry_run)
+    for heading, table in report.tables().items():
+        if len(table):
+            more = left_out(table, SHOWN)
+            _print(heading, _text_of(table.head(SHOWN)), *([more] if more else []), "")
+    _let_finish()
+    logger.info("%s", report)
+    report.check()
+    return 0
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Run a notebook."""
     from ctkit.runbook import run_notebook
@@ -356,6 +377,9 @@ def _parser() -> _Parser:
     )
     auditing.add_argument("--require-proof", action="store_const", const=True, help=about["require_proof"])
     add_flags(auditing, main_path, *stretch[:3])
+    repairing = add(repair, "take repeated rows out of main, in one commit")
+    repairing.add_argument("--dry-run", action="store_true", help="show what would be removed; changes nothing")
+    add_flags(repairing, main_path)
     running = add(run, "run a notebook through papermill; its record goes to runs/")
     running.add_argument("notebook", metavar="NOTEBOOK")
     add_flags(running)

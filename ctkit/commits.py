@@ -15,7 +15,7 @@ from typing import Any
 from deltalake import DeltaTable
 
 from ctkit.errors import TableError
-from ctkit.table import file_name, folder_of
+from ctkit.table import file_name, find_table, folder_of
 
 Action = dict[str, Any]
 
@@ -73,13 +73,24 @@ def read_commit(table: DeltaTable, version: int) -> list[Action]:
 def kept_commits(table: DeltaTable) -> Iterator[tuple[int, list[Action]]]:
     """Yield version and actions of each commit that the log still has, up to the handle's version, ascending.
 
+    A commit that somebody cleans up meanwhile is passed over, as if it had been gone before.
+
     Raises
     ------
     TableError
-        A commit cannot be read.
+        A commit cannot be read, or another table is in the folder by now, so that its commits are of that one.
     """
     for version in kept_versions(table):
-        yield version, read_commit(table, version)
+        try:
+            actions = read_commit(table, version)
+        except TableError:
+            if commit_path(table, version).exists():
+                raise
+        else:
+            yield version, actions
+    now = find_table(folder_of(table))
+    if now is None or now.metadata().id != table.metadata().id:
+        raise TableError(folder_of(table), "is no longer the table you opened; another is in its place. Open it again")
 
 
 def actions_since(table: DeltaTable, version: int) -> list[Action]:
@@ -112,18 +123,6 @@ def files_added(actions: Iterable[Action]) -> set[str]:
 def files_removed(actions: Iterable[Action]) -> set[str]:
     """Return the names of the files that the actions take out of the table."""
     return {file_name(action["remove"]["path"]) for action in actions if "remove" in action}
-
-
-def added_by(table: DeltaTable, version: int) -> set[str]:
-    """Return the absolute paths of the files that one commit added.
-
-    Raises
-    ------
-    TableError
-        The commit cannot be read.
-    """
-    folder = folder_of(table)
-    return {f"{folder}/{name}" for name in files_added(read_commit(table, version))}
 
 
 def files_left(actions: Iterable[Action]) -> set[str]:

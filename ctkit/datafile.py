@@ -1,6 +1,7 @@
 """The Parquet files of our Delta tables: described as the log of a table has them, and written."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -8,7 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
+from ctkit.digests import digest_of, new_name
 from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION, REPEATING
 from ctkit.table import add_actions, first_line, folder_of, make_folder, table_path
@@ -106,6 +107,23 @@ def data_files(table: DeltaTable) -> list[DataFile]:
         )
         for added in add_actions(table).to_pylist()
     ]
+
+
+def check_dates(files: Iterable[DataFile]) -> None:
+    """Refuse files that belong to no day: it names the folder that their rows go to.
+
+    Raises
+    ------
+    TableError
+        Names the first; nothing was changed.
+    """
+    for file in files:
+        if not _DATE.fullmatch(file.partition):
+            message = f"has rows whose {PARTITION} is {file.partition!r} instead of a date, in {file.name!r}"
+            raise TableError(str(file.folder), f"{message}. Nothing was changed. Remove them, then run again")
+
+
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def _rows_of(path: Path) -> int:
@@ -269,7 +287,7 @@ class FileWriter:
         self._rows = 0
         self._folder = folder
         self._stored = pa.schema([field for field in schema if field.name != PARTITION])
-        self._path = folder / f"{PARTITION}={day}" / f"part-00000-{uuid4()}-c000.zstd.parquet"
+        self._path = folder / f"{PARTITION}={day}" / new_name(None)
         self._sink: Any = None
         self._writer: pq.ParquetWriter | None = None
 
@@ -293,6 +311,8 @@ class FileWriter:
                 # Ascending numbers take a bit or two each, and a third of the time to read.
                 column_encoding={KEY[1]: "DELTA_BINARY_PACKED"},
                 write_statistics=_STATISTICS,
+                # For readers that ask for them, of whatever other tool; ours also go by the digest in the file's name.
+                write_page_checksum=True,
                 # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
                 store_schema=False,
             )
@@ -314,6 +334,7 @@ class FileWriter:
             self._flush()
         self._open().close()
         self._sink.close()
+        self._path = self._path.rename(self._path.with_name(new_name(digest_of(self._path))))
         footer = pq.read_metadata(self._path)
         status = self._path.stat()
         return _data_file(

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from ctkit.checkpoint import Checkpoint
+from ctkit.digests import MEND
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.provenance import Verified
 from ctkit.ranges import RangeSet
@@ -28,16 +29,21 @@ MEANING = (
     "The table alone tells which entries have a row, and whether the bytes of each certificate have the SHA-256 that "
     "stands beside them.",
     "A row holds neither leaf hash nor timestamped entry, so only the log can tell whether it is the log's. Proven is "
-    "what a commit of this table says it has compared with the log's tree, as long as its files are as it wrote them "
-    "and its tree head is the beginning of the log's tree of now.",
+    "what a commit of this table says it has compared with the log's tree, as long as its files are byte for byte as "
+    "it wrote them (ctkit puts their SHA-256 into their names) and its tree head is the beginning of the log's tree of "
+    "now.",
+    "Files of other writers have no such name. Their rows are not proven; of bytes that have changed in them an audit "
+    "finds what makes a column unreadable, what does not fit a page checksum, where the writer has set one, and "
+    "certificates that do not have the SHA-256 beside them.",
     "Not proven is not wrong: rows of the live server, rows written without proof, rows that a compaction has "
     "rewritten, and those whose commit is no longer in the table's log. A recheck compares them with the log again.",
+    "Rows of logs that were not asked for are not looked at.",
     "What logs sign is the certificate, or the TBSCertificate of a precertificate, with type and timestamp; the "
     "signature of a precertificate and the chain are the log's word only.",
 )
 
 
-RANGES = ("complete", "missing", "proven", "not proven", "altered", "differing")
+RANGES = ("complete", "missing", "repeated", "proven", "not proven", "altered", "differing")
 
 _HEADINGS = (
     "problems",
@@ -94,6 +100,8 @@ class LogAudit:
         Rows in that stretch, and at or above the size of every tree that the log has shown.
     missing, proven, unproven
         Entries without a row; entries with a row that is proven, or is not. Together they are the stretch.
+    repeated
+        Entries of the stretch with several rows.
     proven_under
         Size of the largest tree that rows were proven with, and that the log does not contradict; 0 without one.
     altered
@@ -115,6 +123,7 @@ class LogAudit:
     rows: int
     beyond: int
     missing: RangeSet
+    repeated: RangeSet
     proven: RangeSet
     unproven: RangeSet
     proven_under: int
@@ -142,7 +151,7 @@ class LogAudit:
     def ranges(self) -> dict[str, RangeSet]:
         """What is listed range by range, by heading."""
         covered = RangeSet.joined((self.proven, self.unproven))
-        kinds = (covered, self.missing, self.proven, self.unproven, self.altered, self.differing)
+        kinds = (covered, self.missing, self.repeated, self.proven, self.unproven, self.altered, self.differing)
         return dict(zip(RANGES, kinds, strict=True))
 
     def flaws(self, *, require_proof: bool) -> list[tuple[str, str]]:
@@ -150,6 +159,7 @@ class LogAudit:
         backfill, look = "backfill what is missing", "look at what contradicts"
         found = [
             (self.missing, "entries are missing", backfill),
+            (self.repeated, "entries have several rows", "remove those that repeat another (ctkit repair)"),
             (self.altered, "rows hold a certificate without its SHA-256", look),
             (self.differing, "rows differ from the log's entries", look),
             (self.unproven if require_proof else RangeSet.of(), "rows are not proven", "recheck them (--recheck)"),
@@ -205,6 +215,11 @@ class AuditReport(Report):
         The version that was looked at.
     logs
         One for each log that was asked for, by URL.
+    damaged
+        Name of each file, of those that can hold rows of these logs, that is not what was written or cannot be read
+        whole -> why. None of its rows is proven, and those whose keys cannot be read are missing.
+    forgotten
+        Versions whose commits the table's log no longer has: if they called rows proven, nobody knows.
     require_proof
         Whether rows that are not proven make it fail.
     """
@@ -212,6 +227,8 @@ class AuditReport(Report):
     main: str
     version: int
     logs: tuple[LogAudit, ...]
+    damaged: dict[str, str]
+    forgotten: RangeSet
     require_proof: bool = False
 
     @property
@@ -222,7 +239,8 @@ class AuditReport(Report):
     @property
     def passed(self) -> bool:
         """Whether all that was asked for is complete, and proven where that is required, and nothing contradicts."""
-        return not any(log.problems or log.flaws(require_proof=self.require_proof) for log in self.logs)
+        flawed = any(log.problems or log.flaws(require_proof=self.require_proof) for log in self.logs)
+        return not (flawed or self.damaged)
 
     def check(self) -> None:
         """Raise unless the audit passed.
@@ -232,7 +250,8 @@ class AuditReport(Report):
         CheckpointError
             A log contradicts itself, or its log list: believe nothing of it.
         TableError
-            Entries are missing, rows contradict their log, or are not proven where that is required.
+            A file is damaged; entries are missing or have several rows; rows contradict their log, or are not proven
+            where that is required.
         LogUnavailableError, LogProtocolError
             A log could not be asked: something is not known.
         """
@@ -242,6 +261,10 @@ class AuditReport(Report):
             for log in self.logs
             for flaw, advice in log.flaws(require_proof=self.require_proof)
         ]
+        if self.damaged:
+            names = [f"{name} ({why})" for name, why in islice(self.damaged.items(), NAMED)]
+            others = f" and {len(self.damaged) - NAMED} more" if len(self.damaged) > NAMED else ""
+            flaws.insert(0, (f"{len(self.damaged)} files are damaged: {', '.join(names)}{others}", MEND))
         named = [f"{problem.url}: {_where(problem)}{problem.message}" for problem in problems[:NAMED]]
         more = [f"and {len(problems) - NAMED} more like these"] if len(problems) > NAMED else []
         message = "; ".join([*named, *more, *(flaw for flaw, _ in flaws)])
@@ -260,7 +283,7 @@ class AuditReport(Report):
     def facts(self) -> dict[str, Any]:
         """Return the totals."""
         lines = [log.line() for log in self.logs]
-        totals = ("rows", "missing", "proven", "not_proven", "altered", "differing")
+        totals = ("rows", "repeated", "missing", "proven", "not_proven", "altered", "differing")
         return {
             "main": self.main,
             "version": self.version,
@@ -268,6 +291,8 @@ class AuditReport(Report):
             "complete": sum(line["verdict"].startswith("complete") for line in lines),
             **{name: sum(line[name] for line in lines) for name in totals},
             "problems": sum(len(log.problems) for log in self.logs),
+            "damaged": len(self.damaged),
+            "forgotten": self.forgotten.size,
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -282,21 +307,38 @@ class AuditReport(Report):
 
         return {
             "logs": frame_of(log.line() for log in self.logs),
+            "damaged files": frame_of({"file": name, "why": why} for name, why in self.damaged.items()),
             **{heading: table_of(heading) for heading in _HEADINGS},
-            "what this tells": pd.DataFrame({"": MEANING}),
+            "what this tells": pd.DataFrame({"": [*MEANING, *self._forgetting()]}),
+        }
+
+    def _forgetting(self) -> list[str]:
+        if not len(self.forgotten):
+            return []
+        return [
+            f"The table's log no longer has the commits of versions {first_of(self.forgotten)}: a checkpoint has "
+            "cleaned them up, as it does with those older than delta.logRetentionDuration (30 days where the table "
+            "does not say otherwise). Rows that they called proven are not proven any more; recheck them (--recheck). "
+            f"To keep commits longer: DeltaTable({self.main!r}).alter.set_table_properties("
+            "{'delta.logRetentionDuration': 'interval 36500 days'})"
+        ]
+
+    def _json_head(self) -> dict[str, Any]:
+        forgotten = _listed(self.forgotten, None)
+        return {
+            "passed": self.passed,
+            **self.facts(),
+            "damaged_files": dict(self.damaged),
+            "forgotten_versions": forgotten,
         }
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values, for other programs."""
-        return {
-            "passed": self.passed,
-            **self.facts(),
-            "details": [{**log.line(), **log.details()} for log in self.logs],
-        }
+        return {**self._json_head(), "details": [{**log.line(), **log.details()} for log in self.logs]}
 
     def json_pieces(self) -> Iterator[str]:
         """Yield the text of `to_json`, piece by piece: there can be more ranges than Python objects have room."""
-        yield json.dumps({"passed": self.passed, **self.facts()})[:-1] + ', "details": ['
+        yield json.dumps(self._json_head())[:-1] + ', "details": ['
         for number, log in enumerate(self.logs):
             listed = {**log.line(), **log.details(0)}
             yield ",\n" * (number > 0) + json.dumps({name: listed[name] for name in listed if name not in RANGES})[:-1]

@@ -52,8 +52,8 @@ def read_keys(path: str) -> Keys:
     TableError
         It cannot be read.
     """
-    with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
-        return _keys(parquet.read(list(KEY), use_threads=False))
+    with _reading(path) as parquet:
+        return keys_in(parquet.read(list(KEY), use_threads=False))
 
 
 def key_batches(path: str) -> Iterator[Keys]:
@@ -64,14 +64,15 @@ def key_batches(path: str) -> Iterator[Keys]:
     TableError
         It cannot be read.
     """
-    with _reading(path), pq.ParquetFile(path, read_dictionary=[KEY[0]], pre_buffer=False) as parquet:
+    with _reading(path) as parquet:
         footer = parquet.metadata
         ends = np.cumsum([footer.row_group(at).num_rows for at in range(footer.num_row_groups)])
         for _, groups in groupby(range(len(ends)), lambda at: ends[at] // _ROWS_AT_ONCE):
-            yield _keys(parquet.read_row_groups(list(groups), list(KEY), use_threads=False))
+            yield keys_in(parquet.read_row_groups(list(groups), list(KEY), use_threads=False))
 
 
-def _keys(table: pa.Table) -> Keys:
+def keys_in(table: pa.Table) -> Keys:
+    """Return the keys of rows that were read already."""
     urls = table[KEY[0]]
     if not pa.types.is_dictionary(urls.type):
         urls = urls.dictionary_encode()
@@ -83,9 +84,12 @@ def _keys(table: pa.Table) -> Keys:
 
 
 @contextmanager
-def _reading(path: str) -> Iterator[None]:
+def _reading(path: str) -> Iterator[pq.ParquetFile]:
     try:
-        yield
+        with pq.ParquetFile(
+            path, read_dictionary=[KEY[0]], pre_buffer=False, page_checksum_verification=True
+        ) as parquet:
+            yield parquet
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
         message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
         raise TableError(path, message) from error
@@ -113,8 +117,8 @@ class SortedKeys:
     Parameters
     ----------
     keys, rows
-        int64 arrays, pairwise of one length, in any order; the lists are emptied. Of equal keys the one of the lowest
-        row comes first if `rows` ascend.
+        int64 arrays, pairwise of one length, in any order; the lists are emptied. Of equal keys the one that is given
+        first comes first.
     """
 
     def __init__(self, keys: list[Int64s], rows: list[Int64s]) -> None:
@@ -126,7 +130,7 @@ class SortedKeys:
         return self._spilled.mapped()[0]
 
     def repeated(self) -> tuple[Int64s, Int64s]:
-        """Return the rows whose key an earlier row has too, and for each that earliest row."""
+        """Return the rows whose key was given before, and for each the row that was the first."""
         keys, rows = self._spilled.mapped()
         again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
         return rows[again], rows[np.searchsorted(keys, keys[again])]

@@ -4,8 +4,8 @@ Rows never change, so a merge only ever inserts, and what it inserts is decided 
 
 1. plan: which staged rows main has already, or staging holds twice (`ctkit.overlap`);
 2. prepare: a staged file without such a row is linked into main's folder as it is; from the others, the rows that main
-   lacks are written to files of their own inside main's folder (`SCRATCH`), which are linked likewise. The links have
-   new names, so that they are nobody else's, and are noted first, so that a run that dies leaves none behind for good;
+   lacks are written to files of their own inside main's folder (`ctkit.scratch`), which are linked likewise. The links
+   have new names, so that they are nobody else's, and are noted first, so that a run that dies leaves none behind;
 3. commit: one commit adds all of them, if main is still at the version that was looked at; if not, only the files that
    somebody else added are looked at, and the commit is tried again;
 4. clean up: a commit takes the merged files out of staging, then they and an empty staging table are deleted.
@@ -14,27 +14,22 @@ Nothing before the commit can be seen in main, and nothing after it is needed fo
 anywhere is finished by the next one.
 """
 
-import re
 import shutil
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from deltalake import CommitProperties, DeltaTable
-from deltalake.exceptions import DeltaError
 
 from ctkit.adopt import (
     commit_files,
     confirm_files,
     link_files,
-    unlink_noted,
 )
 from ctkit.arguments import checked
 from ctkit.commits import actions_since, files_left
-from ctkit.datafile import DataFile, data_files
+from ctkit.datafile import DataFile, check_dates, data_files
 from ctkit.doubts import MERGED_FROM, check_doubts, doubts_of
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.overlap import MEMORY, Overlap
@@ -43,20 +38,12 @@ from ctkit.querying import define_rows, querying
 from ctkit.report import Report
 from ctkit.retire import EMPTY, orphans, retire
 from ctkit.rewrite import prepare_files
-from ctkit.schema import PARTITION, row_schema
-from ctkit.table import check_features, check_separate, first_line, folder_of, hold, table_path
+from ctkit.schema import row_schema
+from ctkit.scratch import clear_scratch, scratch_of
+from ctkit.table import check_features, check_separate, folder_of, hold
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
-
-SCRATCH = "_ctkit_merge"
-"""Folder inside main for rewritten files and `LINKS`. The underscore keeps Delta readers and VACUUM away from it.
-
-One for all staging tables: only one merge at a time holds main.
-"""
-
-LINKS = "links.json"
-"""File in there: what was linked from there and from staging."""
 
 MERGED_ID = "ctkit.merged_id"
 """Commit metadata of main: the id of the staging table that the commit's rows came from."""
@@ -209,7 +196,7 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
         check_separate(folder, folder_of(main))
         check_features(main, "append")
     staged = data_files(staging)
-    _check_dates(staged)
+    check_dates(staged)
     overlap = Overlap(staging, staged)
     if main:
         overlap.skip_present(main, overlap.may_be_in(main))
@@ -298,12 +285,11 @@ def merge_staging(
 def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None) -> MergeReport:
     """Merge two tables that are held."""
     staged, dead = data_files(staging), orphans(staging)
-    _check_dates(staged)
+    check_dates(staged)
     for orphan in dead:
         logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
     overlap = Overlap(staging, staged)
-    scratch = table_path(main.table_uri) / SCRATCH
-    _clear(scratch, main)
+    clear_scratch(main)
     present = overlap.may_be_in(main)
     provenance = metadata_of(carried_over(staging))
     linked: list[DataFile] | None = None
@@ -313,8 +299,8 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 _check_expected(expected, staging, main)
             before = main.version()
             if overlap.skip_present(main, present) or linked is None:
-                _clear(scratch, main)
-                linked = link_files(prepare_files(staging, staged, overlap, main, scratch), main, scratch / LINKS)
+                clear_scratch(main)
+                linked = link_files(prepare_files(staging, staged, overlap, main, scratch_of(main)), main)
             inserted = overlap.rows - overlap.skipped
             if (rows := sum(file.rows for file in linked)) != inserted:
                 message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
@@ -336,9 +322,9 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     except BaseException:
         # What cannot be removed now stays noted, for the next run.
         with suppress(TableError):
-            _clear(scratch, main)
+            clear_scratch(main)
         raise
-    shutil.rmtree(scratch, ignore_errors=True)
+    shutil.rmtree(scratch_of(main), ignore_errors=True)
     if linked:
         confirm_files(linked, main, before + 1)
     return MergeReport(
@@ -352,17 +338,6 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         staging=folder_of(staging),
         left=retire(staging, staged, dead) if staged else EMPTY,
     )
-
-
-def _check_dates(staged: Sequence[DataFile]) -> None:
-    """Refuse files that belong to no day: where they go in main is named by it."""
-    for file in staged:
-        if not _DATE.fullmatch(file.partition):
-            message = f"has rows whose {PARTITION} is {file.partition!r} instead of a date, in {file.name!r}"
-            raise TableError(str(file.folder), f"{message}. Nothing was changed. Remove them, then run again")
-
-
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 def _added_since(main: DeltaTable, version: int) -> list[str]:
@@ -383,13 +358,3 @@ def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTabl
         if table.version() != (version or 0):
             message = f"was previewed at version {version} and is at {table.version()} now; preview again"
             raise StalePreviewError(folder_of(table), message)
-
-
-def _clear(scratch: Path, main: DeltaTable) -> None:
-    """Remove what a run prepared and did not commit, this one or one that died."""
-    try:
-        unlink_noted(scratch / LINKS, main)
-    except (DeltaError, OSError) as error:
-        message = f"what a merge left there cannot be removed ({first_line(error)}); mend that and run again"
-        raise TableError(folder_of(main), message) from error
-    shutil.rmtree(scratch, ignore_errors=True)

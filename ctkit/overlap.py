@@ -4,7 +4,7 @@ Keys are integers in sorted arrays outside of memory (`ctkit.keys`), so that a s
 memory, and asking for the few keys of somebody else's late commit takes no time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ctkit.datafile import DataFile, FileBounds
 from ctkit.errors import TableError
-from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
+from ctkit.keys import INDEX_BITS, NO_KEY, Keys, SortedKeys, Spilled, read_keys, scattered
 from ctkit.querying import define_rows, querying
 from ctkit.ranges import Int64s
 
@@ -35,6 +35,10 @@ class Overlap:
         The table; named in errors.
     staged
         Its files, known by their position here.
+    preferred
+        Tells of a file's path and keys which of its rows stay before those of other files with the same key.
+    keeps_conflicts
+        Whether rows stay whose certificate differs from that of the row that stays.
 
     Attributes
     ----------
@@ -49,8 +53,16 @@ class Overlap:
         A file cannot be read, or has a row without a key.
     """
 
-    def __init__(self, staging: DeltaTable, staged: Sequence[DataFile]) -> None:
+    def __init__(
+        self,
+        staging: DeltaTable,
+        staged: Sequence[DataFile],
+        *,
+        preferred: Callable[[str, Keys], NDArray[np.bool_]] | None = None,
+        keeps_conflicts: bool = False,
+    ) -> None:
         self._staging = staging
+        self._preferred = preferred
         self._files = [str(file.path) for file in staged]
         self._logs: dict[str, int] = {}
         self._starts = np.zeros(1, np.int64)
@@ -63,12 +75,16 @@ class Overlap:
             again, first = part.repeated()
             self._skipped[again] = True
             file = self._file_of(first)
-            self.conflicts += self._differing(again, staging, self._files, file, first - self._starts[file])
+            differing = self._differing(again, staging, self._files, file, first - self._starts[file])
+            self.conflicts += len(differing)
+            if keeps_conflicts:
+                self._skipped[differing] = False
 
     def _sorted(self, part: int, count: int) -> SortedKeys:
         """Sort one of `count` parts of the keys."""
-        keys_of_part: list[Int64s] = []
-        rows_of_part: list[Int64s] = []
+        # In which of equal keys the first is to stay: those of preferred rows, then the others.
+        keys_of_part: tuple[list[Int64s], list[Int64s]] = ([], [])
+        rows_of_part: tuple[list[Int64s], list[Int64s]] = ([], [])
         starts = [0]
         for file, found in zip(self._files, map(read_keys, self._files), strict=True):
             for url in filter(None, found.urls):
@@ -76,13 +92,19 @@ class Overlap:
             keys = found.numbered(self._logs)
             if (keys == NO_KEY).any():
                 message = f"has rows without source_url or with a cert_index outside of [0, 2**{INDEX_BITS})"
-                raise TableError(file, f"{message}; remove this staging table and backfill anew")
-            mine = np.flatnonzero(scattered(keys, count) == part)
-            keys_of_part.append(keys[mine])
-            rows_of_part.append(mine + starts[-1])
+                raise TableError(file, f"{message}; take those rows out of the table and backfill anew")
+            mine = scattered(keys, count) == part
+            first = self._preferred(file, found) if self._preferred else np.ones(len(keys), np.bool_)
+            for at, chosen in enumerate((mine & first, mine & ~first)):
+                keys_of_part[at].append(keys[chosen])
+                rows_of_part[at].append(np.flatnonzero(chosen) + starts[-1])
             starts.append(starts[-1] + len(keys))
         self._starts = np.array(starts)
-        return SortedKeys(keys_of_part, rows_of_part)
+        for lists in (keys_of_part, rows_of_part):
+            lists[0].extend(lists[1])
+            # Their memory, once they are sorted.
+            lists[1].clear()
+        return SortedKeys(keys_of_part[0], rows_of_part[0])
 
     def may_be_in(self, main: DeltaTable) -> list[str]:
         """Return the paths of main's files that can hold a staged key, going by the statistics of main's log."""
@@ -128,28 +150,29 @@ class Overlap:
         if found:
             rows, places, others = (np.concatenate(column) for column in zip(*found, strict=True))
             found.clear()
-            self.conflicts += self._differing(rows, main, files, places, others)
+            self.conflicts += len(self._differing(rows, main, files, places, others))
 
-    def _differing(self, rows: Int64s, table: DeltaTable, files: list[str], at: Int64s, others: Int64s) -> int:
-        """Return how many rows have another certificate than row ``others[i]`` of ``files[at[i]]``, pair by pair."""
+    def _differing(self, rows: Int64s, table: DeltaTable, files: list[str], at: Int64s, others: Int64s) -> Int64s:
+        """Return which rows have another certificate than row ``others[i]`` of ``files[at[i]]``, pair by pair."""
         if not len(rows):
-            return 0
+            return rows
         own_files, own = np.unique(self._file_of(rows), return_inverse=True)
         other_files, other = np.unique(at, return_inverse=True)
-        pairs = {"own": own, "row": rows - self._starts[own_files][own], "other": other, "other_row": others}
+        row = rows - self._starts[own_files][own]
+        pairs = {"pair": rows, "own": own, "row": row, "other": other, "other_row": others}
         with querying(self._staging, table, memory_limit=MEMORY) as connection:
             define_rows(connection, "staged", [self._files[file] for file in own_files], numbered=True)
             define_rows(connection, "others", [files[file] for file in other_files], numbered=True)
             connection.register("pairs", pa.table(pairs).__arrow_c_stream__())
-            (counted,) = connection.execute(
+            differing = connection.execute(
                 """
-                SELECT count(*) FROM pairs
+                SELECT pair FROM pairs
                 JOIN staged ON staged.file_index = own AND staged.file_row_number = row
                 JOIN others ON others.file_index = other AND others.file_row_number = other_row
                 WHERE staged.sha256 <> others.sha256
                 """
-            ).fetchone() or (0,)
-        return int(counted)
+            ).to_arrow_table()
+        return np.asarray(differing["pair"].to_numpy(), np.int64)
 
     def _file_of(self, rows: Int64s) -> Int64s:
         return np.searchsorted(self._starts, rows, side="right") - 1
@@ -158,6 +181,10 @@ class Overlap:
     def skipped(self) -> int:
         """Number of staged rows that must not be inserted."""
         return int(np.count_nonzero(self._skipped))
+
+    def keep(self, file: int, rows: NDArray[np.bool_]) -> None:
+        """Do not skip some rows of a staged file after all."""
+        self.skipped_in(file)[rows] = False
 
     def skipped_in(self, file: int) -> NDArray[np.bool_]:
         """Tell for each row of the staged file at a position whether it must not be inserted."""

@@ -2,18 +2,23 @@
 
 import base64
 import json
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from deltalake import DeltaTable
 
-from ctkit.commits import added_by, commit_info, kept_commits
-from ctkit.errors import TableError
+from ctkit.commits import commit_info, files_added, kept_commits
+from ctkit.digests import digest_in
 from ctkit.merkle import HASH_SIZE
 from ctkit.overlap import MEMORY
 from ctkit.querying import define_rows, querying
+from ctkit.ranges import Int64s, RangeSet
 from ctkit.table import files_of, folder_of
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
 
 Verified = Literal["off", "heads", "entries"]
 """Nothing was verified · the tree head was · every entry is proven to be under the tree head's root."""
@@ -100,27 +105,53 @@ def metadata_of(records: Sequence[Provenance]) -> dict[str, str]:
     return {_KEYS[name]: json.dumps(values) for name, values in columns.items()}
 
 
-def read_provenance(table: DeltaTable) -> list[tuple[int, Provenance]]:
-    """Return the records of all commits that the table's log still has, each with the commit's version, ascending.
+class Statement(NamedTuple):
+    """What one commit says of the rows that it wrote.
 
-    Commits that say nothing, such as those of others, are passed over.
+    Attributes
+    ----------
+    version
+        The commit's.
+    records
+        What it says; nothing, if it is somebody else's.
+    files
+        Absolute paths of those of the table's files that the commit added.
+    """
+
+    version: int
+    records: tuple[Provenance, ...]
+    files: frozenset[str]
+
+
+def read_statements(table: DeltaTable) -> list[Statement]:
+    """Return what each commit says that the table's log still has, by version, ascending.
+
+    A commit whose records cannot be read says nothing, and a warning names it: nobody can mend a commit, and the rows
+    that it wrote are only not proven.
 
     Raises
     ------
     TableError
-        A commit has records that cannot be read.
+        A commit cannot be read at all, or the table is another one by now.
     """
+    folder, present = folder_of(table), set(files_of(table))
     found = []
     for version, actions in kept_commits(table):
+        records: Sequence[Provenance] = ()
         info = commit_info(actions)
         if _KEYS.values() & info.keys():
             try:
-                found += [(version, record) for record in _decode(info)]
-            except (KeyError, ValueError, TypeError) as error:
-                message = f"version {version} has ctkit.* metadata that cannot be read ({error!r})"
-                raise TableError(
-                    folder_of(table), f"{message}: look at its _delta_log, and report who wrote it"
-                ) from error
+                records = _decode(info)
+            except (KeyError, ValueError, TypeError, RecursionError) as error:
+                logger.warning(
+                    "commit has ctkit.* metadata that cannot be read, its rows are not proven "
+                    "table=%s version=%d reason=%r",
+                    folder,
+                    version,
+                    error,
+                )
+        added = {f"{folder}/{name}" for name in files_added(actions)}
+        found.append(Statement(version, tuple(records), frozenset(added & present)))
     return found
 
 
@@ -140,6 +171,33 @@ def _decode(commit: dict[str, Any]) -> list[Provenance]:
     return [Provenance(**record) for record in records]
 
 
+def proven_in(statements: Iterable[Statement]) -> dict[str, dict[str, RangeSet]]:
+    """Return where rows are proven: path -> URL -> indices, if the file is still what the commit wrote.
+
+    Only of files whose name tells that (`ctkit.digests`): of a file that was written anew under the same
+    name, no commit speaks.
+    """
+    found: dict[str, dict[str, RangeSet]] = defaultdict(dict)
+    for statement in statements:
+        proven = _proven_stretches(statement.records)
+        for file in filter(digest_in, statement.files):
+            for url, stretches in proven.items():
+                found[file][url] = RangeSet.joined([stretches, found[file].get(url, RangeSet.of())])
+    return found
+
+
+def _proven_stretches(records: Iterable[Provenance]) -> dict[str, RangeSet]:
+    """Return where rows of one commit are proven: every record that spans them must say so."""
+    spans: dict[tuple[str, bool], list[tuple[int, int]]] = defaultdict(list)
+    for record in records:
+        spans[record.source_url, record.verified == "entries"].append((record.start, record.end))
+    return {
+        url: RangeSet.of(*ranges).minus(RangeSet.of(*spans.get((url, False), ())))
+        for (url, proven), ranges in spans.items()
+        if proven
+    }
+
+
 def carried_over(staging: DeltaTable) -> list[Provenance]:
     """Return what a merge has to say of staging's rows: what the commits said that wrote them, in few records.
 
@@ -149,16 +207,51 @@ def carried_over(staging: DeltaTable) -> list[Provenance]:
     Raises
     ------
     TableError
-        The records, or the files of which nothing is said, cannot be read.
+        The commits, or the files of which nothing is said, cannot be read.
     """
     unsaid = set(files_of(staging))
-    records = []
-    for version, of_version in _by_version(read_provenance(staging)):
-        wrote = added_by(staging, version)
-        if not wrote.isdisjoint(unsaid):
-            records += of_version
+    records: list[Provenance] = []
+    for statement in read_statements(staging):
+        # Written anew, other files would be given the name that makes believe what is said of them.
+        wrote = set(filter(digest_in, statement.files))
+        if statement.records and not wrote.isdisjoint(unsaid):
+            records += statement.records
             unsaid -= wrote
     return joined(records + _off(staging, sorted(unsaid))) if records else []
+
+
+def carried_rows(statements: Sequence[Statement], rows: Iterable[tuple[str, str, Int64s]]) -> list[Provenance]:
+    """Return what a commit has to say of rows that it takes out of other files, each as exactly as it was said.
+
+    Parameters
+    ----------
+    rows
+        Path of the file that has them now, URL and indices. The file is as it was written.
+    """
+    said: dict[Provenance, list[RangeSet]] = defaultdict(list)
+    for file, url, index in rows:
+        of_file = [statement for statement in statements if file in statement.files]
+        # Not where a commit speaks of the row with another voice.
+        proven = proven_in(of_file).get(file, {}).get(url, RangeSet.of())
+        for record in (record for statement in of_file for record in statement.records):
+            if record.source_url == url and record.verified == "entries":
+                here = (record.start <= index) & (index < record.end) & proven.contains(index)
+                said[record].append(RangeSet.holding(index[here]))
+                index = index[~here]
+        said[_unverified(url)].append(RangeSet.holding(index))
+    if not any(record.verified == "entries" and any(map(len, sets)) for record, sets in said.items()):
+        return []
+    records = []
+    for record, sets in said.items():
+        # Of two rows of one key, of which one is not proven, none is.
+        doubtful = RangeSet.joined(said[_unverified(record.source_url)] if record.verified == "entries" else ())
+        ranges = RangeSet.joined(sets).minus(doubtful)
+        records += [replace(record, start=each.start, end=each.end, rows=len(each)) for each in ranges]
+    return joined(records)
+
+
+def _unverified(url: str, start: int = 0, end: int = 1, rows: int = 1) -> Provenance:
+    return Provenance(url, start, end, rows, 0, b"", "off", signed=False)
 
 
 def joined(records: Iterable[Provenance]) -> list[Provenance]:
@@ -186,13 +279,6 @@ def _said(record: Provenance) -> tuple[object, ...]:
     return record.source_url, record.tree_size, record.root_hash, record.verified, record.signed
 
 
-def _by_version(records: Iterable[tuple[int, Provenance]]) -> Iterable[tuple[int, list[Provenance]]]:
-    versions: dict[int, list[Provenance]] = {}
-    for version, record in records:
-        versions.setdefault(version, []).append(record)
-    return versions.items()
-
-
 def _off(table: DeltaTable, files: list[str]) -> list[Provenance]:
     """Return that nothing was verified of the rows in some files: a record for each file and log."""
     with querying(table, memory_limit=MEMORY) as connection:
@@ -201,4 +287,4 @@ def _off(table: DeltaTable, files: list[str]) -> list[Provenance]:
             "SELECT source_url, min(cert_index), max(cert_index) + 1, count(*) FROM unsaid "
             "WHERE cert_index >= 0 GROUP BY source_url, file_index"
         ).fetchall()
-    return [Provenance(url, start, end, rows, 0, b"", "off", signed=False) for url, start, end, rows in stretches]
+    return [_unverified(*stretch) for stretch in stretches]

@@ -119,6 +119,22 @@ class RangeSet:
             np.concatenate([each.starts for each in every]), np.concatenate([each.ends for each in every])
         )
 
+    @classmethod
+    def repeated(cls, starts: Int64s, ends: Int64s) -> Self:
+        """Return the set of the indices that several of the given ranges have, whatever their order.
+
+        Examples
+        --------
+        >>> [str(each) for each in RangeSet.repeated(np.array([0, 3, 7, 8]), np.array([5, 7, 9, 9]))]
+        ['[3, 5)', '[8, 9)']
+        """
+        edges = np.concatenate([starts, ends])
+        steps = np.repeat([1, -1], [len(starts), len(ends)])
+        # Where one range ends and another begins, there is one of them.
+        order = np.lexsort((steps, edges))
+        several = np.flatnonzero(np.cumsum(steps[order]) > 1)
+        return cls.merged(edges[order][several], edges[order][several + 1])
+
     def __len__(self) -> int:
         return len(self.starts)
 
@@ -298,3 +314,17 @@ class RangeSet:
             ends = np.minimum(highs[wanted], self.ends[end_of[wanted] - 1])
             yield starts, ends
             start = int(edges[-1])
+
+
+def runs_of(index: Int64s) -> tuple[Int64s, Int64s]:
+    """Return the starts and ends of ranges that hold each index as often as it is given, in any order.
+
+    Examples
+    --------
+    >>> [each.tolist() for each in runs_of(np.array([7, 3, 4, 4, 5]))]
+    [[3, 4, 7], [5, 6, 8]]
+    """
+    index = np.sort(index)
+    last = np.flatnonzero(np.diff(index) != 1)
+    count = len(index)
+    return index[np.append(0, last + 1)[:count]], index[np.append(last, -1)[:count]] + 1

@@ -1,10 +1,12 @@
 """Rows of a table beside the log's own entries: fetched again, proven, and compared column by column."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
@@ -14,7 +16,7 @@ from ctkit.checkpoint import Checkpoint
 from ctkit.datafile import cast_column, plain_type
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError
-from ctkit.evidence import MEMORY, FilesOf
+from ctkit.evidence import FilesOf
 from ctkit.fetch import fetch_blocks
 from ctkit.log import Log
 from ctkit.querying import define_rows, querying
@@ -27,6 +29,9 @@ from ctkit.verify import Arrival, prove_arrivals
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
+
+MEMORY = "1GB"
+"""For DuckDB, which reads certificates; a row group of the live server's takes some of it in each thread."""
 
 ROWS_AT_ONCE = 16_384
 BYTES_AT_ONCE = 64 << 20
@@ -62,7 +67,15 @@ class Recheck:
     errors: tuple[LogError, ...]
 
 
-def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable, stop: threading.Event) -> Recheck:
+def recheck_rows(
+    log: Log,
+    head: Checkpoint,
+    wanted: RangeSet,
+    table: DeltaTable,
+    stop: threading.Event,
+    *,
+    without: Mapping[str, object],
+) -> Recheck:
     """Fetch entries again, prove them, and compare their rows.
 
     Parameters
@@ -70,9 +83,11 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     head
         The tree head to prove the entries with.
     wanted
-        The rows to compare: all are in the table.
+        The rows to compare. One that is in no file that counts is neither equal nor differing.
     stop
         When set, what has arrived counts.
+    without
+        Names of files that are left out, because they are damaged.
     """
     as_der = as_der_type(table)
 
@@ -84,7 +99,7 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
         return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
 
     errors: list[LogError] = []
-    comparison = _Comparison(table, log)
+    comparison = _Comparison(table, log, without)
     arrivals = fetch_blocks(log, wanted, whole=True, stop=stop, decode=read)
     for arrival in prove_arrivals(log, {log.url: head}, arrivals, stop=stop):
         if isinstance(arrival, LogError):
@@ -94,7 +109,7 @@ def recheck_rows(log: Log, head: Checkpoint, wanted: RangeSet, table: DeltaTable
     comparison.compare()
     differing = RangeSet.joined(comparison.differing)
     return Recheck(
-        equal=RangeSet.joined(comparison.seen).minus(differing),
+        equal=RangeSet.joined(comparison.equal).minus(differing),
         differing=differing,
         columns=comparison.columns,
         errors=tuple(errors),
@@ -106,18 +121,18 @@ class _Comparison:
 
     Attributes
     ----------
-    seen, differing
-        Indices whose rows were compared; those of them that differ.
+    equal, differing
+        Indices of rows that are what they should be, and of rows that are not.
     columns
         Index -> names of the differing columns, of the first `SHOWN`.
     """
 
-    def __init__(self, table: DeltaTable, log: Log) -> None:
-        self.seen: list[RangeSet] = []
+    def __init__(self, table: DeltaTable, log: Log, without: Mapping[str, object]) -> None:
+        self.equal: list[RangeSet] = []
         self.differing: list[RangeSet] = []
         self.columns: dict[int, str] = {}
         self._table, self._url = table, log.url
-        self._files = FilesOf(table, log.url)
+        self._files = FilesOf(table, log.url, without)
         self._waiting: list[pa.Table] = []
         self._rows = self._bytes = 0
 
@@ -149,8 +164,11 @@ class _Comparison:
         with querying(self._table, memory_limit=MEMORY) as connection:
             define_rows(connection, "entries", self._files.between(first, last))
             connection.register("expected", rows.__arrow_c_stream__())
-            found = connection.execute(_DIFFERING, {"url": self._url, "first": first, "last": last}).to_arrow_table()
-        self.seen.append(RangeSet.holding(index))
+            found = connection.execute(_COMPARISON, {"url": self._url, "first": first, "last": last}).to_arrow_table()
+        differs = pc.not_equal(found["columns"], "")
+        # Not what was asked for: a row that could not be found is not what it should be.
+        self.equal.append(RangeSet.holding(found["cert_index"].filter(pc.invert(differs)).to_numpy()))
+        found = found.filter(differs)
         self.differing.append(RangeSet.holding(found["cert_index"].to_numpy()))
         shown = found.slice(0, SHOWN - len(self.columns)).to_pylist()
         self.columns.update((row["cert_index"], row["columns"]) for row in shown)
@@ -167,9 +185,9 @@ _DIFFERENCES = [
     "CASE WHEN cert_link NOT IN (get_entries_url, data_tile_url) THEN 'cert_link' END",
 ]
 
-_DIFFERING = f"""
+_COMPARISON = f"""
     SELECT entries.cert_index, concat_ws(', ', {", ".join(_DIFFERENCES)}) AS columns
     FROM entries JOIN expected ON entries.cert_index = expected.cert_index
-    WHERE source_url = $url AND entries.cert_index BETWEEN $first AND $last AND columns <> ''
+    WHERE source_url = $url AND entries.cert_index BETWEEN $first AND $last
     ORDER BY entries.cert_index
 """

@@ -15,6 +15,7 @@ from deltalake import DeltaTable
 
 from ctkit.adopt import find_adoptable, has_nulls
 from ctkit.datafile import DataFile, cast_column, plain_type, write_files
+from ctkit.digests import MEND, is_damaged
 from ctkit.errors import TableError
 from ctkit.overlap import Overlap
 from ctkit.schema import PARTITION, REPEATING, AsDer, encoded_schema, row_schema
@@ -49,22 +50,20 @@ def prepare_files(
         A file is damaged, or has rows that main cannot have; or nothing can be written.
     """
     theirs, ours = as_der_type(staging), as_der_type(main)
-    have = pa.schema(main.schema())
-    # Nothing that is ours is null, whatever main allows; it may also rule out nulls in lists.
-    schema = pa.schema([have.field(name).with_nullable(False) for name in row_schema().names])
+    schema = _schema_of(main)
     skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
     wanted = {at: file for at, file in enumerate(staged) if skipped[at] < file.rows}
     whole = _large_enough([file for at, file in wanted.items() if not skipped[at]])
     adopted = [found for file in whole if theirs == ours and (found := find_adoptable(file, schema))]
     names = {file.name for file in adopted}
     others = {at: file for at, file in wanted.items() if file.name not in names}
-    try:
-        # Lists as they are read: the file's writer makes its dictionary of them more quickly than Arrow would.
-        encoded = [schema.field(each.name) if pa.types.is_list(each.type) else each for each in encoded_schema(ours)]
-        return adopted + _rewrite(others, overlap, theirs, pa.schema(encoded), scratch)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        message = f"{len(others)} files of staging cannot be rewritten there ({error}); mend that and run again"
-        raise TableError(folder_of(main), message) from error
+    return adopted + rewrite_files(others, overlap, theirs, main, scratch)
+
+
+def _schema_of(main: DeltaTable) -> pa.Schema:
+    """Return main's columns: nothing that is ours is null, whatever main allows; it may forbid nulls in lists."""
+    have = pa.schema(main.schema())
+    return pa.schema([have.field(name).with_nullable(False) for name in row_schema().names])
 
 
 def _large_enough(files: list[DataFile]) -> list[DataFile]:
@@ -73,13 +72,41 @@ def _large_enough(files: list[DataFile]) -> list[DataFile]:
     return [file for file in files if file.action.size >= TINY_FILE or tiny[file.partition] < MANY_TINY_FILES]
 
 
+def rewrite_files(
+    files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, main: DeltaTable, scratch: Path
+) -> list[DataFile]:
+    """Write files anew without the rows that are skipped, with main's columns.
+
+    Parameters
+    ----------
+    files
+        By their position in the `overlap`.
+    as_der
+        What their table has.
+    scratch
+        Folder for what is written.
+
+    Raises
+    ------
+    TableError
+        A file is damaged, or has rows that main cannot have; or nothing can be written.
+    """
+    schema = _schema_of(main)
+    # Lists as they are read: the file's writer makes its dictionary of them more quickly than Arrow would.
+    encoded = [
+        schema.field(each.name) if pa.types.is_list(each.type) else each for each in encoded_schema(as_der_type(main))
+    ]
+    try:
+        return _rewrite(files, overlap, as_der, pa.schema(encoded), scratch)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        message = f"{len(files)} files cannot be rewritten there ({error}); mend that and run again"
+        raise TableError(folder_of(main), message) from error
+
+
 def _rewrite(
     files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, schema: pa.Schema, scratch: Path
 ) -> list[DataFile]:
-    """Write the rows to insert of files, by their position in the overlap, with main's columns.
-
-    Partitions are written side by side, each in the order of its files, a few row groups in memory at a time.
-    """
+    """Write partitions side by side, each in the order of its files, a few row groups in memory at a time."""
     in_order = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
     stop = Event()
     with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
@@ -101,6 +128,9 @@ def _missing_rows(
     """Read staged files of one partition without their skipped rows, with main's columns, until `stop` is set."""
     stored = [name for name in schema.names if name != PARTITION]
     for at, file in files:
+        if is_damaged(file.path):
+            # Written anew it would look sound.
+            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {MEND}")
         row = 0
         kept = ~overlap.skipped_in(at)
         footer = pq.read_metadata(file.path)
@@ -109,7 +139,12 @@ def _missing_rows(
         repeating = [path for path in columns if path in REPEATING]
         # Unbuffered: a file of another writer may be a single row group of a gigabyte.
         with pq.ParquetFile(
-            file.path, metadata=footer, read_dictionary=repeating, pre_buffer=False, buffer_size=1 << 20
+            file.path,
+            metadata=footer,
+            read_dictionary=repeating,
+            pre_buffer=False,
+            buffer_size=1 << 20,
+            page_checksum_verification=True,
         ) as parquet:
             for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=stored):
                 if stop.is_set():

@@ -75,7 +75,7 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
         with hold(_staging_of(held, info, staging)) as back:
             if str(back.metadata().id) != info.get(MERGED_ID) or not files_of(back):
                 said = {PUT_BACK: folder_of(main), STAGED_FOR: str(held.metadata().id), **records_in(info)}
-                linked = link_files(files, back)
+                linked = link_files(files, back, noted=False)
                 commit_files(linked, back, CommitProperties(said))
                 confirm_files(linked, back, back.version())
         properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable
 
-from ctkit.adopt import commit_files, unlink_files
+from ctkit.adopt import commit_files
 from ctkit.datafile import (
     BYTES_PER_FILE,
     ROWS_PER_GROUP,
@@ -21,6 +21,7 @@ from ctkit.datafile import (
 )
 from ctkit.errors import TableError
 from ctkit.schema import KEY, PARTITION, encoded_schema
+from ctkit.scratch import unlink_files
 from ctkit.table import as_der_type, folder_of, table_path
 
 ROWS_PER_COMMIT = 100_000

@@ -16,6 +16,7 @@ from deltalake.transaction import AddAction
 
 from ctkit import merge
 from ctkit.datafile import cast_column
+from ctkit.provenance import Provenance, read_statements
 from ctkit.querying import read_tables, reading
 from ctkit.schema import AsDer, encoded_schema, row_schema
 from ctkit.table import open_table
@@ -125,6 +126,11 @@ def rows_of(table: DeltaTable) -> list[dict[str, object]]:
     with reading(table) as connection:
         rows = read_tables(connection, table).select(row_schema().names).order_by("source_url", "cert_index")
         return rows.to_pyarrow().to_pylist()
+
+
+def read_provenance(table: DeltaTable) -> list[tuple[int, Provenance]]:
+    """Return the records of all commits, each with the commit's version."""
+    return [(statement.version, record) for statement in read_statements(table) for record in statement.records]
 
 
 def commits_of(path: Path) -> list[str]:

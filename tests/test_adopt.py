@@ -22,7 +22,7 @@ def linked(tmp_path):
     """Return a main and a file that is linked into it."""
     main = make_table(tmp_path / "main", make_rows([1]))
     other = make_table(tmp_path / "other", make_rows([2]))
-    return main, link_files(data_files(other), main, tmp_path / "main/_scratch/links.json")
+    return main, link_files(data_files(other), main)
 
 
 class FullTable(DeltaTable):

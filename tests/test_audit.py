@@ -1,13 +1,16 @@
 """Audits: what is complete, what is proven, what contradicts; over real tables and a log that is asked again."""
 
 import base64
+import os
 import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from deltalake import write_deltalake
+from deltalake import CommitProperties, DeltaTable, write_deltalake
+from deltalake.transaction import AddAction
 from fakes import FakeLog
 from rows import OTHER_LOG, make_rows
 
@@ -21,7 +24,8 @@ from ctkit.http import Patience
 from ctkit.log import open_log
 from ctkit.merge import merge_staging
 from ctkit.provenance import Provenance, metadata_of
-from ctkit.table import open_table
+from ctkit.repairing import repair
+from ctkit.table import files_of, open_table
 from ctkit.write import write_entries
 
 SIZE = 600
@@ -147,12 +151,15 @@ def test_audit_when_all_is_complete_and_proven(place, protocol):
         "logs": 1,
         "complete": 1,
         "rows": SIZE,
+        "repeated": 0,
         "missing": 0,
         "proven": SIZE,
         "not_proven": 0,
         "altered": 0,
         "differing": 0,
         "problems": 0,
+        "damaged": 0,
+        "forgotten": 0,
     }
     assert report.title == "audit passed"
     assert "only the log can tell whether it is the log" in report._repr_html_()
@@ -240,11 +247,31 @@ def test_audit_when_a_part_was_filled_live(place):
 
 
 def test_audit_when_rows_are_written_twice(place):
-    """A repeated row is counted, and closes its index once."""
+    """Repeated rows are counted and named, close their index once, and make the audit fail."""
     place.write(0, SIZE)
     place.write(0, 5, recorded=False)
+    write_deltalake(place.main, pa.concat_tables([place.rows(9, 10)] * 2), mode="append")
 
-    assert place.line() == line(rows=SIZE + 5, repeated=5)
+    report = place.audit()
+
+    assert report.logs[0].line() == {"log": place.log.url, **line(rows=SIZE + 7, repeated=7)}
+    assert ranges(report.logs[0].repeated) == [(0, 5), (9, 10)]
+    assert report.facts()["repeated"] == 7
+    assert report.tables()["repeated"].to_dict("records")[0] == {"log": place.log.url, "start": 0, "end": 5}
+    with pytest.raises(TableError, match=r"6 entries have several rows: \[0, 5\), \[9, 10\); .*ctkit repair"):
+        report.check()
+    assert place.audit(from_index=10).passed
+
+
+def test_audit_after_a_repair(place):
+    """What was repeated is not any more, and what was proven still is."""
+    place.write(0, 300)
+    place.write(290, SIZE)
+    place.write(100, 400, recorded=False)
+
+    assert repair(place.main).removed == 310
+
+    assert place.line() == line()
 
 
 @pytest.mark.parametrize("verified", ["off", "heads"])
@@ -282,14 +309,106 @@ def test_audit_when_files_are_restored(place):
     assert place.line() == line()
 
 
-def test_audit_when_the_history_is_gone(place):
-    """Without the commits that wrote them nothing is proven of rows that are there."""
-    place.write(0, SIZE)
+def test_audit_of_files_that_others_wrote_under_our_words(place):
+    """What a commit says counts for files that ctkit wrote, whoever repeats its words."""
+    said = CommitProperties(place.record(0, SIZE))
+    write_deltalake(place.main, place.rows(0, 300), mode="append", commit_properties=said)
+
+    assert ranges(place.audit().logs[0].proven) == []
+
+
+@pytest.mark.parametrize("added_again", [True, False])
+def test_audit_when_a_file_was_written_anew_in_its_place(place, added_again):
+    """Other rows under the name of a file that held proven ones are not proven, for old and new handles."""
+    place.write(0, 300)
+    old, (file,) = open_table(place.folder / "main"), files_of(place.main)[:1]
+    rows = pq.read_table(file)
+    size = os.path.getsize(file)
+    pq.write_table(rows, file, compression="zstd", use_dictionary=False)
+    if added_again:
+        with open(file, "ab") as opened:
+            opened.truncate(size)
+        name, stats = os.path.relpath(file, place.folder / "main"), '{"numRecords": 1}'
+        action = AddAction(name, size, {"seen_date": name[10:20]}, 1, True, stats)
+        place.main.create_write_transaction([action], "append", place.main.schema(), ["seen_date"])
+
+    for table in (old, open_table(place.folder / "main")):
+        report = audit([place.log], table)
+        assert list(report.damaged) == [os.path.relpath(file, place.folder / "main")]
+        assert report.logs[0].proven.size == 300 - rows.num_rows
+
+
+def clean_up(place, *versions):
+    """Remove commits that a checkpoint covers, as writers do after a while."""
+    place.main.update_incremental()
     place.main.create_checkpoint()
-    for version in (0, 1):
+    for version in versions:
         (place.folder / "main" / "_delta_log" / f"{version:020}.json").unlink()
 
-    assert place.line() == line(proven=0, not_proven=SIZE, proven_under=0)
+
+def test_audit_when_the_history_is_gone(place):
+    """Without the commits that wrote them nothing is proven of rows that are there, and the report says which."""
+    place.write(0, 300)
+    place.write(300, SIZE)
+    assert place.audit().facts()["forgotten"] == 0
+    clean_up(place, 0, 1)
+
+    report = place.audit()
+
+    assert report.logs[0].line() == {"log": place.log.url, **line(proven=300, not_proven=300)}
+    assert report.passed
+    assert report.facts()["forgotten"] == 2
+    assert report.to_json()["forgotten_versions"] == [{"start": 0, "end": 2}]
+    told = report.tables()["what this tells"][""].to_list()[-1]
+    assert "[0, 2)" in told
+    assert "delta.logRetentionDuration" in told
+    assert place.line(recheck="unproven") == line()
+
+
+def test_advice_keeps_commits(place):
+    """The property that the report advises is one that deltalake heeds."""
+    place.write(0, SIZE)
+    clean_up(place, 0)
+    told = place.audit().tables()["what this tells"][""].to_list()[-1]
+    exec(told.partition("longer: ")[2], {"DeltaTable": DeltaTable})
+    log = place.folder / "main" / "_delta_log"
+    os.utime(log / f"{1:020}.json", (0, 0))
+
+    table = DeltaTable(place.folder / "main")
+    table.create_checkpoint()
+    table.cleanup_metadata()
+
+    assert (log / f"{1:020}.json").exists()
+
+
+def test_audit_of_a_handle_of_long_ago(place):
+    """Whatever others have committed since the table was opened, its version is what is looked at."""
+    place.write(0, 300)
+    write_deltalake(place.main, place.rows(300, 400), mode="append")
+    place.main.update_incremental()
+    for start in range(400, 500, 10):
+        write_deltalake(place.folder / "main", place.rows(start, start + 10), mode="append")
+
+    report = audit([place.log], place.main, to_index=400)
+
+    assert (ranges(report.logs[0].proven), ranges(report.logs[0].unproven)) == ([(0, 300)], [(300, 400)])
+    assert report.version == 2
+
+
+def test_audit_when_commits_say_nothing_of_themselves(place):
+    """A commit without ``commitInfo`` is a version like any other, and moves none of the others."""
+    place.write(0, 100)
+    write_deltalake(place.main, place.rows(100, 200), mode="append")
+    place.write(200, 300)
+    place.main.update_incremental()
+    write_deltalake(place.main, place.rows(300, 310), mode="append")
+    last = place.folder / "main" / "_delta_log" / f"{4:020}.json"
+    last.write_text("".join(f"{each}\n" for each in last.read_text().splitlines() if "commitInfo" not in each))
+    place.main = open_table(place.folder / "main")
+
+    found = place.audit(to_index=310).logs[0]
+
+    assert ranges(found.proven) == [(0, 100), (200, 300)]
 
 
 # Contradictions

@@ -13,6 +13,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 import yaml
 from fakes import FakeLog, check_table
@@ -22,6 +23,7 @@ from ctkit.cli import main
 from ctkit.log import DEFAULT_PATIENCE, open_log
 from ctkit.state import write_state
 from ctkit.table import find_table, open_table
+from ctkit.write import write_entries
 
 NEW = "https://new.example/2027h1"
 COMMAND = Path(sys.executable).with_name("ctkit")
@@ -73,7 +75,8 @@ def names(folder):
 
 
 @pytest.mark.parametrize(
-    "words", [["--help"], *([command, "-h"] for command in ["gaps", "backfill", "merge", "audit", "run", "demo"])]
+    "words",
+    [["--help"], *([command, "-h"] for command in ["gaps", "backfill", "merge", "audit", "repair", "run", "demo"])],
 )
 def test_help(ctkit, words):
     """Help is printed on stdout, with exit code 0."""
@@ -88,7 +91,7 @@ def test_help(ctkit, words):
     [
         ([], "Error: the following arguments are required: COMMAND"),
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
-        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, run, demo"),
+        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, repair, run, demo"),
         (["audit", "--recheck", "al"], "Error: argument --recheck: invalid choice: 'al'; did you mean all?"),
         (["gaps", "--form", "5"], "Error: unknown argument --form; did you mean --from?"),
         (["gaps", "--zzz"], "Error: unknown argument --zzz; see --help"),
@@ -721,6 +724,37 @@ def test_audit(ctkit, write_file, folder, serve):
     assert err.endswith(f"of {url} 30 rows are not proven: [0, 30); recheck them (--recheck)\n")
 
     assert ctkit("audit", "-f", file, "--to", "30", "--recheck", "--require-proof")[0] == 0
+
+
+def test_repair(ctkit, folder):
+    """What would be removed, then its removal; rows that contradict are exit code 1."""
+    make_table(folder / "main", make_rows([1, 2, 2]), make_rows([2, 3]))
+
+    code, out, err = ctkit("repair", "--main-path", "main", "--dry-run")
+    assert (code, out.split()[-2:]) == (0, ["2", "3"])
+    assert "repair preview" in err
+    assert indices_of(open_table("main")) == [1, 2, 2, 2, 3]
+
+    code, out, err = ctkit("repair", "--main-path", "main")
+    assert code == 0
+    assert "repair complete" in err
+    assert "removed=2" in err
+    assert indices_of(open_table("main")) == [1, 2, 3]
+
+    rows = make_rows([3])
+    write_entries(open_table("main"), rows.set_column(9, rows.schema.field("sha256"), pa.array(["00"])))
+    code, out, err = ctkit("repair", "--main-path", "main")
+    assert code == 1
+    assert "1 rows contradict" in err
+
+
+def test_repair_when_there_is_no_table(ctkit, folder):
+    """No table is made where none was."""
+    code, _, err = ctkit("repair", "--main-path", "main")
+
+    assert code == 1
+    assert "there is no table there" in err
+    assert not (folder / "main").exists()
 
 
 def test_audit_of_many_ranges(ctkit, write_file, folder, serve):

@@ -23,6 +23,7 @@ import ctkit
 from ctkit import merge, rewrite, write
 from ctkit.gap import find_gaps
 from ctkit.parameters import read_parameters
+from ctkit.scratch import SCRATCH
 from ctkit.staged import merge_staged
 from ctkit.table import find_table, open_table
 
@@ -106,7 +107,7 @@ def check_killed_merge(folder: Path) -> None:
     assert not (folder / "staging").exists(), sorted(path.name for path in (folder / "staging").rglob("*"))
     known = {str(folder / "main" / path) for path in pa.table(main.get_add_actions())["path"].to_pylist()}
     assert {str(path) for path in (folder / "main").rglob("*.parquet")} == known
-    assert not (folder / "main" / merge.SCRATCH).exists()
+    assert not (folder / "main" / SCRATCH).exists()
 
 
 def test_merge_killed_before_every_step(pristine, tmp_path):

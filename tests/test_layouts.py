@@ -14,7 +14,8 @@ from rows import LOG, indices_of, make_rows, make_table, rows_of
 
 from ctkit.errors import CtkitError, TableError
 from ctkit.gap import find_gaps
-from ctkit.merge import LINKS, SCRATCH, merge_staging, preview_merge
+from ctkit.merge import merge_staging, preview_merge
+from ctkit.scratch import LINKS, SCRATCH
 from ctkit.table import files_of, open_table
 from ctkit.undo import undo_merge
 from ctkit.write import write_entries

@@ -20,6 +20,7 @@ from ctkit.datafile import data_files
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
 from ctkit.merge import merge_staging, preview_merge
 from ctkit.schema import AsDer, row_schema
+from ctkit.scratch import SCRATCH
 from ctkit.table import files_of, find_table, open_table
 from ctkit.write import write_entries
 
@@ -64,7 +65,7 @@ def test_merge_when_keys_overlap_and_repeat(tmp_path):
     assert keys_of(main) == sorted([*((LOG, index) for index in (10, 11, 12, 13, 14, 20)), (OTHER_LOG, 11)])
     assert len(commits_of(tmp_path / "main")) == 4
     assert parquet_files(tmp_path / "main") == set(files_of(main))
-    assert not (tmp_path / "main" / merge.SCRATCH).exists()
+    assert not (tmp_path / "main" / SCRATCH).exists()
 
 
 def test_merge_when_it_was_done_before(tmp_path):

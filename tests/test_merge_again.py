@@ -14,6 +14,7 @@ from rows import before_commit, indices_of, make_rows, make_table
 from ctkit import adopt, merge
 from ctkit.errors import TableError
 from ctkit.merge import merge_staging
+from ctkit.scratch import LINKS, SCRATCH
 from ctkit.table import files_of, open_table
 from ctkit.undo import undo_merge
 
@@ -45,7 +46,7 @@ def check_main(folder: Path, indices: list[int]) -> None:
     main = open_table(folder / "main")
     assert indices_of(main) == indices
     assert {str(path) for path in (folder / "main").rglob("*.parquet")} == set(files_of(main))
-    assert not (folder / "main" / merge.SCRATCH).exists()
+    assert not (folder / "main" / SCRATCH).exists()
 
 
 def merge_again(folder: Path, staging: str = "staging") -> merge.MergeReport:
@@ -134,17 +135,17 @@ def test_merge_after_one_that_died_and_others_compacted(tmp_path, caplog, commit
     assert [file for file in merged if not Path(file).exists()] == []
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3, 4, 5]
     assert ("may be left" in caplog.text) == commits_are_gone
-    assert not (tmp_path / "main" / merge.SCRATCH).exists()
+    assert not (tmp_path / "main" / SCRATCH).exists()
 
 
 @pytest.mark.parametrize("note", [b"", b'{"version": 1, "names": ["seen_date=2026-03-01/par'])
 def test_merge_after_one_that_died_writing_its_note(tmp_path, note):
     """A note that is not whole stands for links that are not there."""
     make_table(tmp_path / "main", make_rows([1]))
-    staging = make_table(tmp_path / "staging", make_rows([2]))
-    scratch = tmp_path / "main" / merge.SCRATCH / str(staging.metadata().id)
+    make_table(tmp_path / "staging", make_rows([2]))
+    scratch = tmp_path / "main" / SCRATCH
     scratch.mkdir(parents=True)
-    (scratch / merge.LINKS).write_bytes(note)
+    (scratch / LINKS).write_bytes(note)
 
     assert merge_again(tmp_path).inserted == 1
 
@@ -156,7 +157,7 @@ def test_merge_notes_its_links_first(tmp_path, monkeypatch):
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([1, 2]), make_rows([3], day=2))
     known = {str(path) for path in (tmp_path / "main").rglob("seen_date=*/*.parquet")}
-    note = tmp_path / "main" / merge.SCRATCH / str(staging.metadata().id) / merge.LINKS
+    note = tmp_path / "main" / SCRATCH / LINKS
     linked = []
     link = os.link
 

@@ -27,7 +27,8 @@ from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, mak
 import ctkit
 from ctkit import adopt, cli
 from ctkit.errors import TableError
-from ctkit.merge import SCRATCH, merge_staging
+from ctkit.merge import merge_staging
+from ctkit.scratch import SCRATCH
 from ctkit.table import files_of, find_table, open_table
 
 

@@ -1,19 +1,19 @@
 """What commits say of the rows that they wrote."""
 
 import json
-import re
+import shutil
 from dataclasses import replace
 
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
-from rows import LOG, OTHER_LOG, make_batch, make_rows, make_table, rows_of
+from rows import LOG, OTHER_LOG, make_batch, make_rows, make_table, read_provenance, rows_of
 
-from ctkit import write
+from ctkit import commits, write
 from ctkit.errors import TableError
 from ctkit.merge import merge_staging
-from ctkit.provenance import Provenance, joined, metadata_of, read_provenance
+from ctkit.provenance import Provenance, joined, metadata_of, read_statements
 from ctkit.table import open_table
 from ctkit.undo import undo_merge
 from ctkit.write import write_batches, write_entries
@@ -91,16 +91,94 @@ def test_write_batches_describes_each_commit(tmp_path, monkeypatch):
         ("ctkit.tree_size", "[3]"),
     ],
 )
-def test_read_provenance_when_a_record_is_malformed(tmp_path, key, value):
-    """A record of ours that cannot be read is an error that names the version, never silently nothing."""
+def test_statements_when_a_record_is_malformed(tmp_path, caplog, key, value):
+    """A commit whose records cannot be read says nothing, a warning names it, and those of others count."""
     table = make_table(tmp_path / "main", make_rows([1]))
     metadata = {**metadata_of([record(2, 4)]), key: value}
     if value is None:
         del metadata[key]
     write_entries(table, make_rows([2, 3]), metadata=metadata)
+    write_recorded(table, record(5, 7))
 
-    with pytest.raises(TableError, match=re.escape(f"{tmp_path}/main: version 2 has ctkit.* metadata that cannot be")):
-        read_provenance(table)
+    assert read_provenance(table) == [(3, record(5, 7))]
+    (warning,) = caplog.records
+    assert (warning.levelname, warning.args[:2]) == ("WARNING", (str(tmp_path / "main"), 2))
+
+
+def test_merge_when_a_record_of_staging_is_malformed(tmp_path):
+    """Rows of such a commit are merged, and are said not to be verified."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = open_table(tmp_path / "staging")
+    write_recorded(staging, record(2, 4))
+    write_entries(staging, make_rows([4, 5]), metadata={**metadata_of([record(4, 6)]), "ctkit.start": "?"})
+
+    assert merge_staging(staging, main).inserted == 4
+    off = Provenance(LOG, 4, 6, 2, 0, b"", "off", signed=False)
+    assert read_provenance(main) == [(2, record(2, 4)), (2, off)]
+
+
+def test_merge_of_files_that_others_wrote_under_our_words(tmp_path):
+    """What a commit says counts for files that ctkit wrote, which their names tell; also where they are rewritten."""
+    main = make_table(tmp_path / "main", make_rows([3]))
+    staging = open_table(tmp_path / "staging")
+    write_recorded(staging, record(10, 12))
+    said = CommitProperties(metadata_of([record(2, 6)]))
+    write_deltalake(staging, make_rows([2, 3, 5]), mode="append", commit_properties=said)
+    staging.update_incremental()
+
+    merge_staging(staging, main)
+
+    off = Provenance(LOG, 2, 6, 3, 0, b"", "off", signed=False)
+    assert read_provenance(main) == [(2, off), (2, record(10, 12))]
+
+
+def test_statements_when_a_commit_vanishes(tmp_path, monkeypatch):
+    """A commit that is cleaned up while the log is read is passed over."""
+    table = open_table(tmp_path / "main")
+    write_recorded(table, record(0, 2), record(2, 4), record(4, 6))
+    table.create_checkpoint()
+    read = commits.read_commit
+
+    def read_while_somebody_cleans_up(table, version):
+        if version == 2:
+            commits.commit_path(table, version).unlink()
+        return read(table, version)
+
+    monkeypatch.setattr(commits, "read_commit", read_while_somebody_cleans_up)
+
+    assert [version for version, _ in read_provenance(table)] == [1, 3]
+
+
+def test_statements_when_a_commit_is_damaged(tmp_path):
+    """A commit that is there and cannot be read is an error that names it."""
+    table = open_table(tmp_path / "main")
+    write_recorded(table, record(0, 2), record(2, 4))
+    commits.commit_path(table, 1).write_text("{")
+
+    with pytest.raises(TableError, match="commit 1 cannot be read"):
+        read_statements(table)
+
+
+@pytest.mark.parametrize("commits_since", [0, 5])
+def test_statements_when_another_table_is_in_the_folder(tmp_path, commits_since):
+    """The commits of another table say nothing of this one, whichever of the two has more of them."""
+    old = open_table(tmp_path / "main")
+    write_recorded(old, record(0, 2), record(2, 4))
+    shutil.rmtree(tmp_path / "main")
+    new = open_table(tmp_path / "main")
+    write_recorded(new, *(record(at, at + 1) for at in range(commits_since)))
+
+    with pytest.raises(TableError, match="no longer the table you opened"):
+        read_statements(old)
+
+
+def test_statements_when_the_folder_is_gone(tmp_path):
+    """The same where there is nothing any more."""
+    old = open_table(tmp_path / "main")
+    shutil.rmtree(tmp_path / "main")
+
+    with pytest.raises(TableError):
+        read_statements(old)
 
 
 def test_merge_carries_records_over(tmp_path):

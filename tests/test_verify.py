@@ -7,6 +7,7 @@ from hashlib import sha256
 
 import pytest
 from fakes import FakeLog, check_table
+from rows import read_provenance
 
 from ctkit.backfilling import backfill
 from ctkit.binding import FAULTS
@@ -18,7 +19,7 @@ from ctkit.http import Patience
 from ctkit.log import open_log
 from ctkit.outcome import Hole
 from ctkit.parameters import read_parameters
-from ctkit.provenance import Provenance, read_provenance
+from ctkit.provenance import Provenance
 from ctkit.table import open_table
 
 USER_AGENT = "ctkit tests, nobody@example.org"
