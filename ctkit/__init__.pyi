@@ -19,7 +19,7 @@ from ctkit.findings import AuditReport as AuditReport
 from ctkit.gap import find_gaps as find_gaps
 from ctkit.log import Log as Log
 from ctkit.log import open_log as open_log
-from ctkit.log import read_log_list as read_log_list
+from ctkit.log_list import read_log_list as read_log_list
 from ctkit.merge import MergePreview as MergePreview
 from ctkit.merge import MergeReport as MergeReport
 from ctkit.merge import merge_staging as merge_staging
@@ -36,9 +36,9 @@ from ctkit.ranges import IndexRange as IndexRange
 from ctkit.repairing import RepairReport as RepairReport
 from ctkit.repairing import repair as repair
 from ctkit.situation import Situation as Situation
-from ctkit.situation import audit_main as audit_main
-from ctkit.situation import fill_gaps as fill_gaps
 from ctkit.situation import find_situation as find_situation
 from ctkit.table import find_table as find_table
 from ctkit.table import open_table as open_table
 from ctkit.undo import undo_merge as undo_merge
+from ctkit.verbs import audit_main as audit_main
+from ctkit.verbs import fill_gaps as fill_gaps

@@ -6,7 +6,7 @@ from typing import Any
 from ctkit.checkpoint import check_public_key
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import host_of
-from ctkit.log import LogDescription, read_log_list, read_public_key
+from ctkit.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.schema import canonical_url
 from ctkit.visible import get_logger

@@ -21,8 +21,9 @@ from rows import commits_of
 from runbooks import NOTEBOOKS, SIZE, make_world
 
 from ctkit.parameters import read_parameters
-from ctkit.situation import fill_gaps, find_situation
+from ctkit.situation import find_situation
 from ctkit.table import open_table
+from ctkit.verbs import fill_gaps
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Without a sandbox, because CI is root in a container; and nothing beyond the loopback interface.

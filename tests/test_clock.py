@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeLog, check_table
 from rows import LOG, make_batch
 
-from ctkit import backfilling, cli, verify, write
+from ctkit import backfilling, verify, write
 from ctkit.backfilling import backfill
 from ctkit.checkpoint import Checkpoint
 from ctkit.gap import find_gaps
@@ -156,11 +156,11 @@ def test_a_commit_is_due_when_a_batch_is_empty(tmp_path, monkeypatch):
 @pytest.mark.parametrize(("seconds", "lines"), [(0.0, 3), (1e9, 2)])
 def test_progress_of_a_file_is_a_line_for_what_is_new(monkeypatch, caplog, seconds, lines):
     """In a file, what was said already is said again after a minute only."""
-    monkeypatch.setattr(cli, "SECONDS_PER_LINE", seconds)
+    monkeypatch.setattr(terminal, "SECONDS_PER_LINE", seconds)
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     caplog.set_level(logging.INFO, "ctkit")
 
-    with cli._progress() as say:
+    with terminal.progress_shown() as say:
         for written in (0, 0, 5):
             say(Progress(9, written, 1))
 

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pytest
 from deltalake import write_deltalake
-from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table
+from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_provenance
 
 from ctkit import cli
 from ctkit.doubts import MANY_ROWS
 from ctkit.errors import CtkitError, ParameterError, TableError, UnconfirmedMergeError
 from ctkit.merge import merge_staging, preview_merge
 from ctkit.parameters import read_parameters
-from ctkit.provenance import read_provenance
 from ctkit.staged import merge_staged
 from ctkit.table import files_of, find_table, open_table
 from ctkit.undo import undo_merge

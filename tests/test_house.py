@@ -44,6 +44,7 @@ FLOORS = {
     "rfc6962": 2,
     "static_ct": 2,
     "log": 2,
+    "log_list": 2,
     "auto": 2,
     "certificate": 2,
     "table": 2,
@@ -82,11 +83,13 @@ FLOORS = {
     "chosen_logs": 5,
     "live": 5,
     "situation": 5,
+    "verbs": 5,
     "staged": 5,
     "plots": 5,
     "widgets": 5,
     "runbook": 5,
     "demo": 5,
+    "terminal": 5,
     "cli": 5,
 }
 LOG_SIDE = {

@@ -11,9 +11,10 @@ from rows import LOG, OTHER_LOG, make_rows, make_table
 from ctkit.cli import main
 from ctkit.live import SECONDS_ALIVE, is_alive
 from ctkit.parameters import Parameters
-from ctkit.situation import fill_gaps, find_situation
+from ctkit.situation import find_situation
 from ctkit.state import write_state
 from ctkit.table import open_table
+from ctkit.verbs import fill_gaps
 
 AGENT = "ctkit tests, ct@example.org"
 

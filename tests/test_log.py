@@ -16,7 +16,8 @@ from fakes import FakeLog
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.http import Patience
-from ctkit.log import LogDescription, open_log, read_log_list, read_public_key
+from ctkit.log import open_log
+from ctkit.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog

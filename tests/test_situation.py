@@ -16,10 +16,11 @@ from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError, S
 from ctkit.log import open_log
 from ctkit.parameters import Parameters, read_parameters
 from ctkit.plots import plot_gaps
-from ctkit.situation import choose_logs, fill_gaps, find_situation, open_logs, plan_gaps
+from ctkit.situation import choose_logs, find_situation, open_logs
 from ctkit.staged import merge_staged
 from ctkit.state import write_state
 from ctkit.table import as_der_type, find_table, open_table
+from ctkit.verbs import fill_gaps, plan_gaps
 from ctkit.widgets import GapPreview
 
 AGENT = "ctkit tests, ct@example.org"

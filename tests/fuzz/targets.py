@@ -24,7 +24,7 @@ from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError,
 from ctkit.hash_tile import HashTiles
 from ctkit.http import Client, HttpError, Patience, TryAgain, host_of, retry_after
 from ctkit.keys import SortedKeys, read_keys
-from ctkit.log import read_log_list, read_public_key
+from ctkit.log_list import read_log_list, read_public_key
 from ctkit.merkle import HASH_SIZE, TILE_WIDTH, verify_consistency
 from ctkit.parameters import read_parameters, read_server_config, read_yaml
 from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof

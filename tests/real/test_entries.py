@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
-from ctkit.log import LogDescription, read_log_list
+from ctkit.log_list import LogDescription, read_log_list
 
 URL = "https://log.example"
 KINDS = {0: "x509", 1: "precert"}

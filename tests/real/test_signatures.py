@@ -18,7 +18,7 @@ from ctkit.checkpoint import (
 from ctkit.entry import decode_data_tile, decode_get_entries
 from ctkit.errors import CheckpointError, ParameterError
 from ctkit.hash_tile import HashTiles
-from ctkit.log import read_log_list, read_public_key
+from ctkit.log_list import read_log_list, read_public_key
 from ctkit.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
 from ctkit.proof import ProvenTree, Stretch
 
