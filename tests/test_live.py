@@ -113,6 +113,7 @@ def test_a_log_without_a_row_in_main_is_left_to_the_server(tmp_path, find, stret
 
     situation = find(**stretch)
 
+    assert all(start <= end for start, end in situation.within.values())
     assert (gaps_of(situation), situation.left_to_server) == (gaps, left)
 
 
