@@ -257,9 +257,14 @@ def _is_open(certificate: bytes | None) -> bool:
     return certificate is not None and not _is_signed(certificate, certificate)
 
 
+def _is_signed(certificate: bytes, by: bytes) -> bool:
+    # What is odd by its size must not stay in memory.
+    return max(len(certificate), len(by)) <= _LARGEST_ISSUER and _verify(certificate, by)
+
+
 # Logs accept few issuers, and they come again in every block.
 @lru_cache(maxsize=_REMEMBERED)
-def _is_signed(certificate: bytes, by: bytes) -> bool:
+def _verify(certificate: bytes, by: bytes) -> bool:
     signed, issuer = read_issuer(certificate), read_issuer(by)
     if signed is None or issuer is None:
         return False
@@ -287,11 +292,13 @@ def _is_signed(certificate: bytes, by: bytes) -> bool:
     return True
 
 
-@lru_cache(maxsize=_REMEMBERED)
 def read_issuer(certificate: bytes) -> Issuer | None:
     """Read a chain certificate; None if it is odd."""
-    if len(certificate) > _LARGEST_ISSUER:
-        return None
+    return _read_issuer(certificate) if len(certificate) <= _LARGEST_ISSUER else None
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _read_issuer(certificate: bytes) -> Issuer | None:
     try:
         frame = _read_frame(certificate, 0, len(certificate))
         algorithm, _ = _contents(certificate, frame.algorithm, frame.issuer, _SEQUENCE)

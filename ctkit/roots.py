@@ -18,9 +18,8 @@ class Roots:
 
     def __init__(self, certificates: Collection[bytes] | None) -> None:
         self._certificates = None if certificates is None else frozenset(certificates)
-        # Not by way of the memory of `read_issuer`, which is for those that come again.
-        read = (read_issuer.__wrapped__(certificate) for certificate in certificates or ())
-        self._names = frozenset(canonical_name(issuer.subject) for issuer in read if issuer)
+        issuers = filter(None, map(read_issuer, certificates or ()))
+        self._names = frozenset(canonical_name(issuer.subject) for issuer in issuers)
 
     def may_be_end(self, certificate: bytes) -> bool:
         """Tell whether a chain may end in a certificate that does not sign itself.

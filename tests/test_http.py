@@ -16,7 +16,17 @@ from hypothesis import strategies as st
 
 from ctkit.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
-from ctkit.http import Client, HttpError, NotAskedError, Patience, TryAgain, may_ask, retry_after, stopping
+from ctkit.http import (
+    Client,
+    HttpError,
+    NotAskedError,
+    PageError,
+    Patience,
+    TryAgain,
+    may_ask,
+    retry_after,
+    stopping,
+)
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
@@ -252,6 +262,16 @@ def test_get_when_the_log_answers_with_html(serve: Serve) -> None:
         _get(serve(log))
 
     assert (len(log.requests), raised.value.start, raised.value.end) == (3, None, None)
+
+
+def test_get_when_answers_stay_useless(serve: Serve) -> None:
+    """What breaks the protocol is asked for again a few times only, with however much patience for a busy log."""
+    log = ScriptedLog(Response(200, b"<p>Not found"))
+
+    with pytest.raises(PageError):
+        _get(serve(log), replace(FAST, tries=100))
+
+    assert len(log.requests) == 4
 
 
 def test_get_when_html_gives_way_to_an_answer(serve: Serve) -> None:
