@@ -201,7 +201,6 @@ def merge(arguments: argparse.Namespace) -> int:
 
     if arguments.undo:
         undo_staged(parameters)
-        _let_finish()
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     report = merge_staged(parameters)
