@@ -168,7 +168,6 @@ def merge(arguments: argparse.Namespace) -> int:
 
     if arguments.undo:
         undo_staged(parameters)
-        let_finish()
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     # A path typed by hand may be mistyped; one in a file was there for the backfill.

@@ -1,8 +1,10 @@
 """The command line: texts, exit codes, and the whole cycle with it."""
 
 import base64
+import itertools
 import json
 import logging
+import os
 import re
 import signal
 import subprocess
@@ -334,19 +336,112 @@ def test_gaps_when_a_log_is_skipped(ctkit, write_file, folder):
     assert [line.split() for line in out.splitlines()[1:]] == [[LOG, "first", "row", "12", "0", "0"]]
 
 
-def test_gaps_when_the_reader_goes_away(write_file, folder):
-    """A pipe that is closed early is no traceback."""
-    make_table(folder / "main", make_rows([0]))
-    write_state("state.json", {LOG: 5})
-    file = write_file(logs=[{"url": LOG, "protocol": "rfc6962"}])
-    process = subprocess.Popen(
-        [COMMAND, "gaps", "-f", file, "--json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    process.stdout.close()
+PRINTING = [["gaps"], ["gaps", "--json"], ["backfill", "--dry-run"], ["audit"], ["audit", "--json"]]
 
-    assert "Traceback" not in process.stderr.read()
-    process.stderr.close()
-    assert process.wait() == 1
+
+@pytest.fixture
+def parameter_file(write_file, folder, serve):
+    """Write the parameters of a log that misses something in main, which a process of its own can ask."""
+    log = FakeLog("Small", 30, protocols=["rfc6962"])
+    url = serve(log)
+    make_table(folder / "main", make_rows([0, 2], url=url))
+    named = [{"url": url, "protocol": "rfc6962", "name": "Small"}]
+    return write_file(logs=named, ceiling="log", state_file=None, staging_path=None)
+
+
+@pytest.mark.parametrize(
+    ("words", "where", "unbuffered"),
+    [
+        *itertools.product([["gaps"], ["--help"]], ["full disk", "closed pipe", "no stdout"], ["", "1"]),
+        *itertools.product([*PRINTING[1:], ["gaps", "--help"], ["--version"]], ["full disk"], [""]),
+    ],
+)
+def test_when_the_output_cannot_be_written(parameter_file, words, where, unbuffered):
+    """It is exit code 1 and one line that says so, whatever was to be printed, and wherever it does not arrive."""
+    command = [COMMAND, *words, *(["-f", parameter_file] if words in PRINTING else [])]
+    reader, writer = os.pipe()
+    os.close(reader)
+    target = os.open("/dev/full", os.O_WRONLY) if where == "full disk" else writer
+    done = subprocess.run(
+        command,
+        stdout=target,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        preexec_fn=(lambda: os.close(1)) if where == "no stdout" else None,
+    )
+    for descriptor in {target, writer}:
+        os.close(descriptor)
+
+    told = [line for line in done.stderr.splitlines() if line.startswith("Error: ") and "stdout" in line]
+    assert (done.returncode, len(told)) == (1, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+    if "audit" not in words:  # which tells of the entries that are missing, too
+        assert [line for line in done.stderr.splitlines() if not line.startswith("20")] == told
+
+
+@pytest.mark.parametrize("words", [["merge", "--staging-path", "staging"], ["merge", "--undo"], ["backfill"]])
+def test_verbs_that_print_nothing_need_no_stdout(parameter_file, folder, words):
+    """What only tells on stderr is done without one."""
+    if "backfill" not in words:
+        make_table(folder / "staging", make_rows([5]))
+    if "--undo" in words:
+        assert main(["merge", "--main-path", "main", "--staging-path", "staging"]) == 0
+    flags = ["-f", parameter_file] if "backfill" in words else ["--main-path", "main"]
+    done = subprocess.run([COMMAND, *words, *flags], preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True)
+
+    assert done.returncode == 0, done.stderr
+
+
+def test_main_in_a_thread(ctkit, parameter_file):
+    """A command runs in any thread; signals are left to whoever started it."""
+    codes = []
+    thread = threading.Thread(target=lambda: codes.append(main(["gaps", "-f", parameter_file])))
+    thread.start()
+    thread.join()
+
+    assert codes == [0]
+
+
+def test_main_leaves_signals_as_they_were(ctkit):
+    """Who calls main from Python keeps the handlers that were set up."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(each) for each in signals]
+    ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+
+    assert [signal.getsignal(each) for each in signals] == before
+
+
+INTERRUPTED_AT_ITS_END = """
+import atexit, logging, os, signal, sys
+from ctkit.cli import main
+def interrupt(*_):
+    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        os.kill(os.getpid(), each)
+class Interrupting(logging.Handler):
+    def emit(self, record):
+        if record.getMessage().startswith(("merge complete", "backfill complete")):
+            interrupt()
+logging.getLogger("ctkit").addHandler(Interrupting())
+atexit.register(interrupt)
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("verb", ["merge", "backfill"])
+def test_interrupt_when_the_work_is_done(parameter_file, folder, verb):
+    """Once it says that it is complete, nothing that comes on the way out makes another exit code of it."""
+    words = ["merge", "--main-path", "main", "--staging-path", "staging"]
+    if verb == "merge":
+        make_table(folder / "staging", make_rows([5]))
+    else:
+        words = ["backfill", "-f", parameter_file]
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_AT_ITS_END, *words], capture_output=True, text=True, check=False
+    )
+
+    assert (done.returncode, "Interrupted" in done.stderr) == (0, False), done.stderr
 
 
 def test_gaps_names_what_is_left_out(ctkit, write_file):
@@ -384,23 +479,6 @@ def test_a_bad_url_in_a_log_list_does_not_stop_others(ctkit, write_file, serve, 
     assert find_table("staging").count() == 30
     assert f"Error: {bad.rstrip('/')}: its gaps are not known: " in err
     assert "the log list gives a URL that cannot be asked" in err
-
-
-def test_gaps_when_the_output_cannot_be_written(write_file, folder):
-    """An error of the system is a clear text, not a traceback."""
-    make_table(folder / "main", make_rows([0]))
-    write_state("state.json", {LOG: 5})
-    command = [COMMAND, "gaps", "-f", write_file(logs=[{"url": LOG, "protocol": "rfc6962"}])]
-    with Path("/dev/full").open("w") as full:
-        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-
-    assert (done.returncode, done.stderr.splitlines()) == (
-        1,
-        [
-            "Error: [Errno 28] No space left on device; nothing is half done: correct that, then run the same command "
-            "again"
-        ],
-    )
 
 
 def test_logs_when_the_filter_matches_nothing(ctkit, write_file, serve):
@@ -626,7 +704,7 @@ def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch)
     assert (code, out.splitlines()[0]) == (1, "no gaps of the logs that could be asked")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
 def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum):
     """A signal to a backfill gives exit code 1, keeps what was written, and the next run fetches the rest."""
 
@@ -651,6 +729,9 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
             assert begun.wait(30)
             time.sleep(1.5)
             process.send_signal(signum)
+            if signum == signal.SIGHUP:  # a terminal that closes: by the shell, and by the kernel
+                time.sleep(0.1)
+                process.send_signal(signum)
             _, err = process.communicate(timeout=30)
         finally:
             process.kill()
@@ -666,6 +747,23 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     assert code == 0
     assert f"wanted={5000 - written} " in err
     check_table(find_table("staging"), {url: log}, {url: (0, 5000)})
+
+
+def test_backfill_when_hangups_are_ignored(parameter_file, folder):
+    """Under nohup, a terminal that closes is nothing to the run."""
+    code = (
+        "import os, signal, sys; from ctkit.cli import main; from ctkit import situation; find = situation.find_gaps\n"
+    )
+    code += "def hang_up(*w, **k): os.kill(os.getpid(), signal.SIGHUP); return find(*w, **k)\n"
+    code += "situation.find_gaps = hang_up; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "backfill", "-f", parameter_file],
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),
+        capture_output=True,
+        text=True,
+    )
+
+    assert (done.returncode, "backfill complete" in done.stderr) == (0, True), done.stderr
 
 
 def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
