@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeLog, check_table
 from rows import LOG, make_batch
 
-from ctkit import backfilling, verify, write
+from ctkit import backfilling, terminal, verify, write
 from ctkit.backfilling import backfill
 from ctkit.checkpoint import Checkpoint
 from ctkit.gap import find_gaps
