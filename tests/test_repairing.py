@@ -177,6 +177,18 @@ def test_repair_when_rows_contradict(tmp_path):
     assert (again.repeated, again.removed, again.conflicts, again.version) == (1, 0, 1, report.version)
 
 
+def test_repair_when_rows_beside_a_contradiction_are_proven(tmp_path):
+    """A row that contradicts a proven one, and is written anew with it, costs the proof of that one and no other."""
+    main = open_table(tmp_path / "main")
+    write_entries(main, make_rows([0, 0, 5, 6, 7]), metadata=metadata_of([record(0, 8)]))
+    write_entries(main, pa.concat_tables([make_rows([0, 8]), other_certificate(make_rows([6]))]))
+
+    repair(main)
+
+    assert indices_of(main) == [0, 5, 6, 6, 7, 8]
+    assert proven_of(main) == [0, 5, 7]
+
+
 def test_repair_when_a_certificate_was_altered(tmp_path):
     """A row that does not have the certificate of its SHA-256 is not kept in place of one that does."""
     rows = make_rows([1, 2])
