@@ -58,7 +58,7 @@ class Rfc6962Log(LogClient):
         self._known_size = 0
         self._short_stops: set[int] = set()
         self._tree: ProvenTree | None = None
-        self._accepted: Shared[None, frozenset[bytes] | None] = Shared(self.url, 1)
+        self._accepted: Shared[None, frozenset[bytes]] = Shared(self.url, 1)
 
     def _ask_for_head(self) -> Checkpoint:
         # RFC 6962, section 4.3.
@@ -145,24 +145,17 @@ class Rfc6962Log(LogClient):
                 self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
                 self.page_size_known = True
 
-    def get_roots(self) -> frozenset[bytes] | None:
+    def get_roots(self) -> frozenset[bytes]:
         """Ask which roots the log accepts, once; see `ctkit.log.Log.get_roots`."""
-        return self._accepted.get(None, self._ask_for_roots)
 
-    def _ask_for_roots(self) -> frozenset[bytes] | None:
         def read(body: bytes) -> frozenset[bytes]:
             try:
                 return read_roots(body, self.url)
             except LogProtocolError as error:
                 raise TryAgain(error) from error
 
-        try:
-            # RFC 6962, section 4.7.
-            return self._client.get("/ct/v1/get-roots", read, limit=_PAGE_LIMIT)
-        except HttpError as error:
-            if error.status in _NOT_HAD:
-                return None
-            raise
+        # RFC 6962, section 4.7.
+        return self._accepted.get(None, lambda: self._client.get("/ct/v1/get-roots", read, limit=_PAGE_LIMIT))
 
     def provable(self, start: int, end: int) -> tuple[int, int]:
         """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""

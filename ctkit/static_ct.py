@@ -117,9 +117,7 @@ class StaticCtLog(LogClient):
                 try:
                     self.get_checkpoint()
                 except UnreadableHeadError:
-                    if self.key is not None:
-                        raise
-                    # A full tile may be there all the same.
+                    # A full tile may be there all the same; whether it may be believed is for others to say.
                     has_head = False
             if has_head and start >= self._tree_size:
                 break

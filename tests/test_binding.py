@@ -127,11 +127,13 @@ def test_find_faults_when_the_poison_lies_elsewhere() -> None:
     assert faults_of(moved(len(before)), moved(rest.rindex(inside) + 4)) == [RIGHT, PRE_CERTIFICATE]
 
 
-def _name(text: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+def _name(text: str | x509.Name) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) if isinstance(text, str) else text
 
 
-def _certify(subject: str, key: Any, issuer: str, issuer_key: Any, *extensions: x509.ExtensionType) -> x509.Certificate:
+def _certify(
+    subject: str, key: Any, issuer: str | x509.Name, issuer_key: Any, *extensions: x509.ExtensionType
+) -> x509.Certificate:
     builder = x509.CertificateBuilder(
         _name(issuer),
         _name(subject),
@@ -175,12 +177,14 @@ def test_find_faults_behind_a_precertificate_signing_certificate(pre_has: bool, 
     chain = (_der(signing), _der(authority), _der(root))
 
     right = Issued(_der(pre_certificate), chain, final.tbs_certificate_bytes, _key_hash(authority_key))
+    named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SIGNING", _type=_ASN1Type.PrintableString)])
+    encoded = _certify("www", key, named, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
     others = [
         _certify(subject, key, issuer, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
         for subject, issuer in (("other", "Signing"), ("www", "Another"))
     ]
 
-    assert faults_of(right) == [RIGHT]
+    assert faults_of(right, replace(right, certificate=_der(encoded))) == [RIGHT, RIGHT]
     assert faults_of(*(replace(right, certificate=_der(other)) for other in others)) == [PRE_CERTIFICATE] * 2
     assert faults_of(replace(right, issuer_key_hash=_key_hash(signing_key))) == [ISSUER]
     assert faults_of(replace(right, chain=chain[1:])) == [PRE_CERTIFICATE]
