@@ -3,29 +3,28 @@
 import argparse
 import difflib
 import json
-import logging
-import os
 import re
-import signal
-import sys
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from dataclasses import asdict
-from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import yaml
 
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
+from ctkit.terminal import (
+    OutputError,
+    fail,
+    interrupted_by_signals,
+    let_finish,
+    log_to_stderr,
+    print_lines,
+    show_progress,
+    text_of,
+    write,
+)
 from ctkit.visible import get_logger, visible
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from ctkit.outcome import Progress
 
 # What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
 # with either, come at once.
@@ -54,75 +53,33 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupt, or a hole that a run planned to fill and did not.
     """
     # Nothing follows the command of a process, and what has been done is not undone by an interrupt on the way out.
-    with _signals(restore=argv is not None):
+    with interrupted_by_signals(restore=argv is not None):
         code = _run(argv)
-        _let_finish()
+        let_finish()
         try:
-            _write("", flush=True)
+            write("", flush=True)
         except OutputError as error:
-            code = _fail(error)
+            code = fail(error)
     return code
 
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        with _logging():
+        with log_to_stderr():
             arguments = _parse(argv)
             code: int = arguments.command(arguments)
             return code
     except KeyboardInterrupt:
-        return _fail("Interrupted: nothing is half done; the same command goes on from here.")
+        return fail("Interrupted: nothing is half done; the same command goes on from here.")
     except OutputError as error:
-        return _fail(error)
+        return fail(error)
     except CtkitError as error:
-        return _fail(f"Error: {error}")
+        return fail(f"Error: {error}")
     except OSError as error:
         problem = visible(str(error))
-        return _fail(f"Error: {problem}; nothing is half done: correct that, then run the same command again")
+        return fail(f"Error: {problem}; nothing is half done: correct that, then run the same command again")
     except SystemExit as exit_:  # argparse, for --help
         return int(exit_.code or 0)
-
-
-class OutputError(Exception):
-    """What a command prints cannot be written; nothing can be printed any more."""
-
-
-def _write(text: str, *, flush: bool = False) -> None:
-    """Print to stdout; what is not flushed may fail later."""
-    # Python has none where the caller closed it.
-    if sys.stdout is None:
-        if text:
-            raise OutputError("Error: there is no stdout to print to; open it, then run the same command again")
-        return
-    try:
-        encoding = sys.stdout.encoding or "utf-8"
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
-        if flush:
-            sys.stdout.flush()
-    except (OSError, ValueError) as error:
-        with suppress(OSError, ValueError):
-            # The interpreter must not try once more on its way out.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        message = f"Error: stdout cannot be written ({error}); write it elsewhere, then run the same command again"
-        raise OutputError(message) from error
-
-
-def _text_of(table: "pd.DataFrame") -> str:
-    from ctkit.report import visible_table
-
-    return visible_table(table).to_string(index=False)
-
-
-def _print(*lines: object) -> None:
-    _write("".join(f"{line}\n" for line in lines))
-
-
-def _fail(message: object) -> int:
-    """Say on stderr what went wrong, if anybody is there to hear; return the exit code."""
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(message, file=sys.stderr)
-    return 1
 
 
 def gaps(arguments: argparse.Namespace) -> int:
@@ -132,15 +89,15 @@ def gaps(arguments: argparse.Namespace) -> int:
 
     with closing(find_situation(parameters)) as situation:
         if arguments.json:
-            _write("[")
+            write("[")
             separator = "\n"
             # One batch at a time: there can be more gaps than Python objects have room.
             for batch in situation.gaps.to_batches(max_chunksize=65_536):
-                _write(separator + ",\n".join(map(json.dumps, batch.to_pylist())))
+                write(separator + ",\n".join(map(json.dumps, batch.to_pylist())))
                 separator = ",\n"
-            _print("\n]")
+            print_lines("\n]")
         else:
-            _print(_text_of(situation.summary()) if situation.within else _NOBODY)
+            print_lines(text_of(situation.summary()) if situation.within else _NOBODY)
         situation.check()
     return 0
 
@@ -158,11 +115,11 @@ def backfill(arguments: argparse.Namespace) -> int:
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
     logger.info("backfill mode starting %s", target)
-    with closing(find_situation(parameters)) as situation, _progress() as on_progress:
+    with closing(find_situation(parameters)) as situation, show_progress() as on_progress:
         for line in situation.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
         report = fill_gaps(situation, on_progress=on_progress)
-        _let_finish()
+        let_finish()
         logger.info("%s", report)
         for left in report.left.logs:
             logger.info("left source_url=%s entries=%d requests=%d", left.source_url, left.wanted, left.requests)
@@ -179,12 +136,12 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
     with closing(find_situation(parameters)) as situation:
         plan = plan_gaps(situation)
         if as_json:
-            _print(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
+            print_lines(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
         else:
             nothing = "no gaps, nothing to ask for" if situation.within else _NOBODY
             if situation.within and situation.unavailable:
                 nothing = "no gaps of the logs that could be asked"
-            _print(_text_of(plan.table()) if plan.logs else nothing, plan)
+            print_lines(text_of(plan.table()) if plan.logs else nothing, plan)
         if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:
             logger.warning("the plan is of all that is missing, budget not applied %s", " ".join(limits))
         situation.check()
@@ -204,7 +161,7 @@ def merge(arguments: argparse.Namespace) -> int:
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     report = merge_staged(parameters)
-    _let_finish()
+    let_finish()
     if report.staging_rows:
         logger.info("%s", report)
     if report.left not in ("", EMPTY):
@@ -220,16 +177,16 @@ def audit(arguments: argparse.Namespace) -> int:
     report = audit_main(parameters)
     if arguments.json:
         for piece in report.json_pieces():
-            _write(piece)
-        _print()
+            write(piece)
+        print_lines("")
     else:
         from ctkit.report import left_out
 
         for heading, table in report.tables().items():
             if len(table):
-                shown = "\n".join(table[""]) if "" in table else _text_of(table.head(SHOWN))
+                shown = "\n".join(table[""]) if "" in table else text_of(table.head(SHOWN))
                 more = left_out(table, SHOWN)
-                _print(heading, shown, *([f"{more}; --json lists them"] if more else []), "")
+                print_lines(heading, shown, *([f"{more}; --json lists them"] if more else []), "")
     logger.info("%s", report)
     report.check()
     return 0
@@ -242,7 +199,7 @@ def run(arguments: argparse.Namespace) -> int:
     shared = read_yaml(arguments.file) if arguments.file else {}
     own = {key: _literal(value) for key, value in arguments.parameter}
     code = run_notebook(arguments.notebook, own, shared=shared)
-    _let_finish()
+    let_finish()
     return code
 
 
@@ -260,10 +217,10 @@ class _Parser(argparse.ArgumentParser):
     """Usage errors have exit code 1, like every other error."""
 
     def error(self, message: str) -> NoReturn:
-        raise SystemExit(_fail(f"{self.format_usage()}Error: {visible(message)}"))
+        raise SystemExit(fail(f"{self.format_usage()}Error: {visible(message)}"))
 
     def print_help(self, file: object = None) -> None:
-        _write(self.format_help())
+        write(self.format_help())
 
     def _check_value(self, action: argparse.Action, value: str) -> None:
         choices = list(action.choices or ())
@@ -279,7 +236,7 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import version
 
-        _print(f"ctkit {version('ctkit')}")
+        print_lines(f"ctkit {version('ctkit')}")
         parser.exit()
 
 
@@ -389,76 +346,3 @@ def _literal(text: str) -> object:
         return yaml.load(text, Loader)
     except NO_YAML:
         return text
-
-
-@contextmanager
-def _logging() -> Iterator[None]:
-    """Write ``time level message key=value ...`` to stderr."""
-    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
-    formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
-    handler.setFormatter(formatter)
-    ours = logging.getLogger("ctkit")
-    ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    try:
-        yield
-    finally:
-        ours.removeHandler(handler)
-
-
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-@contextmanager
-def _signals(*, restore: bool) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt like Ctrl+C, also where a shell started us in the background.
-
-    A SIGHUP that is ignored on purpose (nohup) stays so. Signals of a process belong to its main thread.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {each: signal.getsignal(each) for each in _STOPS}
-
-    def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        # A terminal that closes sends it more than once, by the shell and by the kernel.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for each in _STOPS:
-        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:
-            signal.signal(each, stop)
-    try:
-        yield
-    finally:
-        if restore:
-            for each, handler in before.items():
-                signal.signal(each, handler)
-
-
-def _let_finish() -> None:
-    """Ignore interrupts from here on: what was asked for is done, and only remains to be told."""
-    if threading.current_thread() is threading.main_thread():
-        for each in _STOPS:
-            signal.signal(each, signal.SIG_IGN)
-
-
-@contextmanager
-def _progress() -> Iterator["Callable[[Progress], None]"]:
-    """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda done: logger.info(
-            "rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version
-        )
-        return
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
-
-        def update(done: "Progress") -> None:
-            bar.total = done.wanted
-            bar.update(done.written - bar.n)
-
-        yield update
