@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 import yaml
 
@@ -16,18 +16,15 @@ from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_
 from ctkit.terminal import (
     OutputError,
     fail,
+    interrupted_by_signals,
     let_finish,
-    logging_to_stderr,
+    log_to_stderr,
     print_lines,
-    progress_shown,
-    signals_held,
+    show_progress,
     text_of,
     write,
 )
 from ctkit.visible import get_logger, visible
-
-if TYPE_CHECKING:
-    pass
 
 # What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
 # with either, come at once.
@@ -57,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupt, or a hole that a run planned to fill and did not.
     """
     # Nothing follows the command of a process, and what has been done is not undone by an interrupt on the way out.
-    with signals_held(restore=argv is not None):
+    with interrupted_by_signals(restore=argv is not None):
         code = _run(argv)
         let_finish()
         try:
@@ -69,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     try:
-        with logging_to_stderr():
+        with log_to_stderr():
             arguments = _parse(argv)
             code: int = arguments.command(arguments)
             return code
@@ -124,7 +121,7 @@ def backfill(arguments: argparse.Namespace) -> int:
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
     logger.info("backfill mode starting %s", target)
-    with closing(find_situation(parameters, verb="append")) as situation, progress_shown() as on_progress:
+    with closing(find_situation(parameters, verb="append")) as situation, show_progress() as on_progress:
         for line in situation.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
         report = fill_gaps(situation, on_progress=on_progress)
@@ -189,7 +186,7 @@ def audit(arguments: argparse.Namespace) -> int:
     if arguments.json:
         for piece in report.json_pieces():
             write(piece)
-        print_lines()
+        print_lines("")
     else:
         from ctkit.report import left_out
 

@@ -5,8 +5,6 @@ import os
 import re
 import signal
 import symtable
-import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,6 +30,7 @@ from ctkit.arguments import did_you_mean, shown
 from ctkit.errors import ParameterError
 from ctkit.parameters import Parameters
 from ctkit.report import RESULT_MIME_TYPE
+from ctkit.terminal import STOPS, in_main_thread, is_watched
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -91,7 +90,7 @@ def run_notebook(
     record = _reserve_record(notebook) if output is None else Path(output)
     record.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_of(record)
-    watched = sys.stderr.isatty()
+    watched = is_watched()
     status, problem = "complete", ""
     try:
         papermill.execute_notebook(
@@ -376,7 +375,7 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
                 client.execute(**({} if folder is None else {"cwd": str(folder)}))
         finally:
             # Jupyter makes a loop for each thread and closes none.
-            if not _in_main_thread() and not (loop := ensure_event_loop()).is_running():
+            if not in_main_thread() and not (loop := ensure_event_loop()).is_running():
                 loop.close()
 
 
@@ -391,12 +390,11 @@ logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().
 @contextmanager
 def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
     """Handle signals so; those of a process belong to its main thread."""
-    if not _in_main_thread():
+    if not in_main_thread():
         yield
         return
-    signals = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
     # What is ignored on purpose (nohup) stays so.
-    before = {each: known for each in signals if (known := signal.getsignal(each)) is not signal.SIG_IGN}
+    before = {each: known for each in STOPS if (known := signal.getsignal(each)) is not signal.SIG_IGN}
     for each in before:
         signal.signal(each, handler)
     try:
@@ -404,7 +402,3 @@ def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handle
     finally:
         for each, known in before.items():
             signal.signal(each, known)
-
-
-def _in_main_thread() -> bool:
-    return threading.current_thread() is threading.main_thread()

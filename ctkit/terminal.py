@@ -1,4 +1,4 @@
-"""Where a command meets its terminal: what it prints, logs and draws there, and the signals that stop it."""
+"""The terminal of a command: what is printed and told there, and the signals that come from it."""
 
 import logging
 import os
@@ -23,14 +23,32 @@ logger = get_logger(__name__)
 SECONDS_PER_LINE = 60.0
 """Where nothing is drawn, a line so often tells that a run is alive."""
 
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that interrupt a run."""
+
+
+def in_main_thread() -> bool:
+    """Return whether this is the thread that signals of a process belong to."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def is_watched() -> bool:
+    """Return whether somebody sees on a terminal what is told; Python has no stderr where the caller closed it."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
 
 class OutputError(Exception):
     """What a command prints cannot be written; nothing can be printed any more."""
 
 
 def write(text: str, *, flush: bool = False) -> None:
-    """Print to stdout; what is not flushed may fail later."""
-    # Python has none where the caller closed it.
+    """Print to stdout; what is not flushed may fail later.
+
+    Raises
+    ------
+    OutputError
+        Python has no stdout, because the caller closed it, or nothing can be written to it.
+    """
     if sys.stdout is None:
         if text:
             raise OutputError("Error: there is no stdout to print to; open it, then run the same command again")
@@ -56,7 +74,7 @@ def text_of(table: "pd.DataFrame") -> str:
 
 
 def print_lines(*lines: object) -> None:
-    """Print lines to stdout, each as `write` does."""
+    """Print lines to stdout; see `write`."""
     write("".join(f"{line}\n" for line in lines))
 
 
@@ -69,7 +87,7 @@ def fail(message: object) -> int:
 
 
 @contextmanager
-def logging_to_stderr() -> Iterator[None]:
+def log_to_stderr() -> Iterator[None]:
     """Write ``time level message key=value ...`` to stderr."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
@@ -84,26 +102,23 @@ def logging_to_stderr() -> Iterator[None]:
         ours.removeHandler(handler)
 
 
-_STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 @contextmanager
-def signals_held(*, restore: bool) -> Iterator[None]:
+def interrupted_by_signals(*, restore: bool) -> Iterator[None]:
     """Let SIGTERM and SIGHUP interrupt like Ctrl+C, also where a shell started us in the background.
 
     A SIGHUP that is ignored on purpose (nohup) stays so. Signals of a process belong to its main thread.
     """
-    if threading.current_thread() is not threading.main_thread():
+    if not in_main_thread():
         yield
         return
-    before = {each: signal.getsignal(each) for each in _STOPS}
+    before = {each: signal.getsignal(each) for each in STOPS}
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
         # A terminal that closes sends it more than once, by the shell and by the kernel.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for each in _STOPS:
+    for each in STOPS:
         if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:
             signal.signal(each, stop)
     try:
@@ -116,15 +131,15 @@ def signals_held(*, restore: bool) -> Iterator[None]:
 
 def let_finish() -> None:
     """Ignore interrupts from here on: what was asked for is done, and only remains to be told."""
-    if threading.current_thread() is threading.main_thread():
-        for each in _STOPS:
+    if in_main_thread():
+        for each in STOPS:
             signal.signal(each, signal.SIG_IGN)
 
 
 @contextmanager
-def progress_shown() -> Iterator["Callable[[Progress], None]"]:
+def show_progress() -> Iterator["Callable[[Progress], None]"]:
     """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
-    if not sys.stderr.isatty():
+    if not is_watched():
         last, said_at = None, 0.0
 
         def say(done: "Progress") -> None:

@@ -1,11 +1,13 @@
 """Audits: what is complete, what is proven, what contradicts; over real tables and a log that is asked again."""
 
 import base64
+import json
 import os
 import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -24,6 +26,7 @@ from ctkit.http import Patience
 from ctkit.log import open_log
 from ctkit.merge import merge_staging
 from ctkit.provenance import Provenance, metadata_of
+from ctkit.ranges import RangeSet
 from ctkit.repairing import repair
 from ctkit.table import files_of, open_table
 from ctkit.write import write_entries
@@ -228,6 +231,22 @@ def test_audit_when_there_are_holes(place):
     assert report.title == "audit failed"
     with pytest.raises(TableError, match=r"11 entries are missing: \[0, 10\), \[100, 101\); backfill what is missing"):
         report.check()
+
+
+def test_audit_of_very_many_ranges(place):
+    """Programs get all of them, piece by piece; people get some, and how many there are."""
+    place.write(0, SIZE)
+    report = place.audit()
+    starts = np.arange(70_000) * 2
+    (log,) = report.logs
+    report = replace(report, logs=(replace(log, missing=RangeSet(starts, starts + 1)), log))
+    pieces = list(report.json_pieces())
+
+    assert json.loads("".join(pieces)) == report.to_json()
+    assert len(report.to_json()["details"][0]["missing"]) == 70_000
+    assert max(map(len, pieces)) < 4_000_000
+    assert len(report.tables()["missing"]) == 1000
+    assert "... and 69,950 more" in report._repr_html_()
 
 
 def test_audit_when_a_part_was_filled_live(place):

@@ -160,7 +160,7 @@ def test_progress_of_a_file_is_a_line_for_what_is_new(monkeypatch, caplog, secon
     monkeypatch.setattr("sys.stderr.isatty", lambda: False, raising=False)
     caplog.set_level(logging.INFO, "ctkit")
 
-    with terminal.progress_shown() as say:
+    with terminal.show_progress() as say:
         for written in (0, 0, 5):
             say(Progress(9, written, 1))
 

@@ -87,6 +87,7 @@ FLOORS = {
     "staged": 5,
     "plots": 5,
     "widgets": 5,
+    "terminal": 5,
     "runbook": 5,
     "demo": 5,
     "terminal": 5,
@@ -184,6 +185,19 @@ def test_log_side_and_lake_side_are_apart():
     """Neither side imports the other, not even by way of a third module."""
     assert reach_of(LOG_SIDE) & LAKE_SIDE == set()
     assert reach_of(LAKE_SIDE) & LOG_SIDE == set()
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_module_tells_only_what_is_visible(module):
+    """Its logger is one that makes visible what comes from outside."""
+    loggers = [
+        node
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "getLogger"
+    ]
+    named = [getattr(call.args[0], "id", None) for call in loggers if call.args]
+
+    assert "__name__" not in named
 
 
 def test_modules_are_small():

@@ -267,6 +267,18 @@ def test_merge_when_the_preview_is_stale(tmp_path, moved):
     assert {name: commits_of(tmp_path / name) for name in ("main", "staging")} == before
 
 
+def test_preview_shows_times_in_utc(tmp_path, monkeypatch):
+    """Whatever the machine's time zone, times are those of the table, and say so."""
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "America/Los_Angeles")
+        time.tzset()
+        preview = preview_merge(make_table(tmp_path / "staging", make_rows([1])), None)
+    time.tzset()
+
+    assert str(preview.sample["seen"].dtype.tz) == "UTC"
+    assert "2026-03-01 12:00:00+00:00" in preview._repr_html_()
+
+
 def test_preview_changes_nothing(tmp_path):
     """A preview tells rows by log and date, and shows some of what would be inserted, without a new file anywhere."""
     main = make_table(tmp_path / "main", make_rows([1, 2]))
