@@ -90,7 +90,6 @@ FLOORS = {
     "terminal": 5,
     "runbook": 5,
     "demo": 5,
-    "terminal": 5,
     "cli": 5,
 }
 LOG_SIDE = {
