@@ -18,8 +18,9 @@ from ctkit.checkpoint import Checkpoint, check_public_key, verify_signature
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
+from ctkit.merkle import LARGEST_TREE
 from ctkit.pace import Pace
-from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
+from ctkit.ranges import Int64s, RangeSet
 from ctkit.rfc6962 import Rfc6962Log
 from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog

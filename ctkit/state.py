@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from ctkit.errors import LogError, ParameterError
 from ctkit.http import stopping
-from ctkit.ranges import LARGEST_TREE
+from ctkit.merkle import LARGEST_TREE
 from ctkit.schema import canonical_url
 
 T = TypeVar("T")
