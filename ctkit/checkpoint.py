@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ctkit.errors import CheckpointError
-from ctkit.merkle import HASH_SIZE
-from ctkit.ranges import LARGEST_TREE
+from ctkit.merkle import HASH_SIZE, LARGEST_TREE
 
 Verify = Literal["off", "heads", "entries"]
 """What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.

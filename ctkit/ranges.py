@@ -9,9 +9,6 @@ from numpy.typing import NDArray
 
 Int64s = NDArray[np.int64]
 
-LARGEST_TREE = 1 << 40
-"""Entries of a log at the most: the index of an entry has 40 bits (Static CT API, "SCT Extension")."""
-
 END = 1 << 62
 """Beyond all indices."""
 

@@ -12,8 +12,8 @@ from typing import TypeVar
 from ctkit.deadline import Deadline
 from ctkit.errors import LogError, ParameterError
 from ctkit.http import stopping
+from ctkit.merkle import LARGEST_TREE
 from ctkit.paths import local_path
-from ctkit.ranges import LARGEST_TREE
 from ctkit.schema import canonical_url
 from ctkit.visible import get_logger
 
