@@ -416,7 +416,7 @@ INTERRUPTED_AT_ITS_END = """
 import atexit, logging, os, signal, sys
 from ctkit.cli import main
 def interrupt(*_):
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
         os.kill(os.getpid(), each)
 class Interrupting(logging.Handler):
     def emit(self, record):

@@ -475,7 +475,7 @@ def test_run_notebook_when_papermill_fails(make, tmp_path, monkeypatch):
 
 def test_run_notebook_when_the_terminal_closes(make, tmp_path):
     """SIGHUP comes by the shell and by the kernel then: that is one interrupt, which the cell has time for."""
-    make(PARAMETERS, SLOW.replace("SECONDS", "2"))
+    make(PARAMETERS, SLOW.replace("SECONDS", "8"))
     process = start(tmp_path)
     process.send_signal(signal.SIGHUP)
     time.sleep(0.5)
