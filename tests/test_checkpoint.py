@@ -226,6 +226,8 @@ def test_read_sth_accepts_the_largest_size():
             "no RFC 6962",
         ),
     ],
+    # The log's key is made anew for each run.
+    ids=[str(number) for number in range(21)],
 )
 def test_read_checkpoint_of_something_else(old, new, what):
     """What is no checkpoint is refused, and the error says what is wrong."""

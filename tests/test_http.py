@@ -215,7 +215,9 @@ def test_get_logs_why_it_tries_again(serve: Serve, caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(
-    "body", [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000)), gzip.compress(b"") * 200]
+    "body",
+    [b"x" * 1001, gzip.compress(b"x" * 1001), gzip.compress(bytes(50_000_000)), gzip.compress(b"") * 200],
+    ids=["bare", "packed", "a bomb", "empty members"],
 )
 def test_get_when_the_body_is_larger_than_allowed(serve: Serve, body: bytes) -> None:
     """A body beyond the limit is refused, packed or not, and one of empty gzip members without end."""
