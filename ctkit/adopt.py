@@ -250,9 +250,9 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
         sync(commit.parent)
         have = commit.read_bytes()
     except OSError as error:
-        message = f"version {version}, which has what was merged, cannot be read back ({error}); look at its history()"
+        message = f"version {version}, which has what was merged, cannot be read back ({error}); look at its _delta_log"
         raise TableError(folder_of(target), f"{message} and run again") from error
     # Names are new and unlike all others: there is no need to take the commit apart.
     if lost := [file.name for file in files if file.path.name.encode() not in have]:
-        message = f"does not show {lost[:3]} in version {version}; look at its history() and run again"
+        message = f"does not show {lost[:3]} in version {version}; look at its _delta_log, and run again"
         raise TableError(folder_of(target), message)

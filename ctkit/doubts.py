@@ -32,8 +32,8 @@ def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
     TableError
         A commit of staging cannot be read.
     """
-    merges, undos, foreign, unasked = 0, 0, [], 0
-    found = []
+    merges, undos, foreign, unsaid = 0, 0, [], 0
+    meant_for: set[str] = set()
     for version, actions in kept_commits(staging):
         info = commit_info(actions)
         merges += MERGED_FROM in info
@@ -41,14 +41,20 @@ def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
         if _has_new_rows(actions):
             if not any(key.startswith("ctkit.") for key in info):
                 foreign.append(version)
-            unasked += main is None or info.get(STAGED_FOR) != str(main.metadata().id)
+            unsaid += STAGED_FOR not in info
+            meant_for |= {info[STAGED_FOR]} if STAGED_FOR in info else set()
+    found = []
     if len(kept_versions(staging)) <= staging.version():
         found.append("its log has lost commits, and with them what they said")
     if merges or undos:
         found.append(f"{merges} merges were made into it, and {undos} undone there")
     if foreign:
         found.append(f"another program than ctkit wrote rows to it, first in version {foreign[0]}")
-    if main and unasked:
+    if str(staging.metadata().id) in meant_for:
+        found.append("a backfill filled it as a main table")
+    elif main and meant_for - {str(main.metadata().id)}:
+        found.append(f"its rows were fetched for another main table than {folder_of(main)}")
+    if main and unsaid:
         rows, rows_of_main = _rows_of(staging), _rows_of(main)
         if rows_of_main and rows >= max(MANY_ROWS, MANY_TIMES * rows_of_main):
             found.append(f"it has {rows} rows, many more than the {rows_of_main} of {folder_of(main)}")

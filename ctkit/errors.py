@@ -10,7 +10,7 @@
     |-- TableError(uri)
     |   |-- SchemaMismatchError   the table is not one of ours, or demands what we do not do: name another
     |   |-- UnconfirmedMergeError staging looks like a main table: look at both paths, then confirm
-    |   |-- KeyConflictError      two tables disagree on what a key means: look at them
+    |   |-- KeyConflictError      rows disagree on what a key means: look at them
     |   `-- StalePreviewError     a table moved since it was previewed: look again
     `-- ParameterError            a parameter is wrong: correct it (also a ValueError)
 
@@ -123,7 +123,7 @@ class UnconfirmedMergeError(TableError):
 
 
 class KeyConflictError(TableError):
-    """Two tables hold different certificates under one ``(source_url, cert_index)``."""
+    """Rows, of two tables or of one, hold different certificates under one ``(source_url, cert_index)``."""
 
 
 class StalePreviewError(TableError):

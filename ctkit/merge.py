@@ -264,17 +264,19 @@ def merge_staging(
     StalePreviewError
         A table moved since the preview.
     UnconfirmedMergeError
-        Staging looks like a main table: merges were made into it, another program wrote to it, or it has many times
-        the rows of main. Nothing was changed.
+        Staging looks like a main table (`MergePreview.doubts`). Nothing was changed.
     SchemaMismatchError
         As for `preview_merge`; nothing was changed.
     TableError
-        A table cannot be read or written, or another run works on it. Main has nothing of staging, staging is intact.
+        A table cannot be read or written, or another run works on it. Staging is intact; main has nothing of it, unless
+        the commit could not be read back.
     """
     check_separate(folder_of(staging), folder_of(main))
     with hold(main) as target, hold(staging) as source:
         check_features(target, "append")
         check_features(source, "remove")
+        if expected:
+            _check_expected(expected, source, target)
         if not confirmed:
             check_doubts(doubts_of(source, target), folder_of(source), folder_of(target))
         report = _merge(source, target, expected)
@@ -290,6 +292,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
     overlap = Overlap(staging, staged)
     clear_scratch(main)
+    clear_scratch(staging)
     present = overlap.may_be_in(main)
     provenance = metadata_of(carried_over(staging))
     linked: list[DataFile] | None = None
@@ -314,7 +317,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 },
                 max_commit_retries=0,
             )
-            if not linked or commit_files(linked, main, properties):
+            if commit_files(linked, main, properties) if linked else _is_newest(main):
                 break
             logger.info("main moved, looking again version=%d", main.version())
             check_features(main, "append")
@@ -338,6 +341,13 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         staging=folder_of(staging),
         left=retire(staging, staged, dead) if staged else EMPTY,
     )
+
+
+def _is_newest(main: DeltaTable) -> bool:
+    """Tell whether main is as it was looked at; the handle shows what it is now."""
+    before = main.version()
+    main.update_incremental()
+    return main.version() == before
 
 
 def _added_since(main: DeltaTable, version: int) -> list[str]:

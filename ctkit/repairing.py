@@ -28,15 +28,13 @@ from ctkit.overlap import Overlap
 from ctkit.provenance import carried_rows, metadata_of, proven_in, read_statements
 from ctkit.ranges import END, Int64s, RangeSet, runs_of
 from ctkit.report import Report, frame_of
+from ctkit.retire import REPAIRED
 from ctkit.rewrite import rewrite_files
 from ctkit.scratch import clear_scratch, scratch_of
 from ctkit.table import as_der_type, check_features, files_of, folder_of, hold
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
-
-REPAIRED = "ctkit.repaired"
-"""Commit metadata: how many repeated rows the commit took out."""
 
 SHOWN = 1000
 """So many ranges of each log are listed; all count."""
@@ -64,6 +62,8 @@ class RepairReport(Report):
         Files that were written anew or taken out, or would be.
     keys, conflicting
         URL -> indices that had several rows; those that keep several, because they contradict.
+    done
+        False for a dry run.
     """
 
     main: str
@@ -75,11 +75,12 @@ class RepairReport(Report):
     files: int
     keys: dict[str, RangeSet]
     conflicting: dict[str, RangeSet]
+    done: bool
 
     @property
     def title(self) -> str:  # type: ignore[override]
         """Whether it was done."""
-        return "repair complete" if self.removed + self.conflicts == self.repeated else "repair preview"
+        return "repair complete" if self.done else "repair preview"
 
     def check(self) -> None:
         """Raise if rows contradict each other: they are for a person to look at.
@@ -117,8 +118,9 @@ def repair(main: DeltaTable, *, dry_run: bool = False) -> RepairReport:
     """Take repeated rows out of a table, in one commit.
 
     Of the rows of one key, one that is proven stays, else the one that was added first. What was proven stays so.
-    Rows that contradict stay all of them, see `RepairReport.conflicts`. Interrupted or failed at any point, the table
-    is as before or repaired. What others commit meanwhile stays as it is: a repetition in it is left for another call.
+    Rows that contradict each other all stay, see `RepairReport.conflicts`. Interrupted or failed at any point, the
+    table is as before or repaired. What others commit meanwhile stays as it is: a repetition in it is left for another
+    call.
 
     Parameters
     ----------
@@ -136,7 +138,7 @@ def repair(main: DeltaTable, *, dry_run: bool = False) -> RepairReport:
         Nothing was changed.
     """
     with nullcontext(main) if dry_run else hold(main) as table:
-        report = _report_of(_Repeats(table)) if dry_run else _repair(table)
+        report = _report_of(_Repeats(table), done=False) if dry_run else _repair(table)
     if not dry_run:
         main.update_incremental()
     return report
@@ -157,7 +159,7 @@ def _repair(main: DeltaTable) -> RepairReport:
         clear_scratch(main)
         if done:
             break
-    return _report_of(found, removed=found.removed)
+    return _report_of(found, done=True)
 
 
 def _replace(main: DeltaTable, found: "_Repeats") -> bool:
@@ -171,6 +173,8 @@ def _replace(main: DeltaTable, found: "_Repeats") -> bool:
     properties = CommitProperties({REPAIRED: str(found.removed), **found.said}, max_commit_retries=0)
     while not commit_files(linked, main, properties, removed=found.replaced):
         logger.info("main moved, looking again version=%d", main.version())
+        check_features(main, "append")
+        check_features(main, "remove")
         if not found.involved <= set(files_of(main)):
             return False
         found.version = main.version()
@@ -248,7 +252,8 @@ class _Repeats:
         self.said = metadata_of(carried_rows(statements, carried))
 
 
-def _report_of(found: _Repeats, *, removed: int = 0) -> RepairReport:
+def _report_of(found: _Repeats, *, done: bool) -> RepairReport:
+    removed = found.removed if done else 0
     return RepairReport(
         main=found.folder,
         version_before=found.version,
@@ -259,6 +264,7 @@ def _report_of(found: _Repeats, *, removed: int = 0) -> RepairReport:
         files=len(found.replaced),
         keys=found.keys,
         conflicting=found.conflicting,
+        done=done,
     )
 
 

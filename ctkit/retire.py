@@ -11,7 +11,7 @@ from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
 from ctkit.adopt import commit_files
-from ctkit.commits import commit_info, files_named, files_removed, read_commit
+from ctkit.commits import commit_info, files_named, files_removed, kept_commits, read_commit
 from ctkit.datafile import DataFile
 from ctkit.errors import TableError
 from ctkit.schema import PARTITION
@@ -19,6 +19,9 @@ from ctkit.table import files_of, first_line, folder_of, hold, table_path
 
 MERGED = "ctkit.merged"
 """Commit metadata of staging: everything that it held is in main."""
+
+REPAIRED = "ctkit.repaired"
+"""Commit metadata: how many repeated rows the commit took out."""
 
 EMPTY = "an empty table"
 """What is left where nothing was to be removed: a staging table that never had a row."""
@@ -89,7 +92,7 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
             if files_of(held) or MERGED not in commit_info(last):
                 return EMPTY
             return _remove_empty(held, {Path(folder, name) for name in files_removed(last)}, orphans(held))
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError, TableError) as error:
         return f"{folder} could not be removed ({first_line(error)}); remove it"
 
 
@@ -113,7 +116,7 @@ def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[
     table.update_incremental()
     if added := set(map(Path, files_of(table))).difference(merged):
         return f"{len(added)} files that were added during the merge; merge again"
-    own = {*merged, *dead, folder / "_delta_log"}
+    own = {*merged, *dead, *_replaced(table), folder / "_delta_log"}
     if foreign := sorted(path.name for path in folder.iterdir() if not _is_own(path, own)):
         return f"{EMPTY}, because {folder} also holds {', '.join(foreign[:5])}; remove it"
     # Renamed, it is gone at once: half a log would be a broken table.
@@ -126,6 +129,22 @@ def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[
         return "files that were added during the merge; merge again"
     shutil.rmtree(husk)
     return ""
+
+
+def _replaced(table: DeltaTable) -> set[Path]:
+    """Return the files that runs of ctkit, or a compaction, took out of the table: what they held was kept, or merged.
+
+    What others took out is history that only the table itself can bring back.
+    """
+    folder = table_path(table.table_uri)
+    found: set[Path] = set()
+    for _, actions in kept_commits(table):
+        removed = [action["remove"] for action in actions if "remove" in action]
+        if {REPAIRED, MERGED} & commit_info(actions).keys() or not any(
+            each.get("dataChange", True) for each in removed
+        ):
+            found |= {folder / name for name in files_removed(actions)}
+    return found
 
 
 def _is_own(path: Path, own: Collection[Path]) -> bool:

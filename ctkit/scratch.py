@@ -70,6 +70,9 @@ def _unlink_noted(table: DeltaTable) -> None:
     noted = _read_note(scratch_of(table) / LINKS)
     if noted is None:
         return
+    if noted.version > table.version():
+        logger.warning("note of a run names a version that is not there, its links stay table=%s", folder_of(table))
+        return
     try:
         # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
         taken = files_added(actions_since(DeltaTable(table.table_uri), noted.version))

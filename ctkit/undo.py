@@ -6,7 +6,7 @@ from deltalake import CommitProperties, DeltaTable
 
 from ctkit.adopt import check_removable, commit_files, confirm_files, link_files
 from ctkit.arguments import checked
-from ctkit.commits import commit_info, files_added, read_commit
+from ctkit.commits import commit_info, files_added, kept_commits, read_commit
 from ctkit.datafile import data_files
 from ctkit.doubts import MERGED_FROM, STAGED_FOR, UNDONE
 from ctkit.errors import TableError
@@ -25,7 +25,7 @@ from ctkit.table import (
 )
 
 PUT_BACK = "ctkit.put_back_from"
-"""Commit metadata of staging: the main table whose merge was undone."""
+"""Commit metadata of staging: the id of the main table, and the version of its merge that was undone."""
 
 
 @checked
@@ -33,7 +33,7 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     """Take the last merge out of main, as long as nothing was committed since, and stage its rows again.
 
     The rows are in staging before they leave main: wherever this is interrupted, none is lost, and the same call again
-    ends it.
+    completes it. Rows that staging still has are there twice then; a merge takes one of each.
 
     Parameters
     ----------
@@ -72,21 +72,37 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
         names = files_added(actions)
         files = [file for file in data_files(held) if file.name in names]
         check_removable(files, held)
-        with hold(_staging_of(held, info, staging)) as back:
-            if str(back.metadata().id) != info.get(MERGED_ID) or not files_of(back):
-                said = {PUT_BACK: folder_of(main), STAGED_FOR: str(held.metadata().id), **records_in(info)}
+        mark = f"{held.metadata().id} {merged}"
+        with hold(_staging_of(held, info, staging, mark)) as back:
+            if not _is_put_back(back, mark):
+                said = {PUT_BACK: mark, STAGED_FOR: str(held.metadata().id), **records_in(info)}
                 linked = link_files(files, back, noted=False)
-                commit_files(linked, back, CommitProperties(said))
-                confirm_files(linked, back, back.version())
-        properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)
-        if not commit_files([], held, properties, removed=files):
-            message = "was written while the merge was being undone. Its rows stay in main. Nothing was lost"
-            raise TableError(folder_of(main), f"{message}: DeltaTable.restore() goes back over other commits too")
+                # Not before the rows are seen in staging may they leave main.
+                before = back.version()
+                while not commit_files(linked, back, CommitProperties(said, max_commit_retries=0)):
+                    before = back.version()
+                confirm_files(linked, back, before + 1)
+            properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)
+            if not commit_files([], held, properties, removed=files):
+                message = (
+                    f"was written while the merge was being undone. Its rows stay, and are in {folder_of(back)} too"
+                )
+                raise TableError(folder_of(main), f"{message}: a merge removes them there again")
     main.update_incremental()
     return merged + 1
 
 
-def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | None) -> DeltaTable:
+def _is_put_back(staging: DeltaTable, mark: str) -> bool:
+    """Tell whether an undo of the merge that died has put its rows back, and no merge has taken them since."""
+    present = set(files_of(staging))
+    folder = folder_of(staging)
+    for _, actions in kept_commits(staging):
+        if commit_info(actions).get(PUT_BACK) == mark:
+            return {f"{folder}/{name}" for name in files_added(actions)} <= present
+    return False
+
+
+def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | None, mark: str) -> DeltaTable:
     """Open the table that the rows go back to.
 
     Where main's log says that they came from may be a place of somebody else by now.
@@ -96,7 +112,7 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
     there = find_table(place)
     if staging is None:
         moved = f"its rows came from {info[MERGED_FROM]!r}"
-        if there and str(there.metadata().id) != info.get(MERGED_ID):
+        if there and not _is_place(there, info, mark):
             raise TableError(folder_of(main), f"{moved}, where another table is now; name a staging folder for them")
         if str(place) != info[MERGED_FROM] or not place.parent.is_dir():
             raise TableError(folder_of(main), f"{moved}, which is no folder here; name a staging folder for them")
@@ -106,3 +122,8 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
         message = f"has as_der in another form than main ({as_der_type(main)}); name another staging folder"
         raise TableError(str(place), message)
     return back
+
+
+def _is_place(table: DeltaTable, info: dict[str, str], mark: str) -> bool:
+    """Tell whether a table is the one that was merged, or was made by an undo of the merge that died."""
+    return str(table.metadata().id) == info.get(MERGED_ID) or table.version() == 0 or _is_put_back(table, mark)

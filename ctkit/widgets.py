@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
-from ctkit.errors import CtkitError, StalePreviewError
+from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
 from ctkit.merge import MergePreview, MergeReport, preview_merge
 from ctkit.outcome import Progress
 from ctkit.parameters import Parameters, read_parameters
@@ -204,7 +204,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.button = ipywidgets.Button(description="Merge", button_style="primary", icon="check")
         self.button.on_click(self._merge)
         self.confirmed = ipywidgets.Checkbox(
-            description="These are not swapped: merge all the same", indent=False, layout={"width": "auto"}
+            description="These are not swapped: merge anyway", indent=False, layout={"width": "auto"}
         )
         self.confirmed.observe(self._enable, "value")
         self._shown, self._outcome = ipywidgets.HTML(), ipywidgets.HTML()
@@ -240,7 +240,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         try:
             self.value = merge_staged(self._parameters, expected=self.preview)
             self._outcome.value = _framed(self.value)
-        except StalePreviewError as error:
+        except (StalePreviewError, UnconfirmedMergeError) as error:
             self._outcome.value = _problem(error)
             self._look_again()
         except Exception as error:

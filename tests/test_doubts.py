@@ -10,14 +10,17 @@ import pytest
 from deltalake import write_deltalake
 from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_provenance
 
-from ctkit import cli
-from ctkit.doubts import MANY_ROWS
+from ctkit import cli, undo
+from ctkit.doubts import MANY_ROWS, STAGED_FOR
 from ctkit.errors import CtkitError, ParameterError, TableError, UnconfirmedMergeError
 from ctkit.merge import merge_staging, preview_merge
+from ctkit.overlap import Overlap
 from ctkit.parameters import read_parameters
+from ctkit.repairing import repair
 from ctkit.staged import merge_staged
 from ctkit.table import files_of, find_table, open_table
 from ctkit.undo import undo_merge
+from ctkit.write import write_entries
 
 
 def merged_into(path: Path):
@@ -62,13 +65,23 @@ def cleaned(path: Path):
     return table
 
 
-DOUBTFUL = [merged_into, undone, of_a_live_service, extended, large, cleaned]
+def filled_directly(path: Path):
+    """Return a main table that a backfill filled without staging."""
+    table = open_table(path)
+    write_entries(table, make_rows([1]), metadata={STAGED_FOR: str(table.metadata().id)})
+    return table
 
 
+DOUBTFUL = [merged_into, undone, of_a_live_service, extended, large, cleaned, filled_directly]
+
+
+@pytest.mark.parametrize("rows", [[1], []], ids=["some rows", "no row"])
 @pytest.mark.parametrize("make", DOUBTFUL)
-def test_merge_of_what_looks_like_main(tmp_path, make):
+def test_merge_of_what_looks_like_main(tmp_path, make, rows):
     """A table that may be main is not merged unless that is confirmed; the preview says why, and nothing is changed."""
-    staging, main = make(tmp_path / "staging"), make_table(tmp_path / "main", make_rows([1]))
+    if make is large and not rows:
+        pytest.skip("a new main has fewer rows than any staging table")
+    staging, main = make(tmp_path / "staging"), make_table(tmp_path / "main", make_rows(rows))
     before = sorted(str(path) for path in tmp_path.rglob("*"))
 
     preview = preview_merge(staging, main)
@@ -98,9 +111,6 @@ def test_merge_of_what_looks_like_main_where_there_is_none(tmp_path, make):
 
 def test_merge_of_a_large_backfill_for_this_main(tmp_path):
     """What was fetched for this very main may be many times as much as it has; what was fetched for another may not."""
-    from ctkit.doubts import STAGED_FOR
-    from ctkit.write import write_entries
-
     main, other = (make_table(tmp_path / name, make_rows([1])) for name in ("main", "other"))
     staging = open_table(tmp_path / "staging")
     write_entries(staging, make_rows(range(MANY_ROWS)), metadata={STAGED_FOR: str(main.metadata().id)})
@@ -229,8 +239,6 @@ def test_undo_when_the_merge_says_it_came_from_elsewhere(tmp_path, monkeypatch, 
 
 def test_undo_when_somebody_commits_first(tmp_path, monkeypatch):
     """A commit between the look and the undo: main keeps all rows."""
-    from ctkit import undo
-
     main = make_table(tmp_path / "main", make_rows([1]))
     merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
     confirm = undo.confirm_files
@@ -246,24 +254,79 @@ def test_undo_when_somebody_commits_first(tmp_path, monkeypatch):
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 9]
 
 
-def test_undo_after_one_that_died(tmp_path, monkeypatch):
-    """An undo that died when the rows were staged and still in main: the next one ends it, and no row is lost."""
-    from ctkit import undo
-
+@pytest.mark.parametrize("step", ["link_files", "commit_files", "confirm_files", "second commit_files"])
+def test_undo_after_one_that_died(tmp_path, monkeypatch, step):
+    """An undo that dies at any step is completed by the same call, and no row is lost or doubled."""
     main = make_table(tmp_path / "main", make_rows([1]))
     merge_staging(make_table(tmp_path / "staging", make_rows([2, 3])), main)
+    name, calls = step.split()[-1], [step.startswith("second")]
+    does = getattr(undo, name)
 
-    def die(*_):
+    def die(*arguments, **options):
+        if calls.pop():
+            calls.append(False)
+            return does(*arguments, **options)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(undo, "confirm_files", die)
-    with pytest.raises(KeyboardInterrupt):
-        undo_merge(main)
-    monkeypatch.undo()
+    with monkeypatch.context() as patch:
+        patch.setattr(undo, name, die)
+        with pytest.raises(KeyboardInterrupt):
+            undo_merge(main)
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
-    undo_merge(open_table(tmp_path / "main"), tmp_path / "staging")
+    undo_merge(open_table(tmp_path / "main"))
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
-    assert set(indices_of(open_table(tmp_path / "staging"))) == {2, 3}
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3]
     merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main"))
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+
+
+def test_undo_when_the_staging_table_is_still_there(tmp_path):
+    """What is in staging now may be other rows than those that were merged, although the table is the same."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+    (tmp_path / "staging/notes.txt").write_text("mine")
+    assert merge_staging(staging, main).left
+    write_entries(open_table(tmp_path / "staging"), make_rows([8, 9]))
+
+    undo_merge(main)
+
+    assert indices_of(main) == [1]
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3, 8, 9]
+
+
+def test_merge_when_main_loses_rows_that_staging_repeats(tmp_path, monkeypatch):
+    """Where main has all of staging, it is looked at once more before staging goes: others may have removed rows."""
+    main = make_table(tmp_path / "main", make_rows(range(10)))
+    staging = make_table(tmp_path / "staging", make_rows(range(5, 10)))
+    skip = Overlap.skip_present
+
+    def skip_and_lose(*arguments):
+        found = skip(*arguments)
+        open_table(tmp_path / "main").delete("cert_index >= 5")
+        return found
+
+    monkeypatch.setattr(Overlap, "skip_present", skip_and_lose)
+    with pytest.raises(TableError):
+        merge_staging(staging, main)
+    monkeypatch.undo()
+
+    assert indices_of(open_table(tmp_path / "staging")) == list(range(5, 10))
+    assert merge_staging(staging, open_table(tmp_path / "main")).inserted == 5
+
+
+def test_merge_of_a_staging_table_that_was_repaired(tmp_path):
+    """What a repair and a compaction took out of staging goes with it; what others deleted stays."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]), make_rows([3, 4]))
+    repair(staging)
+    staging.optimize.compact()
+
+    assert merge_staging(staging, main, confirmed=True).left == ""
+    assert indices_of(main) == [1, 2, 3, 4]
+
+    staging = make_table(tmp_path / "staging", make_rows([5]), make_rows([6]))
+    deleted = files_of(staging)
+    staging.delete("cert_index = 6")
+    assert merge_staging(staging, main, confirmed=True).left != ""
+    assert sum(Path(file).exists() for file in deleted) == 1

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from rows import LOG, indices_of, make_rows, make_table, rows_of
+from rows import LOG, add_file, indices_of, make_rows, make_table, rows_of
 
 from ctkit.errors import CtkitError, TableError
 from ctkit.gap import find_gaps
@@ -102,12 +102,8 @@ def test_merge_into_any_layout(tmp_path, layout):
 def test_merge_of_a_file_that_keeps_its_partition(tmp_path):
     """A column ``seen_date`` in the file does not count: the partition is what the table's log says."""
     main = make_table(tmp_path / "main", make_rows([1]))
-    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
-    (file,) = files_of(staging)
-    rows = pq.read_table(file, partitioning=None)
-    pq.write_table(rows.append_column("seen_date", pa.array(["1999-01-01"] * 2)), file)
-    edit_log(tmp_path / "staging", lambda action: action.get("add", {}).update(size=os.path.getsize(file)))
-    staging = open_table(tmp_path / "staging")
+    rows = make_rows([2, 3]).set_column(3, "seen_date", pa.array(["1999-01-01"] * 2))
+    staging = add_file(tmp_path / "staging", rows, day="2026-03-01")
 
     assert preview_merge(staging, main).summary["seen_date"].to_list() == ["2026-03-01"]
     merge_staging(staging, main)
@@ -196,6 +192,7 @@ NOTES = [
     '{"version": 0, "names": ["../staging/_delta_log/00000000000000000000.json"]}',
     '{"version": 0, "names": ["seen_date=2026-03-01/notes of somebody.txt"]}',
     '{"version": true, "names": []}',
+    '{"version": 99, "names": ["seen_date=2026-03-01/part-00000-00000000-0000-0000-0000-000000000000-c000.parquet"]}',
     "[" * 100_000,
 ]
 
@@ -306,13 +303,14 @@ def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([2]), make_rows([3]))
     history = files_of(staging)
-    staging.optimize.compact()
+    staging.delete("cert_index > 0")
+    write_entries(staging, make_rows([4]))
     orphan = tmp_path / "staging/seen_date=2026-03-01/part-00000-dead.parquet"
     orphan.write_bytes(b"PAR1")
 
-    merge_staging(staging, main, confirmed=True)
+    merge_staging(staging, main)
 
-    assert indices_of(main) == [1, 2, 3]
+    assert indices_of(main) == [1, 4]
     assert all(Path(file).exists() for file in history)
 
 
