@@ -6,26 +6,17 @@ import unicodedata
 import pytest
 from cycle import SIZE, run_cycle
 from fakes import FakeLog
-from rows import make_rows, make_table
 
 import ctkit
 from ctkit.errors import ParameterError
 
 NAMES = [
-    "two words",
-    " between spaces ",
-    "a%b",
+    " ~a%b$c^d|e{f,g}(h)<i>!j+k&l;m'n\"o`p@q:r=s ",
     "100%",
-    "%zz",
-    "a*b",
     "q[x]*",
-    "a[!b]|c^d",
-    "a{b,c}",
-    "it's",
-    'say "so"',
-    "$HOME",
-    "a=b+c&d;e,f!g(h)<i>",
-    "user@host:22",
+    "a[!b]",
+    "a#b",
+    "a?b",
     "file:",
     "~a",
     "-a",
@@ -36,16 +27,11 @@ NAMES = [
     "seen_date=2026-01-01",
     unicodedata.normalize("NFC", "Zürich"),
     unicodedata.normalize("NFD", "Zürich"),
-    "日本",
-    "😀",
-    "\u202eltr",
-    "line\u2028separator",
+    "日本😀",
+    "\u202eright to left\u200b\u2028",
     "n" * 255,
     "é" * 127,
 ]
-
-# deltalake's history() of a table in such a folder is empty, and so undo and proof do not work there.
-NAMES_IN_URLS = ["a#b", "a?b", "a b#c?d[e]*f"]
 
 UNUSABLE = [
     "a%20b",
@@ -72,20 +58,6 @@ def test_cycle_in_folders_of_odd_names(tmp_path, serve, name):
 
     assert os.listdir(tmp_path) == [name]
     assert sorted(os.listdir(tmp_path / name)) == sorted({name, "staging"})
-
-
-@pytest.mark.parametrize("name", NAMES_IN_URLS)
-def test_merge_in_folders_whose_names_urls_would_cut(tmp_path, name):
-    """Rows get from staging to main there, too."""
-    main = make_table(tmp_path / name / name, make_rows([1, 2]))
-    staging = make_table(tmp_path / name / "staging" / name, make_rows([2, 3]), make_rows([4]))
-
-    preview = ctkit.preview_merge(staging, main)
-    report = ctkit.merge_staging(staging, main, expected=preview)
-
-    assert (preview.inserted, report.inserted, report.left) == (2, 2, "")
-    assert ctkit.find_table(tmp_path / name / name).count() == 4
-    assert os.listdir(tmp_path) == [name]
 
 
 @pytest.mark.parametrize("name", UNUSABLE)
