@@ -102,8 +102,9 @@ def test_merge_into_any_layout(tmp_path, layout):
 def test_merge_of_a_file_that_keeps_its_partition(tmp_path):
     """A column ``seen_date`` in the file does not count: the partition is what the table's log says."""
     main = make_table(tmp_path / "main", make_rows([1]))
-    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
-    (file,) = files_of(staging)
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+    move_files(tmp_path / "staging", lambda path: f"seen_date=2026-03-01/{path.name[11:19]}.parquet")
+    (file,) = files_of(open_table(tmp_path / "staging"))
     rows = pq.read_table(file, partitioning=None)
     pq.write_table(rows.append_column("seen_date", pa.array(["1999-01-01"] * 2)), file)
     edit_log(tmp_path / "staging", lambda action: action.get("add", {}).update(size=os.path.getsize(file)))
