@@ -302,6 +302,20 @@ def test_merge_when_somebody_keeps_files_in_staging(tmp_path, where, name):
     assert report.left != ""
 
 
+def test_merge_when_somebody_keeps_a_link_in_staging(tmp_path):
+    """A symbolic link to a folder is somebody's, though nothing is in that folder."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "staging/mine").symlink_to(tmp_path / "empty")
+
+    report = merge_staging(staging, main)
+
+    assert indices_of(main) == [1, 2]
+    assert (tmp_path / "staging/mine").is_symlink()
+    assert report.left != ""
+
+
 def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):
     """What a table has taken out of itself is history: a merge leaves it."""
     main = make_table(tmp_path / "main", make_rows([1]))

@@ -153,20 +153,26 @@ def test_merge_after_one_that_died_writing_its_note(tmp_path, note):
 
 
 def test_merge_notes_its_links_first(tmp_path, monkeypatch):
-    """Whenever a link is there, the note names it."""
+    """Whenever a link is there, the note names it, and is on the disk."""
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([1, 2]), make_rows([3], day=2))
     known = {str(path) for path in (tmp_path / "main").rglob("seen_date=*/*.parquet")}
     note = tmp_path / "main" / SCRATCH / LINKS
-    linked = []
-    link = os.link
+    linked, synced = [], set()
+    link, fsync = os.link, os.fsync
+
+    def note_sync(descriptor):
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
 
     def look(source, target):
+        assert {str(note), str(note.parent), f"{tmp_path}/main"} <= synced
         linked.append(str(Path(target).relative_to(tmp_path / "main")))
         assert set(linked) <= set(json.loads(note.read_text())["names"])
         link(source, target)
 
     monkeypatch.setattr(adopt.os, "link", look)
+    monkeypatch.setattr(adopt.os, "fsync", note_sync)
     merge_staging(staging, main)
 
     assert sorted(f"{tmp_path}/main/{name}" for name in linked) == sorted(set(files_of(main)) - known)
