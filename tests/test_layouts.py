@@ -15,6 +15,7 @@ from rows import LOG, indices_of, make_rows, make_table, rows_of
 from ctkit.errors import CtkitError, TableError
 from ctkit.gap import find_gaps
 from ctkit.merge import merge_staging, preview_merge
+from ctkit.retire import orphans
 from ctkit.scratch import LINKS, SCRATCH
 from ctkit.table import files_of, open_table
 from ctkit.undo import undo_merge
@@ -329,6 +330,16 @@ def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):
 
     assert indices_of(main) == [1, 2, 3]
     assert all(Path(file).exists() for file in history)
+
+
+def test_files_behind_a_link_are_no_orphans(tmp_path):
+    """What lies in a folder that a symbolic link leads to is not the table's."""
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/part-00000-theirs.parquet").write_bytes(b"PAR1")
+    (tmp_path / "staging/seen_date=2026-03-02").symlink_to(tmp_path / "theirs")
+
+    assert orphans(staging) == []
 
 
 def test_files_are_no_orphans_where_commits_are_gone(tmp_path):

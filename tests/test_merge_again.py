@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from rows import before_commit, indices_of, make_rows, make_table
 
-from ctkit import adopt, merge
+from ctkit import adopt, merge, retire
 from ctkit.errors import TableError
 from ctkit.merge import merge_staging
 from ctkit.scratch import LINKS, SCRATCH
@@ -197,6 +197,25 @@ def test_merge_when_cleaning_up_fails(tmp_path, monkeypatch):
     assert merge_again(tmp_path).inserted == 1
 
     check_main(tmp_path, [1, 2])
+
+
+def test_merge_that_dies_before_staging_is_emptied(tmp_path, monkeypatch):
+    """Files of staging are there for as long as it names them: it can be read, and merged again."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+
+    def die(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(retire, "commit_files", die)
+    with pytest.raises(KeyboardInterrupt):
+        merge_staging(open_table(tmp_path / "staging"), main)
+    monkeypatch.undo()
+
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3]
+    assert merge_again(tmp_path).skipped == 2
+    check_main(tmp_path, [1, 2, 3])
+    assert not (tmp_path / "staging").exists()
 
 
 def test_merge_when_what_a_dead_run_left_cannot_be_removed(tmp_path, monkeypatch):
