@@ -69,7 +69,7 @@ class ChosenGaps(Report):
         if not self.found.num_rows:
             return {}
         found, chosen = _count_by_log(self.found), _count_by_log(self.chosen)
-        logs = found.join(chosen, lsuffix=" found", rsuffix=" chosen").fillna(0).astype(int).reset_index()
+        logs = found.add_suffix(" found").join(chosen.add_suffix(" chosen")).fillna(0).astype(int).reset_index()
         largest = pc.select_k_unstable(_with_missing(self.chosen), LARGEST, [("missing", "descending")])
         shown = _with_missing(self.chosen.take(largest)).to_pandas(use_threads=False)
         tables = {"by log": logs, f"the largest {len(shown)}": shown}

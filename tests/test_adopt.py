@@ -78,7 +78,7 @@ def test_merge_when_its_commit_is_not_on_the_disk(tmp_path, monkeypatch):
 
 
 def test_merge_makes_its_files_durable(tmp_path, monkeypatch):
-    """Links and the folders that they came into are on the disk before the commit, and then the commit itself.
+    """Links, the folders that they came into and the names of these are durable before the commit, and then the commit.
 
     Links are as young as the merge: who cleans main up by age does not take them for files that died long ago.
     """
@@ -87,11 +87,13 @@ def test_merge_makes_its_files_durable(tmp_path, monkeypatch):
     for file in files_of(staging):
         os.utime(file, (1, 1))
     before = set(files_of(main))
-    synced, synced_first = set(), set()
+    # Path -> what was in it then, if it is a folder.
+    synced, synced_first = {}, {}
     fsync, commit = os.fsync, merge.commit_files
 
     def note(descriptor):
-        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = os.readlink(f"/proc/self/fd/{descriptor}")
+        synced[path] = os.listdir(path) if os.path.isdir(path) else []
         fsync(descriptor)
 
     def note_commit(*arguments):
@@ -105,8 +107,10 @@ def test_merge_makes_its_files_durable(tmp_path, monkeypatch):
 
     folder, links = str(tmp_path / "main"), set(files_of(main)) - before
     assert len(links) == 2
-    assert links | {os.path.dirname(link) for link in links} | {folder} <= synced_first
-    assert {f"{folder}/_delta_log", f"{folder}/_delta_log/{main.version():020}.json"} <= synced
+    assert links <= synced_first.keys()
+    for path in links | {os.path.dirname(link) for link in links}:
+        assert os.path.basename(path) in synced_first[os.path.dirname(path)]
+    assert {f"{folder}/_delta_log", f"{folder}/_delta_log/{main.version():020}.json"} <= synced.keys()
     assert all(os.stat(link).st_mtime > 1 for link in links)
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from fakes import FakeLog, check_table
 from rows import LOG, indices_of, make_rows, make_table
 
 from ctkit.cli import main
-from ctkit.log import DEFAULT_PATIENCE, open_log
+from ctkit.log import open_log
 from ctkit.state import write_state
 from ctkit.table import find_table, open_table
 from ctkit.write import write_entries
@@ -591,7 +590,7 @@ def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
 
 def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, folder, monkeypatch):
     """Nothing is said of gaps that are not known; a log whose gaps are known is planned, and not called skipped."""
-    hasty = replace(DEFAULT_PATIENCE, tries=1)
+    hasty = "import ctkit.write, ctkit.cli; ctkit.write.SECONDS_PER_COMMIT = 0.1; raise SystemExit(ctkit.cli.main())"
     monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
     log = FakeLog("Dead", 30, protocols=["rfc6962"])
     log.down = True
@@ -681,7 +680,7 @@ def test_backfill_when_the_time_is_over(ctkit, two_logs):
 
 def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch):
     """With ceiling: log, the logs that answer are backfilled; the dead one is named and the exit code is 1."""
-    hasty = replace(DEFAULT_PATIENCE, tries=1)
+    hasty = "import ctkit.write, ctkit.cli; ctkit.write.SECONDS_PER_COMMIT = 0.1; raise SystemExit(ctkit.cli.main())"
     monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
     alive, dead = FakeLog("Alive", 30, protocols=["rfc6962"]), FakeLog("Dead", 30, protocols=["rfc6962"])
     urls = [serve(dead), serve(alive)]
@@ -713,25 +712,25 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
         def respond(self, request):
             """Wait, if it is to."""
             if int(request.query.get("start", 0)) >= 2500:
-                begun.set()
                 self._awake.wait(slowness)
             return super().respond(request)
 
-    # Longer than what comes before it needs to become rows, and then the grace that requests under way have.
-    slowness = 5.0
-    begun = threading.Event()
+    slowness = 60.0
     log = Slow(size=5000, protocols=["rfc6962"])
     url = serve(log)
     file = write_file(logs=[{"url": url, "name": log.name, "protocol": "rfc6962"}], ceiling="log", from_index=0)
-    with subprocess.Popen([COMMAND, "backfill", "-f", file], stderr=subprocess.PIPE, text=True) as process:
+    hasty = "import ctkit.write, ctkit.cli; ctkit.write.SECONDS_PER_COMMIT = 0.1; raise SystemExit(ctkit.cli.main())"
+    words = [sys.executable, "-c", hasty, "backfill", "-f", file]
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
-            assert begun.wait(30)
-            time.sleep(1.5)
+            while not (folder / "staging/_delta_log" / f"{1:020}.json").exists():
+                assert process.poll() is None
+                time.sleep(0.01)
             process.send_signal(signum)
             if signum == signal.SIGHUP:  # a terminal that closes: by the shell, and by the kernel
                 time.sleep(0.1)
                 process.send_signal(signum)
-            _, err = process.communicate(timeout=30)
+            _, err = process.communicate(timeout=120)
         finally:
             process.kill()
 

@@ -15,6 +15,7 @@ from rows import LOG, add_file, indices_of, make_rows, make_table, rows_of
 from ctkit.errors import CtkitError, TableError
 from ctkit.gap import find_gaps
 from ctkit.merge import merge_staging, preview_merge
+from ctkit.retire import orphans
 from ctkit.scratch import LINKS, SCRATCH
 from ctkit.table import files_of, open_table
 from ctkit.undo import undo_merge
@@ -298,6 +299,20 @@ def test_merge_when_somebody_keeps_files_in_staging(tmp_path, where, name):
     assert report.left != ""
 
 
+def test_merge_when_somebody_keeps_a_link_in_staging(tmp_path):
+    """A symbolic link to a folder is somebody's, though nothing is in that folder."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "staging/mine").symlink_to(tmp_path / "empty")
+
+    report = merge_staging(staging, main)
+
+    assert indices_of(main) == [1, 2]
+    assert (tmp_path / "staging/mine").is_symlink()
+    assert report.left != ""
+
+
 def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):
     """What a table has taken out of itself is history: a merge leaves it."""
     main = make_table(tmp_path / "main", make_rows([1]))
@@ -312,6 +327,16 @@ def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):
 
     assert indices_of(main) == [1, 4]
     assert all(Path(file).exists() for file in history)
+
+
+def test_files_behind_a_link_are_no_orphans(tmp_path):
+    """What lies in a folder that a symbolic link leads to is not the table's."""
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/part-00000-theirs.parquet").write_bytes(b"PAR1")
+    (tmp_path / "staging/seen_date=2026-03-02").symlink_to(tmp_path / "theirs")
+
+    assert orphans(staging) == []
 
 
 def test_files_are_no_orphans_where_commits_are_gone(tmp_path):

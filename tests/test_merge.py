@@ -344,7 +344,7 @@ STEPS = [
     for overlap in (False, True)
     for owner, name in (
         (adopt.os, "link"),
-        (adopt, "_sync"),
+        (adopt, "sync"),
         (adopt.pq, "read_metadata"),
         (merge, "link_files"),
         (merge, "commit_files"),

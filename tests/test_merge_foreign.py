@@ -131,7 +131,7 @@ def test_merge_when_a_list_is_missing(tmp_path, column, indices):
     staging = make_nullable(tmp_path / "staging", make_rows(indices), column, [["x"], None])
 
     with pytest.raises(TableError, match=column):
-        merge_staging(staging, main)
+        merge_staging(staging, main, confirmed=True)
 
     assert indices_of(main) == [1]
 

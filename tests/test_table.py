@@ -187,7 +187,7 @@ def test_open_table_that_holds_certificates_as_text(tmp_path):
         with pytest.raises(SchemaMismatchError) as caught:
             open_table(tmp_path / name, as_der="binary", **options)
         assert caught.value.uri == str(tmp_path / "text")
-    with pytest.raises(ParameterError, match="as_der is 'string'"):
+    with pytest.raises(ParameterError, match="'string'"):
         open_table(tmp_path / "new", as_der="string")
     assert not (tmp_path / "new").exists()
 
