@@ -93,8 +93,10 @@ WRONG = {
     "find_table": [{"uri": 5}, {"uri": None}, {"uri": b"main"}],
     "open_table": [{"uri": 5}, {"like": "main"}],
     "preview_merge": [{"staging": "staging"}, {"staging": None}, {"main": "main"}],
-    "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"expected": True}],
-    "undo_merge": [{"main": "main"}, {"main": None}],
+    "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"expected": True}]
+    + [{"confirmed": "yes"}, {"confirmed": 1}],
+    "undo_merge": [{"main": "main"}, {"main": None}, {"staging": 5}],
+    "repair": [{"main": "main"}, {"main": None}, {"dry_run": "no"}],
     "open_log": [
         {"url": 5},
         {"url": None},
@@ -133,6 +135,7 @@ def right(tmp_path, monkeypatch):
         "preview_merge": {"staging": table, "main": None},
         "merge_staging": {"staging": table, "main": table},
         "undo_merge": {"main": table},
+        "repair": {"main": table},
         "open_log": {"url": LOG, "user_agent": AGENT, "protocol": "rfc6962"},
         "read_log_list": {"source": "nowhere", "user_agent": AGENT},
         "read_parameters": {},
