@@ -135,7 +135,8 @@ def _read_rows(file: str, size: int, urls: Collection[str], holds_text: bool) ->
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as parquet:
         if missing := set(_NEEDED) - set(parquet.schema_arrow.names):
             raise ValueError(f"it has no column {', '.join(sorted(missing))}")
-        for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=list(_NEEDED) if digest_in(file) else None):
+        columns = list(_NEEDED) if digest_in(file) else None
+        for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False):
             # Arrow reads as text what is no UTF-8; other readers stop there.
             batch.validate(full=True)
             keys = keys_in(pa.Table.from_batches([batch.select(list(KEY))]))

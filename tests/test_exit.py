@@ -36,9 +36,9 @@ def test_no_thread_of_arrow_is_given_memory(path):
         words = [ast.unparse(word) for word in (*call.args, *call.keywords)]
         name, owner = call.func.attr, ast.unparse(call.func.value)
         threaded = name in ("group_by", "to_pandas") and "use_threads=False" not in words
-        # That of `table` are ibis's own, and a table without rows.
+        # That of `querying` are ibis's own, and a table without rows.
         scanned = owner == "connection" and name == "register" and not words[1].endswith("__arrow_c_stream__()")
-        if ((threaded or scanned) and path.stem != "table") or name in ("read_table", "PythonFile", "dataset"):
+        if ((threaded or scanned) and path.stem != "querying") or name in ("read_table", "PythonFile", "dataset"):
             wrong.append(f"{path.name}:{call.lineno}: {ast.unparse(call)}")
 
     assert wrong == []
