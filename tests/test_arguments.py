@@ -93,8 +93,7 @@ WRONG = {
     "find_table": [{"uri": 5}, {"uri": None}, {"uri": b"main"}],
     "open_table": [{"uri": 5}, {"like": "main"}],
     "preview_merge": [{"staging": "staging"}, {"staging": None}, {"main": "main"}],
-    "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"expected": True}]
-    + [{"confirmed": "yes"}, {"confirmed": 1}],
+    "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"confirmed": "yes"}],
     "undo_merge": [{"main": "main"}, {"main": None}, {"staging": 5}],
     "repair": [{"main": "main"}, {"main": None}, {"dry_run": "no"}],
     "open_log": [
