@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from fakes import FakeLog, check_table
 from rows import LOG, indices_of, make_rows, make_table
 
 from ctkit.cli import main
+from ctkit.http import DEFAULT_PATIENCE
 from ctkit.log import open_log
 from ctkit.state import write_state
 from ctkit.table import find_table, open_table
@@ -590,7 +592,7 @@ def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
 
 def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, folder, monkeypatch):
     """Nothing is said of gaps that are not known; a log whose gaps are known is planned, and not called skipped."""
-    hasty = "import ctkit.write, ctkit.cli; ctkit.write.SECONDS_PER_COMMIT = 0.1; raise SystemExit(ctkit.cli.main())"
+    hasty = replace(DEFAULT_PATIENCE, tries=1)
     monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
     log = FakeLog("Dead", 30, protocols=["rfc6962"])
     log.down = True
@@ -680,7 +682,7 @@ def test_backfill_when_the_time_is_over(ctkit, two_logs):
 
 def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch):
     """With ceiling: log, the logs that answer are backfilled; the dead one is named and the exit code is 1."""
-    hasty = "import ctkit.write, ctkit.cli; ctkit.write.SECONDS_PER_COMMIT = 0.1; raise SystemExit(ctkit.cli.main())"
+    hasty = replace(DEFAULT_PATIENCE, tries=1)
     monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
     alive, dead = FakeLog("Alive", 30, protocols=["rfc6962"]), FakeLog("Dead", 30, protocols=["rfc6962"])
     urls = [serve(dead), serve(alive)]
