@@ -7,7 +7,7 @@ merge wants to be confirmed where the staging table looks like a main table.
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.commits import Action, commit_info, kept_commits, kept_versions
+from ctkit.commits import Action, commit_info, kept_commits, kept_versions, read_commit
 from ctkit.errors import UnconfirmedMergeError
 from ctkit.table import add_actions, folder_of
 
@@ -22,6 +22,10 @@ STAGED_FOR = "ctkit.staged_for"
 
 MANY_ROWS, MANY_TIMES = 1000, 10
 """A staging table of so many rows that has so many times those of main may be main itself."""
+
+
+LAST_COMMITS = 100
+"""So many commits of main are looked at; it may have any number of them."""
 
 
 def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
@@ -54,11 +58,19 @@ def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
         found.append("a backfill filled it as a main table")
     elif main and meant_for - {str(main.metadata().id)}:
         found.append(f"its rows were fetched for another main table than {folder_of(main)}")
+    if main and str(staging.metadata().id) in _meant_for(main):
+        found.append(f"the rows of {folder_of(main)} were fetched for it")
     if main and unsaid:
         rows, rows_of_main = _rows_of(staging), _rows_of(main)
         if rows_of_main and rows >= max(MANY_ROWS, MANY_TIMES * rows_of_main):
             found.append(f"it has {rows} rows, many more than the {rows_of_main} of {folder_of(main)}")
     return tuple(found)
+
+
+def _meant_for(table: DeltaTable) -> set[str]:
+    """Return for which main tables the last commits of a table were fetched: a staging table has few."""
+    infos = (commit_info(read_commit(table, version)) for version in kept_versions(table)[-LAST_COMMITS:])
+    return {info[STAGED_FOR] for info in infos if STAGED_FOR in info}
 
 
 def check_doubts(doubts: tuple[str, ...], staging: str, main: str) -> None:

@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from ctkit.commits import commit_info, files_added, kept_commits
 from ctkit.digests import digest_in
-from ctkit.merkle import HASH_SIZE
+from ctkit.merkle import HASH_SIZE, LARGEST_TREE
 from ctkit.overlap import MEMORY
 from ctkit.querying import define_rows, querying
 from ctkit.ranges import Int64s, RangeSet
@@ -64,7 +64,8 @@ class Provenance:
     signed: bool
 
     def __post_init__(self) -> None:
-        if not 0 <= self.start < self.end or self.rows < 1 or self.tree_size < 0:
+        numbers = (self.end, self.rows, self.tree_size)
+        if not 0 <= self.start < self.end or self.rows < 1 or self.tree_size < 0 or max(numbers) > LARGEST_TREE:
             raise ValueError(f"[{self.start}, {self.end}) with {self.rows} rows of {self.tree_size} cannot be")
         if self.verified not in ("off", "heads", "entries"):
             raise ValueError(f"verified is {self.verified!r}")

@@ -107,6 +107,9 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
 
     Where main's log says that they came from may be a place of somebody else by now.
     """
+    if staging is None and not isinstance(info[MERGED_FROM], str):
+        message = f"its rows came from {info[MERGED_FROM]!r}, which is no folder; name a staging folder for them"
+        raise TableError(folder_of(main), message)
     place = table_path(info[MERGED_FROM] if staging is None else staging)
     check_separate(place, folder_of(main))
     there = find_table(place)

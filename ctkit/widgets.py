@@ -68,10 +68,12 @@ class ChosenGaps(Report):
         """Return what is chosen of each log, and the largest of the chosen gaps."""
         if not self.found.num_rows:
             return {}
-        found, chosen = _count_by_log(self.found), _count_by_log(self.chosen)
-        logs = found.add_suffix(" found").join(chosen.add_suffix(" chosen")).fillna(0).astype(int).reset_index()
-        largest = pc.select_k_unstable(_with_missing(self.chosen), LARGEST, [("missing", "descending")])
-        shown = _with_missing(self.chosen.take(largest)).to_pandas(use_threads=False)
+        found, of_chosen = _count_by_log(self.found), _count_by_log(self.chosen)
+        logs = found.add_suffix(" found").join(of_chosen.add_suffix(" chosen")).fillna(0).astype(int).reset_index()
+        chosen = _with_missing(self.chosen)
+        if len(chosen):  # of nothing, Arrow 21 cannot select anything
+            chosen = chosen.take(pc.select_k_unstable(chosen, LARGEST, [("missing", "descending")]))
+        shown = chosen.to_pandas(use_threads=False)
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
         for table in tables.values():
             table.insert(0, "log", table.pop("source_url").map(lambda url: visible(self.names.get(url) or url)))

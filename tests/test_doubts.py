@@ -120,6 +120,31 @@ def test_merge_of_a_large_backfill_for_this_main(tmp_path):
     assert merge_staging(staging, main).inserted == MANY_ROWS - 1
 
 
+def test_merge_into_what_was_staged_for_it(tmp_path):
+    """Main was filled by another way, staging was fetched for it: swapped, the merge is not made unasked."""
+    main = make_table(tmp_path / "main", make_rows(range(9)))
+    staging = open_table(tmp_path / "staging")
+    write_entries(staging, make_rows([20]), metadata={STAGED_FOR: str(main.metadata().id)})
+
+    with pytest.raises(UnconfirmedMergeError):
+        merge_staging(main, staging)
+    assert merge_staging(staging, main).inserted == 1
+
+
+@pytest.mark.parametrize("place", [5, None, ["x"]])
+def test_undo_when_the_merge_came_from_no_text(tmp_path, place):
+    """A place that is no text is none; where the rows go can be named."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    commit = tmp_path / "main/_delta_log" / f"{2:020}.json"
+    commit.write_text(commit.read_text().replace(json.dumps(f"{tmp_path}/staging"), json.dumps(place)))
+
+    with pytest.raises(TableError):
+        undo_merge(open_table(tmp_path / "main"))
+    undo_merge(open_table(tmp_path / "main"), tmp_path / "staging")
+    assert indices_of(open_table(tmp_path / "staging")) == [2]
+
+
 def test_merge_of_a_small_staging_table(tmp_path):
     """Few rows are many times those of a main that has fewer; that is no reason to ask."""
     main = make_table(tmp_path / "main", make_rows([1]))

@@ -145,7 +145,7 @@ def test_merge_when_a_path_leads_out(tmp_path, table, path):
 
 
 @pytest.mark.parametrize(
-    "day", ["x/../../../../outside/evil", "..", "", None, "2026-03-01/..", "20260301", "/", "nul\0"]
+    "day", ["x/../../../../outside/evil", "..", "", None, "2026-03-01/..", "20260301", "2026-13-99", "/", "nul\0"]
 )
 @pytest.mark.parametrize("indices", [[2, 3], [1, 3]])
 def test_merge_when_the_partition_is_no_date(tmp_path, day, indices):
@@ -214,6 +214,24 @@ def test_merge_when_the_note_of_an_earlier_one_is_strange(tmp_path, note):
     assert indices_of(main) == [1, 2, 3]
     assert theirs.read_text() == "mine"
     assert not path.parent.exists()
+
+
+@pytest.mark.parametrize("claimed", [0, -5, 10**15])
+def test_merge_when_the_log_of_staging_miscounts_rows(tmp_path, claimed):
+    """Numbers of rows that cannot be are those of the file."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2, 3]))
+
+    def miscount(action: dict[str, Any]) -> None:
+        if "add" in action:
+            action["add"]["stats"] = json.dumps({"numRecords": claimed})
+
+    edit_log(tmp_path / "staging", miscount)
+    staging = open_table(tmp_path / "staging")
+
+    assert preview_merge(staging, main).inserted == 2
+    assert merge_staging(staging, main, confirmed=True).inserted == 2
+    assert indices_of(main) == [1, 2, 3]
 
 
 LIES: list[dict[str, Any]] = [
