@@ -120,16 +120,13 @@ def check_dates(files: Iterable[DataFile]) -> None:
         Names the first; nothing was changed.
     """
     for file in files:
-        if not _is_date(file.partition):
+        try:
+            is_date = date.fromisoformat(file.partition).isoformat() == file.partition
+        except ValueError:
+            is_date = False
+        if not is_date:
             message = f"has rows whose {PARTITION} is {file.partition!r} instead of a date, in {file.name!r}"
             raise TableError(str(file.folder), f"{message}. Nothing was changed. Remove them, then run again")
-
-
-def _is_date(text: str) -> bool:
-    try:
-        return date.fromisoformat(text).isoformat() == text
-    except ValueError:
-        return False
 
 
 def _rows_of(path: Path) -> int:
