@@ -5,7 +5,7 @@ import fcntl
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
@@ -303,7 +303,7 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
     Raises
     ------
     TableError
-        The table's log names a file outside of its folder, as that of a shallow clone does.
+        The table's log names a file outside of its folder, as that of a shallow clone does, or a pipe or a device.
     """
     folder = Path(folder_of(table))
     actions = pa.table(table.get_add_actions(flatten=flatten))
@@ -315,6 +315,11 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
     for parent in {os.path.dirname(name) for name in names}:
         if not (folder / parent).resolve().is_relative_to(folder):
             raise TableError(str(folder), f"has files outside of its folder, by way of {parent!r}. {outside}")
+        # What is missing, whoever reads it will tell.
+        with suppress(FileNotFoundError), os.scandir(folder / parent) as entries:
+            if odd := {os.path.join(parent, each.name) for each in entries if not each.is_file()}.intersection(names):
+                message = f"has {min(odd)!r}, which is no regular file: reading it could wait for ever. Remove it"
+                raise TableError(str(folder), message)
     return actions.set_column(actions.column_names.index("path"), "path", pa.array(names, pa.string()))
 
 

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from rows import LOG, add_file, indices_of, make_rows, make_table, rows_of
 
+from ctkit.auditing import audit
 from ctkit.errors import CtkitError, TableError
 from ctkit.gap import find_gaps
 from ctkit.merge import merge_staging, preview_merge
@@ -370,3 +371,28 @@ def test_files_are_no_orphans_where_commits_are_gone(tmp_path):
 
     assert indices_of(main) == [1, 2, 3]
     assert orphan.exists()
+
+
+@pytest.mark.parametrize("target", [None, "/dev/zero"], ids=["pipe", "link to a device"])
+def test_a_file_that_is_none_is_not_read(tmp_path, target):
+    staging, main = (
+        make_table(tmp_path / "staging", make_rows([0, 1])),
+        make_table(tmp_path / "main", make_rows([2, 3])),
+    )
+    [file] = map(Path, files_of(staging))
+    file.unlink()
+    if target:
+        file.symlink_to(target)
+    else:
+        os.mkfifo(file)
+
+    verbs = [
+        lambda: find_gaps(main, staging, within={LOG: (0, 9)}),
+        lambda: merge_staging(staging, main),
+        lambda: audit([], staging),
+    ]
+    for verb in verbs:
+        with pytest.raises(TableError):
+            verb()
+
+    assert indices_of(main) == [2, 3]
