@@ -375,6 +375,7 @@ def test_files_are_no_orphans_where_commits_are_gone(tmp_path):
 
 @pytest.mark.parametrize("target", [None, "/dev/zero"], ids=["pipe", "link to a device"])
 def test_a_file_that_is_none_is_not_read(tmp_path, target):
+    """A pipe would be waited for, a device read for ever: refused when it is named, without opening it."""
     staging, main = (
         make_table(tmp_path / "staging", make_rows([0, 1])),
         make_table(tmp_path / "main", make_rows([2, 3])),
