@@ -37,6 +37,11 @@ Ceiling = Literal["state", "log"]
 DerForm = Literal["binary", "text"]
 Seen = Literal["log", "fetched"]
 Rechecked = Literal["unproven", "all"]
+Verify = Literal["off", "heads", "entries"]
+"""What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
+
+How parameters, flags and commits spell it.
+"""
 ProtocolChoice = Annotated[Literal["auto", "rfc6962", "static-ct"], BeforeValidator(_with_hyphen)]
 """How to read a log; ``static_ct`` is taken for ``static-ct``."""
 

@@ -10,17 +10,16 @@ from typing import Literal, get_args
 import numpy as np
 from deltalake import DeltaTable
 
-from ctkit.arguments import Index, Rechecked, checked
+from ctkit.arguments import Index, Rechecked, Verify, checked
+from ctkit.asking import ask_each
 from ctkit.checkpoint import Checkpoint
-from ctkit.entry import REPORT
-from ctkit.errors import CheckpointError, LogError, LogUnavailableError, ParameterError
+from ctkit.errors import REPORT, CheckpointError, LogError, LogUnavailableError, ParameterError
 from ctkit.evidence import Rows, read_evidence
 from ctkit.findings import AuditReport, LogAudit, RememberedHead, TreeHead
 from ctkit.log import Log, Logs
-from ctkit.provenance import Provenance, Statement, Verified, read_statements
+from ctkit.provenance import Provenance, Statement, read_statements
 from ctkit.ranges import END, RangeSet
 from ctkit.recheck import Recheck, recheck_rows
-from ctkit.state import ask_each
 from ctkit.table import folder_of
 
 LOGS_AT_ONCE = 4
@@ -148,7 +147,7 @@ def _heads_of(records: Sequence[Provenance]) -> Iterator[RememberedHead]:
         if record.tree_size:
             naming[record.tree_size, record.root_hash].append(record)
     for (tree_size, root_hash), of_head in sorted(naming.items()):
-        verified = max((record.verified for record in of_head), key=get_args(Verified).index)
+        verified = max((record.verified for record in of_head), key=get_args(Verify).index)
         signed = any(record.signed for record in of_head)
         yield RememberedHead(tree_size, root_hash, verified, signed, consistent=None)
 

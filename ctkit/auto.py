@@ -15,8 +15,8 @@ from ctkit.log import Log, LogProtocol
 from ctkit.pace import Pace
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.rfc6962 import LARGEST_PAGE
-from ctkit.schema import canonical_url
 from ctkit.shared import Shared
+from ctkit.urls import canonical_url
 
 
 class AutoLog:

@@ -14,11 +14,11 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from numpy.typing import NDArray
 
-from ctkit.arguments import Count, Seconds, Seen, checked
+from ctkit.arguments import Count, Seconds, Seen, Verify, checked
 from ctkit.binding import find_ends, find_faults
 from ctkit.budget import Budget, Requests, share
 from ctkit.certificate import count_unreadable, read_rows
-from ctkit.checkpoint import Checkpoint, UnreadableHeadError, Verify
+from ctkit.checkpoint import Checkpoint, UnreadableHeadError
 from ctkit.doubts import STAGED_FOR
 from ctkit.entry import EntryBlock
 from ctkit.errors import LogError, LogUnavailableError

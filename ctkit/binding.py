@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from numpy.typing import NDArray
 
+from ctkit.der import der
 from ctkit.entry import X509_ENTRY, EntryBlock
-from ctkit.issuance import der
 from ctkit.names import canonical_name
 from ctkit.x509 import POISON_EXTENSION
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha1, sha256
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ctkit import x509
 from ctkit.entry import PRECERT_ENTRY, EntryBlock
-from ctkit.log import Log
+from ctkit.ranges import Int64s
 from ctkit.schema import AsDer, encoded_schema
 
 if TYPE_CHECKING:
@@ -33,8 +33,19 @@ _LARGEST_CACHED = 1 << 16
 """Bytes of a chain certificate whose text is remembered: those of public logs have about 2 kB."""
 
 
+class Source(Protocol):
+    """What rows say of the log that they come from."""
+
+    @property
+    def url(self) -> str:
+        """Stored as ``source_url``."""
+
+    def entry_urls(self, index: Int64s) -> pa.StringArray:
+        """Return the URL of each index, stored as ``cert_link``."""
+
+
 def read_rows(
-    block: EntryBlock, log: Log, *, source_name: str, as_der: AsDer = "binary", seen: int | None = None
+    block: EntryBlock, source: Source, *, source_name: str, as_der: AsDer = "binary", seen: int | None = None
 ) -> pa.RecordBatch:
     """Return one row for each entry of a block, in its order.
 
@@ -45,9 +56,9 @@ def read_rows(
     Parameters
     ----------
     block
-        Entries of `log`.
-    log
-        Names ``source_url`` and ``cert_link``.
+        Entries of one log.
+    source
+        The log.
     source_name
         What to store as that.
     as_der
@@ -77,8 +88,8 @@ def read_rows(
         "seen": times,
         "seen_date": _dates(times),
         "source_name": _encode(np.zeros(len(block), np.int32), [source_name]),
-        "source_url": _encode(np.zeros(len(block), np.int32), [log.url]),
-        "cert_link": log.entry_urls(block.index),
+        "source_url": _encode(np.zeros(len(block), np.int32), [source.url]),
+        "cert_link": source.entry_urls(block.index),
         "fingerprint": sha1s,
         "sha256": _fingerprints([sha256(der).digest() for der in ders]),
         "sha1": sha1s,

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from hashlib import sha256
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -15,13 +15,8 @@ from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ctkit.errors import CheckpointError
-from ctkit.merkle import HASH_SIZE, LARGEST_TREE
-
-Verify = Literal["off", "heads", "entries"]
-"""What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
-
-How parameters, flags and commits spell it.
-"""
+from ctkit.merkle import HASH_SIZE
+from ctkit.ranges import LARGEST_TREE
 
 _LATEST = (1 << 63) - 1
 """Milliseconds since the Unix epoch in a tree head at the most."""

@@ -5,10 +5,9 @@ from typing import Any
 
 from ctkit.checkpoint import check_public_key
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
-from ctkit.http import host_of
 from ctkit.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.parameters import LogParameter, Parameters
-from ctkit.schema import canonical_url
+from ctkit.urls import canonical_url, host_of
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)

@@ -10,12 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint, read_key
-from ctkit.entry import REPORT
-from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError
+from ctkit.errors import REPORT, CheckpointError, LogUnavailableError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, HttpError, Patience
 from ctkit.merkle import EMPTY_ROOT
 from ctkit.pace import Pace
-from ctkit.schema import canonical_url
+from ctkit.urls import canonical_url
 
 OTHER_PROTOCOL = "check the URL, and protocol, which may be wrong: auto asks the log"
 """What to do about a log without that by which its protocol begins."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctkit.errors import LogProtocolError
+from ctkit.errors import REPORT, LogProtocolError
 from ctkit.leaf import PRECERT_ENTRY as PRECERT_ENTRY
 from ctkit.leaf import X509_ENTRY as X509_ENTRY
 from ctkit.leaf import MalformedError, TimestampedEntry, goes_on, read_entry, read_tile_leaf
@@ -18,8 +18,6 @@ from ctkit.ranges import Int64s
 
 if TYPE_CHECKING:
     from ctkit.framing import Frames
-
-REPORT = "report this to the log's operator"
 
 
 @dataclass(frozen=True, eq=False)

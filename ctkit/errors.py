@@ -20,6 +20,9 @@ these where they enter the package.
 
 from ctkit.visible import visible
 
+REPORT = "report this to the log's operator"
+"""What to do about a log that breaks its protocol."""
+
 
 class CtkitError(Exception):
     """Base of every error that ctkit raises on purpose.

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from ctkit.arguments import Verify
 from ctkit.checkpoint import Checkpoint
 from ctkit.digests import MEND
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
-from ctkit.provenance import Verified
 from ctkit.ranges import RangeSet
 from ctkit.report import ROWS, Report, frame_of
 
@@ -74,7 +74,7 @@ class RememberedHead:
 
     tree_size: int
     root_hash: bytes
-    verified: Verified
+    verified: Verify
     signed: bool
     consistent: bool | None
 

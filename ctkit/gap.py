@@ -14,10 +14,10 @@ from pydantic import BeforeValidator, PlainValidator
 from ctkit.arguments import Index, WholeNumber, checked
 from ctkit.coverage import find_covered
 from ctkit.errors import ParameterError
-from ctkit.merkle import LARGEST_TREE
-from ctkit.ranges import END, Int64s, RangeSet
-from ctkit.schema import GAP_SCHEMA, canonical_url
+from ctkit.ranges import END, LARGEST_TREE, Int64s, RangeSet
+from ctkit.schema import GAP_SCHEMA
 from ctkit.table import files_of, folder_of
+from ctkit.urls import canonical_url
 
 
 def _as_tuple(pair: object) -> object:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ctkit.entry import REPORT
-from ctkit.errors import LogProtocolError
+from ctkit.errors import REPORT, LogProtocolError
 from ctkit.http import TryAgain
 from ctkit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH, hash_subtree
 from ctkit.shared import Shared

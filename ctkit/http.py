@@ -19,9 +19,9 @@ import tenacity
 
 from ctkit.connection import OversizeError, ending, open_transports, unpacked
 from ctkit.deadline import Deadline
-from ctkit.entry import REPORT
-from ctkit.errors import LogError, LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.pace import NoTurnError, Pace, Turn, gate_of
+from ctkit.urls import host_of
 from ctkit.visible import get_logger
 
 T = TypeVar("T")
@@ -329,31 +329,6 @@ def _always() -> bool:
 def stopped() -> bool:
     """Tell whether this thread's `stopping` is set: what fails then says nothing about the log."""
     return stopping.get(_NEVER).is_set()
-
-
-def host_of(url: str) -> str:
-    """Return the host that requests to a URL go to.
-
-    Raises
-    ------
-    ParameterError
-        No request can be sent to `url`.
-
-    Examples
-    --------
-    >>> host_of("http://[::1]:8080/log")
-    '::1'
-    """
-    try:
-        parts = httpx.URL(url)
-        parts.host.encode("idna")  # as the resolver will: a label may not be empty or too long
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise ParameterError(f"{url!r} is no URL ({error}): correct it") from error
-    if not parts.host or (parts.port or 0) >= 1 << 16:  # a socket would take the port modulo 2**16
-        raise ParameterError(
-            f"{url!r} names no host, or a port above 65535: give a URL like https://log.example/2026h2"
-        )
-    return parts.host
 
 
 def retry_after(value: str, now: float) -> float | None:

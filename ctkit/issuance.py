@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
 
+from ctkit.der import der
+
 _PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
@@ -28,22 +30,6 @@ _TOP_LEVELS = ("com", "com", "net", "org", "de", "io", "co.uk", "example", "xn--
 _HOSTS = ("www", "mail", "api", "autodiscover", "cpanel", "webmail", "shop", "dev", "staging", "vpn", "*")
 _SYLLABLES = ("ba", "co", "dun", "el", "far", "gri", "hol", "im", "jas", "kon", "lum", "mor", "nex", "or", "pel", "quo")
 _SUBJECTS = (("GB", "London", "Greater London", "Acme Widgets Ltd"), ("DE", "München", "Bayern", "Müller & Söhne GmbH"))
-
-
-def der(tag: int, *parts: bytes) -> bytes:
-    """Encode one DER element from its tag and the parts of its content.
-
-    Examples
-    --------
-    >>> der(0x04, b"ab", b"c").hex()
-    '0403616263'
-    """
-    content = b"".join(parts)
-    length = len(content)
-    if length < 0x80:
-        return bytes((tag, length)) + content
-    octets = length.to_bytes((length.bit_length() + 7) // 8)
-    return bytes((tag, 0x80 | len(octets))) + octets + content
 
 
 @cache

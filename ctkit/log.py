@@ -17,8 +17,8 @@ from ctkit.http import DEFAULT_PATIENCE, Patience
 from ctkit.pace import Pace
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.rfc6962 import Rfc6962Log
-from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog
+from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -35,7 +35,7 @@ class Log(Protocol):
     Attributes
     ----------
     url
-        Canonical form (`ctkit.schema.canonical_url`); stored as ``source_url``.
+        Canonical form (`ctkit.urls.canonical_url`); stored as ``source_url``.
     name
         What to store as ``source_name``; None if nobody named the log.
     key

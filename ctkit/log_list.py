@@ -13,9 +13,9 @@ from ctkit.arguments import checked
 from ctkit.checkpoint import Checkpoint, check_public_key, read_key, verify_signature
 from ctkit.errors import LogError, ParameterError
 from ctkit.http import DEFAULT_PATIENCE, Client, Patience
-from ctkit.merkle import LARGEST_TREE
 from ctkit.paths import local_path
-from ctkit.schema import canonical_url
+from ctkit.ranges import LARGEST_TREE
+from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)

@@ -7,9 +7,6 @@ HASH_SIZE = 32
 EMPTY_ROOT = sha256().digest()
 """Root of the tree without leaves (RFC 6962, section 2.1)."""
 
-LARGEST_TREE = 1 << 40
-"""Entries of a log at the most: the index of an entry has 40 bits (Static CT API, "SCT Extension")."""
-
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 """Hashes in a full tile of the Static CT API."""

@@ -4,7 +4,7 @@ import unicodedata
 from collections.abc import Hashable, Iterator
 from functools import lru_cache
 
-from ctkit.x509 import header
+from ctkit.der import header
 
 _ENCODINGS = {
     0x0C: "utf-8",  # UTF8String

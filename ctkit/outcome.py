@@ -7,7 +7,8 @@ from typing import Any, Self
 
 import pandas as pd
 
-from ctkit.checkpoint import Checkpoint, Verify
+from ctkit.arguments import Verify
+from ctkit.checkpoint import Checkpoint
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.plan import Plan
 from ctkit.report import Report, frame_of

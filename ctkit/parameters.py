@@ -32,11 +32,11 @@ from ctkit.arguments import (
     Rechecked,
     Seconds,
     Seen,
+    Verify,
     checked,
     describe,
     shown,
 )
-from ctkit.checkpoint import Verify, read_key
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 
@@ -58,8 +58,7 @@ FilePath = Annotated[Text, BeforeValidator(_as_path)]
 
 def _check_url(url: str) -> str:
     # httpx and pyarrow would be most of what `ctkit --help` has to import.
-    from ctkit.http import host_of
-    from ctkit.schema import canonical_url
+    from ctkit.urls import canonical_url, host_of
 
     host_of(canonical_url(url))
     return url
@@ -76,7 +75,14 @@ LogUrl = Annotated[
 _FLAGS = {"main_path": ", or as --main-path", "staging_path": ", or as --staging-path"}
 """Of what a verb needs, that for which the command line has a flag."""
 
-LogKey = Annotated[bytes, BeforeValidator(read_key)]
+
+def _read_key(key: object) -> bytes:
+    from ctkit.checkpoint import read_key
+
+    return read_key(key)
+
+
+LogKey = Annotated[bytes, BeforeValidator(_read_key)]
 
 
 class LogParameter(BaseModel):

@@ -9,13 +9,13 @@ from typing import Any, Literal
 import pandas as pd
 
 from ctkit.arguments import checked
+from ctkit.asking import SECONDS_TO_ANSWER, ask_each
 from ctkit.errors import LogError, ParameterError
 from ctkit.gap import Gaps, ranges_by_log
-from ctkit.http import host_of
 from ctkit.log import Log, LogProtocol, Logs
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
-from ctkit.state import SECONDS_TO_ANSWER, ask_each
+from ctkit.urls import host_of
 
 ENTRY_BYTES: dict[LogProtocol | Literal["auto"], int] = {"rfc6962": 6067, "static-ct": 1776, "auto": 6067}
 """Bytes of an entry in an answer, unpacked, of a log that was not asked for any yet.
@@ -154,7 +154,7 @@ def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
         What to fetch: the table that `ctkit.find_gaps` returned, or a part of it.
     ask
         Whether to ask each log whose page size is not known for one page, so that the plan is true. It is the first
-        page of the log, and nothing of it is written. A log that gives none within `ctkit.state.SECONDS_TO_ANSWER` is
+        page of the log, and nothing of it is written. A log that gives none within `ctkit.asking.SECONDS_TO_ANSWER` is
         named, and planned all the same with what is assumed.
 
     Raises

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ctkit.gap import Within, ranges_by_log
 from ctkit.ranges import RangeSet
-from ctkit.schema import canonical_url
 from ctkit.situation import Situation
+from ctkit.urls import canonical_url
 from ctkit.visible import visible
 
 MOST_LOGS = 40

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctkit.entry import REPORT
-from ctkit.errors import LogProtocolError
+from ctkit.errors import REPORT, LogProtocolError
 from ctkit.merkle import HASH_SIZE, hash_children, hash_leaf, hash_pairs
 
 Node = tuple[int, int]

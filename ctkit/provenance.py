@@ -1,27 +1,27 @@
 """What was verified of rows, remembered in the metadata of the commit that wrote them."""
 
 import base64
+import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from deltalake import DeltaTable
 
+from ctkit.arguments import Verify
 from ctkit.commits import commit_info, files_added, kept_commits
 from ctkit.digests import digest_in
-from ctkit.merkle import HASH_SIZE, LARGEST_TREE
 from ctkit.overlap import MEMORY
 from ctkit.querying import define_rows, querying
-from ctkit.ranges import Int64s, RangeSet
+from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
 from ctkit.table import files_of, folder_of
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
 
-Verified = Literal["off", "heads", "entries"]
-"""Nothing was verified · the tree head was · every entry is proven to be under the tree head's root."""
+_HASH_SIZE = hashlib.sha256().digest_size
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Provenance:
     rows: int
     tree_size: int
     root_hash: bytes
-    verified: Verified
+    verified: Verify
     signed: bool
 
     def __post_init__(self) -> None:
@@ -69,7 +69,7 @@ class Provenance:
             raise ValueError(f"[{self.start}, {self.end}) with {self.rows} rows of {self.tree_size} cannot be")
         if self.verified not in ("off", "heads", "entries"):
             raise ValueError(f"verified is {self.verified!r}")
-        if len(self.root_hash) != (HASH_SIZE if self.tree_size else 0):
+        if len(self.root_hash) != (_HASH_SIZE if self.tree_size else 0):
             raise ValueError(f"a root hash of {len(self.root_hash)} bytes with a tree of {self.tree_size} entries")
         if self.tree_size < {"off": 0, "heads": 1, "entries": self.end}[self.verified]:
             raise ValueError(f"a tree of {self.tree_size} entries proves nothing up to {self.end}")

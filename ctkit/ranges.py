@@ -12,6 +12,9 @@ Int64s = NDArray[np.int64]
 END = 1 << 62
 """Beyond all indices."""
 
+LARGEST_TREE = 1 << 40
+"""Entries of a log at the most: the index of an entry has 40 bits (Static CT API, "SCT Extension")."""
+
 _RANGES_AT_ONCE = 1 << 20
 """Ranges that are compared together, so that what is made on the way stays small beside 50 million of them."""
 

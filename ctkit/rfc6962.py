@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint, read_sth
 from ctkit.client import LogClient, LogOptions
-from ctkit.entry import REPORT, EntryBlock, decode_get_entries
-from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.entry import EntryBlock, decode_get_entries
+from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
 from ctkit.http import HttpError, TryAgain
 from ctkit.merkle import verify_consistency
 from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof, read_roots

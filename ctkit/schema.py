@@ -4,8 +4,6 @@ from typing import Literal
 
 import pyarrow as pa
 
-from ctkit.errors import ParameterError
-
 AsDer = Literal["binary", "string"]
 
 KEY = ("source_url", "cert_index")
@@ -84,33 +82,3 @@ GAP_SCHEMA = pa.schema(
     ]
 )
 """Gaps in flight: ``[start, end)`` of one log, ascending by ``source_url`` and ``start``, never touching."""
-
-
-def canonical_url(url: str) -> str:
-    """Return the form of a log's URL that is stored as ``source_url``.
-
-    ``https://`` is put before a URL without a scheme and every trailing slash is dropped. Nothing is lower-cased:
-    the live server does not, and the column is compared byte by byte.
-
-    Raises
-    ------
-    ParameterError
-        Nothing but white space, slashes or a scheme is there.
-
-    Examples
-    --------
-    >>> canonical_url("ct.example.com/2026h2//")
-    'https://ct.example.com/2026h2'
-    >>> canonical_url(" https://ct.example.com/2026h2 / ")
-    'https://ct.example.com/2026h2'
-    """
-    given, url = url, url.strip()
-    if not url.startswith(("http://", "https://")):
-        url = f"https://{url}"
-    # Spaces between the slashes go, too: what is canonical stays as it is.
-    end = len(url)
-    while url[end - 1 : end] == "/" or url[end - 1 : end].isspace():
-        end -= 1
-    if url[:end] in ("http:", "https:"):
-        raise ParameterError(f"{given!r} is no URL of a log: give one like https://log.example/2026h2")
-    return url[:end]

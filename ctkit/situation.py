@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked
+from ctkit.asking import SECONDS_TO_ANSWER, ask_each
 from ctkit.auto import AutoLog
 from ctkit.chosen_logs import choose_logs, first_of, why_unusable
 from ctkit.coverage import first_and_last
@@ -22,9 +23,10 @@ from ctkit.log import Log, open_log
 from ctkit.outcome import left_facts, left_tables
 from ctkit.parameters import LogParameter, Parameters
 from ctkit.report import Report
-from ctkit.schema import GAP_SCHEMA, canonical_url
-from ctkit.state import SECONDS_TO_ANSWER, ask_each, find_within, read_state
+from ctkit.schema import GAP_SCHEMA
+from ctkit.state import find_within, read_state
 from ctkit.table import check_as_der, check_features, check_separate, find_table
+from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
 T = TypeVar("T")

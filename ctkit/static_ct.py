@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ctkit.checkpoint import Checkpoint, UnreadableHeadError, read_checkpoint, read_sth
 from ctkit.client import OTHER_PROTOCOL, LogClient, LogOptions
-from ctkit.entry import REPORT, EntryBlock, decode_data_tile
-from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.entry import EntryBlock, decode_data_tile
+from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
 from ctkit.hash_tile import Check, HashTiles
 from ctkit.http import HttpError, PageError, TryAgain
 from ctkit.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH

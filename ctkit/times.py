@@ -3,6 +3,8 @@
 import re
 from datetime import datetime
 
+from ctkit.der import Element
+
 _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 
 
@@ -20,7 +22,7 @@ _TIMES = {tag: re.compile(form) for tag, form in _TIME_FORMS.items()}
 _EPOCH = datetime(1970, 1, 1)
 
 
-def read_time(der: bytes, element: tuple[int, int, int]) -> int:
+def read_time(der: bytes, element: Element) -> int:
     """Return the seconds since the Unix epoch of an element, given as identifier octet and range; 0 if it is no time.
 
     Examples

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from ctkit.binding import FAULTS, OPEN_END
 from ctkit.checkpoint import Checkpoint
-from ctkit.entry import REPORT
-from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.errors import REPORT, CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.fetch import ask
 from ctkit.log import Log
 from ctkit.ranges import Int64s, RangeSet

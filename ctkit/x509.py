@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import NamedTuple
 
+from ctkit.der import ABSENT, Element, contents, elements, first, header, members
 from ctkit.times import read_time
 
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x03, 0x04, 0x06
@@ -45,75 +46,8 @@ _ATTRIBUTES = {
 }
 
 
-# Identifier octet, length octets, contents octets (X.690, section 8.1). Nothing in a certificate has an identifier of
-# several octets.
 _DEEPEST = 5
 """Strings that consist of strings, within one string: OpenSSL goes no deeper."""
-
-_Element = tuple[int, int, int]
-"""Identifier octet, and the range ``[start, stop)`` of the contents."""
-
-_ABSENT: _Element = (-1, 0, 0)
-
-
-def header(der: bytes, at: int, end: int) -> _Element:
-    """Return the element whose header is at `at`. It may end beyond `end`, and does if no header fits in before."""
-    start = at + 2
-    if start > end:
-        return -1, end, end + 1
-    length = der[at + 1]
-    if length == 0x80:
-        return der[at], start, _indefinite_stop(der, start, end)
-    if length > 0x80:
-        octets = length - 0x80
-        length = int.from_bytes(der[start : start + octets])
-        start += octets
-        if start > end:
-            return -1, end, end + 1
-    return der[at], start, start + length
-
-
-def _indefinite_stop(der: bytes, at: int, end: int) -> int:
-    """Return where an element of indefinite length ends (X.690, section 8.1.3.6), contents from `at` on.
-
-    That is behind its end-of-contents octets ``00 00``, which are an empty element at the end of the contents to us.
-    """
-    depth = 1
-    while depth and at + 2 <= end:
-        if der[at : at + 2] == b"\0\0":
-            depth -= 1
-            at += 2
-        elif der[at + 1] == 0x80:
-            depth += 1
-            at += 2
-        else:
-            at = header(der, at, end)[2]
-    return end + 1 if depth else at
-
-
-def elements(der: bytes, at: int, end: int) -> Iterator[_Element]:
-    """Yield the elements in ``[at, end)``, up to the first that does not fit."""
-    while at < end:
-        element = header(der, at, end)
-        at = element[2]
-        if at > end:
-            return
-        yield element
-
-
-def _first(der: bytes, at: int, end: int) -> _Element:
-    return next(elements(der, at, end), _ABSENT)
-
-
-def _members(value: bytes) -> Iterator[_Element]:
-    """Yield the elements of the sequence that `value` is, as far as they go."""
-    tag, start, stop = header(value, 0, len(value))
-    return elements(value, start, min(stop, len(value))) if tag == _SEQUENCE else iter(())
-
-
-def _contents(der: bytes, element: _Element, tag: int) -> bytes:
-    """Return the contents of an element that is to have identifier octet `tag`; nothing if it has not."""
-    return der[element[1] : element[2]] if element[0] == tag else b""
 
 
 class Certificate(NamedTuple):
@@ -182,7 +116,7 @@ def read_certificate(der: bytes) -> Certificate:
     end = min(outer_stop, len(der))
     tbs_tag, start, tbs_stop = header(der, start, end)
     algorithm_tag, algorithm_start, algorithm_stop = header(der, tbs_stop, end)
-    fields: list[_Element] = []
+    fields: list[Element] = []
     if outer_tag == tbs_tag == _SEQUENCE:
         fields += islice(elements(der, start, min(tbs_stop, end)), 11)
     if fields and fields[0][0] == _VERSION:
@@ -193,16 +127,16 @@ def read_certificate(der: bytes) -> Certificate:
         and algorithm_tag == _SEQUENCE
         and algorithm_stop <= end == outer_stop
     )
-    serial_number, _, issuer, validity, subject, _ = (fields + [_ABSENT] * 6)[:6]
+    serial_number, _, issuer, validity, subject, _ = (fields + [ABSENT] * 6)[:6]
     dates = elements(der, validity[1], validity[2])
     return Certificate(
         readable,
-        _contents(der, _first(der, algorithm_start, algorithm_stop), _OBJECT_IDENTIFIER) if readable else b"",
-        _contents(der, serial_number, _INTEGER),
-        _contents(der, issuer, _SEQUENCE),
-        _contents(der, subject, _SEQUENCE),
-        read_time(der, next(dates, _ABSENT)),
-        read_time(der, next(dates, _ABSENT)),
+        contents(der, first(der, algorithm_start, algorithm_stop), _OBJECT_IDENTIFIER) if readable else b"",
+        contents(der, serial_number, _INTEGER),
+        contents(der, issuer, _SEQUENCE),
+        contents(der, subject, _SEQUENCE),
+        read_time(der, next(dates, ABSENT)),
+        read_time(der, next(dates, ABSENT)),
         _read_extensions(der, fields[6:]),
     )
 
@@ -213,7 +147,7 @@ def read_certificate(der: bytes) -> Certificate:
 #      extnID      OBJECT IDENTIFIER,
 #      critical    BOOLEAN DEFAULT FALSE,
 #      extnValue   OCTET STRING  }
-def _read_extensions(der: bytes, optional_fields: list[_Element]) -> dict[bytes, list[bytes]]:
+def _read_extensions(der: bytes, optional_fields: list[Element]) -> dict[bytes, list[bytes]]:
     values: dict[bytes, list[bytes]] = {}
     for tag, start, stop in optional_fields:
         if tag != _EXTENSIONS:
@@ -230,7 +164,7 @@ def _read_extensions(der: bytes, optional_fields: list[_Element]) -> dict[bytes,
     return values
 
 
-def _octets(der: bytes, element: _Element) -> bytes | None:
+def _octets(der: bytes, element: Element) -> bytes | None:
     """Return the octets of an OCTET STRING, which BER allows to consist of several; None if it is something else."""
     tag, at, end = element
     if tag == _OCTET_STRING:
@@ -285,18 +219,18 @@ def read_name(name: bytes) -> dict[str, str]:
 #      pathLenConstraint       INTEGER (0..MAX) OPTIONAL }
 def read_basic_constraints(value: bytes) -> bool | None:
     """Return cA (RFC 5280, section 4.2.1.9), where any octet but zero is true; None if `value` is something else."""
-    if _first(value, 0, len(value))[0] != _SEQUENCE:
+    if first(value, 0, len(value))[0] != _SEQUENCE:
         return None
-    return any(_contents(value, next(_members(value), _ABSENT), _BOOLEAN))
+    return any(contents(value, next(members(value), ABSENT), _BOOLEAN))
 
 
 # KeyUsage ::= BIT STRING
 def read_key_usage(value: bytes) -> list[int] | None:
     """Return the numbers of the bits that are set (RFC 5280, section 4.2.1.3); None if `value` is something else."""
-    contents = _contents(value, _first(value, 0, len(value)), _BIT_STRING)
-    if not contents:
+    bits = contents(value, first(value, 0, len(value)), _BIT_STRING)
+    if not bits:
         return None
-    octets = contents[1:3].ljust(2, b"\0")  # The first octet of a bit string counts the unused bits of the last.
+    octets = bits[1:3].ljust(2, b"\0")  # The first octet of a bit string counts the unused bits of the last.
     return [bit for bit in range(9) if octets[bit // 8] & 0x80 >> bit % 8]
 
 
@@ -304,7 +238,7 @@ def read_key_usage(value: bytes) -> list[int] | None:
 # KeyPurposeId ::= OBJECT IDENTIFIER
 def read_key_purposes(value: bytes) -> list[bytes]:
     """Return the object identifiers of the purposes (RFC 5280, section 4.2.1.12)."""
-    return [value[start:stop] for _, start, stop in _members(value)]
+    return [value[start:stop] for _, start, stop in members(value)]
 
 
 # certificatePolicies ::= SEQUENCE SIZE (1..MAX) OF PolicyInformation
@@ -314,7 +248,7 @@ def read_key_purposes(value: bytes) -> list[bytes]:
 #      policyQualifiers   SEQUENCE SIZE (1..MAX) OF PolicyQualifierInfo OPTIONAL }
 def read_policies(value: bytes) -> list[bytes]:
     """Return the object identifiers of the policies (RFC 5280, section 4.2.1.4)."""
-    return [_contents(value, _first(value, start, stop), _OBJECT_IDENTIFIER) for _, start, stop in _members(value)]
+    return [contents(value, first(value, start, stop), _OBJECT_IDENTIFIER) for _, start, stop in members(value)]
 
 
 # AuthorityKeyIdentifier ::= SEQUENCE {
@@ -325,13 +259,13 @@ def read_policies(value: bytes) -> list[bytes]:
 # KeyIdentifier ::= OCTET STRING
 def read_authority_key_identifier(value: bytes) -> bytes:
     """Return the key identifier (RFC 5280, section 4.2.1.1)."""
-    return _contents(value, next(_members(value), _ABSENT), _KEY_IDENTIFIER)
+    return contents(value, next(members(value), ABSENT), _KEY_IDENTIFIER)
 
 
 # SubjectKeyIdentifier ::= KeyIdentifier
 def read_subject_key_identifier(value: bytes) -> bytes:
     """Return the key identifier (RFC 5280, section 4.2.1.2)."""
-    return _contents(value, _first(value, 0, len(value)), _OCTET_STRING)
+    return contents(value, first(value, 0, len(value)), _OCTET_STRING)
 
 
 # AuthorityInfoAccessSyntax  ::= SEQUENCE SIZE (1..MAX) OF AccessDescription
@@ -341,7 +275,7 @@ def read_subject_key_identifier(value: bytes) -> bytes:
 #      accessLocation        GeneralName  }
 def read_access_locations(value: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield the general name under each access method (RFC 5280, section 4.2.2.1), as `read_general_names` does."""
-    for _, start, end in _members(value):
+    for _, start, end in members(value):
         _, _, method_stop = header(value, start, end)
         tag, start, stop = header(value, method_stop, end)
         if stop <= end:
@@ -362,7 +296,7 @@ def read_access_locations(value: bytes) -> Iterator[tuple[int, bytes]]:
 #      registeredID                    [8]     OBJECT IDENTIFIER }
 def read_general_names(value: bytes) -> Iterator[tuple[int, bytes]]:
     """Yield identifier octet and contents of each general name (RFC 5280, section 4.2.1.6)."""
-    for tag, start, stop in _members(value):
+    for tag, start, stop in members(value):
         yield tag, value[start:stop]
 
 

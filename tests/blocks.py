@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
+from ctkit.der import der
 from ctkit.entry import EntryBlock
-from ctkit.issuance import der
 from ctkit.ranges import Int64s
 
 TIMESTAMP = 1_773_144_000_123

@@ -19,10 +19,11 @@ from numpy.typing import NDArray
 
 from ctkit import kernel
 from ctkit.binding import find_ends, find_faults
+from ctkit.der import der
 from ctkit.embedded import EmbeddedLog, Request, make_log
 from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
-from ctkit.issuance import Issued, der, issue
+from ctkit.issuance import Issued, issue
 from ctkit.roots import Roots
 
 URL = "https://log.example"

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctkit.certificate import count_unreadable, read_rows
-from ctkit.issuance import der
+from ctkit.der import der
 from ctkit.schema import encoded_schema
 
 NOT_BEFORE = dt.datetime(2026, 3, 10, 12)

@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
 from ctkit.checkpoint import read_checkpoint, read_sth
+from ctkit.der import der
 from ctkit.embedded import EmbeddedLog, LogEntry, Request, make_log
 from ctkit.entry import PRECERT_ENTRY, X509_ENTRY
-from ctkit.issuance import der
 from ctkit.merkle import hash_leaf, verify_consistency, verify_inclusion
 from ctkit.server import LogServer
 

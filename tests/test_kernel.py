@@ -14,7 +14,7 @@ from blocks import ALGORITHM, DATES, FIELDS, NAME, SAN, certificate
 
 import ctkit
 from ctkit.binding import _find_in_pre_certificate
-from ctkit.issuance import der
+from ctkit.der import der
 from ctkit.kernel import MOST_NAMES, find_matching, read_certificates
 
 CN, ORG, UNIT = (bytes.fromhex(text) for text in ("0603550403", "060355040a", "060355040b"))

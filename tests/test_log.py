@@ -19,8 +19,8 @@ from ctkit.http import Patience
 from ctkit.log import open_log
 from ctkit.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.rfc6962 import Rfc6962Log
-from ctkit.schema import canonical_url
 from ctkit.static_ct import StaticCtLog
+from ctkit.urls import canonical_url
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -19,13 +19,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 from rows import keys_of
 
+from ctkit.arguments import Verify
 from ctkit.auditing import audit
 from ctkit.certificate import read_rows
 from ctkit.commits import kept_versions
 from ctkit.errors import TableError
 from ctkit.log import Log, open_log
 from ctkit.merge import merge_staging
-from ctkit.provenance import Provenance, Verified, metadata_of
+from ctkit.provenance import Provenance, metadata_of
 from ctkit.repairing import repair
 from ctkit.server import LogServer
 from ctkit.table import files_of, open_table
@@ -80,7 +81,7 @@ class Writers(RuleBasedStateMachine):
         """Return the table as it is now."""
         return open_table(self.path)
 
-    def records(self, start: int, end: int, level: Verified) -> list[Provenance]:
+    def records(self, start: int, end: int, level: Verify) -> list[Provenance]:
         """Return what is said of rows of which something was verified."""
         head = (0, b"") if level == "off" else (SIZE, self.world.root)
         return [Provenance(self.world.log.url, start, end, end - start, *head, level, signed=level != "off")]
@@ -130,7 +131,7 @@ class Writers(RuleBasedStateMachine):
     @rule(
         start=START, count=COUNT, level=LEVEL, other=st.one_of(st.none(), st.tuples(START, COUNT)), wrong=st.booleans()
     )
-    def ours(self, start: int, count: int, level: Verified, other: tuple[int, int] | None, wrong: bool) -> None:
+    def ours(self, start: int, count: int, level: Verify, other: tuple[int, int] | None, wrong: bool) -> None:
         """Write rows with records; a second one may speak of some of the rows with less confidence."""
         before, rows = self.table(), self.take(start, count, wrong=wrong and level != "entries")
         end = start + rows.num_rows

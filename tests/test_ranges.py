@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.merkle import LARGEST_TREE
-from ctkit.ranges import IndexRange, RangeSet
+from ctkit.ranges import LARGEST_TREE, IndexRange, RangeSet
 
 LAST = 1 << 40
 indices = st.integers(0, 120)

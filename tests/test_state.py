@@ -5,9 +5,10 @@ import threading
 
 import pytest
 
+from ctkit.asking import ask_each
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.http import stopping
-from ctkit.state import ask_each, find_within, read_state, write_state
+from ctkit.state import find_within, read_state, write_state
 
 A, B = "https://a.example/2026h1", "https://b.example/2026h1"
 

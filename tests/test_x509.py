@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ctkit import x509
-from ctkit.issuance import der
+from ctkit.der import der
 
 NULL = der(0x05)
 WHOLE = x509.Certificate(

@@ -22,14 +22,14 @@ from ctkit.checkpoint import Checkpoint, check_public_key, read_checkpoint, read
 from ctkit.entry import EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
 from ctkit.hash_tile import HashTiles
-from ctkit.http import Client, HttpError, Patience, TryAgain, host_of, retry_after
+from ctkit.http import Client, HttpError, Patience, TryAgain, retry_after
 from ctkit.keys import SortedKeys, read_keys
 from ctkit.log_list import read_log_list, read_public_key
 from ctkit.merkle import HASH_SIZE, TILE_WIDTH, verify_consistency
 from ctkit.parameters import read_parameters, read_server_config, read_yaml
 from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
-from ctkit.schema import canonical_url
 from ctkit.state import read_state
+from ctkit.urls import canonical_url, host_of
 
 URL = "https://log.example"
 AGENT = "ctkit tests, ct@example.org"

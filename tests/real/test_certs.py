@@ -15,7 +15,7 @@ from cryptography import x509
 from oracle import shown
 
 from ctkit.certificate import read_rows
-from ctkit.issuance import der
+from ctkit.der import der
 
 # Last octet of the object identifier 2.5.4.x, in the order of the columns.
 ATTRIBUTES = {"C": 6, "CN": 3, "L": 7, "O": 10, "OU": 11, "ST": 8}

@@ -1,0 +1,60 @@
+"""URLs of logs."""
+
+import httpx
+
+from ctkit.errors import ParameterError
+
+
+def canonical_url(url: str) -> str:
+    """Return the form of a log's URL that is stored as ``source_url``.
+
+    ``https://`` is put before a URL without a scheme and every trailing slash is dropped. Nothing is lower-cased:
+    the live server does not, and the column is compared byte by byte.
+
+    Raises
+    ------
+    ParameterError
+        Nothing but white space, slashes or a scheme is there.
+
+    Examples
+    --------
+    >>> canonical_url("ct.example.com/2026h2//")
+    'https://ct.example.com/2026h2'
+    >>> canonical_url(" https://ct.example.com/2026h2 / ")
+    'https://ct.example.com/2026h2'
+    """
+    given, url = url, url.strip()
+    if not url.startswith(("http://", "https://")):
+        url = f"https://{url}"
+    # Spaces between the slashes go, too: what is canonical stays as it is.
+    end = len(url)
+    while url[end - 1 : end] == "/" or url[end - 1 : end].isspace():
+        end -= 1
+    if url[:end] in ("http:", "https:"):
+        raise ParameterError(f"{given!r} is no URL of a log: give one like https://log.example/2026h2")
+    return url[:end]
+
+
+def host_of(url: str) -> str:
+    """Return the host that requests to a URL go to.
+
+    Raises
+    ------
+    ParameterError
+        No request can be sent to `url`.
+
+    Examples
+    --------
+    >>> host_of("http://[::1]:8080/log")
+    '::1'
+    """
+    try:
+        parts = httpx.URL(url)
+        parts.host.encode("idna")  # as the resolver will: a label may not be empty or too long
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ParameterError(f"{url!r} is no URL ({error}): correct it") from error
+    if not parts.host or (parts.port or 0) >= 1 << 16:  # a socket would take the port modulo 2**16
+        raise ParameterError(
+            f"{url!r} names no host, or a port above 65535: give a URL like https://log.example/2026h2"
+        )
+    return parts.host
