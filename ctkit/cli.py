@@ -11,9 +11,8 @@ from typing import NoReturn
 
 import yaml
 
-from ctkit.errors import CtkitError, ParameterError, TableError
-from ctkit.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
-from ctkit.terminal import (
+from ctkit.desk.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
+from ctkit.desk.terminal import (
     OutputError,
     fail,
     interrupted_by_signals,
@@ -24,6 +23,7 @@ from ctkit.terminal import (
     text_of,
     write,
 )
+from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.visible import get_logger, visible
 
 # What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
@@ -86,7 +86,7 @@ def _run(argv: Sequence[str] | None) -> int:
 def gaps(arguments: argparse.Namespace) -> int:
     """Print what is missing."""
     parameters = _read(arguments)
-    from ctkit.situation import find_situation
+    from ctkit.desk.gap_report import find_situation
 
     with closing(find_situation(parameters)) as situation:
         if arguments.json:
@@ -114,8 +114,8 @@ def backfill(arguments: argparse.Namespace) -> int:
         return _dry_run(parameters, as_json=arguments.json)
     if arguments.json:
         raise ParameterError("--json is for --dry-run; give both")
-    from ctkit.situation import find_situation
-    from ctkit.verbs import fill_gaps
+    from ctkit.desk.gap_report import find_situation
+    from ctkit.desk.verbs import fill_gaps
 
     target = (
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
@@ -137,8 +137,8 @@ def backfill(arguments: argparse.Namespace) -> int:
 
 
 def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
-    from ctkit.situation import find_situation
-    from ctkit.verbs import plan_gaps
+    from ctkit.desk.gap_report import find_situation
+    from ctkit.desk.verbs import plan_gaps
 
     with closing(find_situation(parameters, verb="append")) as situation:
         plan = plan_gaps(situation)
@@ -160,8 +160,8 @@ def merge(arguments: argparse.Namespace) -> int:
     parameters = _read(arguments)
     if parameters.staging_path is None and not arguments.undo:
         raise ParameterError("merge requires --staging-path <PATH>")
-    from ctkit.retire import EMPTY
-    from ctkit.staged import merge_staged, undo_staged
+    from ctkit.desk.staged import merge_staged, undo_staged
+    from ctkit.lake.drop import EMPTY
 
     if arguments.undo:
         undo_staged(parameters)
@@ -180,7 +180,7 @@ def merge(arguments: argparse.Namespace) -> int:
 def audit(arguments: argparse.Namespace) -> int:
     """Print what is complete and what is proven."""
     parameters = _read(arguments)
-    from ctkit.verbs import audit_main
+    from ctkit.desk.verbs import audit_main
 
     report = audit_main(parameters)
     if arguments.json:
@@ -203,14 +203,14 @@ def audit(arguments: argparse.Namespace) -> int:
 def repair(arguments: argparse.Namespace) -> int:
     """Take repeated rows out of main."""
     main_path = _read(arguments).need("main_path")
-    from ctkit import repairing
+    from ctkit.lake import repair as repair_module
+    from ctkit.lake.table import find_table
     from ctkit.report import left_out
-    from ctkit.table import find_table
 
     main = find_table(main_path)
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
-    report = repairing.repair(main, dry_run=arguments.dry_run)
+    report = repair_module.repair(main, dry_run=arguments.dry_run)
     for heading, table in report.tables().items():
         if len(table):
             more = left_out(table, SHOWN)
@@ -223,7 +223,7 @@ def repair(arguments: argparse.Namespace) -> int:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run a notebook."""
-    from ctkit.runbook import run_notebook
+    from ctkit.desk.runbook import run_notebook
 
     shared = read_yaml(arguments.file) if arguments.file else {}
     own = {key: _literal(value) for key, value in arguments.parameter}
@@ -234,7 +234,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Show the whole cycle."""
-    from ctkit.demo import run
+    from ctkit.demo.cycle import run
 
     return run(arguments.dir, serve=arguments.serve)
 
@@ -334,9 +334,9 @@ def _parser() -> _Parser:
     )
     auditing.add_argument("--require-proof", action="store_const", const=True, help=about["require_proof"])
     add_flags(auditing, main_path, *stretch[:3])
-    repairing = add(repair, "take repeated rows out of main, in one commit")
-    repairing.add_argument("--dry-run", action="store_true", help="show what would be removed; changes nothing")
-    add_flags(repairing, main_path)
+    repair_module = add(repair, "take repeated rows out of main, in one commit")
+    repair_module.add_argument("--dry-run", action="store_true", help="show what would be removed; changes nothing")
+    add_flags(repair_module, main_path)
     running = add(run, "run a notebook through papermill; its record goes to runs/")
     running.add_argument("notebook", metavar="NOTEBOOK")
     add_flags(running)

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
 
-from ctkit.der import der
-from ctkit.entry import EntryBlock
 from ctkit.ranges import Int64s
+from ctkit.wire.der import der
+from ctkit.wire.entries import EntryBlock
 
 TIMESTAMP = 1_773_144_000_123
 """2026-03-10T12:00:00.123Z"""

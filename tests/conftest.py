@@ -9,11 +9,11 @@ import pytest
 from blocks import LOG
 from fakes import FakeLog
 
-from ctkit.binding import find_faults
-from ctkit.certificate import read_rows
-from ctkit.embedded import EmbeddedLog, Request
-from ctkit.entry import decode_data_tile, decode_get_entries
-from ctkit.server import LogServer
+from ctkit.demo.embedded import EmbeddedLog, Request
+from ctkit.demo.server import LogServer
+from ctkit.wire.entries import decode_data_tile, decode_get_entries
+from ctkit.wire.extra_data import find_faults
+from ctkit.wire.rows import read_rows
 
 # A shell that runs the tests in the background has them ignored, here and in all processes that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

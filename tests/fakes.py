@@ -21,8 +21,8 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from oracle import ATTRIBUTES, USAGES
 
-from ctkit.embedded import DEFAULT_START, PROTOCOLS, EmbeddedLog, LogEntry, Request, Response
-from ctkit.issuance import Issued
+from ctkit.demo.embedded import DEFAULT_START, PROTOCOLS, EmbeddedLog, LogEntry, Request, Response
+from ctkit.demo.issuance import Issued
 from ctkit.schema import row_schema
 
 UNREADABLE = b"no certificate"

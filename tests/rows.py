@@ -14,13 +14,13 @@ import pytest
 from deltalake import CommitProperties, DeltaTable
 from deltalake.transaction import AddAction
 
-from ctkit import merge
-from ctkit.datafile import cast_column
-from ctkit.provenance import Provenance, read_statements
-from ctkit.querying import read_tables, reading
+from ctkit.lake import merge
+from ctkit.lake.files import cast_column
+from ctkit.lake.provenance import Provenance, read_statements
+from ctkit.lake.querying import read_tables, reading
+from ctkit.lake.table import open_table
+from ctkit.lake.write import WRITTEN, write_entries
 from ctkit.schema import AsDer, encoded_schema, row_schema
-from ctkit.table import open_table
-from ctkit.write import WRITTEN, write_entries
 
 LOG = "https://ct.example.com/2026h2"
 OTHER_LOG = "https://ct.example.org/2026h2"

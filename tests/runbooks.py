@@ -8,11 +8,11 @@ import pyarrow as pa
 import yaml
 from fakes import FakeLog
 
-from ctkit.backfilling import backfill
-from ctkit.log import open_log
+from ctkit.desk.state_file import write_state
+from ctkit.jobs.backfill import backfill
+from ctkit.lake.table import open_table
+from ctkit.logs.log import open_log
 from ctkit.schema import GAP_SCHEMA
-from ctkit.state import write_state
-from ctkit.table import open_table
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SIZE = 600

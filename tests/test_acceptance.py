@@ -18,12 +18,12 @@ from deltalake import DeltaTable, write_deltalake
 from fakes import FakeLog, check_table
 from rows import commits_of, indices_of, keys_of, make_rows
 
-from ctkit import adopt, cli
-from ctkit.backfilling import backfill
-from ctkit.log import open_log
+from ctkit import cli
+from ctkit.desk.state_file import write_state
+from ctkit.jobs.backfill import backfill
+from ctkit.lake.table import find_table, open_table
+from ctkit.logs.log import open_log
 from ctkit.schema import row_schema
-from ctkit.state import write_state
-from ctkit.table import find_table, open_table
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 
@@ -282,8 +282,8 @@ def test_ac4_3_a_failing_merge_changes_nothing(world, monkeypatch, capsys):
         if len(links) > 1:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(adopt.os, "link", lambda source, link: link.write_bytes(source.read_bytes()))
-    monkeypatch.setattr(adopt.os, "utime", fail_on_the_second)
+    monkeypatch.setattr(links.os, "link", lambda source, link: link.write_bytes(source.read_bytes()))
+    monkeypatch.setattr(links.os, "utime", fail_on_the_second)
     assert ctkit("merge", "-f", file) == 1
     assert "No space left on device" in capsys.readouterr().err
     assert len(links) == 2
@@ -316,7 +316,7 @@ def test_ac4_4_a_signal_during_a_backfill(world, number):
     file = world.write_files()
     for log in world.logs:
         log.latency = 0.15
-    patch = "import ctkit.write; ctkit.write.SECONDS_PER_COMMIT = 0.1"
+    patch = "import ctkit.lake.write; ctkit.lake.write.SECONDS_PER_COMMIT = 0.1"
     process = start("backfill", "-f", file, patch=patch)
     wait_until(lambda: len(commits_of(world.staging)) > 1)
     process.send_signal(number)
@@ -341,13 +341,13 @@ def test_ac4_4_a_signal_during_a_merge(world, number, step):
     world.fill(world.staging, (0, 90, 130))
     ready = world.folder / "ready"
     patch = (
-        "import ctkit.merge, pathlib, time\n"
-        f"step = ctkit.merge.{step}\n"
+        "import ctkit.lake.merge, pathlib, time\n"
+        f"step = ctkit.lake.merge.{step}\n"
         "def slow(*arguments):\n"
         f"    pathlib.Path({str(ready)!r}).touch()\n"
         "    time.sleep(300)\n"
         "    return step(*arguments)\n"
-        f"ctkit.merge.{step} = slow"
+        f"ctkit.lake.merge.{step} = slow"
     )
     process = start("merge", "-f", file, patch=patch)
     wait_until(ready.exists)

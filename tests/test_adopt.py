@@ -9,12 +9,12 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from rows import commits_of, indices_of, make_rows, make_table
 
-from ctkit import adopt, merge, table
-from ctkit.adopt import commit_files, confirm_files, link_files
-from ctkit.datafile import data_files
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging
-from ctkit.table import files_of, hold, open_table
+from ctkit.lake import links, merge, table
+from ctkit.lake.files import data_files
+from ctkit.lake.links import commit_files, confirm_files, link_files
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.table import files_of, hold, open_table
 
 
 @pytest.fixture
@@ -101,17 +101,17 @@ def test_merge_makes_its_files_durable(tmp_path, monkeypatch):
         synced.clear()
         return commit(*arguments)
 
-    monkeypatch.setattr(adopt.os, "fsync", note)
+    monkeypatch.setattr(links.os, "fsync", note)
     monkeypatch.setattr(merge, "commit_files", note_commit)
     merge_staging(staging, main)
 
-    folder, links = str(tmp_path / "main"), set(files_of(main)) - before
-    assert len(links) == 2
-    assert links <= synced_first.keys()
-    for path in links | {os.path.dirname(link) for link in links}:
+    folder, made = str(tmp_path / "main"), set(files_of(main)) - before
+    assert len(made) == 2
+    assert made <= synced_first.keys()
+    for path in made | {os.path.dirname(link) for link in made}:
         assert os.path.basename(path) in synced_first[os.path.dirname(path)]
     assert {f"{folder}/_delta_log", f"{folder}/_delta_log/{main.version():020}.json"} <= synced.keys()
-    assert all(os.stat(link).st_mtime > 1 for link in links)
+    assert all(os.stat(link).st_mtime > 1 for link in made)
 
 
 @pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EBADF], ids=errno.errorcode.get)
@@ -125,7 +125,7 @@ def test_merge_when_the_file_system_cannot_sync_folders(tmp_path, monkeypatch, n
             raise OSError(number, os.strerror(number))
         fsync(descriptor)
 
-    monkeypatch.setattr(adopt.os, "fsync", refuse)
+    monkeypatch.setattr(links.os, "fsync", refuse)
     merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
     assert indices_of(open_table(tmp_path / "main")) == [1, 2]
 
@@ -142,7 +142,7 @@ def test_merge_when_the_disk_cannot_sync(tmp_path, monkeypatch):
     def fail(_):
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
-    monkeypatch.setattr(adopt.os, "fsync", fail)
+    monkeypatch.setattr(links.os, "fsync", fail)
     with pytest.raises(TableError, match=os.strerror(errno.EIO)):
         merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
     monkeypatch.undo()

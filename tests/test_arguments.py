@@ -14,8 +14,8 @@ import pytest
 from fakes import FakeLog
 
 import ctkit
+from ctkit.desk.parameters import Parameters
 from ctkit.errors import ParameterError
-from ctkit.parameters import Parameters
 from ctkit.schema import GAP_SCHEMA
 
 GAPS = GAP_SCHEMA.empty_table()
@@ -263,4 +263,4 @@ def test_type_checkers_see_the_types(tmp_path):
         (10, "arg-type"),
         (11, "attr-defined"),
     ]
-    assert any('Revealed type is "ctkit.outcome.BackfillReport"' in line for line in lines)
+    assert any('Revealed type is "ctkit.jobs.backfill_report.BackfillReport"' in line for line in lines)

@@ -16,20 +16,20 @@ from deltalake.transaction import AddAction
 from fakes import FakeLog
 from rows import OTHER_LOG, make_rows
 
-from ctkit.auditing import audit
-from ctkit.backfilling import backfill
-from ctkit.certificate import read_rows
-from ctkit.checkpoint import Checkpoint
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
-from ctkit.gap import find_gaps
-from ctkit.http import Patience
-from ctkit.log import open_log
-from ctkit.merge import merge_staging
-from ctkit.provenance import Provenance, metadata_of
+from ctkit.jobs.audit import audit
+from ctkit.jobs.backfill import backfill
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.provenance import Provenance, metadata_of
+from ctkit.lake.repair import repair
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
 from ctkit.ranges import RangeSet
-from ctkit.repairing import repair
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.rows import read_rows
 
 SIZE = 600
 FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -5,11 +5,11 @@ import threading
 import pytest
 from fakes import FakeLog
 
-from ctkit.auto import AutoLog
-from ctkit.deadline import Deadline
 from ctkit.errors import LogUnavailableError, ParameterError
-from ctkit.log import open_log
-from ctkit.rfc6962 import LARGEST_PAGE
+from ctkit.logs.auto import AutoLog
+from ctkit.logs.deadline import Deadline
+from ctkit.logs.log import open_log
+from ctkit.logs.rfc6962 import LARGEST_PAGE
 
 AGENT = "ctkit tests, nobody@example.org"
 

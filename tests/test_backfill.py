@@ -13,14 +13,15 @@ from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import commits_of, indices_of
 
-from ctkit import gap, write
-from ctkit.backfilling import backfill
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError, TableError
-from ctkit.gap import find_gaps
-from ctkit.http import Patience
-from ctkit.log import open_log
+from ctkit.jobs.backfill import backfill
+from ctkit.lake import gaps as gaps_module
+from ctkit.lake import write
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import hold, open_table
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
 from ctkit.schema import GAP_SCHEMA, row_schema
-from ctkit.table import hold, open_table
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 IMPATIENT = Patience(tries=2, first_wait=0.01, longest_wait=0.02)
@@ -248,7 +249,7 @@ def test_backfill_made_twice_asks_the_table_only_if_it_moved(tmp_path, both, mon
     _, (rfc, _) = both
     table = open_table(tmp_path / "main")
     gaps = find_gaps(table, within={rfc.url: (0, 10)})
-    monkeypatch.setattr(gap, "find_gaps", lambda *_, **__: pytest.fail("the table did not move"))
+    monkeypatch.setattr(gaps_module, "find_gaps", lambda *_, **__: pytest.fail("the table did not move"))
 
     assert backfill([rfc], gaps, table).written == {rfc.url: 10}
 
@@ -257,7 +258,7 @@ def test_backfill_into_a_new_table_does_not_ask_it(tmp_path, both, monkeypatch):
     """A table without rows cannot have filled any gap, whenever it was made."""
     _, (rfc, _) = both
     gaps = find_gaps(None, within={rfc.url: (0, 10)})
-    monkeypatch.setattr(gap, "find_gaps", lambda *_, **__: pytest.fail("the table is empty"))
+    monkeypatch.setattr(gaps_module, "find_gaps", lambda *_, **__: pytest.fail("the table is empty"))
 
     assert backfill([rfc], gaps, open_table(tmp_path / "staging")).written == {rfc.url: 10}
 

@@ -17,14 +17,14 @@ from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID
 from numpy.typing import NDArray
 
-from ctkit import kernel
-from ctkit.binding import find_ends, find_faults
-from ctkit.der import der
-from ctkit.embedded import EmbeddedLog, Request, make_log
-from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.demo.embedded import EmbeddedLog, Request, make_log
+from ctkit.demo.issuance import Issued, issue
 from ctkit.errors import LogProtocolError
-from ctkit.issuance import Issued, issue
-from ctkit.roots import Roots
+from ctkit.wire import kernels
+from ctkit.wire.der import der
+from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.wire.extra_data import find_ends, find_faults
+from ctkit.wire.roots import Roots
 
 URL = "https://log.example"
 RIGHT, CHAIN, ISSUER, PRE_CERTIFICATE, OPEN_END = range(5)
@@ -397,9 +397,9 @@ def test_find_faults_without_the_kernel(start: int, monkeypatch: pytest.MonkeyPa
         shares.append(find_matching(*arguments).mean())
         return np.zeros(len(arguments[2]), np.bool_)
 
-    find_matching = kernel.find_matching
+    find_matching = kernels.find_matching
     found = [find_faults(each).tolist() for each in (whole, damaged)]
-    monkeypatch.setattr(kernel, "find_matching", none)
+    monkeypatch.setattr(kernels, "find_matching", none)
 
     assert [find_faults(each).tolist() for each in (whole, damaged)] == found
     assert found[0] == [RIGHT] * 256

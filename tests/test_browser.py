@@ -20,10 +20,10 @@ from playwright.sync_api import expect, sync_playwright
 from rows import commits_of
 from runbooks import NOTEBOOKS, SIZE, make_world
 
-from ctkit.parameters import read_parameters
-from ctkit.situation import find_situation
-from ctkit.table import open_table
-from ctkit.verbs import fill_gaps
+from ctkit.desk.gap_report import find_situation
+from ctkit.desk.parameters import read_parameters
+from ctkit.desk.verbs import fill_gaps
+from ctkit.lake.table import open_table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 # Without a sandbox, because CI is root in a container; and nothing beyond the loopback interface.

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import indices_of
 
-from ctkit import backfilling
-from ctkit.backfilling import backfill
-from ctkit.budget import Budget, Requests, share
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
-from ctkit.gap import find_gaps
-from ctkit.http import Patience
-from ctkit.log import open_log
-from ctkit.table import open_table
+from ctkit.jobs import backfill as backfill_module
+from ctkit.jobs.backfill import backfill
+from ctkit.jobs.budget import Budget, Requests, share
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 IMPATIENT = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
@@ -280,17 +280,17 @@ def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both, verify, de
 
 def test_backfill_begins_with_what_needs_few_requests(tmp_path, both, monkeypatch):
     """Where logs take turns, those that are soon done come first, so that a deadline costs the fewest."""
-    monkeypatch.setattr(backfilling, "LOGS_AT_ONCE", 1)
+    monkeypatch.setattr(backfill_module, "LOGS_AT_ONCE", 1)
     _, (rfc, static) = both
     gaps = find_gaps(None, within={rfc.url: (0, 1280), static.url: (0, 256)})
     heard = []
-    fetch_blocks = backfilling.fetch_blocks
+    fetch_blocks = backfill_module.fetch_blocks
 
     def listen(log, *words, **more):
         heard.append(log.url)
         return fetch_blocks(log, *words, **more)
 
-    monkeypatch.setattr(backfilling, "fetch_blocks", listen)
+    monkeypatch.setattr(backfill_module, "fetch_blocks", listen)
 
     backfill([rfc, static], gaps, open_table(tmp_path / "staging")).check()
 

@@ -16,9 +16,9 @@ from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsag
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.certificate import count_unreadable, read_rows
-from ctkit.der import der
 from ctkit.schema import encoded_schema
+from ctkit.wire.der import der
+from ctkit.wire.rows import count_unreadable, read_rows
 
 NOT_BEFORE = dt.datetime(2026, 3, 10, 12)
 NOT_AFTER = dt.datetime(2026, 6, 8, 11, 59, 59)

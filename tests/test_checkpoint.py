@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ctkit.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth, tree_head_to_sign
-from ctkit.embedded import Request, make_log
+from ctkit.demo.embedded import Request, make_log
 from ctkit.errors import CheckpointError
+from ctkit.wire.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth, tree_head_to_sign
 
 URL = "https://log.example/2026h1"
 LOG = make_log("Heads 2026h1", 5)

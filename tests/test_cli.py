@@ -22,11 +22,11 @@ from fakes import FakeLog, check_table
 from rows import LOG, indices_of, make_rows, make_table
 
 from ctkit.cli import main
-from ctkit.http import DEFAULT_PATIENCE
-from ctkit.log import open_log
-from ctkit.state import write_state
-from ctkit.table import find_table, open_table
-from ctkit.write import write_entries
+from ctkit.desk.state_file import write_state
+from ctkit.lake.table import find_table, open_table
+from ctkit.lake.write import write_entries
+from ctkit.logs.http import DEFAULT_PATIENCE
+from ctkit.logs.log import open_log
 
 NEW = "https://new.example/2027h1"
 COMMAND = Path(sys.executable).with_name("ctkit")
@@ -241,7 +241,7 @@ def test_ac4_3_merge_when_the_commit_fails(ctkit, folder, monkeypatch):
     def fail(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr("ctkit.merge.commit_files", fail)
+    monkeypatch.setattr("ctkit.lake.merge.commit_files", fail)
     code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
 
     assert (code, out) == (1, "")
@@ -593,7 +593,9 @@ def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
 def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, folder, monkeypatch):
     """Nothing is said of gaps that are not known; a log whose gaps are known is planned, and not called skipped."""
     hasty = replace(DEFAULT_PATIENCE, tries=1)
-    monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
+    monkeypatch.setattr(
+        "ctkit.desk.gap_report.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty)
+    )
     log = FakeLog("Dead", 30, protocols=["rfc6962"])
     log.down = True
     logs = [{"url": serve(log), "protocol": "rfc6962"}]
@@ -683,7 +685,9 @@ def test_backfill_when_the_time_is_over(ctkit, two_logs):
 def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch):
     """With ceiling: log, the logs that answer are backfilled; the dead one is named and the exit code is 1."""
     hasty = replace(DEFAULT_PATIENCE, tries=1)
-    monkeypatch.setattr("ctkit.situation.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty))
+    monkeypatch.setattr(
+        "ctkit.desk.gap_report.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty)
+    )
     alive, dead = FakeLog("Alive", 30, protocols=["rfc6962"]), FakeLog("Dead", 30, protocols=["rfc6962"])
     urls = [serve(dead), serve(alive)]
     dead.down = True
@@ -721,7 +725,7 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     log = Slow(size=5000, protocols=["rfc6962"])
     url = serve(log)
     file = write_file(logs=[{"url": url, "name": log.name, "protocol": "rfc6962"}], ceiling="log", from_index=0)
-    hasty = "import ctkit.write, ctkit.cli; ctkit.write.SECONDS_PER_COMMIT = 0.1; raise SystemExit(ctkit.cli.main())"
+    hasty = "from ctkit import cli; from ctkit.lake import write; write.SECONDS_PER_COMMIT = 0.1; exit(cli.main())"
     words = [sys.executable, "-c", hasty, "backfill", "-f", file]
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -769,7 +773,7 @@ def test_backfill_when_hangups_are_ignored(parameter_file, folder):
 def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
     """Numbers, lists, nulls and text of -p arrive as such, and what is no YAML as text."""
     seen = []
-    monkeypatch.setattr("ctkit.runbook.run_notebook", lambda *words, **more: seen.append((words, more)) or 0)
+    monkeypatch.setattr("ctkit.desk.runbook.run_notebook", lambda *words, **more: seen.append((words, more)) or 0)
     (folder / "run.yaml").write_text("main_path: main")
     pairs = [
         ("a", "5"),

@@ -9,15 +9,15 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog
 
-from ctkit.checkpoint import tree_head_to_sign
-from ctkit.embedded import EmbeddedLog
+from ctkit.demo.embedded import EmbeddedLog
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, ParameterError
-from ctkit.http import Patience
-from ctkit.log import open_log
-from ctkit.merkle import Tree, hash_leaf
-from ctkit.rfc6962 import Rfc6962Log
-from ctkit.shared import Shared
-from ctkit.static_ct import StaticCtLog
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
+from ctkit.logs.rfc6962 import Rfc6962Log
+from ctkit.logs.single_flight import Shared
+from ctkit.logs.static_ct import StaticCtLog
+from ctkit.wire.checkpoint import tree_head_to_sign
+from ctkit.wire.merkle import Tree, hash_leaf
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -9,14 +9,17 @@ import pytest
 from fakes import FakeLog, check_table
 from rows import LOG, make_batch
 
-from ctkit import backfilling, terminal, verify, write
-from ctkit.backfilling import backfill
-from ctkit.checkpoint import Checkpoint
-from ctkit.gap import find_gaps
-from ctkit.log import open_log
-from ctkit.outcome import Progress
+from ctkit.desk import terminal
+from ctkit.jobs import backfill as backfill_module
+from ctkit.jobs import prove
+from ctkit.jobs.backfill import backfill
+from ctkit.jobs.backfill_report import Progress
+from ctkit.lake import write
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
+from ctkit.logs.log import open_log
 from ctkit.ranges import RangeSet
-from ctkit.table import open_table
+from ctkit.wire.checkpoint import Checkpoint
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 ANY_TIME = 30
@@ -51,7 +54,7 @@ def stalling(serve):
 def test_rows_are_committed_when_nothing_more_comes(tmp_path, stalling, monkeypatch, level):
     """What a log has brought is proven and committed in time, though the log brings nothing after it."""
     fake, log = stalling
-    monkeypatch.setattr(verify, "SECONDS_AT_ONCE", 0.05)
+    monkeypatch.setattr(prove, "SECONDS_AT_ONCE", 0.05)
     monkeypatch.setattr(write, "SECONDS_PER_COMMIT", 0.05)
     table = open_table(tmp_path / "staging")
     committed = []
@@ -61,7 +64,7 @@ def test_rows_are_committed_when_nothing_more_comes(tmp_path, stalling, monkeypa
         fake.go_on.set()
 
     gaps = find_gaps(None, within={log.url: (0, 300)})
-    backfill([log], gaps, table, verify=level, on_progress=listen).check()
+    backfill([log], gaps, table, prove=level, on_progress=listen).check()
 
     assert (committed[0], committed[-1], fake.went_on) == (100, 300, True)
     check_table(table, {log.url: fake}, {log.url: (0, 300)})
@@ -70,7 +73,7 @@ def test_rows_are_committed_when_nothing_more_comes(tmp_path, stalling, monkeypa
 def test_progress_is_told_when_nothing_comes(tmp_path, stalling, monkeypatch):
     """A run that waits for its log is heard of all the same."""
     fake, log = stalling
-    monkeypatch.setattr(backfilling, "SECONDS_PER_PROGRESS", 0.05)
+    monkeypatch.setattr(backfill_module, "SECONDS_PER_PROGRESS", 0.05)
     heard = []
 
     def listen(progress):
@@ -86,7 +89,7 @@ def test_progress_is_told_when_nothing_comes(tmp_path, stalling, monkeypatch):
 def test_progress_is_told_after_an_interrupt(tmp_path, stalling, monkeypatch):
     """What is written because of Ctrl+C is told as well: the last number is that of the table."""
     _, log = stalling
-    monkeypatch.setattr(backfilling, "SECONDS_PER_PROGRESS", 0.05)
+    monkeypatch.setattr(backfill_module, "SECONDS_PER_PROGRESS", 0.05)
     table = open_table(tmp_path / "staging")
     heard = []
 
@@ -103,19 +106,19 @@ def test_progress_is_told_after_an_interrupt(tmp_path, stalling, monkeypatch):
 
 def test_pages_are_passed_on_when_nothing_more_comes(monkeypatch):
     """What has come is proven in time though who brings it is stuck; then the rest, and what was left is told."""
-    monkeypatch.setattr(verify, "SECONDS_AT_ONCE", 0.05)
+    monkeypatch.setattr(prove, "SECONDS_AT_ONCE", 0.05)
     log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))
     go_on, passed_on = threading.Event(), []
 
     def arrivals():
         for index in range(2):
             rows = make_batch([index])
-            yield verify.Arrival(LOG, rows, (), index, [bytes(32)], np.zeros(1, np.uint8))
+            yield prove.Arrival(LOG, rows, (), index, [bytes(32)], np.zeros(1, np.uint8))
             assert go_on.wait(ANY_TIME)
         return RangeSet.of((7, 9))
 
     head = Checkpoint.remembered(LOG, 2, bytes(32))
-    proving = verify.prove_arrivals(log, {LOG: head}, arrivals(), stop=threading.Event())
+    proving = prove.prove_arrivals(log, {LOG: head}, arrivals(), stop=threading.Event())
     passed_on.append(next(proving).start)
     assert not go_on.is_set()
     go_on.set()
@@ -137,7 +140,7 @@ def test_proving_ends_with_the_error_of_what_comes(monkeypatch):
         yield
 
     with pytest.raises(MemoryError):
-        next(verify.prove_arrivals(SimpleNamespace(url=LOG), {}, arrivals(), stop=threading.Event()))
+        next(prove.prove_arrivals(SimpleNamespace(url=LOG), {}, arrivals(), stop=threading.Event()))
 
 
 def test_a_commit_is_due_when_a_batch_is_empty(tmp_path, monkeypatch):

@@ -21,9 +21,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from ctkit.connection import is_exempt
 from ctkit.errors import ParameterError
-from ctkit.http import Client, HttpError, Patience, stopping
+from ctkit.logs.connection import is_exempt
+from ctkit.logs.http import Client, HttpError, Patience, stopping
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -16,14 +16,14 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, add_file, as_type, indices_of, keys_of, make_rows, make_table
 
-from ctkit import coverage
-from ctkit.coverage import find_covered
-from ctkit.datafile import FileBounds
 from ctkit.errors import TableError
-from ctkit.gap import find_gaps
-from ctkit.remembered import recall, remember
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.lake import coverage
+from ctkit.lake.coverage import find_covered
+from ctkit.lake.files import FileBounds
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.remembered import recall, remember
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
 
 EVERYWHERE = {LOG: (0, 1000), OTHER_LOG: (0, 1000)}
 
@@ -401,7 +401,7 @@ def test_rows_of_other_writers(tmp_path):
 
 def test_large_files_are_read_in_parts(tmp_path, monkeypatch):
     """The rows of a file in many parts come together, duplicates and disorder included."""
-    monkeypatch.setattr("ctkit.keys._ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("ctkit.lake.keys._ROWS_AT_ONCE", 4)
     index = [*range(10, 20), 0, 5, 5, 1, *range(18, 25), 11, 12, *range(3, 8)]
     table = add_file(tmp_path / "main", as_type(make_rows(index)), row_group_size=2)
 

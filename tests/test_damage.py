@@ -12,17 +12,17 @@ from deltalake import DeltaTable, write_deltalake
 from fakes import FakeLog
 from rows import LOG, indices_of, make_rows, make_table
 
-from ctkit.auditing import audit
-from ctkit.certificate import read_rows
+from ctkit.demo.server import LogServer
 from ctkit.errors import TableError
-from ctkit.gap import find_gaps
-from ctkit.keys import read_keys
-from ctkit.log import open_log
-from ctkit.merge import merge_staging
-from ctkit.provenance import Provenance, metadata_of
-from ctkit.server import LogServer
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.jobs.audit import audit
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.keys import read_keys
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.provenance import Provenance, metadata_of
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
+from ctkit.logs.log import open_log
+from ctkit.wire.rows import read_rows
 
 SIZE = 300
 

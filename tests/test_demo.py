@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctkit import demo
+from ctkit.demo import cycle
+from ctkit.demo.server import LogServer
+from ctkit.desk.gap_report import find_situation
+from ctkit.desk.parameters import read_parameters
 from ctkit.errors import ParameterError
-from ctkit.parameters import read_parameters
-from ctkit.server import LogServer
-from ctkit.situation import find_situation
-from ctkit.table import open_table
+from ctkit.lake.table import open_table
 
 ROOT = Path(__file__).parent.parent
 
@@ -22,7 +22,7 @@ def test_demo_runs_the_whole_cycle(tmp_path, capsys, caplog, monkeypatch):
     """The demo ends with a complete main table, no staging, and the record of each runbook; it can be run again."""
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert demo.run("demo", entries=700) == 0
+        assert cycle.run("demo", entries=700) == 0
 
         said = capsys.readouterr().out
         assert "Main has 1,400 rows for the 1,400 entries of both logs: complete, nothing twice." in said
@@ -42,7 +42,7 @@ def test_demo_when_the_folder_holds_something_else(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
 
     with pytest.raises(ParameterError, match="holds other things than a demo"):
-        demo.run(tmp_path)
+        cycle.run(tmp_path)
 
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
@@ -63,14 +63,14 @@ def test_demo_that_is_kept_up(tmp_path):
         size = situation.logs[0].get_checkpoint().tree_size
         situation.close()
         with pytest.raises(ParameterError, match="a demo is running in"):
-            demo.run(tmp_path / "demo")
+            cycle.run(tmp_path / "demo")
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=30)
 
     assert process.returncode == 0
-    assert size == 300 + demo.NEW_ENTRIES
-    assert situation.facts()["missing"] == 2 * demo.NEW_ENTRIES
+    assert size == 300 + cycle.NEW_ENTRIES
+    assert situation.facts()["missing"] == 2 * cycle.NEW_ENTRIES
     prepared = (tmp_path / "demo" / "notebooks" / "preview.ipynb").read_text()
     assert str(tmp_path / "demo" / "main") in prepared
 
@@ -80,11 +80,11 @@ def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     example = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
     paths = {key: str(tmp_path / example[key]) for key in ("main_path", "staging_path", "state_file")}
-    logs = demo.make_logs(0)
+    logs = cycle.make_logs(0)
     with LogServer(*logs) as server:
-        written = demo.parameters_of(tmp_path / "ctkit-demo", logs, server)
+        written = cycle.parameters_of(tmp_path / "ctkit-demo", logs, server)
         port = server.url(logs[0]).split(":")[2].split("/")[0]
     for log in written["logs"]:
         assert read_parameters(logs=[{"url": log["url"], "key": log.pop("key")}]).logs
 
-    assert {**example, **paths} == yaml.safe_load(yaml.safe_dump(written).replace(port, str(demo.SERVE_PORT)))
+    assert {**example, **paths} == yaml.safe_load(yaml.safe_dump(written).replace(port, str(cycle.SERVE_PORT)))

@@ -10,17 +10,18 @@ import pytest
 from deltalake import write_deltalake
 from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_provenance
 
-from ctkit import cli, undo
-from ctkit.doubts import MANY_ROWS, STAGED_FOR
+from ctkit import cli
+from ctkit.desk.parameters import read_parameters
+from ctkit.desk.staged import merge_staged
 from ctkit.errors import CtkitError, ParameterError, TableError, UnconfirmedMergeError
-from ctkit.merge import merge_staging, preview_merge
-from ctkit.overlap import Overlap
-from ctkit.parameters import read_parameters
-from ctkit.repairing import repair
-from ctkit.staged import merge_staged
-from ctkit.table import files_of, find_table, open_table
-from ctkit.undo import undo_merge
-from ctkit.write import write_entries
+from ctkit.lake import undo
+from ctkit.lake.doubts import MANY_ROWS, STAGED_FOR
+from ctkit.lake.merge import merge_staging, preview_merge
+from ctkit.lake.overlap import Overlap
+from ctkit.lake.repair import repair
+from ctkit.lake.table import files_of, find_table, open_table
+from ctkit.lake.undo import undo_merge
+from ctkit.lake.write import write_entries
 
 
 def merged_into(path: Path):

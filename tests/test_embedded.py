@@ -18,12 +18,12 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
 
-from ctkit.checkpoint import read_checkpoint, read_sth
-from ctkit.der import der
-from ctkit.embedded import EmbeddedLog, LogEntry, Request, make_log
-from ctkit.entry import PRECERT_ENTRY, X509_ENTRY
-from ctkit.merkle import hash_leaf, verify_consistency, verify_inclusion
-from ctkit.server import LogServer
+from ctkit.demo.embedded import EmbeddedLog, LogEntry, Request, make_log
+from ctkit.demo.server import LogServer
+from ctkit.wire.checkpoint import read_checkpoint, read_sth
+from ctkit.wire.der import der
+from ctkit.wire.entries import PRECERT_ENTRY, X509_ENTRY
+from ctkit.wire.merkle import hash_leaf, verify_consistency, verify_inclusion
 
 LOG = make_log("Embedded 2026h1", 600)
 

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire import make_chain, make_entry, make_leaf_index, make_page, make_tile_leaf, make_timestamped_entry, opaque
 
-from ctkit.entry import PRECERT_ENTRY, X509_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
-from ctkit.merkle import hash_leaf
+from ctkit.wire.entries import PRECERT_ENTRY, X509_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.wire.merkle import hash_leaf
 
 URL = "https://log.example"
 ROOT, ISSUER = b"root certificate", b"issuer"

@@ -13,16 +13,16 @@ from fakes import FakeLog
 from rows import LOG, make_rows, make_table
 from test_fetch import PlainLog
 
-from ctkit import table
-from ctkit.fetch import fetch_blocks
-from ctkit.gap import find_gaps
+from ctkit.lake import table
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import find_table, folder_of
+from ctkit.logs.fetch import fetch_blocks
 from ctkit.ranges import RangeSet
-from ctkit.table import find_table, folder_of
 
 PACKAGE = Path(__file__).parents[1] / "ctkit"
 
 
-@pytest.mark.parametrize("path", sorted(PACKAGE.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_thread_of_arrow_is_given_memory(path):
     """Nobody waits for Arrow's threads: one that drops Python's memory when Python has ended aborts the process.
 
@@ -47,7 +47,7 @@ def test_no_thread_of_arrow_is_given_memory(path):
 COMMAND = """
 import os, sys
 from pathlib import Path
-import ctkit.staged, ctkit.situation, duckdb, pyarrow.acero, pyarrow.dataset, pyarrow.parquet
+import ctkit.desk.staged, ctkit.desk.gap_report, duckdb, pyarrow.acero, pyarrow.dataset, pyarrow.parquet
 from ctkit.cli import main
 
 def threads():

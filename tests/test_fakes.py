@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from fakes import UNREADABLE, FakeLog, cert_links, check_table, expected_row
 
-from ctkit.embedded import Request
+from ctkit.demo.embedded import Request
 from ctkit.ranges import RangeSet
 from ctkit.schema import row_schema
 

@@ -13,10 +13,10 @@ from rows import before_commit, indices_of, make_rows, make_table
 
 import ctkit
 from ctkit.cli import main
+from ctkit.desk.gap_report import find_situation
+from ctkit.desk.staged import merge_staged
 from ctkit.errors import SchemaMismatchError, TableError
-from ctkit.features import FEATURES, refused_features
-from ctkit.situation import find_situation
-from ctkit.staged import merge_staged
+from ctkit.lake.features import FEATURES, refused_features
 
 
 def demand(path, *, versions=(1, 7), readers=None, writers=None, properties=None, columns=None, schema=None):

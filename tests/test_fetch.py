@@ -16,14 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ctkit.checkpoint import Checkpoint
-from ctkit.embedded import EmbeddedLog
-from ctkit.entry import EntryBlock
+from ctkit.demo.embedded import EmbeddedLog
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
-from ctkit.fetch import fetch_blocks
-from ctkit.http import NotAskedError, Patience, may_ask, stopping
-from ctkit.log import Log, open_log
+from ctkit.logs.fetch import fetch_blocks
+from ctkit.logs.http import NotAskedError, Patience, may_ask, stopping
+from ctkit.logs.log import Log, open_log
 from ctkit.ranges import Int64s, RangeSet
+from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.entries import EntryBlock
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
@@ -589,8 +589,8 @@ def test_fetch_when_all_has_come_leaves_nothing() -> None:
 
 STOPPED_RUN = """
 import socket, threading
-from ctkit.fetch import fetch_blocks
-from ctkit.log import open_log
+from ctkit.logs.fetch import fetch_blocks
+from ctkit.logs.log import open_log
 from ctkit.ranges import RangeSet
 
 silent = socket.create_server(("127.0.0.1", 0))
@@ -612,7 +612,7 @@ UNATTENDED_RUN = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
 from test_fetch import PlainLog, _indices
-from ctkit.fetch import fetch_blocks
+from ctkit.logs.fetch import fetch_blocks
 from ctkit.ranges import RangeSet
 
 class WaitingLog(PlainLog):

@@ -1,4 +1,4 @@
-"""Pages and data tiles: the kernels frame what `ctkit.entry` frames, or say that they do not understand."""
+"""Pages and data tiles: the kernels frame what `ctkit.wire.entries` frames, or say that they do not understand."""
 
 import base64
 import json
@@ -7,8 +7,8 @@ import pytest
 from agreement import page_outcomes, tile_outcomes
 from wire import make_chain, make_entry, make_leaf_index, make_page, make_tile_leaf, opaque
 
-from ctkit.embedded import Request, make_log
-from ctkit.framing import MOST_ISSUERS
+from ctkit.demo.embedded import Request, make_log
+from ctkit.wire.framing import MOST_ISSUERS
 
 START = 512
 SPACE = " \t\r\n"

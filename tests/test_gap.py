@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
 from ctkit.errors import ParameterError
-from ctkit.gap import find_gaps, ranges_by_log
+from ctkit.lake.gaps import find_gaps, ranges_by_log
 from ctkit.schema import GAP_SCHEMA
 
 

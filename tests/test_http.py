@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.embedded import EmbeddedLog, Request, Response
+from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
-from ctkit.http import (
+from ctkit.logs.http import (
     Client,
     HttpError,
     NotAskedError,
@@ -208,7 +208,7 @@ def test_get_when_another_limit_is_exceeded(serve: Serve, status: int, body: byt
 
 def test_get_logs_why_it_tries_again(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
     """Each further try is logged with its reason."""
-    with caplog.at_level("INFO", "ctkit.http"):
+    with caplog.at_level("INFO", "ctkit.logs.http"):
         _get(serve(ScriptedLog(Response(503, b"later"), OK)))
 
     assert re.fullmatch(r"trying again try=2 seconds=0\.\d times=1 reason=.*/x: HTTP status 503 .*", caplog.messages[0])

@@ -54,8 +54,8 @@ def test_names_when_submodules_were_imported_first():
     """A public name stands for the same thing whatever was imported before."""
     code = """
 import importlib, pkgutil, ctkit
-for module in pkgutil.iter_modules(ctkit.__path__):
-    module.name.startswith("__") or importlib.import_module(f"ctkit.{module.name}")
+for module in pkgutil.walk_packages(ctkit.__path__, "ctkit."):
+    "__" in module.name or importlib.import_module(module.name)
 from ctkit import *
 from ctkit import audit, backfill
 print(callable(audit), callable(backfill), ctkit.backfill is backfill, open_table.__name__)

@@ -1,4 +1,4 @@
-"""The fields of certificates: the kernel reads what `ctkit.x509` reads, or says that it does not understand."""
+"""The fields of certificates: the kernel reads what `ctkit.wire.x509` reads, or says that it does not understand."""
 
 import os
 import shutil
@@ -13,9 +13,9 @@ from agreement import differing_certificates, understood
 from blocks import ALGORITHM, DATES, FIELDS, NAME, SAN, certificate
 
 import ctkit
-from ctkit.binding import _find_in_pre_certificate
-from ctkit.der import der
-from ctkit.kernel import MOST_NAMES, find_matching, read_certificates
+from ctkit.wire.der import der
+from ctkit.wire.extra_data import _find_in_pre_certificate
+from ctkit.wire.kernels import MOST_NAMES, find_matching, read_certificates
 
 CN, ORG, UNIT = (bytes.fromhex(text) for text in ("0603550403", "060355040a", "060355040b"))
 EMAIL = bytes.fromhex("06092a864886f70d010901")
@@ -277,7 +277,7 @@ def test_certificates_when_they_are_more_than_offsets_can_count() -> None:
 _READ = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from ctkit import framing
+from ctkit.wire import framing
 assert framing.__file__.startswith(sys.argv[1])
 leaf = bytes(10) + b"\\0\\0\\1c" + bytes(2) + bytes(2)
 print(framing.read_tile(leaf, 0, 1, 256).certificate.tolist())

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit import keys as keys_module
 from ctkit.errors import CtkitError, TableError
-from ctkit.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
+from ctkit.lake import keys as keys_module
+from ctkit.lake.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
 
 some_keys = st.lists(st.integers(0, 30), max_size=40)
 

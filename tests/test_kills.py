@@ -20,19 +20,19 @@ from fakes import FakeLog, check_table
 from rows import LOG, OTHER_LOG, keys_of, make_rows, make_table
 
 import ctkit
-from ctkit import merge, rewrite, write
-from ctkit.gap import find_gaps
-from ctkit.parameters import read_parameters
-from ctkit.scratch import SCRATCH
-from ctkit.staged import merge_staged
-from ctkit.table import find_table, open_table
+from ctkit.desk.parameters import read_parameters
+from ctkit.desk.staged import merge_staged
+from ctkit.lake import merge, rewrite, write
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.scratch import SCRATCH
+from ctkit.lake.table import find_table, open_table
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 
 # A process of its own for each run, forked from one that has imported everything and run nothing: the threads of the
 # libraries do not survive a fork.
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["ctkit.situation", "ibis.backends.duckdb", "test_kills"])
+PROCESSES.set_forkserver_preload(["ctkit.desk.gap_report", "ibis.backends.duckdb", "test_kills"])
 
 
 def run_merge(folder: Path) -> None:

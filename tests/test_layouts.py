@@ -12,15 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from rows import LOG, add_file, indices_of, make_rows, make_table, rows_of
 
-from ctkit.auditing import audit
 from ctkit.errors import CtkitError, TableError
-from ctkit.gap import find_gaps
-from ctkit.merge import merge_staging, preview_merge
-from ctkit.retire import orphans
-from ctkit.scratch import LINKS, SCRATCH
-from ctkit.table import files_of, open_table
-from ctkit.undo import undo_merge
-from ctkit.write import write_entries
+from ctkit.jobs.audit import audit
+from ctkit.lake.drop import orphans
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.merge import merge_staging, preview_merge
+from ctkit.lake.scratch import LINKS, SCRATCH
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.undo import undo_merge
+from ctkit.lake.write import write_entries
 
 
 def edit_log(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:

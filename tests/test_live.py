@@ -9,12 +9,12 @@ from fakes import FakeLog, check_table
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
 from ctkit.cli import main
-from ctkit.live import SECONDS_ALIVE, is_alive
-from ctkit.parameters import Parameters
-from ctkit.situation import find_situation
-from ctkit.state import write_state
-from ctkit.table import open_table
-from ctkit.verbs import fill_gaps
+from ctkit.desk.gap_report import find_situation
+from ctkit.desk.live import SECONDS_ALIVE, is_alive
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.state_file import write_state
+from ctkit.desk.verbs import fill_gaps
+from ctkit.lake.table import open_table
 
 AGENT = "ctkit tests, ct@example.org"
 

@@ -13,13 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog
 
-from ctkit.embedded import EmbeddedLog, Request, Response
+from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
-from ctkit.http import Patience
-from ctkit.log import open_log
-from ctkit.log_list import LogDescription, read_log_list, read_public_key
-from ctkit.rfc6962 import Rfc6962Log
-from ctkit.static_ct import StaticCtLog
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
+from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
+from ctkit.logs.rfc6962 import Rfc6962Log
+from ctkit.logs.static_ct import StaticCtLog
 from ctkit.urls import canonical_url
 
 AGENT = "ctkit tests, ct@example.org"

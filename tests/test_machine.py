@@ -24,19 +24,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from rows import keys_of
 from troubles import KNOBS, STOPS, TroubledLog, first_call, interrupt, stopping
 
-from ctkit import merge, write
-from ctkit.backfilling import backfill
+from ctkit.demo.server import LogServer
 from ctkit.errors import TableError
-from ctkit.gap import find_gaps
-from ctkit.http import Patience
-from ctkit.log import Log, open_log
-from ctkit.merge import merge_staging, preview_merge
-from ctkit.outcome import BackfillReport
-from ctkit.querying import read_tables, reading
+from ctkit.jobs.backfill import backfill
+from ctkit.jobs.backfill_report import BackfillReport
+from ctkit.lake import merge, write
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.merge import merge_staging, preview_merge
+from ctkit.lake.querying import read_tables, reading
+from ctkit.lake.table import find_table, open_table
+from ctkit.lake.undo import undo_merge
+from ctkit.logs.http import Patience
+from ctkit.logs.log import Log, open_log
 from ctkit.schema import row_schema
-from ctkit.server import LogServer
-from ctkit.table import find_table, open_table
-from ctkit.undo import undo_merge
 
 AGENT = "ctkit tests, ct@example.org"
 SHORT = Patience(tries=3, first_wait=0.002, longest_wait=0.03, timeout=5, total=10)

@@ -15,14 +15,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, before_commit, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
 
-from ctkit import adopt, datafile, merge, overlap, retire, rewrite
-from ctkit.datafile import data_files
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
-from ctkit.merge import merge_staging, preview_merge
+from ctkit.lake import drop, links, merge, overlap, rewrite
+from ctkit.lake import files as files_module
+from ctkit.lake.files import data_files
+from ctkit.lake.merge import merge_staging, preview_merge
+from ctkit.lake.scratch import SCRATCH
+from ctkit.lake.table import files_of, find_table, open_table
+from ctkit.lake.write import write_entries
 from ctkit.schema import AsDer, row_schema
-from ctkit.scratch import SCRATCH
-from ctkit.table import files_of, find_table, open_table
-from ctkit.write import write_entries
 
 
 def parquet_files(path: Path) -> set[str]:
@@ -343,9 +344,9 @@ STEPS = [
     (owner, name, overlap)
     for overlap in (False, True)
     for owner, name in (
-        (adopt.os, "link"),
-        (adopt, "sync"),
-        (adopt.pq, "read_metadata"),
+        (links.os, "link"),
+        (links, "sync"),
+        (links.pq, "read_metadata"),
         (merge, "link_files"),
         (merge, "commit_files"),
     )
@@ -407,7 +408,7 @@ def test_merge_when_linking_is_impossible(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(18, "Invalid cross-device link")
 
-    monkeypatch.setattr(adopt.os, "link", refuse)
+    monkeypatch.setattr(links.os, "link", refuse)
     merge_staging(staging, main)
 
     assert indices_of(open_table(tmp_path / "main")) == [1, 2]
@@ -469,19 +470,19 @@ def test_merge_removes_orphans_of_staging(tmp_path):
     assert not (tmp_path / "staging").exists()
 
 
-@pytest.mark.parametrize("owner", [merge, retire])
+@pytest.mark.parametrize("owner", [merge, drop])
 def test_merge_when_an_orphan_is_committed_meanwhile(tmp_path, monkeypatch, owner):
     """What looked like an orphan may be of a writer that is about to commit, even at the last moment; it stays."""
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = make_table(tmp_path / "staging", make_rows([2]))
     (file,) = data_files(make_table(tmp_path / "other", make_rows([3])))
     shutil.copy(file.path, tmp_path / "staging" / file.name)
-    name = {merge: "commit_files", retire: "_husk"}[owner]
+    name = {merge: "commit_files", drop: "_husk"}[owner]
     step = getattr(owner, name)
 
     def step_after_somebody(*arguments):
         monkeypatch.undo()
-        adopt.commit_files([file], open_table(tmp_path / "staging"))
+        links.commit_files([file], open_table(tmp_path / "staging"))
         return step(*arguments)
 
     monkeypatch.setattr(owner, name, step_after_somebody)
@@ -686,7 +687,7 @@ def test_merge_is_the_union_by_key(tmp_path_factory, main_rows, staging_rows, co
 
 def test_merge_when_a_file_has_several_row_groups_with_chains_of_their_own(tmp_path, monkeypatch):
     """Rows are written anew however the dictionaries of a staged file change in the middle of it."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 100)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 100)
     rows = make_rows(range(1000))
     chains = pa.array([[f"issuer {at // 70}", f"root {at // 300}"] for at in range(1000)], rows["chain"].type)
     rows = rows.set_column(rows.column_names.index("chain"), rows.schema.field("chain"), chains)

@@ -11,17 +11,17 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from rows import before_commit, indices_of, make_rows, make_table
 
-from ctkit import adopt, merge, retire
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging
-from ctkit.scratch import LINKS, SCRATCH
-from ctkit.table import files_of, open_table
-from ctkit.undo import undo_merge
+from ctkit.lake import drop, links, merge
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.scratch import LINKS, SCRATCH
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.undo import undo_merge
 
 DYING = """
 import os, signal, sys
-from ctkit import merge
-from ctkit.table import open_table
+from ctkit.lake import merge
+from ctkit.lake.table import open_table
 
 commit = merge.commit_files
 
@@ -171,8 +171,8 @@ def test_merge_notes_its_links_first(tmp_path, monkeypatch):
         assert set(linked) <= set(json.loads(note.read_text())["names"])
         link(source, target)
 
-    monkeypatch.setattr(adopt.os, "link", look)
-    monkeypatch.setattr(adopt.os, "fsync", note_sync)
+    monkeypatch.setattr(links.os, "link", look)
+    monkeypatch.setattr(links.os, "fsync", note_sync)
     merge_staging(staging, main)
 
     assert sorted(f"{tmp_path}/main/{name}" for name in linked) == sorted(set(files_of(main)) - known)
@@ -207,7 +207,7 @@ def test_merge_that_dies_before_staging_is_emptied(tmp_path, monkeypatch):
     def die(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(retire, "commit_files", die)
+    monkeypatch.setattr(drop, "commit_files", die)
     with pytest.raises(KeyboardInterrupt):
         merge_staging(open_table(tmp_path / "staging"), main)
     monkeypatch.undo()

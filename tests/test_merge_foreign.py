@@ -8,11 +8,11 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from rows import add_file, as_type, before_commit, indices_of, make_rows, make_table, rows_of
 
-from ctkit.datafile import plain_schema
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging
+from ctkit.lake.files import plain_schema
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.table import files_of, open_table
 from ctkit.schema import row_schema
-from ctkit.table import files_of, open_table
 
 
 def test_merge_when_main_does_not_say_what_is_text(tmp_path):

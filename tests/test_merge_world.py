@@ -25,11 +25,12 @@ from deltalake import DeltaTable, write_deltalake
 from rows import LOG, OTHER_LOG, commits_of, indices_of, keys_of, make_rows, make_table
 
 import ctkit
-from ctkit import adopt, cli
+from ctkit import cli
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging
-from ctkit.scratch import SCRATCH
-from ctkit.table import files_of, find_table, open_table
+from ctkit.lake import links
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.scratch import SCRATCH
+from ctkit.lake.table import files_of, find_table, open_table
 
 
 def write_all_the_time(main: Path, stop: Any, written: Any) -> None:
@@ -42,7 +43,7 @@ def write_all_the_time(main: Path, stop: Any, written: Any) -> None:
         also = [index for index in chance.sample(range(1000), 3) if (LOG, index) not in known]
         rows = pa.concat_tables([make_rows([at, *also]), make_rows([at], url=OTHER_LOG, day=2)])
         # Only if nobody committed since it looked: this writer never doubles a row itself.
-        properties = ctkit.merge.CommitProperties(max_commit_retries=0)  # type: ignore[attr-defined]
+        properties = ctkit.lake.merge.CommitProperties(max_commit_retries=0)  # type: ignore[attr-defined]
         with contextlib.suppress(Exception):
             write_deltalake(table, rows, mode="append", commit_properties=properties)
             written.put([(LOG, at), *((LOG, index) for index in also), (OTHER_LOG, at)])
@@ -182,9 +183,9 @@ def test_merge_undone_before_staging_was_removed(tmp_path, monkeypatch, copied):
         raise FileExistsError(17, "File exists") if link.exists() else OSError(18, "Invalid cross-device link")
 
     if copied:
-        monkeypatch.setattr(adopt.os, "link", refuse)
+        monkeypatch.setattr(links.os, "link", refuse)
     with monkeypatch.context() as patch:
-        patch.setattr(ctkit.merge, "retire", die)
+        patch.setattr(ctkit.lake.merge, "retire", die)
         with pytest.raises(KeyboardInterrupt):
             merge_staging(open_table(tmp_path / "staging"), main)
     ctkit.undo_merge(open_table(tmp_path / "main"))
@@ -395,14 +396,14 @@ def test_merge_names_orphans(tmp_path, caplog):
 
 def hold_merge(folder: str, ready: Any, go: Any, answers: Any) -> None:
     """Merge, but wait before the commit."""
-    commit = ctkit.merge.commit_files  # type: ignore[attr-defined]
+    commit = ctkit.lake.merge.commit_files  # type: ignore[attr-defined]
 
     def wait(*arguments: Any) -> bool:
         ready.set()
         go.wait(30)
         return bool(commit(*arguments))
 
-    ctkit.merge.commit_files = wait  # type: ignore[attr-defined]
+    ctkit.lake.merge.commit_files = wait  # type: ignore[attr-defined]
     answers.put(cli.main(["merge", "--main-path", f"{folder}/main", "--staging-path", f"{folder}/staging"]))
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.merkle import (
+from ctkit.wire.merkle import (
     EMPTY_ROOT,
     TILE_WIDTH,
     Tree,

@@ -22,16 +22,16 @@ from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import rows_of
 
-from ctkit.backfilling import BackfillReport, backfill
-from ctkit.embedded import DEFAULT_START, EmbeddedLog, Request, Response
-from ctkit.gap import find_gaps
-from ctkit.http import Client, HttpError, Patience
-from ctkit.issuance import Issued, issue
-from ctkit.log import Log, open_log
+from ctkit.demo.embedded import DEFAULT_START, EmbeddedLog, Request, Response
+from ctkit.demo.issuance import Issued, issue
+from ctkit.demo.server import LogServer
+from ctkit.jobs.backfill import BackfillReport, backfill
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
+from ctkit.logs.http import Client, HttpError, Patience
+from ctkit.logs.log import Log, open_log
+from ctkit.logs.static_ct import StaticCtLog
 from ctkit.ranges import RangeSet
-from ctkit.server import LogServer
-from ctkit.static_ct import StaticCtLog
-from ctkit.table import open_table
 
 AGENT = "ctkit tests, ct@example.org"
 SHORT = Patience(tries=4, first_wait=0.005, longest_wait=0.5, timeout=5, total=20)
@@ -163,8 +163,8 @@ def test_backfill_names_what_it_cannot_get(
     holes: Ranges,
 ) -> None:
     """What the log does not give is in the report with its reason; all else is there, and the rest once it is well."""
-    monkeypatch.setattr("ctkit.rfc6962._PAGE_LIMIT", MIB)
-    monkeypatch.setattr("ctkit.static_ct._TILE_LIMIT", MIB)
+    monkeypatch.setattr("ctkit.logs.rfc6962._PAGE_LIMIT", MIB)
+    monkeypatch.setattr("ctkit.logs.static_ct._TILE_LIMIT", MIB)
     fake, table = FakeLog(size=SIZE, protocols=[protocol]), open_table(tmp_path / "main")
     well = {name: vars(fake)[name] for name in knobs}
     with opened(serve(fake), protocol) as log:

@@ -18,12 +18,12 @@ from fakes import check_table
 from rows import commits_of
 from runbooks import HOLES, MISSING, NOTEBOOKS, SIZE, World, make_world
 
+from ctkit.demo.server import LogServer
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.runbook import run_notebook
+from ctkit.desk.state_file import write_state
 from ctkit.errors import ParameterError, TableError
-from ctkit.parameters import Parameters
-from ctkit.runbook import run_notebook
-from ctkit.server import LogServer
-from ctkit.state import write_state
-from ctkit.table import open_table
+from ctkit.lake.table import open_table
 
 pytestmark = pytest.mark.filterwarnings(
     # Sockets of the kernel's client that papermill leaves to the garbage collector.

@@ -5,12 +5,12 @@ import pytest
 from deltalake import DeltaTable
 from rows import LOG, OTHER_LOG, add_file, as_type, make_rows, make_table
 
-from ctkit import overlap
-from ctkit.datafile import data_files
-from ctkit.keys import INDEX_BITS
-from ctkit.overlap import Overlap
+from ctkit.lake import overlap
+from ctkit.lake.files import data_files
+from ctkit.lake.keys import INDEX_BITS
+from ctkit.lake.overlap import Overlap
+from ctkit.lake.table import files_of
 from ctkit.schema import row_schema
-from ctkit.table import files_of
 
 LOWEST = {"source_url": LOG, "cert_index": 5}
 HIGHEST = {"source_url": LOG, "cert_index": 8}

@@ -16,10 +16,10 @@ from typing import Protocol
 import pytest
 from fakes import FakeLog
 
-from ctkit.embedded import EmbeddedLog, Request, Response
+from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError
-from ctkit.http import Client, HttpError, Patience, stopping
-from ctkit.pace import Gate, NoTurnError, Pace, gate_of
+from ctkit.logs.http import Client, HttpError, Patience, stopping
+from ctkit.logs.pace import Gate, NoTurnError, Pace, gate_of
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

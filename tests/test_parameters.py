@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 import pytest
 
-from ctkit.embedded import EmbeddedLog
+from ctkit.demo.embedded import EmbeddedLog
+from ctkit.desk.parameters import LogParameter, Parameters, read_parameters, read_server_config, read_yaml
 from ctkit.errors import ParameterError
-from ctkit.parameters import LogParameter, Parameters, read_parameters, read_server_config, read_yaml
 
 KEY = EmbeddedLog("any").public_key
 FILES = sorted((Path(__file__).parent.parent / "parameters").glob("*.yaml"))

@@ -11,15 +11,15 @@ from fakes import FakeLog, check_table
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit.backfilling import backfill
 from ctkit.errors import ParameterError
-from ctkit.gap import find_gaps
-from ctkit.http import Patience
-from ctkit.log import open_log
-from ctkit.plan import BANDWIDTH, ENTRY_BYTES, LATENCY, LogPlan, Plan, plan_backfill
+from ctkit.jobs.backfill import backfill
+from ctkit.jobs.plan import BANDWIDTH, ENTRY_BYTES, LATENCY, LogPlan, Plan, plan_backfill
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.schema import GAP_SCHEMA
-from ctkit.table import open_table
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 HASTY = Patience(tries=1)

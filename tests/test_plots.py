@@ -6,11 +6,11 @@ import pytest
 from matplotlib import pyplot
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
-from ctkit.parameters import Parameters
-from ctkit.plots import MOST_LOGS, plot_gaps
+from ctkit.desk.gap_report import find_situation
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.plots import MOST_LOGS, plot_gaps
+from ctkit.desk.state_file import write_state
 from ctkit.schema import GAP_SCHEMA
-from ctkit.situation import find_situation
-from ctkit.state import write_state
 
 
 def make_gaps(*gaps):

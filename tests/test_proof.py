@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit import proof
 from ctkit.errors import LogProtocolError
-from ctkit.merkle import Tree, hash_leaf, hash_pairs, hash_subtree
-from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
+from ctkit.logs import audit_paths
+from ctkit.logs.audit_paths import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
+from ctkit.wire.merkle import Tree, hash_leaf, hash_pairs, hash_subtree
 
 HASHES = [hash_leaf(number.to_bytes(2)) for number in range(300)]
 TREE = Tree(HASHES)
@@ -134,7 +134,7 @@ def test_paths_that_do_not_lead_to_the_root_teach_nothing(data, size):
 
 def test_memory_is_bounded(monkeypatch):
     """Of many paths the nodes used last are kept; what was forgotten is proven by asking again."""
-    monkeypatch.setattr(proof, "_REMEMBERED", 20)
+    monkeypatch.setattr(audit_paths, "_REMEMBERED", 20)
     proven = ProvenTree(256, TREE.root(256))
 
     for start in (0, 64, 128, 192, 0):

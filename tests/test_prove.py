@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from fakes import FakeLog
 
-from ctkit.checkpoint import Checkpoint, read_checkpoint
-from ctkit.embedded import NOT_FOUND, EmbeddedLog, Request, Response
-from ctkit.entry import decode_data_tile, decode_get_entries
+from ctkit.demo.embedded import NOT_FOUND, EmbeddedLog, Request, Response
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
-from ctkit.hash_tile import HashTiles
-from ctkit.http import Patience, TryAgain
-from ctkit.log import Log, open_log
-from ctkit.merkle import Tree, hash_leaf
-from ctkit.rfc6962 import Rfc6962Log
-from ctkit.static_ct import StaticCtLog
+from ctkit.logs.hash_tiles import HashTiles
+from ctkit.logs.http import Patience, TryAgain
+from ctkit.logs.log import Log, open_log
+from ctkit.logs.rfc6962 import Rfc6962Log
+from ctkit.logs.static_ct import StaticCtLog
+from ctkit.wire.checkpoint import Checkpoint, read_checkpoint
+from ctkit.wire.entries import decode_data_tile, decode_get_entries
+from ctkit.wire.merkle import Tree, hash_leaf
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -20,17 +20,17 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from rows import keys_of
 
 from ctkit.arguments import Verify
-from ctkit.auditing import audit
-from ctkit.certificate import read_rows
-from ctkit.commits import kept_versions
+from ctkit.demo.server import LogServer
 from ctkit.errors import TableError
-from ctkit.log import Log, open_log
-from ctkit.merge import merge_staging
-from ctkit.provenance import Provenance, metadata_of
-from ctkit.repairing import repair
-from ctkit.server import LogServer
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.jobs.audit import audit
+from ctkit.lake.commits import kept_versions
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.provenance import Provenance, metadata_of
+from ctkit.lake.repair import repair
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
+from ctkit.logs.log import Log, open_log
+from ctkit.wire.rows import read_rows
 
 SIZE = 40
 

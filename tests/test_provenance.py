@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, make_batch, make_rows, make_table, read_provenance, rows_of
 
-from ctkit import commits, write
 from ctkit.errors import TableError
-from ctkit.merge import merge_staging
-from ctkit.provenance import Provenance, joined, metadata_of, read_statements
-from ctkit.table import open_table
-from ctkit.undo import undo_merge
-from ctkit.write import write_batches, write_entries
+from ctkit.lake import commits, write
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.provenance import Provenance, joined, metadata_of, read_statements
+from ctkit.lake.table import open_table
+from ctkit.lake.undo import undo_merge
+from ctkit.lake.write import write_batches, write_entries
 
 ROOT, OTHER_ROOT = bytes(range(32)), bytes(reversed(range(32)))
 

@@ -9,7 +9,7 @@ import pytest
 
 import ctkit
 from ctkit.cli import _parser
-from ctkit.parameters import Parameters
+from ctkit.desk.parameters import Parameters
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

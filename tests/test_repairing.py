@@ -22,13 +22,13 @@ from rows import (
     rows_of,
 )
 
-from ctkit import repairing
 from ctkit.errors import KeyConflictError, TableError
-from ctkit.evidence import read_evidence
-from ctkit.provenance import Provenance, metadata_of, read_statements
-from ctkit.repairing import repair
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.lake import repair as repair_module
+from ctkit.lake.evidence import read_evidence
+from ctkit.lake.provenance import Provenance, metadata_of, read_statements
+from ctkit.lake.repair import repair
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
 
 ROOT = bytes(32)
 
@@ -241,14 +241,14 @@ def test_repair_follows_as_der(tmp_path, as_der):
 
 def interfering(monkeypatch, act, *, times=1):
     """Let somebody act just before a repair commits."""
-    commit, left = repairing.commit_files, [act] * times
+    commit, left = repair_module.commit_files, [act] * times
 
     def commit_after_somebody(*arguments, **options):
         if left:
             left.pop()()
         return commit(*arguments, **options)
 
-    monkeypatch.setattr(repairing, "commit_files", commit_after_somebody)
+    monkeypatch.setattr(repair_module, "commit_files", commit_after_somebody)
 
 
 def test_repair_beside_the_live_server(tmp_path, monkeypatch):
@@ -280,7 +280,7 @@ def test_repair_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
     """Before or after whichever step: the table is as before or repaired, and the next call finishes it."""
     main = make_table(tmp_path / "main", make_rows([1, 2, 2]), make_rows([2, 3]))
     files = set((tmp_path / "main").rglob("*.parquet"))
-    do = getattr(repairing, step)
+    do = getattr(repair_module, step)
 
     def interrupt(*arguments, **options):
         if after:
@@ -288,7 +288,7 @@ def test_repair_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(repairing, step, interrupt)
+        patch.setattr(repair_module, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             repair(main)
 
@@ -305,7 +305,7 @@ def test_repair_when_the_table_is_held(tmp_path):
     """Two runs do not repair one table at a time."""
     main = make_table(tmp_path / "main", make_rows([1, 1]))
 
-    with repairing.hold(main), pytest.raises(TableError, match="another run"):
+    with repair_module.hold(main), pytest.raises(TableError, match="another run"):
         repair(main)
 
 

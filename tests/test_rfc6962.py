@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from fakes import FakeLog
 
-from ctkit.embedded import EmbeddedLog, Request
-from ctkit.entry import EntryBlock
+from ctkit.demo.embedded import EmbeddedLog, Request
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.http import Patience
-from ctkit.rfc6962 import Rfc6962Log
+from ctkit.logs.http import Patience
+from ctkit.logs.rfc6962 import Rfc6962Log
+from ctkit.wire.entries import EntryBlock
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
-from ctkit.roots import Roots
+from ctkit.wire.roots import Roots
 
 KEYS = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("Root", "Accepted", "CA", "Elsewhere")}
 

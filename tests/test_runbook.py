@@ -16,8 +16,8 @@ import nbformat
 import papermill
 import pytest
 
+from ctkit.desk.runbook import _Client, _reserve, find_runbook, prepare_notebook, run_notebook
 from ctkit.errors import ParameterError
-from ctkit.runbook import _Client, _reserve, find_runbook, prepare_notebook, run_notebook
 
 pytestmark = pytest.mark.filterwarnings(
     # Sockets of the kernel's client that papermill leaves to the garbage collector.
@@ -163,7 +163,7 @@ finally:
     Path("finished").touch()
 """
 
-RUN = "import sys; from ctkit.runbook import run_notebook; sys.exit(run_notebook('book.ipynb', {}, output='out.ipynb'))"
+RUN = "from ctkit.desk.runbook import run_notebook; exit(run_notebook('book.ipynb', {}, output='out.ipynb'))"
 
 
 def start(folder):
@@ -237,7 +237,7 @@ class Noon(datetime):
 
 def test_run_notebook_keeps_runs_of_one_second_apart(make, tmp_path, monkeypatch):
     """Each run has a record of its own, also beside one that is still running."""
-    monkeypatch.setattr("ctkit.runbook.datetime", Noon)
+    monkeypatch.setattr("ctkit.desk.runbook.datetime", Noon)
     notebook = make(PARAMETERS, SHOW)
     execute = papermill.execute_notebook
 
@@ -506,6 +506,6 @@ def test_find_runbook(tmp_path, monkeypatch, installed):
     ours = tmp_path / ("ctkit/notebooks" if installed else "notebooks")
     ours.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir(exist_ok=True)
-    monkeypatch.setattr("ctkit.runbook.__file__", str(tmp_path / "ctkit" / "runbook.py"))
+    monkeypatch.setattr("ctkit.desk.runbook.__file__", str(tmp_path / "ctkit" / "desk" / "runbook.py"))
 
     assert find_runbook("merge") == ours / "merge.ipynb"

@@ -12,16 +12,16 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog, check_table
 from rows import make_rows, make_table
 
+from ctkit.desk.gap_report import choose_logs, find_situation, open_logs
+from ctkit.desk.parameters import Parameters, read_parameters
+from ctkit.desk.plots import plot_gaps
+from ctkit.desk.staged import merge_staged
+from ctkit.desk.state_file import write_state
+from ctkit.desk.verbs import fill_gaps, plan_gaps
+from ctkit.desk.widgets import GapPreview
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError, SchemaMismatchError
-from ctkit.log import open_log
-from ctkit.parameters import Parameters, read_parameters
-from ctkit.plots import plot_gaps
-from ctkit.situation import choose_logs, find_situation, open_logs
-from ctkit.staged import merge_staged
-from ctkit.state import write_state
-from ctkit.table import as_der_type, find_table, open_table
-from ctkit.verbs import fill_gaps, plan_gaps
-from ctkit.widgets import GapPreview
+from ctkit.lake.table import as_der_type, find_table, open_table
+from ctkit.logs.log import open_log
 
 AGENT = "ctkit tests, ct@example.org"
 
@@ -112,8 +112,8 @@ class UntoldLog(FakeLog):
 @pytest.fixture
 def silent(serve, monkeypatch):
     """Return the URL of a log that takes requests and does not answer, with the log; few wait for it for long."""
-    monkeypatch.setattr("ctkit.plan.SECONDS_TO_ANSWER", 0.5)
-    monkeypatch.setattr("ctkit.situation.SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr("ctkit.jobs.plan.SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr("ctkit.desk.gap_report.SECONDS_TO_ANSWER", 0.5)
     fake = UntoldLog("Silent", 30, protocols=["rfc6962"])
     fake.told = threading.Event()
     yield serve(fake), fake
@@ -200,7 +200,7 @@ def test_a_backfill_does_not_wait_for_a_silent_log(known, silent, serve, tmp_pat
             fake.told.set()
 
     with closing(find_situation(parameters)) as situation, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("ctkit.write.SECONDS_PER_COMMIT", 0.05)
+        patch.setattr("ctkit.lake.write.SECONDS_PER_COMMIT", 0.05)
         report = fill_gaps(situation, on_progress=listen)
 
     assert (report.complete, report.written) == (True, {url: 28, other: 300})
@@ -244,7 +244,7 @@ def test_logs_are_closed_after_an_error(known, serve, monkeypatch, protocol):
     """What follows their opening may fail: no connection stays."""
     opened = []
     monkeypatch.setattr(
-        "ctkit.situation.open_log", lambda *words, **more: opened.append(open_log(*words, **more)) or opened[-1]
+        "ctkit.desk.gap_report.open_log", lambda *words, **more: opened.append(open_log(*words, **more)) or opened[-1]
     )
     url = serve(FakeLog(size=30, protocols=["rfc6962"]))
     parameters = known(url, user_agent=AGENT, ceiling="log")

@@ -5,10 +5,10 @@ import threading
 
 import pytest
 
-from ctkit.asking import ask_each
+from ctkit.desk.state_file import find_within, read_state, write_state
 from ctkit.errors import LogUnavailableError, ParameterError
-from ctkit.http import stopping
-from ctkit.state import find_within, read_state, write_state
+from ctkit.logs.ask_each import ask_each
+from ctkit.logs.http import stopping
 
 A, B = "https://a.example/2026h1", "https://b.example/2026h1"
 

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from fakes import FakeLog
 
-from ctkit.embedded import EmbeddedLog, Request, Response
-from ctkit.entry import EntryBlock
+from ctkit.demo.embedded import EmbeddedLog, Request, Response
+from ctkit.demo.issuance import issue
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.http import Patience, stopping
-from ctkit.issuance import issue
-from ctkit.static_ct import StaticCtLog, tile_path
+from ctkit.logs.http import Patience, stopping
+from ctkit.logs.static_ct import StaticCtLog, tile_path
+from ctkit.wire.entries import EntryBlock
 
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
@@ -219,7 +219,7 @@ def test_get_entries_when_a_certificate_is_as_large_as_allowed(serve: Serve) -> 
 
 def test_get_entries_when_a_tile_is_too_large(small: FakeLog, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile beyond the limit is lost as a whole, and the error does not advise to ask for less: there is no less."""
-    monkeypatch.setattr("ctkit.static_ct._TILE_LIMIT", 1000)
+    monkeypatch.setattr("ctkit.logs.static_ct._TILE_LIMIT", 1000)
 
     with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match=r"larger than .*report this") as raised:
         log.get_entries(5, 200)

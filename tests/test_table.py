@@ -16,10 +16,9 @@ from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, 
 
 import ctkit
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
-from ctkit.gap import find_gaps
-from ctkit.querying import source_names
-from ctkit.schema import row_schema
-from ctkit.table import (
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.querying import source_names
+from ctkit.lake.table import (
     as_der_type,
     check_separate,
     files_of,
@@ -30,7 +29,8 @@ from ctkit.table import (
     open_table,
     table_path,
 )
-from ctkit.write import write_entries
+from ctkit.lake.write import write_entries
+from ctkit.schema import row_schema
 
 
 def test_open_table_when_it_is_missing(tmp_path):

@@ -9,18 +9,18 @@ import pytest
 from fakes import FakeLog, check_table
 from rows import read_provenance
 
-from ctkit.backfilling import backfill
-from ctkit.binding import FAULTS
-from ctkit.embedded import make_log
-from ctkit.entry import PRECERT_ENTRY
+from ctkit.demo.embedded import make_log
+from ctkit.desk.parameters import read_parameters
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.gap import find_gaps
-from ctkit.http import Patience
-from ctkit.log import open_log
-from ctkit.outcome import Hole
-from ctkit.parameters import read_parameters
-from ctkit.provenance import Provenance
-from ctkit.table import open_table
+from ctkit.jobs.backfill import backfill
+from ctkit.jobs.backfill_report import Hole
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.provenance import Provenance
+from ctkit.lake.table import open_table
+from ctkit.logs.http import Patience
+from ctkit.logs.log import open_log
+from ctkit.wire.entries import PRECERT_ENTRY
+from ctkit.wire.extra_data import FAULTS
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=10)

@@ -15,14 +15,14 @@ from rows import LOG, make_rows, make_table
 
 import ctkit
 from ctkit.cli import main
+from ctkit.desk.gap_report import Situation
+from ctkit.desk.plots import plot_gaps
+from ctkit.desk.state_file import write_state
+from ctkit.desk.widgets import GapPreview, MergePreviewPanel
 from ctkit.errors import CtkitError, LogError, ParameterError, TableError
-from ctkit.merge import MergePreview
-from ctkit.plots import plot_gaps
+from ctkit.lake.merge import MergePreview
 from ctkit.report import Report, frame_of, left_out
-from ctkit.situation import Situation
-from ctkit.state import write_state
 from ctkit.visible import get_logger, visible
-from ctkit.widgets import GapPreview, MergePreviewPanel
 
 FORGED = "2026-01-01T00:00:00Z INFO merge complete total_inserted=1"
 HOSTILE = f"\x1b]0;owned\x07\x1b[2J<b>\u202egro.elpmaxe\u200b$x_1$ &amp;\r\n{FORGED}\u2028{FORGED}\x85{FORGED}\ud800"
@@ -233,6 +233,6 @@ def test_output_that_cannot_hold_a_character(tmp_path, monkeypatch):
 def test_every_logger_makes_its_lines_visible():
     """No module of the package has a logger of its own making."""
     package = Path(ctkit.__file__).parent
-    own = [path.name for path in package.glob("*.py") if "logging.getLogger(__name__)" in path.read_text()]
+    own = [path.name for path in package.rglob("*.py") if "logging.getLogger(__name__)" in path.read_text()]
 
     assert own == []

@@ -5,14 +5,14 @@ import pyarrow as pa
 import pytest
 from rows import LOG, OTHER_LOG, indices_of, make_rows, make_table
 
-from ctkit.merge import preview_merge
-from ctkit.outcome import Progress
-from ctkit.parameters import Parameters
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.staged import preview_staged
+from ctkit.desk.widgets import GapPreview, MergePreviewPanel, ProgressBar
+from ctkit.jobs.backfill_report import Progress
+from ctkit.lake.merge import preview_merge
+from ctkit.lake.table import hold, open_table
+from ctkit.lake.write import write_entries
 from ctkit.schema import GAP_SCHEMA
-from ctkit.staged import preview_staged
-from ctkit.table import hold, open_table
-from ctkit.widgets import GapPreview, MergePreviewPanel, ProgressBar
-from ctkit.write import write_entries
 
 
 def make_gaps(*gaps):
@@ -186,7 +186,7 @@ def test_panel_when_another_run_holds_the_table(tables):
 def test_panel_when_the_merge_breaks(tables, monkeypatch, caplog):
     """Also an error that nobody thought of is shown, with its type, and logged."""
     panel = MergePreviewPanel(*tables)
-    monkeypatch.setattr("ctkit.widgets.merge_staged", lambda *_, **__: [][1])
+    monkeypatch.setattr("ctkit.desk.widgets.merge_staged", lambda *_, **__: [][1])
     panel.button.click()
 
     assert "IndexError: list index out of range" in panel.children[-1].value
@@ -238,7 +238,7 @@ def test_progress_bar_when_rows_are_committed(monkeypatch):
         def update(self, bar):
             shown.append(repr(bar))
 
-    monkeypatch.setattr("ctkit.widgets.display", lambda bar, display_id: shown.append(repr(bar)) or Handle())
+    monkeypatch.setattr("ctkit.desk.widgets.display", lambda bar, display_id: shown.append(repr(bar)) or Handle())
     bar = ProgressBar()
     bar(Progress(wanted=2000, written=500, version=1))
     bar(Progress(wanted=2000, written=2000, version=2))

@@ -7,12 +7,13 @@ import pyarrow.parquet as pq
 import pytest
 from rows import LOG, OTHER_LOG, commits_of, make_batch, make_rows, make_table, rows_of
 
-from ctkit import datafile, write
 from ctkit.errors import TableError
-from ctkit.gap import find_gaps
+from ctkit.lake import files as files_module
+from ctkit.lake import write
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_batches, write_entries
 from ctkit.schema import KEY, REPEATING, row_schema
-from ctkit.table import files_of, open_table
-from ctkit.write import write_batches, write_entries
 
 
 def test_write_entries_sorts_files(tmp_path):
@@ -44,7 +45,7 @@ def test_write_entries_stores_repeating_texts_once(tmp_path):
 
 def test_write_entries_when_a_row_group_has_no_statistics(tmp_path, monkeypatch):
     """A file is not said to lack what one of its row groups says nothing of: a text that is too long to be noted."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 3)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 3)
     long = f"https://{'a' * 5000}.example.com"
     table = make_table(tmp_path / "main", pa.concat_tables(make_rows(range(3), url=url) for url in (LOG, long)))
 
@@ -102,7 +103,7 @@ def test_write_batches_when_batches_are_small(tmp_path, monkeypatch):
 
 def test_write_batches_fills_row_groups_alike(tmp_path, monkeypatch):
     """Batches that do not fill a row group exactly leave no tiny ones between those that are full."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 4)
     table = open_table(tmp_path / "staging")
 
     list(write_batches(table, [make_batch(range(at, at + 3)) for at in range(0, 12, 3)] + [make_batch(range(12, 23))]))
@@ -135,7 +136,7 @@ def test_write_batches_when_nothing_comes(tmp_path, monkeypatch):
 
 def test_write_batches_gives_a_log_a_file_of_its_own_when_it_fills_a_row_group(tmp_path, monkeypatch):
     """What fills a row group is written before the commit; what does not shares a file, sorted."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 4)
     table = open_table(tmp_path / "staging")
     written = []
 
@@ -165,7 +166,7 @@ def test_write_batches_gives_a_log_a_file_of_its_own_when_it_fills_a_row_group(t
 
 def test_write_batches_begins_another_file_when_one_is_large(tmp_path, monkeypatch):
     """Files do not grow without end."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 2)
     monkeypatch.setattr(write, "BYTES_PER_FILE", 1)
     table = open_table(tmp_path / "staging")
 
@@ -178,7 +179,7 @@ def test_write_batches_begins_another_file_when_one_is_large(tmp_path, monkeypat
 @pytest.mark.parametrize("rows_per_file", [2, 4])
 def test_write_batches_when_nobody_takes_the_rest(tmp_path, monkeypatch, rows_per_file):
     """Files that are not committed are removed: those that are whole, and the one in the making."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 2)
     monkeypatch.setattr(write, "BYTES_PER_FILE", 1 if rows_per_file == 2 else 1 << 20)
     table = open_table(tmp_path / "staging")
 
@@ -196,13 +197,13 @@ def test_write_batches_when_nobody_takes_the_rest(tmp_path, monkeypatch, rows_pe
 
 def test_write_batches_when_a_file_cannot_be_closed(tmp_path, monkeypatch):
     """A disk that is full at the last moment leaves nothing of the commit behind."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 2)
     table = open_table(tmp_path / "staging")
 
     def close(self):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(datafile.FileWriter, "close", close)
+    monkeypatch.setattr(files_module.FileWriter, "close", close)
 
     with pytest.raises(TableError, match="2 rows could not be written"):
         list(write_batches(table, [make_batch([1, 2])]))
@@ -223,15 +224,15 @@ def _fail(*_, **__):
 @pytest.mark.parametrize(
     ("module", "name", "fake", "error"),
     [
-        (datafile.pq, "ParquetWriter", _fail, MemoryError),
-        (datafile.pa, "OSFile", _Unclosed, TableError),
+        (files_module.pq, "ParquetWriter", _fail, MemoryError),
+        (files_module.pa, "OSFile", _Unclosed, TableError),
         (write, "commit_files", _fail, MemoryError),
         (write, "CommitProperties", _fail, MemoryError),
     ],
 )
 def test_write_batches_when_something_fails_on_the_way(tmp_path, monkeypatch, module, name, fake, error):
     """Whatever fails, from the first byte of a file to the commit, leaves no file behind."""
-    monkeypatch.setattr(datafile, "ROWS_PER_GROUP", 2)
+    monkeypatch.setattr(files_module, "ROWS_PER_GROUP", 2)
     table = open_table(tmp_path / "staging")
     monkeypatch.setattr(module, name, fake)
 

@@ -7,8 +7,8 @@ from blocks import ALGORITHM, DATES, FIELDS, KEY, NAME, SAN, certificate
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctkit import x509
-from ctkit.der import der
+from ctkit.wire import x509
+from ctkit.wire.der import der
 
 NULL = der(0x05)
 WHOLE = x509.Certificate(

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 from fakes import FakeLog
 
-from ctkit import write
-from ctkit.embedded import Request, Response
+from ctkit.demo.embedded import Request, Response
 from ctkit.errors import TableError
-from ctkit.outcome import Progress
+from ctkit.jobs.backfill_report import Progress
+from ctkit.lake import write
 
 EVER = 1 << 30
 

@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from ctkit.adopt import commit_files
-from ctkit.datafile import write_files
+from ctkit.lake.files import write_files
+from ctkit.lake.links import commit_files
+from ctkit.lake.table import open_table, table_path
+from ctkit.lake.write import ROWS_PER_COMMIT, write_entries
 from ctkit.schema import row_schema
-from ctkit.table import open_table, table_path
-from ctkit.write import ROWS_PER_COMMIT, write_entries
 
 URL = "https://ct.example.com/2026h2"
 DAYS = 4

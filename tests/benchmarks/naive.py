@@ -13,7 +13,7 @@ from cryptography import x509
 from cryptography.x509.oid import NameOID
 from oracle import ATTRIBUTES, is_ca, shown
 
-from ctkit.log import Log
+from ctkit.logs.log import Log
 from ctkit.schema import row_schema
 
 _ALGORITHMS = {

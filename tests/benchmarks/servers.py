@@ -8,8 +8,8 @@ from contextlib import contextmanager
 # Answers what it was asked before without making it anew.
 _LOG = """
 import sys
-from ctkit.embedded import make_log
-from ctkit.server import LogServer
+from ctkit.demo.embedded import make_log
+from ctkit.demo.server import LogServer
 log = make_log("Benchmark", int(sys.argv[1]))
 respond, known = log.respond, {}
 
@@ -29,9 +29,9 @@ with LogServer(log) as server:
 _LONG_LOG = """
 import sys
 import numpy as np
-from ctkit.embedded import Response, make_log
-from ctkit.framing import read_tile
-from ctkit.server import LogServer
+from ctkit.demo.embedded import Response, make_log
+from ctkit.wire.framing import read_tile
+from ctkit.demo.server import LogServer
 SIZE, OWN = int(sys.argv[1]), 12_800
 log = make_log("Benchmark", OWN)
 respond = log.respond

@@ -15,10 +15,10 @@ from lake import in_process, make_rows, timed
 from servers import serving_log, serving_long_log
 
 import ctkit
-from ctkit.gap import find_gaps
-from ctkit.static_ct import tile_path
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
+from ctkit.logs.static_ct import tile_path
 
 ENTRIES = 51_200
 ROUNDS = 5

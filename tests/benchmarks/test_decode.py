@@ -15,9 +15,9 @@ import pytest
 from blocks import LOG
 from lake import timed
 
-from ctkit.certificate import read_rows
-from ctkit.embedded import Request, make_log
-from ctkit.entry import decode_data_tile, decode_get_entries
+from ctkit.demo.embedded import Request, make_log
+from ctkit.wire.entries import decode_data_tile, decode_get_entries
+from ctkit.wire.rows import read_rows
 
 ENTRIES = 256
 ROUNDS = 15

@@ -9,8 +9,8 @@ import pytest
 from deltalake import DeltaTable, QueryBuilder
 from lake import in_process, make_keys, timed
 
-from ctkit.gap import find_gaps
-from ctkit.table import open_table
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
 
 ROWS, LOGS, GAPS = 50_000_000, 5, 10_000
 ROUNDS = 5
@@ -24,8 +24,8 @@ SELECT source_url, cert_index + 1 AS "start", following AS "end" FROM (
 
 FIND = """
 import sys, time
-from ctkit.gap import find_gaps
-from ctkit.table import open_table
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
 table = open_table(sys.argv[1])
 within = {f"https://ct{log}.example.com/2026h2": (None, 1 << 40) for log in range(5)}
 began = time.perf_counter()

@@ -12,18 +12,18 @@ import pytest
 from deltalake import DeltaTable
 from lake import in_process, make_pair, make_rows, merge_in_one_call, timed
 
-from ctkit import adopt, merge, rewrite
-from ctkit.merge import merge_staging
-from ctkit.table import files_of, open_table
-from ctkit.write import write_entries
+from ctkit.lake import links, merge, rewrite
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
 
 ROUNDS = 5
 LIVE_BATCH = 8192
 
 MERGE = """
 import sys, time
-from ctkit.merge import merge_staging
-from ctkit.table import open_table
+from ctkit.lake.merge import merge_staging
+from ctkit.lake.table import open_table
 main, staging = open_table(sys.argv[1] + "/main"), open_table(sys.argv[1] + "/staging")
 began = time.perf_counter()
 merge_staging(staging, main)
@@ -137,7 +137,7 @@ def test_commit_of_a_thousand_files(tmp_path, monkeypatch):
         write_entries(staging, staging_rows)
     monkeypatch.setattr(rewrite, "MANY_TINY_FILES", 10_000)
     took = []
-    commit = adopt.commit_files
+    commit = links.commit_files
 
     def timing(*arguments):
         began = time.perf_counter()

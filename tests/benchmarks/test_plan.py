@@ -9,7 +9,7 @@ import sys, time
 from types import SimpleNamespace
 import numpy as np
 import pyarrow as pa
-from ctkit.plan import plan_backfill
+from ctkit.jobs.plan import plan_backfill
 from ctkit.schema import GAP_SCHEMA
 count = int(sys.argv[1])
 url = "https://ct.example.com/logs/us1/example2026h2"

@@ -8,8 +8,8 @@ from lake import timed
 from servers import serving_log
 
 import ctkit
-from ctkit.gap import find_gaps
-from ctkit.table import open_table
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.table import open_table
 
 ENTRIES = 51_200
 ROUNDS = 5

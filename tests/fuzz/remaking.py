@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any
 
-from ctkit.der import der
+from ctkit.wire.der import der
 
 _CONSTRUCTED, _OCTET_STRING = 0x20, 0x04
 

@@ -15,8 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from rows import OTHER_LOG, make_rows
 
-from ctkit.embedded import EmbeddedLog, Request, make_log
-from ctkit.merkle import TILE_WIDTH, Tree
+from ctkit.demo.embedded import EmbeddedLog, Request, make_log
+from ctkit.wire.merkle import TILE_WIDTH, Tree
 
 START = 2 * TILE_WIDTH
 """Index of the first entry of all pages and tiles."""

@@ -16,20 +16,20 @@ import seeds
 from blocks import LOG, block_of
 from seeds import START
 
-from ctkit.binding import FAULTS, find_faults
-from ctkit.certificate import count_unreadable, read_rows
-from ctkit.checkpoint import Checkpoint, check_public_key, read_checkpoint, read_sth, verify_signature
-from ctkit.entry import EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.desk.parameters import read_parameters, read_server_config, read_yaml
+from ctkit.desk.state_file import read_state
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
-from ctkit.hash_tile import HashTiles
-from ctkit.http import Client, HttpError, Patience, TryAgain, retry_after
-from ctkit.keys import SortedKeys, read_keys
-from ctkit.log_list import read_log_list, read_public_key
-from ctkit.merkle import HASH_SIZE, TILE_WIDTH, verify_consistency
-from ctkit.parameters import read_parameters, read_server_config, read_yaml
-from ctkit.proof import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
-from ctkit.state import read_state
+from ctkit.lake.keys import SortedKeys, read_keys
+from ctkit.logs.audit_paths import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
+from ctkit.logs.hash_tiles import HashTiles
+from ctkit.logs.http import Client, HttpError, Patience, TryAgain, retry_after
+from ctkit.logs.log_list import read_log_list, read_public_key
 from ctkit.urls import canonical_url, host_of
+from ctkit.wire.checkpoint import Checkpoint, check_public_key, read_checkpoint, read_sth, verify_signature
+from ctkit.wire.entries import EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.wire.extra_data import FAULTS, find_faults
+from ctkit.wire.merkle import HASH_SIZE, TILE_WIDTH, verify_consistency
+from ctkit.wire.rows import count_unreadable, read_rows
 
 URL = "https://log.example"
 AGENT = "ctkit tests, ct@example.org"

@@ -13,7 +13,7 @@ from agreement import Outcome, differing_certificates, page_outcomes, tile_outco
 from mutation import mutate
 from remaking import flip, remake_certificate, remake_page
 
-from ctkit.merkle import TILE_WIDTH
+from ctkit.wire.merkle import TILE_WIDTH
 
 _BATCH = 500
 """Certificates that are read at once: what is left of one must not show in another."""
@@ -92,7 +92,7 @@ _WITHIN_BOUNDS = """
 import sys
 import numpy as np
 import pytest
-from ctkit.kernel import _pair
+from ctkit.wire.kernels import _pair
 with pytest.raises(IndexError):
     _pair(np.zeros(1, np.uint8), 1)
 sys.exit(pytest.main(sys.argv[1:]))

@@ -14,8 +14,8 @@ from cryptography.x509.oid import NameOID
 from mutation import mutate
 from oracle import ATTRIBUTES, is_ca, shown
 
-from ctkit.certificate import read_rows
-from ctkit.x509 import dotted, read_certificate
+from ctkit.wire.rows import read_rows
+from ctkit.wire.x509 import dotted, read_certificate
 
 
 def _damaged(number: int) -> bytes:

@@ -9,11 +9,11 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ctkit.binding import _final_tbs, _read_frame, find_ends, find_faults
-from ctkit.embedded import EmbeddedLog, Request
-from ctkit.entry import EntryBlock, decode_get_entries
-from ctkit.issuance import Issued
-from ctkit.roots import Roots
+from ctkit.demo.embedded import EmbeddedLog, Request
+from ctkit.demo.issuance import Issued
+from ctkit.wire.entries import EntryBlock, decode_get_entries
+from ctkit.wire.extra_data import _final_tbs, _read_frame, find_ends, find_faults
+from ctkit.wire.roots import Roots
 
 
 def block_of(*entries: Issued) -> EntryBlock:

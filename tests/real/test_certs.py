@@ -14,8 +14,8 @@ from blocks import LOG, block_of
 from cryptography import x509
 from oracle import shown
 
-from ctkit.certificate import read_rows
-from ctkit.der import der
+from ctkit.wire.der import der
+from ctkit.wire.rows import read_rows
 
 # Last octet of the object identifier 2.5.4.x, in the order of the columns.
 ATTRIBUTES = {"C": 6, "CN": 3, "L": 7, "O": 10, "OU": 11, "ST": 8}

@@ -11,9 +11,9 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
-from ctkit.log_list import LogDescription, read_log_list
+from ctkit.logs.log_list import LogDescription, read_log_list
+from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 
 URL = "https://log.example"
 KINDS = {0: "x509", 1: "precert"}

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cryptography import x509
 
-from ctkit.binding import find_faults
-from ctkit.entry import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.errors import LogProtocolError
+from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
+from ctkit.wire.extra_data import find_faults
 
 URL = "https://log.example"
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from agreement import differing_certificates, page_outcomes, tile_outcomes, understood
 
-from ctkit.entry import decode_data_tile, decode_get_entries
-from ctkit.merkle import TILE_WIDTH
+from ctkit.wire.entries import decode_data_tile, decode_get_entries
+from ctkit.wire.merkle import TILE_WIDTH
 
 URL = "https://log.example"
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from agreement import differing_certificates
 
-from ctkit import x509
+from ctkit.wire import x509
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from cryptography import x509
 from rows import rows_of
 
 import ctkit
-from ctkit.entry import PRECERT_ENTRY, X509_ENTRY, decode_data_tile, decode_get_entries
+from ctkit.wire.entries import PRECERT_ENTRY, X509_ENTRY, decode_data_tile, decode_get_entries
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 

@@ -7,7 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from ctkit.checkpoint import (
+from ctkit.errors import CheckpointError, ParameterError
+from ctkit.logs.audit_paths import ProvenTree, Stretch
+from ctkit.logs.hash_tiles import HashTiles
+from ctkit.logs.log_list import read_log_list, read_public_key
+from ctkit.wire.checkpoint import (
     Checkpoint,
     check_public_key,
     note_key_id,
@@ -15,12 +19,8 @@ from ctkit.checkpoint import (
     read_sth,
     verify_signature,
 )
-from ctkit.entry import decode_data_tile, decode_get_entries
-from ctkit.errors import CheckpointError, ParameterError
-from ctkit.hash_tile import HashTiles
-from ctkit.log_list import read_log_list, read_public_key
-from ctkit.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
-from ctkit.proof import ProvenTree, Stretch
+from ctkit.wire.entries import decode_data_tile, decode_get_entries
+from ctkit.wire.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
 
 URL = "https://log.example"
 

@@ -1,0 +1,256 @@
+"""The whole cycle on embedded logs: a table with holes is found incomplete, filled, looked at, merged, complete."""
+
+import base64
+import fcntl
+import logging
+import shutil
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import yaml
+
+from ctkit.demo.embedded import EmbeddedLog, make_log
+from ctkit.demo.server import LogServer
+from ctkit.desk.runbook import find_runbook, prepare_notebook, run_notebook
+from ctkit.desk.state_file import write_state
+from ctkit.errors import ParameterError
+from ctkit.jobs.backfill import backfill
+from ctkit.lake.gaps import find_gaps, ranges_by_log
+from ctkit.lake.table import find_table, open_table
+from ctkit.logs.log import open_log
+from ctkit.ranges import RangeSet
+from ctkit.schema import GAP_SCHEMA
+
+ENTRIES = 12_000
+"""Entries of each of the two logs."""
+
+NEW_ENTRIES = 1_500
+"""By so many each log grows when it is kept up, so that there is something to do in JupyterLab."""
+
+SERVE_PORT = 8962
+"""Where logs that are kept up listen, if nobody else does; ``parameters/demo.yaml`` has it."""
+
+DAYS = 3
+USER_AGENT = "ctkit demo, nobody@example.org"
+
+_MARK = ".ctkit-demo"
+_OURS = ("main", "staging", "state.json", "parameters.yaml", "notebooks", "runs")
+
+
+def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> int:
+    """Run the cycle through the runbooks, and tell what happens.
+
+    Parameters
+    ----------
+    folder
+        Where the tables, the parameter file and the output notebooks go. A demo that is there already starts anew.
+    serve
+        Keep the logs up afterwards, until Ctrl+C.
+    entries
+        Size of each of the two logs.
+
+    Returns
+    -------
+    int
+        0 if the table is complete in the end, 1 otherwise.
+
+    Raises
+    ------
+    ParameterError
+        The folder holds something else.
+    """
+    folder = Path(folder).absolute()
+    with _hold(folder):
+        return _run(folder, serve=serve, entries=entries)
+
+
+def _run(folder: Path, *, serve: bool, entries: int) -> int:
+    _clear(folder)
+    # What the cells print is in the records; here it would drown the story.
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    print(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...", flush=True)
+    logs = make_logs(entries)
+    with _serve(logs, port=SERVE_PORT if serve else 0) as server:
+        demo = _Demo(folder, logs, server)
+        code = demo.run_cycle()
+        if serve and code == 0:
+            demo.serve()
+    return code
+
+
+def make_logs(entries: int) -> list[EmbeddedLog]:
+    """Return one log for each protocol, of `entries` entries over the last days."""
+    start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
+    return [
+        make_log("Demo RFC 6962", entries, seed=1, protocols=["rfc6962"], start=start, days=DAYS),
+        make_log("Demo Static CT", entries, seed=2, protocols=["static-ct"], start=start, days=DAYS),
+    ]
+
+
+def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> dict[str, object]:
+    """Return the parameters of a demo in `folder`."""
+    return {
+        "main_path": str(folder / "main"),
+        "staging_path": str(folder / "staging"),
+        "state_file": str(folder / "state.json"),
+        "logs": [
+            {
+                "name": log.name,
+                "url": server.url(log),
+                "protocol": log.protocols[0],
+                "key": base64.b64encode(log.public_key).decode(),
+            }
+            for log in logs
+        ],
+        "from_index": 0,
+        # Nobody writes what lies above a log's last row, however new the state file is.
+        "internal_only": False,
+        "verify": "entries",
+        "user_agent": USER_AGENT,
+    }
+
+
+def _serve(logs: list[EmbeddedLog], *, port: int) -> LogServer:
+    try:
+        return LogServer(*logs, port=port)
+    except OSError:
+        return LogServer(*logs)
+
+
+@contextmanager
+def _hold(folder: Path) -> Iterator[None]:
+    """Make the folder, and keep a second demo out of it."""
+    try:
+        if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
+            raise ParameterError(f"{folder} holds other things than a demo; name an empty or a new folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        mark = (folder / _MARK).open("w")
+    except OSError as error:
+        raise ParameterError(f"{folder} cannot be used for a demo ({error}); name another folder") from error
+    with mark:
+        try:
+            fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ParameterError(f"a demo is running in {folder}; stop it, or name another folder") from None
+        yield
+
+
+def _clear(folder: Path) -> None:
+    for path in (folder / name for name in _OURS):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+@dataclass
+class _Demo:
+    folder: Path
+    logs: list[EmbeddedLog]
+    server: LogServer
+
+    def run_cycle(self) -> int:
+        """Fill main with holes in it, then find, fetch, look, merge, and find none."""
+        self._write_files()
+        rows = self._fill_main()
+        print(f"A live service filled the main table and missed some: {rows:,} rows in {self.folder / 'main'}\n")
+        self._tell_gaps("1. Gaps: what the logs have and the table has not")
+        steps = [
+            ("2. Backfill: fetch exactly those into staging", "backfill"),
+            ("3. Preview: look at gaps and staging; nothing changes", "preview"),
+            ("4. Merge: staging into main, in one commit", "merge"),
+        ]
+        for title, name in steps:
+            print(f"{title}\n   ctkit run notebooks/{name}.ipynb -f {self._shown('parameters.yaml')}", flush=True)
+            record = self.folder / "runs" / f"{name}.ipynb"
+            if code := run_notebook(find_runbook(name), {}, shared=self._parameters, output=record):
+                print(f"   failed; its record is {record}")
+                return code
+            print(f"   record: {self._shown(f'runs/{name}.ipynb')}\n")
+        missing = self._tell_gaps("5. Gaps again")
+        main = find_table(self.folder / "main")
+        rows, entries = main.count() if main else 0, sum(log.tree_size for log in self.logs)
+        complete = not missing and rows == entries
+        verdict = "complete, nothing twice" if complete else "NOT complete"
+        print(f"Main has {rows:,} rows for the {entries:,} entries of both logs: {verdict}.")
+        print(f"Tables and output notebooks are in {self._shown('')}; to try it yourself: ctkit demo --serve")
+        return 0 if complete else 1
+
+    def serve(self) -> None:
+        """Let the logs grow, prepare the runbooks for JupyterLab, and wait for Ctrl+C."""
+        for log in self.logs:
+            log.grow(NEW_ENTRIES)
+        self._write_files()
+        for name in ("preview", "backfill", "merge", "audit"):
+            prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
+        print(
+            f"\nBoth logs have grown by {NEW_ENTRIES:,} entries and stay up until you press Ctrl+C:\n"
+            + "".join(f"   {self.server.url(log)}  ({log.name})\n" for log in self.logs)
+            + "In another terminal:\n"
+            f"   ctkit gaps -f {self._shown('parameters.yaml')}\n"
+            f"   jupyter lab {self._shown('notebooks')}   (the runbooks, with this demo's parameters filled in)",
+            flush=True,
+        )
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print("\nThe logs are down.")
+
+    @property
+    def _parameters(self) -> dict[str, object]:
+        return parameters_of(self.folder, self.logs, self.server)
+
+    def _write_files(self) -> None:
+        write_state(self.folder / "state.json", {self.server.url(log): log.tree_size for log in self.logs})
+        text = "# Written by `ctkit demo`; the logs are up while `ctkit demo --serve` runs.\n"
+        (self.folder / "parameters.yaml").write_text(text + yaml.safe_dump(self._parameters, sort_keys=False))
+
+    def _fill_main(self) -> int:
+        """Write what a live service would have: all but the holes."""
+        main = open_table(self.folder / "main")
+        clients = [open_log(self.server.url(log), user_agent=USER_AGENT, name=log.name) for log in self.logs]
+        present = pa.concat_tables(
+            _as_gaps(client.url, _seen(log.tree_size)) for client, log in zip(clients, self.logs, strict=True)
+        )
+        # As a live service, which verifies nothing.
+        report = backfill(clients, present, main, verify="off")
+        for client in clients:
+            client.close()
+        report.check()
+        return sum(report.written.values())
+
+    def _tell_gaps(self, title: str) -> int:
+        within = {self.server.url(log): (0, log.tree_size) for log in self.logs}
+        gaps = find_gaps(find_table(self.folder / "main"), find_table(self.folder / "staging"), within=within)
+        missing = sum(ranges.size for ranges in ranges_by_log(gaps).values())
+        print(f"{title}\n   ctkit gaps -f {self._shown('parameters.yaml')}")
+        print(f"   {gaps.num_rows:,} gaps, {missing:,} entries\n", flush=True)
+        return missing
+
+    def _shown(self, name: str) -> str:
+        """Return a path as one would type it here."""
+        path = self.folder / name
+        return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _seen(size: int) -> RangeSet:
+    """Return the indices that the live service of the demo wrote, of a log of `size` entries.
+
+    It missed an outage, what other logs had shown it already (holes of one entry all over), and the newest entries.
+    """
+    index = np.arange(size)
+    outage = (index >= size * 3 // 10) & (index < size * 4 // 10)
+    seen_elsewhere = np.random.default_rng(size).random(size) < 0.15
+    missed = outage | seen_elsewhere | (index >= size * 95 // 100)
+    missed[0] = False
+    return RangeSet.holding(index[~missed])
+
+
+def _as_gaps(url: str, ranges: RangeSet) -> pa.Table:
+    return pa.table({"source_url": [url] * len(ranges), "start": ranges.starts, "end": ranges.ends}, schema=GAP_SCHEMA)

@@ -1,0 +1,1 @@
+"""What people meet: parameters, reports of gaps, runbooks, widgets and the terminal."""

@@ -1,0 +1,67 @@
+"""The live server beside us: whether it runs, and what is left to it then."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from deltalake import DeltaTable
+
+from ctkit.lake.coverage import find_covered, first_and_last
+from ctkit.paths import local_path
+from ctkit.ranges import RangeSet
+
+SECONDS_ALIVE = 300.0
+"""A state file that is younger is that of a server that runs.
+
+It saves its state every 30 seconds if it has fetched anything since, and its sink writes what it has fetched every 30
+seconds: ten times as long leaves room for slow disks, a long flush and another `flush_interval_secs`. An older file
+comes from a server that has ended, or has fetched nothing since: what lies below its indices is in its table by then,
+or lost.
+"""
+
+
+def is_alive(path: str | Path | None) -> bool:
+    """Tell whether the live server runs, by the age of its state file (`SECONDS_ALIVE`); not so without one."""
+    if path is None:
+        return False
+    try:
+        # Also one of a clock that is ahead.
+        return time.time() - os.stat(local_path(str(path))).st_mtime < SECONDS_ALIVE
+    except OSError:
+        return False
+
+
+def leave_to_server(
+    within: dict[str, tuple[int | None, int]],
+    ceilings: Mapping[str, int],
+    main: DeltaTable,
+    staging: DeltaTable | None,
+) -> dict[str, tuple[int, int]]:
+    """Cut off from `within` what the live server may hold in memory, and return that.
+
+    It fetches a log in order and writes to main in that order: what is missing below the log's highest row there, it
+    does not have. Rows at or above its `current_index` are not its own, and neither are those of staging. All of a log
+    without a row in main is left to it: a few seconds after it has begun with a log, there is one.
+
+    Parameters
+    ----------
+    within
+        Canonical URL -> ``[start, end)``, None as start for catch-up; changed in place.
+    ceilings
+        The server's `current_index` of each log that it follows; what lies above is for it to fetch.
+    """
+    stretches = {url: (0, ceilings[url]) for url in within if url in ceilings}
+    rows = find_covered(stretches, main)
+    left = {}
+    for url, stretch in stretches.items():
+        start, end = within[url]
+        covered = rows.get(url, RangeSet.of()).between(*stretch)
+        known = int(covered.ends[-1]) if len(covered) else 0
+        if known < end:
+            within[url] = (None if start is None else min(start, known), known)
+            if start is None and not known:
+                # Where catch-up begins: without a row in either table nowhere, and nothing is left then.
+                start, _ = first_and_last([url], staging).get(url, (end, end))
+            left[url] = (max(start or 0, known), end)
+    return {url: (start, end) for url, (start, end) in left.items() if start < end}

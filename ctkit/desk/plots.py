@@ -1,0 +1,160 @@
+"""Pictures of gaps. They are PNG, which stays in an executed notebook wherever that is looked at."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ctkit.desk.gap_report import Situation
+from ctkit.lake.gaps import Within, ranges_by_log
+from ctkit.ranges import RangeSet
+from ctkit.urls import canonical_url
+from ctkit.visible import visible
+
+MOST_LOGS = 40
+"""So many bars at the most: of more logs, those that miss most."""
+
+_WIDTH = 1000
+"""Of the picture, in pixels; a bar takes the part between `_LEFT` and `_RIGHT`."""
+_LEFT, _RIGHT = 0.32, 0.78
+_PIXELS = round(_WIDTH * (_RIGHT - _LEFT))
+_LONGEST_NAME = 42
+
+_KEY = {"present": "#d3e0e8", "partly missing": "#ef8f57", "missing": "#b42318"}
+_TEXT, _SMALL_TEXT = "#24323d", "#62727f"
+
+
+class Picture(Figure):
+    """A matplotlib figure that a notebook shows without pyplot, which would keep every figure in memory."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        width, height = self.get_size_inches() * self.dpi
+        png = BytesIO()
+        # Twice the pixels that it takes on the page, for screens that have them.
+        self.savefig(png, format="png", dpi=2 * self.dpi)
+        return png.getvalue(), {"width": int(width), "height": int(height)}
+
+
+def plot_gaps(gaps: Situation | pa.Table, within: Within | None = None) -> Picture:
+    """Draw a bar for each log, from the first to the last index where gaps were looked for; what is missing is red.
+
+    However small, a gap is seen: a pixel with any missing index is tinted, the darker the more it misses.
+
+    Parameters
+    ----------
+    gaps
+        A situation, or gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
+    within
+        URL -> ``[start, end)`` of its bar, as given to `ctkit.find_gaps`. Where it is not given, a bar runs from the
+        log's first gap to its last one. A situation knows it.
+
+    Examples
+    --------
+    >>> gaps = pa.table({"source_url": ["https://a.example"], "start": [10], "end": [20]})
+    >>> picture = plot_gaps(gaps, {"https://a.example": (0, 100)})
+    >>> [text.get_text() for text in picture.axes[0].texts[:4]]
+    ['a.example', '[0, 100)', '1 gap', '10 missing (10.0 %)']
+    """
+    names: dict[str, str] = {}
+    if isinstance(gaps, Situation):
+        within = gaps.stretches() if within is None else within
+        names = gaps.chosen.names
+        gaps = gaps.gaps
+    missing = ranges_by_log(gaps)
+    given = {canonical_url(url): stretch for url, stretch in (within or {}).items()}
+    bars = [_bar(names.get(url, url), missing.get(url, RangeSet.of()), given.get(url)) for url in {**given, **missing}]
+    bars = [bar for bar in bars if bar.start < bar.end]
+    shown = sorted(sorted(bars, key=lambda bar: -bar.missing.size)[:MOST_LOGS], key=bars.index)
+    return _draw(shown, left_out=len(bars) - len(shown))
+
+
+@dataclass(frozen=True, eq=False)
+class _Bar:
+    """One log: what is missing of ``[start, end)``."""
+
+    name: str
+    start: int
+    end: int
+    missing: RangeSet
+
+    def shares(self) -> NDArray[np.float64]:
+        """Return the missing share of each pixel."""
+        edges = np.linspace(self.start, self.end, _PIXELS + 1)
+        return np.diff(_missing_below(self.missing, edges)) / ((self.end - self.start) / _PIXELS)
+
+    def captions(self) -> tuple[str, str]:
+        """Return how many gaps there are, and what they miss."""
+        gaps, missing = len(self.missing), self.missing.size
+        if not gaps:
+            return "no gap", "complete"
+        percent = 100 * missing / (self.end - self.start)
+        share = f"{percent:.1f} %" if percent >= 0.1 else "< 0.1 %"
+        return f"{gaps:,} {'gap' if gaps == 1 else 'gaps'}", f"{missing:,} missing ({share})"
+
+
+def _bar(name: str, missing: RangeSet, stretch: tuple[int | None, int] | None) -> _Bar:
+    first, last = (int(missing.starts[0]), int(missing.ends[-1])) if len(missing) else (0, 0)
+    start, end = stretch or (first, last)
+    if start is None:
+        # Where the log's first row is, only its gaps can tell.
+        start = first if len(missing) else end
+    return _Bar(name, start, end, missing.between(start, end))
+
+
+def _missing_below(missing: RangeSet, index: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return how many indices are missing below each of the given ones, fractions of an index included."""
+    before = np.concatenate([[0], np.cumsum(missing.ends - missing.starts)])
+    begun = np.searchsorted(missing.starts, index, side="right")
+    ends = np.concatenate([[-np.inf], missing.ends])
+    return before[begun] - np.maximum(ends[begun] - index, 0)
+
+
+def _draw(bars: list[_Bar], *, left_out: int) -> Picture:
+    rows = max(len(bars), 1)
+    picture = Picture(figsize=(_WIDTH / 100, 0.5 * rows + 0.4), dpi=100, facecolor="white")
+    # One axes for all: a row is one unit high, rows go down, and x runs from the left edge to the right one.
+    axes = picture.add_axes((0, 0, 1, 1))
+    # Dollar signs in a name are no formula.
+    plain: dict[str, Any] = {"va": "center", "parse_math": False, "usetex": False}
+    head: dict[str, Any] = {**plain, "size": 9, "color": _TEXT}
+    small: dict[str, Any] = {**plain, "size": 7, "color": _SMALL_TEXT}
+    for row, bar in enumerate(bars):
+        place = (_LEFT, _RIGHT, row + 0.84, row + 0.34)
+        axes.imshow(_colours(bar.shares()), extent=place, aspect="auto", interpolation="nearest")
+        gaps, missing = bar.captions()
+        axes.text(_LEFT - 0.01, row + 0.44, _shortened(bar.name), ha="right", **head)
+        axes.text(_LEFT - 0.01, row + 0.76, f"[{bar.start:,}, {bar.end:,})", ha="right", **small)
+        axes.text(_RIGHT + 0.01, row + 0.44, gaps, **head)
+        axes.text(_RIGHT + 0.01, row + 0.76, missing, **small)
+    if not bars:
+        axes.text(0.5, 0.5, "no log to show", ha="center", **head)
+    for at, (label, colour) in zip((0, 0.09, 0.22), _KEY.items(), strict=True):
+        axes.scatter(_LEFT + at + 0.005, rows + 0.36, marker="s", s=36, color=colour)
+        axes.text(_LEFT + at + 0.015, rows + 0.36, label, **small)
+    if left_out:
+        axes.text(_RIGHT + 0.01, rows + 0.36, f"{left_out} more logs miss less", **small)
+    # After the images, which move the limits.
+    axes.set(xlim=(0, 1), ylim=(rows + 0.8, 0))
+    axes.set_axis_off()
+    return picture
+
+
+def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the shares as one row of pixels, shaped ``(1, pixels, 3)``."""
+    present, little, all_ = (np.array(to_rgb(colour)) for colour in _KEY.values())
+    # Rounding leaves shares that are not quite zero; one index of a log of a trillion is more than this.
+    missing = shares[:, None] > 1e-10
+    return np.where(missing, little + shares[:, None] * (all_ - little), present)[None].clip(0, 1)
+
+
+def _shortened(name: str) -> str:
+    name = visible(name).removeprefix("https://").removeprefix("http://")
+    if len(name) <= _LONGEST_NAME:
+        return name
+    # The end of a URL tells one shard from the next.
+    return f"{name[: _LONGEST_NAME // 2 - 1]}\u2026{name[-_LONGEST_NAME // 2 :]}"

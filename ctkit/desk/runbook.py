@@ -1,0 +1,404 @@
+"""Run a notebook with papermill as a scheduler needs it: parameters checked, stopped cleanly, never half recorded."""
+
+import logging
+import os
+import re
+import signal
+import symtable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import nbformat
+import papermill
+from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from IPython.core.inputtransformer2 import TransformerManager
+from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager, NoSuchKernel
+from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
+from papermill.clientwrap import PapermillNotebookClient
+from papermill.engines import NBClientEngine, papermill_engines
+from papermill.exceptions import PapermillExecutionError
+from papermill.iorw import load_notebook_node
+from papermill.utils import find_first_tagged_cell_index, nb_kernel_name, nb_language
+from traitlets import default
+
+from ctkit.arguments import did_you_mean, shown
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.terminal import STOPS, in_main_thread, is_watched
+from ctkit.errors import ParameterError
+from ctkit.report import RESULT_MIME_TYPE
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
+
+_SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
+_SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
+
+
+def run_notebook(
+    notebook: str | Path,
+    parameters: Mapping[str, object],
+    *,
+    shared: Mapping[str, object] | None = None,
+    output: str | Path | None = None,
+    cwd: str | Path | None = None,
+) -> int:
+    """Run a notebook from top to bottom and keep it, with all outputs, as a record.
+
+    The first SIGINT, SIGTERM or SIGHUP interrupts the running cell, which may take as long as it needs to finish; a
+    second one gives up on it. What the notebook did so far is recorded in either case. In a thread other than the main
+    one, signals are left to whoever started it.
+
+    A notebook for the kernel ``python3`` runs in the Python that runs this, whatever kernel has that name on the
+    machine.
+
+    Parameters
+    ----------
+    notebook
+        Its parameters are the names that the cell with the tag ``parameters`` assigns, in whatever form.
+    parameters
+        Values to set; each must be declared by the notebook.
+    shared
+        Values from a parameter file that serves other notebooks and commands too: those that ctkit knows and this
+        notebook does not declare are left out, and a log line names them. `parameters` count first.
+    output
+        Where to keep the record; ``runs/<notebook>-<UTC time>.ipynb`` if None. It appears when the run has ended.
+    cwd
+        Working directory of the kernel; the current one if None.
+
+    Returns
+    -------
+    int
+        0 if every cell ran, 1 otherwise: a cell raised, the run was interrupted, or the kernel died.
+
+    Raises
+    ------
+    ParameterError
+        The notebook cannot be read or does not declare a parameter, a value cannot be written into it, or looks like a
+        secret, which papermill would write into the record. Nothing has been run or written then.
+    """
+    notebook = Path(notebook)
+    values = _check_parameters(notebook, parameters, shared or {})
+    if cwd is not None and not Path(cwd).is_dir():
+        raise ParameterError(f"{cwd} is no folder to run a notebook in; name one")
+    if left_out := [key for key, value in (shared or {}).items() if value is not None and key not in values]:
+        logger.info("parameters left out, which the notebook does not declare keys=%s", ",".join(left_out))
+    record = _reserve_record(notebook) if output is None else Path(output)
+    record.parent.mkdir(parents=True, exist_ok=True)
+    partial = _partial_of(record)
+    watched = is_watched()
+    status, problem = "complete", ""
+    try:
+        papermill.execute_notebook(
+            _as_template(notebook),
+            _as_template(partial),
+            values,
+            engine_name="ctkit",
+            progress_bar=watched,
+            log_output=not watched,
+            # Not papermill's cwd, which would be that of all threads.
+            folder=cwd,
+        )
+    except PapermillExecutionError as error:
+        status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
+        problem = f"In [{error.exec_count}] {error.ename}: {error.evalue}"
+    except KeyboardInterrupt:
+        status, problem = "interrupted", "stopped by a signal"
+    except RuntimeError as error:  # nbclient: the kernel died or does not answer
+        status, problem = "failed", str(error)
+    except NoSuchKernel as error:
+        partial.unlink()
+        raise ParameterError(f"{notebook}: {error}; install that kernel, or correct the notebook's") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    try:
+        with _signals_to(signal.SIG_IGN):
+            results = _finish(partial, record, status)
+    except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill had written it
+        partial.unlink(missing_ok=True)
+        logger.error("run %s before it began, nothing is recorded error=%s", status, problem)
+        return 1
+    for result in results:
+        title = result.pop("title", "result")
+        logger.info("%s", " ".join([str(title), *(f"{name}={value}" for name, value in result.items())]))
+    if status == "complete":
+        logger.info("run complete output=%s", record)
+        return 0
+    logger.error("run %s output=%s error=%s", status, record, problem)
+    return 1
+
+
+def find_runbook(name: str) -> Path:
+    """Return the path of one of ctkit's own notebooks: ``audit``, ``backfill``, ``merge`` or ``preview``."""
+    # Inside the package where it was installed from a wheel, beside it in a checkout. What lies beside an installed
+    # package is somebody else's.
+    package = Path(__file__).parents[1]
+    inside = package / "notebooks"
+    return (inside if inside.is_dir() else package.parent / "notebooks") / f"{name}.ipynb"
+
+
+def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], output: str | Path) -> None:
+    """Write a copy of a notebook with its parameters filled in, to be opened and run by hand.
+
+    Those that the notebook does not declare are left out.
+
+    Raises
+    ------
+    ParameterError
+        As for `run_notebook`.
+    """
+    values = _check_parameters(Path(notebook), {}, parameters)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    papermill.execute_notebook(
+        _as_template(Path(notebook)), _as_template(Path(output)), values, prepare_only=True, progress_bar=False
+    )
+
+
+def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
+    """Return the values to inject; refuse what the notebook does not declare, what cannot be injected, and secrets."""
+    declared = _declared_in(notebook)
+    if not declared and (own or shared):
+        message = (
+            f"has no cell with the tag parameters that assigns any, so that {', '.join({**shared, **own})} cannot be"
+        )
+        raise ParameterError(f"notebook {notebook} {message} set; give the cell that assigns them this tag")
+    for key in [*own, *(key for key in shared if key not in Parameters.model_fields)]:
+        if key not in declared:
+            hint = did_you_mean(key, declared) or f"it declares {', '.join(declared)}"
+            raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}")
+    values = {key: _as_literal(key, value) for key, value in {**shared, **own}.items() if key in declared}
+    for key, value in values.items():
+        if _SECRET_KEY.search(key) or _SECRET_VALUE.search(str(value)):
+            raise ParameterError(
+                f"parameter {key} looks like a secret, which papermill would write into the output notebook; "
+                "give it in the environment"
+            )
+    return values
+
+
+def _declared_in(notebook: Path) -> list[str]:
+    """Return the names that the parameters cell assigns; papermill's own inspection reads one line at a time."""
+    try:
+        book = load_notebook_node(str(notebook.absolute()))
+        nb_kernel_name(book)
+        language = nb_language(book)
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
+        raise ParameterError(f"notebook {notebook} cannot be read ({error}); name a notebook with a kernel") from error
+    at = find_first_tagged_cell_index(book, "parameters")
+    if at < 0:
+        return []
+    if language.lower() not in ("python", "ipython"):
+        return list(papermill.inspect_notebook(_as_template(notebook)))
+    try:
+        code = TransformerManager().transform_cell(book.cells[at].source)  # type: ignore[no-untyped-call]
+        names = symtable.symtable(code, "parameters", "exec").get_symbols()
+    except (SyntaxError, ValueError) as error:
+        message = f"the parameters cell of notebook {notebook} cannot be read ({error}); correct it"
+        raise ParameterError(message) from error
+    return [
+        name.get_name() for name in names if name.is_assigned() and not name.is_imported() and not name.is_namespace()
+    ]
+
+
+def _as_literal(key: str, value: object) -> object:
+    """Return a value that papermill writes into a notebook as it is: of others it writes the text."""
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if isinstance(value, list | tuple):
+        return [_as_literal(key, each) for each in value]
+    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
+        return {name: _as_literal(key, each) for name, each in value.items()}
+    raise ParameterError(f"parameter {key} holds {shown(value)}, which no notebook can be given; give it as text")
+
+
+def _as_template(path: Path) -> str:
+    # papermill formats every path with the parameters; braces of our own are none of its business.
+    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
+
+
+def _reserve_record(notebook: Path) -> Path:
+    """Return a path in ``runs/`` that no other run has."""
+    Path("runs").mkdir(exist_ok=True)
+    base = f"{notebook.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+    names = (Path("runs", f"{base}{suffix}.ipynb") for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
+    return next(filter(_reserve, names))
+
+
+def _reserve(record: Path) -> bool:
+    """Create the partial file of a record, which keeps the name from other runs, unless one of those has it."""
+    partial = _partial_of(record)
+    try:
+        partial.touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    # If another run had the name and ended just now, its partial file has become the record.
+    if record.exists():
+        partial.unlink()
+        return False
+    return True
+
+
+def _partial_of(record: Path) -> Path:
+    return record.with_name(f".{record.stem}.partial.ipynb")
+
+
+def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
+    """Mark the record with how the run ended and move it to its place; return the facts of each report in it."""
+    book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
+    # papermill's own status says "completed" for cells that were interrupted or never run.
+    book.metadata["ctkit"] = {"status": status}
+    book.metadata["papermill"]["output_path"] = str(record)
+    nbformat.write(book, partial)  # type: ignore[no-untyped-call]
+    partial.replace(record)
+    return [
+        dict(output.data[RESULT_MIME_TYPE])
+        for cell in book.cells
+        for output in cell.get("outputs", [])
+        if RESULT_MIME_TYPE in output.get("data", {})
+    ]
+
+
+class _KernelSpecs(KernelSpecManager):
+    """Knows as ``python3`` the Python that runs this; a kernel of the user's of that name may be any other one."""
+
+    def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
+        if kernel_name.lower() == NATIVE_KERNEL_NAME:
+            return KernelSpec(resource_dir=RESOURCES, **get_kernel_dict())
+        return super().get_kernel_spec(kernel_name)
+
+
+class _Kernel(AsyncKernelManager):
+    """Starts and ends the kernel."""
+
+    @default("kernel_spec_manager")
+    def _own_kernel_specs(self) -> KernelSpecManager:
+        return _KernelSpecs(parent=self)
+
+    async def shutdown_kernel(  # type: ignore[override]
+        self, now: bool = False, restart: bool = False
+    ) -> None:
+        # Not as jupyter_client does it, which interrupts the kernel first: one without a cell complains of that.
+        await self.request_shutdown()
+        await self.finish_shutdown()
+        await self.cleanup_resources()
+
+
+class _Client(PapermillNotebookClient):  # type: ignore[misc]
+    """Executes the cells, and lets the kernel know of a signal when there is a cell to interrupt."""
+
+    interrupted = False
+    running = False
+
+    def start_new_kernel(self, **kwargs: Any) -> None:
+        if self.km.ipykernel:
+            # It warns on each start that it listens on the loopback interface.
+            self.extra_arguments = ["--IPKernelApp.log_level=ERROR"]
+        super().start_new_kernel(**kwargs)
+
+    def execute_cell(self, *args: Any, **kwargs: Any) -> Any:
+        if self.interrupted:
+            raise KeyboardInterrupt
+        return super().execute_cell(*args, **kwargs)
+
+    def process_message(self, message: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+        # A kernel ignores SIGINT while no cell runs; "execute_input" tells that one does.
+        if message["msg_type"] == "execute_input":
+            self.running = True
+            if self.interrupted:
+                self._interrupt_kernel()
+        elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+            self.running = False
+        elif message["msg_type"] in ("display_data", "update_display_data"):
+            self._log_progress(message["content"])
+        return super().process_message(message, *args, **kwargs)
+
+    def log_output_message(self, output: Any) -> None:
+        # What cells print and log; papermill would add the text of every table that they show.
+        if output.output_type == "stream":
+            for line in output.text.removesuffix("\n").split("\n"):
+                logger.info("%s", line)
+
+    def _log_progress(self, content: dict[str, Any]) -> None:
+        # An output with an id is one that is drawn anew, such as a progress bar: a line for each time.
+        if self.log_output and (content.get("transient") or {}).get("display_id"):
+            logger.info("progress %s", content["data"].get("text/plain", "").strip())
+
+    def interrupt(self, signum: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        if self.interrupted:
+            # A terminal that closes sends it more than once, by the shell and by the kernel.
+            if signum == signal.SIGHUP:
+                return
+            raise KeyboardInterrupt
+        self.interrupted = True
+        logger.warning("stopping: waiting for the running cell, a second signal gives up signal=%s", signum)
+        if self.running:
+            self._interrupt_kernel()
+
+    def _interrupt_kernel(self) -> None:
+        # The kernel is in a session of its own: neither Ctrl+C nor the end of this process would interrupt it.
+        os.kill(self.km.provisioner.process.pid, signal.SIGINT)
+
+
+class _Engine(NBClientEngine):  # type: ignore[misc]
+    """papermill's engine, with the signals of this process handled by the client."""
+
+    @classmethod
+    def execute_managed_notebook(
+        cls,
+        nb_man: Any,
+        kernel_name: str,
+        *,
+        log_output: bool,
+        start_timeout: int,
+        folder: str | Path | None = None,
+        **_: Any,
+    ) -> None:
+        client = _Client(
+            nb_man,
+            kernel_name=kernel_name,
+            kernel_manager_class=_Kernel,
+            startup_timeout=start_timeout,
+            timeout=None,
+            log=logging.getLogger("papermill"),
+            log_output=log_output,
+        )
+        try:
+            with _signals_to(client.interrupt):
+                client.execute(**({} if folder is None else {"cwd": str(folder)}))
+        finally:
+            # Jupyter makes a loop for each thread and closes none.
+            if not in_main_thread() and not (loop := ensure_event_loop()).is_running():
+                loop.close()
+
+
+papermill_engines.register("ctkit", _Engine)
+
+
+# What papermill says of names that only `_declared_in` sees.
+_UNTRUE = ("Passed unknown parameter", "Unable to parse line")
+logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith(_UNTRUE))
+
+
+@contextmanager
+def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
+    """Handle signals so; those of a process belong to its main thread."""
+    if not in_main_thread():
+        yield
+        return
+    # What is ignored on purpose (nohup) stays so.
+    before = {each: known for each in STOPS if (known := signal.getsignal(each)) is not signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, handler)
+    try:
+        yield
+    finally:
+        for each, known in before.items():
+            signal.signal(each, known)

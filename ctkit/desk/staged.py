@@ -1,0 +1,111 @@
+"""What parameters come to for a merge: look at what is staged, merge it, take it out again."""
+
+from dataclasses import replace
+
+import pandas as pd
+
+from ctkit.desk.gap_report import find_tables
+from ctkit.desk.parameters import Parameters
+from ctkit.errors import ParameterError, StalePreviewError, TableError
+from ctkit.lake.doubts import check_doubts, doubts_of
+from ctkit.lake.drop import finish_retiring
+from ctkit.lake.merge import MergePreview, MergeReport, merge_staging, preview_merge
+from ctkit.lake.table import check_features, files_of, find_table, open_table, table_path
+from ctkit.lake.undo import undo_merge
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
+
+
+def preview_staged(parameters: Parameters) -> MergePreview:
+    """Tell what a merge of the staging table into main would do; nothing is created or changed.
+
+    A staging table that does not exist is shown as one without rows, at version -1.
+
+    Raises
+    ------
+    ParameterError
+        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
+    TableError
+        A table is not one of ours, or cannot be read.
+    """
+    staging_path = str(table_path(parameters.need("staging_path")))
+    main_path = str(table_path(parameters.need("main_path")))
+    main, staging = find_tables(parameters)
+    if staging is None:
+        version = None if main is None else main.version()
+        return MergePreview(staging_path, main_path, -1, version, 0, 0, 0, 0, pd.DataFrame(), pd.DataFrame())
+    # A main that does not exist has no name of its own.
+    return replace(preview_merge(staging, main), main=main_path)
+
+
+def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None, create: bool = True) -> MergeReport:
+    """Merge the staging table into main; nothing is created if nothing is staged.
+
+    What an earlier merge left of a staging table that it had merged is removed.
+
+    Parameters
+    ----------
+    parameters
+        `staging_path`, `main_path` and `confirmed` count.
+    expected
+        From `preview_staged`: merge only if both tables are as they were then.
+    create
+        Whether to create a main table where there is none.
+
+    Raises
+    ------
+    ParameterError
+        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other; or there is no
+        main table, and none is to be created.
+    StalePreviewError
+        A table moved since the preview.
+    UnconfirmedMergeError
+        Staging looks like a main table.
+    TableError
+        As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
+    """
+    staging_path = str(table_path(parameters.need("staging_path")))
+    main_path = str(table_path(parameters.need("main_path")))
+    main, staging = find_tables(parameters)
+    version = -1 if staging is None else staging.version()
+    if expected and version != expected.staging_version:
+        now = f"at {version}" if staging else "gone"
+        message = f"was previewed at version {expected.staging_version} and is {now} now; preview again"
+        raise StalePreviewError(staging_path, message)
+    if staging is not None and files_of(staging):
+        if main is None:
+            if not create:
+                message = f"there is no main table at {main_path}; correct the path, or create one (--create)"
+                raise ParameterError(message)
+            check_features(staging, "remove")
+            if not parameters.confirmed:
+                check_doubts(doubts_of(staging, None), staging_path, main_path)
+            logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
+            main = open_table(main_path, like=staging)
+        return merge_staging(staging, main, expected=expected, confirmed=parameters.confirmed)
+    if staging is None:
+        logger.warning("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
+    else:
+        logger.info("staging table is empty, nothing to merge staging_path=%s", parameters.staging_path)
+    left = finish_retiring(staging_path, staging)
+    version = -1 if main is None else main.version()
+    return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
+
+
+def undo_staged(parameters: Parameters) -> None:
+    """Take the last merge out of main again, and stage its rows: in `staging_path`, or where they came from.
+
+    Raises
+    ------
+    ParameterError
+        `main_path` is missing.
+    TableError
+        There is no main table, or its last commit is not a merge, or its rows cannot be staged.
+    """
+    main_path = parameters.need("main_path")
+    main = find_table(main_path)
+    if main is None:
+        raise TableError(main_path, "there is no table there; name the main table")
+    version = undo_merge(main, parameters.staging_path)
+    logger.info("merge undone, its rows are staged again main_path=%s version=%d", main_path, version)

@@ -1,0 +1,163 @@
+"""The terminal of a command: what is printed and told there, and the signals that come from it."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from ctkit.visible import get_logger
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from ctkit.jobs.backfill_report import Progress
+
+logger = get_logger(__name__)
+
+SECONDS_PER_LINE = 60.0
+"""Where nothing is drawn, a line so often tells that a run is alive."""
+
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""Signals that interrupt a run."""
+
+
+def in_main_thread() -> bool:
+    """Return whether this is the thread that signals of a process belong to."""
+    return threading.current_thread() is threading.main_thread()
+
+
+def is_watched() -> bool:
+    """Return whether somebody sees on a terminal what is told; Python has no stderr where the caller closed it."""
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+class OutputError(Exception):
+    """What a command prints cannot be written; nothing can be printed any more."""
+
+
+def write(text: str, *, flush: bool = False) -> None:
+    """Print to stdout; what is not flushed may fail later.
+
+    Raises
+    ------
+    OutputError
+        Python has no stdout, because the caller closed it, or nothing can be written to it.
+    """
+    if sys.stdout is None:
+        if text:
+            raise OutputError("Error: there is no stdout to print to; open it, then run the same command again")
+        return
+    try:
+        encoding = sys.stdout.encoding or "utf-8"
+        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        if flush:
+            sys.stdout.flush()
+    except (OSError, ValueError) as error:
+        with suppress(OSError, ValueError):
+            # The interpreter must not try once more on its way out.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        message = f"Error: stdout cannot be written ({error}); write it elsewhere, then run the same command again"
+        raise OutputError(message) from error
+
+
+def text_of(table: "pd.DataFrame") -> str:
+    """Return a table as text, with what comes from outside made visible."""
+    from ctkit.report import visible_table
+
+    return visible_table(table).to_string(index=False)
+
+
+def print_lines(*lines: object) -> None:
+    """Print lines to stdout; see `write`."""
+    write("".join(f"{line}\n" for line in lines))
+
+
+def fail(message: object) -> int:
+    """Say on stderr what went wrong, if anybody is there to hear; return the exit code."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(message, file=sys.stderr)
+    return 1
+
+
+@contextmanager
+def log_to_stderr() -> Iterator[None]:
+    """Write ``time level message key=value ...`` to stderr."""
+    formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+    formatter.converter = time.gmtime
+    handler = logging.StreamHandler()
+    handler.setFormatter(formatter)
+    ours = logging.getLogger("ctkit")
+    ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        ours.removeHandler(handler)
+
+
+@contextmanager
+def interrupted_by_signals(*, restore: bool) -> Iterator[None]:
+    """Let SIGTERM and SIGHUP interrupt like Ctrl+C, also where a shell started us in the background.
+
+    A SIGHUP that is ignored on purpose (nohup) stays so. Signals of a process belong to its main thread.
+    """
+    if not in_main_thread():
+        yield
+        return
+    before = {each: signal.getsignal(each) for each in STOPS}
+
+    def stop(signum: int, frame: FrameType | None) -> NoReturn:
+        # A terminal that closes sends it more than once, by the shell and by the kernel.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for each in STOPS:
+        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:
+            signal.signal(each, stop)
+    try:
+        yield
+    finally:
+        if restore:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+
+def let_finish() -> None:
+    """Ignore interrupts from here on: what was asked for is done, and only remains to be told."""
+    if in_main_thread():
+        for each in STOPS:
+            signal.signal(each, signal.SIG_IGN)
+
+
+@contextmanager
+def show_progress() -> Iterator["Callable[[Progress], None]"]:
+    """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
+    if not is_watched():
+        last, said_at = None, 0.0
+
+        def say(done: "Progress") -> None:
+            nonlocal last, said_at
+            # Where nothing is written, a line a minute tells that the run is alive.
+            if done != last or time.monotonic() - said_at >= SECONDS_PER_LINE:
+                last, said_at = done, time.monotonic()
+                logger.info("rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version)
+
+        yield say
+        return
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
+
+        def update(done: "Progress") -> None:
+            bar.total = done.wanted
+            bar.update(done.written - bar.n)
+
+        yield update

@@ -1,0 +1,347 @@
+"""What an analyst touches in a notebook: choose gaps, look at a merge and do it, watch a backfill.
+
+Widgets are a convenience and reports are the record: each one shows a report, which an executed notebook keeps as HTML
+where no widget can be drawn, and none of them ever waits for a click.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import ipywidgets
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import traitlets
+from deltalake import DeltaTable
+from IPython.display import DisplayHandle, display
+from tqdm import tqdm
+
+from ctkit.desk.gap_report import Situation
+from ctkit.desk.parameters import Parameters, read_parameters
+from ctkit.desk.staged import merge_staged, preview_staged
+from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
+from ctkit.jobs.backfill_report import Progress
+from ctkit.jobs.plan import Plan, plan_backfill
+from ctkit.lake.merge import MergePreview, MergeReport, preview_merge
+from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
+from ctkit.schema import GAP_SCHEMA
+from ctkit.visible import get_logger, visible
+
+logger = get_logger(__name__)
+
+LARGEST = 8
+"""How many gaps are shown one by one; there may be 50 million."""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ChosenGaps(Report):
+    """Which of the gaps that were found are chosen.
+
+    Attributes
+    ----------
+    found, chosen
+        Columns ``source_url, start, end``, half-open.
+    names
+        Source URL -> what the log is called.
+    plan
+        What it takes to fill those that are chosen; None where the logs are not known.
+    """
+
+    found: pa.Table
+    chosen: pa.Table
+    names: dict[str, str]
+    plan: Plan | None = None
+
+    title = "gaps chosen"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals, in gaps and in the entries that they miss."""
+        return {
+            "gaps_chosen": self.chosen.num_rows,
+            "gaps_found": self.found.num_rows,
+            "entries_chosen": _size(self.chosen),
+            "entries_missing": _size(self.found),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what is chosen of each log, and the largest of the chosen gaps."""
+        if not self.found.num_rows:
+            return {}
+        found, of_chosen = _count_by_log(self.found), _count_by_log(self.chosen)
+        logs = found.add_suffix(" found").join(of_chosen.add_suffix(" chosen")).fillna(0).astype(int).reset_index()
+        chosen = _with_missing(self.chosen)
+        if len(chosen):  # of nothing, Arrow 21 cannot select anything
+            chosen = chosen.take(pc.select_k_unstable(chosen, LARGEST, [("missing", "descending")]))
+        shown = chosen.to_pandas(use_threads=False)
+        tables = {"by log": logs, f"the largest {len(shown)}": shown}
+        for table in tables.values():
+            table.insert(0, "log", table.pop("source_url").map(lambda url: visible(self.names.get(url) or url)))
+        return tables if self.plan is None else {**tables, "what that takes": self.plan.table()}
+
+
+class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
+    """Shows gaps and lets the analyst choose some of them: by log, by size, by index.
+
+    Parameters
+    ----------
+    gaps
+        A situation, or its gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
+
+    Attributes
+    ----------
+    value : pyarrow.Table
+        The chosen gaps ``[start, end)``, to be given to `ctkit.backfill`; all of them at first.
+    logs : ipywidgets.SelectMultiple
+        Source URLs whose gaps are chosen.
+    smallest, largest : ipywidgets.BoundedIntText
+        Gaps that miss at least, and at most, so many entries are chosen.
+    start, end : ipywidgets.BoundedIntText
+        What lies in ``[start, end)`` is chosen; a gap that goes beyond is cut there.
+
+    Examples
+    --------
+    >>> gaps = pa.table({"source_url": ["https://a.example"] * 2, "start": [0, 50], "end": [10, 53]})
+    >>> preview = GapPreview(gaps)
+    >>> preview.end.value = 5
+    >>> preview.value.to_pylist()
+    [{'source_url': 'https://a.example', 'start': 0, 'end': 5}]
+    """
+
+    value = traitlets.Instance(pa.Table)
+
+    def __init__(self, gaps: Situation | pa.Table) -> None:
+        names = gaps.chosen.names if isinstance(gaps, Situation) else {}
+        table = gaps.gaps if isinstance(gaps, Situation) else gaps
+        self._found = pa.table(table).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
+        self._names: dict[str, str] = names
+        self._logs = gaps.logs if isinstance(gaps, Situation) and gaps.parameters.user_agent else None
+        counts = _count_by_log(self._found)
+        options = [
+            (f"{visible(names.get(url, url))} (gaps: {gaps:,}, entries: {missing:,})", url)
+            for url, gaps, missing in zip(counts.index, counts["gaps"], counts["missing"], strict=True)
+        ]
+        largest = pc.max(_missing(self._found)).as_py() or 1
+        end = pc.max(self._found["end"]).as_py() or 0
+        wide = ipywidgets.Layout(width="auto")
+        self.logs = ipywidgets.SelectMultiple(
+            options=options, value=tuple(counts.index), rows=min(max(len(options), 2), 10), layout=wide
+        )
+        self.smallest = _number(1, largest, 1, "at least", "entries that a chosen gap misses")
+        self.largest = _number(1, largest, largest, "at most", "entries that a chosen gap misses")
+        self.start = _number(0, end, 0, "from index", "first index that is chosen")
+        self.end = _number(0, end, end, "to index", "index to stop before")
+        self._shown = ipywidgets.HTML()
+        super().__init__(
+            [
+                ipywidgets.HTML("<b>Logs</b> (Ctrl+click for several, Ctrl+A for all)"),
+                self.logs,
+                ipywidgets.HBox([ipywidgets.HTML("<b>Size</b>"), self.smallest, self.largest]),
+                ipywidgets.HBox([ipywidgets.HTML("<b>Where</b>"), self.start, self.end]),
+                self._shown,
+            ]
+        )
+        for control in (self.logs, self.smallest, self.largest, self.start, self.end):
+            control.observe(self._choose, "value")
+        self._choose()
+
+    @property
+    def report(self) -> ChosenGaps:
+        """What is chosen now, for a record."""
+        plan = None if self._logs is None else plan_backfill(self._logs, self.value, ask=False)
+        return ChosenGaps(self._found, self.value, self._names, plan)
+
+    def _choose(self, _: object = None) -> None:
+        found = self._found
+        start = pc.max_element_wise(found["start"], self.start.value)
+        end = pc.min_element_wise(found["end"], self.end.value)
+        size = _missing(found)
+        kept = pc.is_in(found["source_url"], pa.array(self.logs.value, pa.string()))
+        kept = pc.and_(kept, pc.greater_equal(size, self.smallest.value))
+        kept = pc.and_(kept, pc.less_equal(size, self.largest.value))
+        kept = pc.and_(kept, pc.less(start, end))
+        self.value = pa.table([found["source_url"], start, end], schema=GAP_SCHEMA).filter(kept)
+        self._shown.value = _framed(self.report)
+
+    def __repr__(self) -> str:
+        return str(self.report)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return {**super()._repr_mimebundle_(**kwargs), **_as_text(self.report)}
+
+
+class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
+    """Shows what a merge would do, and a button that does exactly that.
+
+    Parameters
+    ----------
+    staging
+        What was previewed; or the table to merge from, to be previewed now.
+    main
+        The table to merge into, where `staging` is a table.
+
+    Attributes
+    ----------
+    value : MergeReport or None
+        What the merge did; None as long as there was none.
+    preview : MergePreview
+        What is shown, and what the button merges. If a table moved meanwhile, nothing is merged and this is a new one.
+    button : ipywidgets.Button
+        Cannot be pressed while a merge runs, after one is done, when nothing is staged, and while there are doubts that
+        nobody has confirmed.
+    confirmed : ipywidgets.Checkbox
+        Shown where the staging table looks like a main table; to be ticked before it is merged.
+    """
+
+    value = traitlets.Instance(MergeReport, allow_none=True)
+    preview = traitlets.Instance(MergePreview)
+
+    def __init__(self, staging: MergePreview | DeltaTable, main: DeltaTable | None = None) -> None:
+        if isinstance(staging, DeltaTable) and main is not None:
+            preview = preview_merge(staging, main)
+        elif isinstance(staging, MergePreview) and main is None:
+            preview = staging
+        else:
+            raise TypeError("give a MergePreview, or the two tables: staging and main")
+        self.button = ipywidgets.Button(description="Merge", button_style="primary", icon="check")
+        self.button.on_click(self._merge)
+        self.confirmed = ipywidgets.Checkbox(
+            description="These are not swapped: merge anyway", indent=False, layout={"width": "auto"}
+        )
+        self.confirmed.observe(self._enable, "value")
+        self._shown, self._outcome = ipywidgets.HTML(), ipywidgets.HTML()
+        super().__init__([self._shown, self.confirmed, self.button, self._outcome])
+        self._show(preview)
+
+    @property
+    def report(self) -> MergePreview | MergeReport:
+        """What the panel has come to, for a record: the merge, or what one would do."""
+        return self.value or self.preview
+
+    @property
+    def _parameters(self) -> Parameters:
+        return read_parameters(
+            staging_path=self.preview.staging, main_path=self.preview.main, confirmed=self.confirmed.value
+        )
+
+    def _show(self, preview: MergePreview) -> None:
+        self.preview = preview
+        self._shown.value = _framed(preview)
+        self.confirmed.value = False
+        self.confirmed.layout.display = None if preview.doubts else "none"
+        self._enable()
+        self.button.tooltip = visible(f"insert {preview.inserted:,} rows into {preview.main}")
+
+    def _merge(self, _: object) -> None:
+        # A second click may have been on its way before the button was seen to be disabled.
+        if self.button.disabled:
+            return
+        self.button.disabled = True
+        self.button.description = "Merging"
+        self._outcome.value = ""
+        try:
+            self.value = merge_staged(self._parameters, expected=self.preview)
+            self._outcome.value = _framed(self.value)
+        except (StalePreviewError, UnconfirmedMergeError) as error:
+            self._outcome.value = _problem(error)
+            self._look_again()
+        except Exception as error:
+            # Nobody else would show it: a front end keeps what a click raises to itself.
+            self._outcome.value = _problem(error)
+            if not isinstance(error, CtkitError):
+                logger.exception("merge failed staging=%s main=%s", self.preview.staging, self.preview.main)
+        finally:
+            self.button.description = "Merge" if self.value is None else "Merged"
+            self._enable()
+
+    def _enable(self, _: object = None) -> None:
+        """Let the button be pressed where there is something to merge, and no doubt left."""
+        settled = self.confirmed.value or not self.preview.doubts
+        self.button.disabled = self.value is not None or not self.preview.staging_rows or not settled
+
+    def _look_again(self) -> None:
+        try:
+            self._show(preview_staged(self._parameters))
+        except CtkitError as error:
+            self._outcome.value += _problem(error)
+
+    def __repr__(self) -> str:
+        return str(self.report)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        return {**super()._repr_mimebundle_(**kwargs), **_as_text(self.report)}
+
+
+class ProgressBar:
+    """Shows how far a backfill is, in one output that is drawn anew after each commit.
+
+    Unlike a widget it stays in an executed notebook: ``backfill(..., on_progress=ProgressBar())``.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._done = Progress(0, 0, 0)
+        self._handle: DisplayHandle | None = None
+
+    def __call__(self, done: Progress) -> None:
+        """Show `done`."""
+        self._done = done
+        if self._handle is None:
+            self._handle = display(self, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(self)  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        done, seconds = self._done, time.monotonic() - self._began
+        meter = tqdm.format_meter(
+            done.written, done.wanted, seconds, unit=" entries", unit_scale=True, bar_format=_METER
+        )
+        return f"{meter} version={done.version}"
+
+    def _repr_html_(self) -> str:
+        done = self._done
+        bar = f"<progress value='{done.written}' max='{done.wanted}' style='width:20em'></progress>"
+        return f"{bar} <code>{to_html(repr(self))}</code>"
+
+
+_METER = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+def _missing(gaps: pa.Table) -> pa.ChunkedArray:
+    return pc.subtract(gaps["end"], gaps["start"])
+
+
+def _with_missing(gaps: pa.Table) -> pa.Table:
+    return gaps.append_column("missing", _missing(gaps))
+
+
+def _size(gaps: pa.Table) -> int:
+    return pc.sum(_missing(gaps)).as_py() or 0
+
+
+def _count_by_log(gaps: pa.Table) -> pd.DataFrame:
+    """Return the columns ``gaps, missing`` by ``source_url``."""
+    by_log = _with_missing(gaps).group_by("source_url", use_threads=False)
+    counts = by_log.aggregate([("missing", "count"), ("missing", "sum")])
+    frame: pd.DataFrame = counts.to_pandas(use_threads=False).set_index("source_url").sort_index()
+    return frame.rename(columns={"missing_count": "gaps", "missing_sum": "missing"})
+
+
+def _number(low: int, high: int, value: int, about: str, tooltip: str) -> ipywidgets.BoundedIntText:
+    return ipywidgets.BoundedIntText(value, min=low, max=high, description=about, tooltip=tooltip)
+
+
+def _framed(report: Report) -> str:
+    """Return the report with the looks of an ordinary output."""
+    return f"<div class='jp-RenderedHTMLCommon'>{report._repr_html_()}</div>"
+
+
+def _problem(error: Exception) -> str:
+    text = to_html(f"{type(error).__name__}: {error}")
+    style = "color:var(--jp-error-color1, firebrick); white-space:pre-wrap"
+    return f"<div class='{IGNORED_BY_MATHJAX}' style='{style}'>{text}</div>"
+
+
+def _as_text(report: Report) -> dict[str, str]:
+    """Return what viewers and logs that draw no widgets show in its place."""
+    return {"text/html": report._repr_html_(), "text/plain": str(report)}

@@ -1,0 +1,1 @@
+"""What crosses from logs to tables: plan, backfill, proof and audit."""

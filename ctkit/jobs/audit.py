@@ -1,0 +1,258 @@
+"""Look at a table and its logs again: how complete it is, and what of it is proven to be the log's."""
+
+import threading
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import numpy as np
+from deltalake import DeltaTable
+
+from ctkit.arguments import Index, Rechecked, Verify, checked
+from ctkit.errors import REPORT, CheckpointError, LogError, LogUnavailableError, ParameterError
+from ctkit.jobs.audit_report import AuditReport, LogAudit, RememberedHead, TreeHead
+from ctkit.jobs.recheck import Recheck, recheck_rows
+from ctkit.lake.evidence import Rows, read_evidence
+from ctkit.lake.provenance import Provenance, Statement, read_statements
+from ctkit.lake.table import folder_of
+from ctkit.logs.ask_each import ask_each
+from ctkit.logs.log import Log, Logs
+from ctkit.ranges import END, RangeSet
+from ctkit.wire.checkpoint import Checkpoint
+
+LOGS_AT_ONCE = 4
+"""So many logs are rechecked at a time; each holds some ten thousand entries in memory."""
+
+
+@checked
+def audit(
+    logs: Logs,
+    main: DeltaTable,
+    *,
+    from_index: Index = 0,
+    to_index: Index | None = None,
+    final_heads: Mapping[str, Checkpoint] | None = None,
+    unavailable: Sequence[LogError] = (),
+    recheck: Rechecked | None = None,
+    require_proof: bool = False,
+) -> AuditReport:
+    """Tell which entries have a row, and which rows are proven, up to the tree head that each log gives now.
+
+    Nothing is changed. Every tree head that a commit of the table names is compared with the one of now; rows that were
+    proven with one that is not its beginning are not proven. Every file that can hold a row of these logs is read to
+    its last byte, and the certificates of all their rows are hashed.
+
+    Parameters
+    ----------
+    logs
+        Where to ask; other logs' rows are not looked at.
+    main
+        The table, at the version that counts.
+    from_index, to_index
+        Of every log the stretch ``[from_index, to_index)`` is looked at, as far as its tree goes.
+    final_heads
+        By canonical URL, the tree head that a log list calls the final one of a log that does not grow any more.
+    unavailable
+        Errors of logs that could not even be opened: they are in the report like those that do not answer.
+    recheck
+        Fetch entries again, prove them, and compare them with their rows column by column: those of rows that are not
+        proven, or of all rows in the stretch.
+    require_proof
+        Whether rows that are not proven make the audit fail.
+
+    Raises
+    ------
+    ParameterError
+        An argument is of the wrong kind, `from_index` is not below `to_index`, or a log has no entry at it or after it.
+    TableError
+        The table's log cannot be read, or another table is in its place.
+    """
+    if to_index is not None and from_index >= to_index:
+        raise ParameterError(f"from_index {from_index} is not below to_index {to_index}; correct one of them")
+    folder = folder_of(main)
+    statements = read_statements(main)
+    records: dict[str, list[Provenance]] = defaultdict(list)
+    for record in (record for statement in statements for record in statement.records):
+        records[record.source_url].append(record)
+    finals = final_heads or {}
+    looks = [_unseen(error, records[error.url], finals.get(error.url)) for error in unavailable]
+    looks += [
+        _unseen(look, records[log.url], finals.get(log.url)) if isinstance(look, LogError) else look
+        for log, look in zip(
+            logs, ask_each(lambda log: _look(log, records[log.url], finals.get(log.url)), logs), strict=True
+        )
+    ]
+    for look in looks:
+        _check_start(look, from_index)
+    rows, damaged = read_evidence(main, {look.url for look in looks}, _believed(statements, looks))
+    audits = [_look_at_rows(look, rows[look.url], from_index, to_index) for look in looks]
+    if recheck:
+        audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck, damaged)
+    audits = sorted(audits, key=lambda each: each.source_url)
+    kept = [statement.version for statement in statements]
+    forgotten = RangeSet.of((0, main.version() + 1)).minus(RangeSet.holding(np.array(kept, np.int64)))
+    return AuditReport(folder, main.version(), tuple(audits), damaged, forgotten, require_proof)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """What asking one log came to: its tree head of now, if it gave one, beside those that are remembered."""
+
+    url: str
+    current: Checkpoint | None
+    final: Checkpoint | None
+    signed: bool
+    heads: tuple[RememberedHead, ...]
+    problems: tuple[LogError, ...]
+
+
+def _unseen(error: LogError, records: Sequence[Provenance], final: Checkpoint | None) -> _Look:
+    return _Look(error.url, None, final, False, tuple(_heads_of(records)), (error,))
+
+
+def _look(log: Log, records: Sequence[Provenance], final: Checkpoint | None) -> _Look:
+    """Ask for the tree head of now, and for the proofs that it continues the others."""
+    current = log.get_checkpoint()
+    problems: list[LogError] = []
+
+    def is_beginning(old: Checkpoint) -> bool | None:
+        if any(isinstance(problem, LogUnavailableError) for problem in problems):
+            return None  # what holds for one proof holds for the next
+        try:
+            log.check_consistency(old, current)
+        except CheckpointError as error:
+            problems.append(error)
+            return False
+        except LogError as error:
+            problems.append(error)
+            return None
+        return True
+
+    if final and is_beginning(final) and current.tree_size > final.tree_size:
+        message = f"the tree of {final.tree_size} entries is the final one by the log list, and now it has"
+        problems.append(CheckpointError(log.url, f"{message} {current.tree_size}: get the list anew, and {REPORT}"))
+    heads = tuple(
+        replace(head, consistent=is_beginning(Checkpoint.remembered(log.url, head.tree_size, head.root_hash)))
+        for head in _heads_of(records)
+    )
+    return _Look(log.url, current, final, log.key is not None, heads, tuple(problems))
+
+
+def _heads_of(records: Sequence[Provenance]) -> Iterator[RememberedHead]:
+    """Yield each tree head that the records of one log name, once, ascending."""
+    naming: dict[tuple[int, bytes], list[Provenance]] = defaultdict(list)
+    for record in records:
+        if record.tree_size:
+            naming[record.tree_size, record.root_hash].append(record)
+    for (tree_size, root_hash), of_head in sorted(naming.items()):
+        verified = max((record.verified for record in of_head), key=get_args(Verify).index)
+        signed = any(record.signed for record in of_head)
+        yield RememberedHead(tree_size, root_hash, verified, signed, consistent=None)
+
+
+def _check_start(look: _Look, from_index: int) -> None:
+    head = look.final or look.current
+    if head and from_index >= max(head.tree_size, 1):
+        message = f"from_index {from_index} is not below the tree size {head.tree_size} of {look.url}"
+        raise ParameterError(f"{message}: give a lower one, or leave that log out")
+
+
+def _look_at_rows(look: _Look, rows: Rows, from_index: int, to_index: int | None) -> LogAudit:
+    """Hold what the table says of one log against what the log said."""
+    head, present = look.final or look.current, rows.present
+    size = head.tree_size if head else int(present.ends[-1]) if len(present) else 0
+    # A backend that is behind does not contradict rows of a larger tree that the log has shown before.
+    larger = [] if look.final else [each.tree_size for each in look.heads if each.consistent is not False]
+    limit = max([size, *larger])
+    end = size if to_index is None else min(to_index, size)
+    start = min(from_index, end)
+    present = present.between(start, end)
+    proven = rows.proven.intersect(present).minus(rows.altered)
+    sizes_proven = [
+        head.tree_size for head in look.heads if head.verified == "entries" and head.consistent is not False
+    ]
+    return LogAudit(
+        source_url=look.url,
+        head=head,
+        tree_head=_kind_of_head(look),
+        final=look.final is not None,
+        start=start,
+        end=end,
+        rows=rows.count(start, end),
+        beyond=rows.count(limit, END),
+        missing=present.missing(start, end),
+        repeated=rows.repeated.between(start, end),
+        proven=proven,
+        unproven=present.minus(proven),
+        proven_under=max(sizes_proven, default=0) if len(proven) else 0,
+        altered=rows.altered,
+        differing=RangeSet.of(),
+        columns={},
+        heads=look.heads,
+        problems=look.problems,
+    )
+
+
+def _kind_of_head(look: _Look) -> TreeHead:
+    if look.current is None:
+        return "not known" if look.final is None else "listed"
+    return "signed" if look.signed else "unsigned"
+
+
+def _believed(statements: Iterable[Statement], looks: Sequence[_Look]) -> Iterator[Statement]:
+    """Yield the statements; what was proven with a tree that its log contradicts is not proven."""
+    wrong = {
+        (look.url, head.tree_size, head.root_hash) for look in looks for head in look.heads if head.consistent is False
+    }
+    for statement in statements:
+        records = tuple(
+            replace(each, verified="off") if (each.source_url, each.tree_size, each.root_hash) in wrong else each
+            for each in statement.records
+        )
+        yield statement._replace(records=records)
+
+
+def _recheck(
+    main: DeltaTable,
+    logs: Mapping[str, Log],
+    looks: Sequence[_Look],
+    audits: Sequence[LogAudit],
+    which: Literal["unproven", "all"],
+    damaged: Mapping[str, str],
+) -> list[LogAudit]:
+    """Compare rows with their logs, of several logs at a time; a log that gives no tree head is left out.
+
+    So are damaged files.
+    """
+    stop = threading.Event()
+
+    def recheck(pair: tuple[_Look, LogAudit]) -> LogAudit:
+        look, found = pair
+        if look.current is None:
+            return found
+        wanted = found.unproven if which == "unproven" else RangeSet.joined((found.proven, found.unproven))
+        rechecked = recheck_rows(logs[look.url], look.current, wanted, main, stop, without=damaged)
+        return _with(found, look.current, rechecked)
+
+    with ThreadPoolExecutor(LOGS_AT_ONCE, "recheck") as pool:
+        try:
+            return list(pool.map(recheck, zip(looks, audits, strict=True)))
+        finally:
+            stop.set()
+
+
+def _with(found: LogAudit, current: Checkpoint, rechecked: Recheck) -> LogAudit:
+    """Add what a recheck has shown."""
+    present = RangeSet.joined((found.proven, found.unproven))
+    proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing)
+    return replace(
+        found,
+        proven=proven,
+        unproven=present.minus(proven),
+        proven_under=current.tree_size if len(rechecked.equal) else found.proven_under,
+        differing=rechecked.differing,
+        columns=rechecked.columns,
+        problems=(*found.problems, *rechecked.errors),
+    )

@@ -1,0 +1,227 @@
+"""What a backfill comes to: how far it is, and what it did."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import pandas as pd
+
+from ctkit.arguments import Verify
+from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.jobs.plan import Plan
+from ctkit.report import Report, frame_of
+from ctkit.wire.checkpoint import Checkpoint
+
+_RUN_AGAIN = re.compile(r"; run again( later)?$")
+
+
+@dataclass(frozen=True, order=True)
+class Hole:
+    """Indices ``[start, end)`` of one log that a run planned to fill and did not, and why.
+
+    Attributes
+    ----------
+    lasting
+        Whether running again will hardly help, because the log broke its protocol there.
+    """
+
+    source_url: str
+    start: int
+    end: int
+    reason: str
+    lasting: bool
+
+    @classmethod
+    def of(cls, error: LogError) -> Self:
+        """Return the hole that an error of the log leaves; one that names no entries is raised."""
+        if error.start is None or error.end is None:
+            raise error
+        lasting = isinstance(error, LogProtocolError | CheckpointError)
+        return cls(error.url, error.start, error.end, error.message, lasting)
+
+
+@dataclass(frozen=True, repr=False)
+class Progress(Report):
+    """How far a backfill is; given to `on_progress` after each commit, and in between where nothing comes.
+
+    Attributes
+    ----------
+    wanted
+        Entries planned.
+    written
+        Entries committed so far.
+    version
+        The table's version after the commit.
+    """
+
+    wanted: int
+    written: int
+    version: int
+
+    title = "rows written"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals so far."""
+        return {"wanted": self.wanted, "written": self.written, "version": self.version}
+
+
+@dataclass(frozen=True, repr=False)
+class BackfillReport(Report):
+    """What a backfill did.
+
+    Attributes
+    ----------
+    table
+        The folder that was written to.
+    version
+        The table's version afterwards; None if there is no table, because there was nothing to write.
+    wanted, written
+        Source URL -> entries planned, entries committed.
+    holes
+        What was planned and not written.
+    unreadable
+        Rows whose certificate could not be read: bytes and hashes are there, the parsed columns are empty.
+    missing_issuers
+        Source URL -> hex SHA-256 of the issuers that the log names but does not have; `chain` leaves them out.
+    seconds
+        Duration.
+    stopped_by
+        Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``.
+    left
+        What it takes to fetch what was left because of them, in another run.
+    verify
+        What was verified: ``"off"``, ``"heads"`` or ``"entries"``.
+    heads
+        Source URL -> the tree head that was verified, or that entries were proven against.
+    unsigned
+        Logs whose key is not known: of their tree heads no signature was verified.
+    unavailable
+        One error for each log that could not even be asked for its gaps.
+    left_to_server
+        Source URL -> ``[start, end)`` that was left to the live server because that runs.
+    """
+
+    table: str
+    version: int | None
+    wanted: dict[str, int]
+    written: dict[str, int]
+    holes: tuple[Hole, ...]
+    unreadable: int
+    missing_issuers: dict[str, tuple[str, ...]]
+    seconds: float
+    stopped_by: tuple[str, ...]
+    left: Plan
+    verify: Verify
+    heads: dict[str, Checkpoint]
+    unsigned: tuple[str, ...]
+    unavailable: tuple[LogError, ...] = ()
+    left_to_server: dict[str, tuple[int, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of_nothing(cls, table: str, version: int | None, verify: Verify) -> Self:
+        """Return the report of a run that had nothing to do."""
+        return cls(table, version, {}, {}, (), 0, {}, 0.0, (), Plan(()), verify, {}, ())
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """What became of the run."""
+        if self.complete:
+            return "backfill complete"
+        return "backfill incomplete" if self._missing() or self.unavailable else "backfill stopped"
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned entry was written, and every log could be asked what to plan."""
+        return self.written == self.wanted and not self.unavailable
+
+    def check(self) -> None:
+        """Raise unless every planned entry was written, or left for no other reason than the budget.
+
+        Raises
+        ------
+        LogUnavailableError
+            Names the holes. What was fetched is in the table; running again asks for the rest only.
+        LogProtocolError
+            Likewise, where the log broke its protocol in every hole, so that running again will hardly help.
+        """
+        missing = self._missing()
+        if not missing:
+            return
+        lasting = all(hole.lasting for hole in self.holes)
+        error, advice = (
+            (LogProtocolError, "report them to the log's operator")
+            if lasting
+            else (LogUnavailableError, "run again to fetch them")
+        )
+        url, _, message = "; and of ".join(missing).partition(": ")
+        raise error(url, f"{message}; {advice}")
+
+    def _missing(self) -> list[str]:
+        """Say of each log what is missing other than by the budget, and why."""
+        left = {log.source_url: log.wanted for log in self.left.logs}
+        said = []
+        for url, wanted in self.wanted.items():
+            missing = wanted - self.written[url] - left.get(url, 0)
+            holes = [hole for hole in self.holes if hole.source_url == url]
+            # Whether to run again is said once, of all of them.
+            named = ", ".join(f"[{hole.start}, {hole.end}) {_RUN_AGAIN.sub('', hole.reason)}" for hole in holes[:5])
+            more = f", and {len(holes) - 5} more" if len(holes) > 5 else ""
+            if missing:
+                said.append(f"{url}: {missing} entries are still missing: {named}{more}")
+        return said
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals."""
+        wanted, written, limits = sum(self.wanted.values()), sum(self.written.values()), ", ".join(self.stopped_by)
+        return {
+            "table": self.table,
+            **({} if self.version is None else {"version": self.version}),
+            "wanted": wanted,
+            "written": written,
+            "missing": wanted - written,
+            "unreadable": self.unreadable,
+            "missing_issuers": sum(map(len, self.missing_issuers.values())),
+            "verify": self.verify,
+            **({"unsigned": len(self.unsigned)} if self.unsigned else {}),
+            **({"unavailable": len(self.unavailable)} if self.unavailable else {}),
+            **left_facts(self.left_to_server),
+            "seconds": round(self.seconds, 1),
+            **({"stopped_by": limits, "left": self.left.wanted, "left_requests": self.left.requests} if limits else {}),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return the counts of each log, and the holes."""
+        counts = [
+            {
+                "log": url,
+                "wanted": self.wanted[url],
+                "written": self.written[url],
+                "tree size": self.heads[url].tree_size if url in self.heads else None,
+                "signed": url in self.heads and url not in self.unsigned,
+            }
+            for url in self.wanted
+        ]
+        found = {"logs": frame_of(counts)} if counts else {}
+        if self.holes:
+            found["holes"] = pd.DataFrame(self.holes)
+        if self.unavailable:
+            found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+        found |= left_tables(self.left_to_server)
+        if self.stopped_by:
+            found[f"left because of {', '.join(self.stopped_by)}: run again to go on"] = self.left.table()
+        if self.missing_issuers:
+            pairs = [(url, issuer) for url, issuers in self.missing_issuers.items() for issuer in issuers]
+            found["missing issuers"] = pd.DataFrame(pairs, columns=["log", "sha256"])
+        return found
+
+
+def left_facts(left: Mapping[str, tuple[int, int]]) -> dict[str, int]:
+    """Return how many entries were left to the live server, if any were."""
+    return {"left_to_server": sum(end - start for start, end in left.values())} if left else {}
+
+
+def left_tables(left: Mapping[str, tuple[int, int]]) -> dict[str, pd.DataFrame]:
+    """Return what was left to the live server of each log, if anything was."""
+    lines = [{"log": url, "from": start, "to": end, "entries": end - start} for url, (start, end) in left.items()]
+    return {"left to the live server, which runs (internal_only: false fetches it)": frame_of(lines)} if lines else {}

@@ -1,0 +1,266 @@
+"""What has arrived -> what is proven: rows are held back until the log's tree shows that they are what it signed."""
+
+import threading
+import time
+from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import pairwise
+from queue import Empty, SimpleQueue
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ctkit.errors import REPORT, CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.fetch import ask
+from ctkit.logs.log import Log
+from ctkit.ranges import Int64s, RangeSet
+from ctkit.visible import get_logger
+from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.extra_data import FAULTS, OPEN_END
+from ctkit.wire.roots import Roots
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PAGES_AT_ONCE = 64
+"""So many pages are proven together: a long stretch takes no more proofs than a short one."""
+
+SECONDS_AT_ONCE = 10.0
+"""Nothing that a slow log has brought is held back for longer."""
+
+_POLL = 0.1
+"""Seconds between two looks at what is due while nothing comes."""
+
+_STRIKES = 3
+"""So many proofs in a row that could not be had, and the log is not asked for another."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """Rows of one page, or a part of it.
+
+    Attributes
+    ----------
+    source_url
+        The log.
+    rows
+        Those that are wanted.
+    missing_issuers
+        As in `ctkit.wire.entries.EntryBlock`.
+    start
+        Index of the first entry of the page that came.
+    leaf_hashes
+        Of all entries that came, wanted or not; empty where nobody asks for proofs.
+    faults
+        uint8, for each row what is wrong with it, as `ctkit.wire.extra_data.find_faults` tells; empty as well.
+    ends
+        By row, in which certificate its chain ends, as `ctkit.wire.extra_data.find_ends` tells.
+    """
+
+    source_url: str
+    rows: pa.RecordBatch
+    missing_issuers: tuple[str, ...]
+    start: int
+    leaf_hashes: list[bytes] = field(default_factory=list, repr=False)
+    faults: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
+    ends: Mapping[int, bytes] = field(default_factory=dict, repr=False)
+
+    @property
+    def end(self) -> int:
+        """The index after the last entry of the page that came."""
+        return self.start + len(self.leaf_hashes)
+
+
+def prove_arrivals(
+    log: Log,
+    heads: MutableMapping[str, Checkpoint],
+    arrivals: Generator[Arrival | LogError, None, RangeSet],
+    *,
+    stop: threading.Event,
+) -> Generator[Arrival | LogError, None, RangeSet]:
+    """Pass on what is proven to be in the log's tree.
+
+    Parameters
+    ----------
+    log
+        Whose entries they are.
+    heads
+        The log's tree head, by its URL. Where entries lie beyond it, the log's next one takes its place, after it is
+        shown to be of the same tree.
+    arrivals
+        In the order of their indices, as `ctkit.logs.fetch.fetch_blocks` brings them; another thread waits for them, so
+        that what has come is held back for no longer than `SECONDS_AT_ONCE` if nothing comes after it.
+    stop
+        When set, the log is not asked any more, and what is not proven by then is not passed on.
+
+    Yields
+    ------
+    Arrival
+        As it came, without the rows that are not what the log signed, or have a fault.
+    LogError
+        As it came, or for ``[start, end)`` of rows that are not passed on: a `LogProtocolError` where the tree has
+        something else or the row has a fault, another where the proof cannot be had.
+
+    Returns
+    -------
+    RangeSet
+        What `arrivals` return, and what was not proven because of `stop`.
+    """
+    prover = _Prover(log, heads, stop)
+    waiting: list[Arrival] = []
+    since = time.monotonic()
+    coming = _coming(arrivals)
+    while True:
+        try:
+            arrival = next(coming)
+        except StopIteration as end:
+            yield from prover.prove(waiting)
+            return RangeSet.joined([end.value, *prover.left])
+        if isinstance(arrival, LogError) or (arrival and not len(arrival.rows)):
+            yield arrival
+        elif arrival:
+            since = since if waiting else time.monotonic()
+            waiting.append(arrival)
+        if len(waiting) >= PAGES_AT_ONCE or (waiting and time.monotonic() - since >= SECONDS_AT_ONCE):
+            yield from prover.prove(waiting)
+            waiting = []
+
+
+def _coming(arrivals: Generator[T, None, R]) -> Generator[T | None, None, R]:
+    """Pass on what comes, and yield None now and then while nothing does: another thread waits for it."""
+    asked: SimpleQueue[bool] = SimpleQueue()
+    answers: SimpleQueue[Future[T]] = SimpleQueue()
+
+    def pull() -> None:
+        while asked.get():
+            answer: Future[T] = Future()
+            try:
+                answer.set_result(next(arrivals))
+            except BaseException as error:
+                answer.set_exception(error)
+            answers.put(answer)
+
+    threading.Thread(target=pull, name="arrivals", daemon=True).start()
+    try:
+        while True:
+            asked.put(True)
+            while True:
+                try:
+                    answer = answers.get(timeout=_POLL)
+                    break
+                except Empty:
+                    yield None
+            try:
+                arrival = answer.result()
+            except StopIteration as end:
+                result: R = end.value
+                return result
+            yield arrival
+    finally:
+        asked.put(False)
+
+
+class _Prover:
+    """Proves pages of one log.
+
+    Attributes
+    ----------
+    left
+        Indices of rows whose proof was not asked for to the end, because the run was stopped.
+    """
+
+    def __init__(self, log: Log, heads: MutableMapping[str, Checkpoint], stop: threading.Event) -> None:
+        self._log, self._heads, self._stop = log, heads, stop
+        self._strikes = 0
+        self._roots: Roots | None = None
+        self.left: list[RangeSet] = []
+
+    def prove(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
+        """Prove pages, those that follow each other together."""
+        cuts = [at for at, (one, other) in enumerate(pairwise(pages), 1) if one.end != other.start]
+        for first, last in pairwise([0, *cuts, len(pages)]):
+            if first < last:
+                yield from self._prove_stretch(pages[first:last])
+
+    def _prove_stretch(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
+        """Prove pages that follow each other; if that cannot be had of all together, one half and then the other."""
+        try:
+            proven = ask(self._log, partial(self._compare, pages), self._stop)
+            found = [self._judge_ends(page) for page in pages]
+            self._strikes = 0
+        except LogError as error:
+            if self._stop.is_set():
+                self.left += [RangeSet.holding(page.rows["cert_index"].to_numpy()) for page in pages]
+                return
+            self._strikes += 1
+            if len(pages) > 1 and self._strikes < _STRIKES:
+                yield from self._prove_stretch(pages[: len(pages) // 2])
+                yield from self._prove_stretch(pages[len(pages) // 2 :])
+                return
+            kinds = (CheckpointError, LogProtocolError, LogUnavailableError)
+            kind = next(kind for kind in kinds if isinstance(error, kind))
+            for page in pages:
+                yield from self._lost(page.rows["cert_index"].to_numpy(), kind, f"not proven: {error.message}")
+            return
+        size = self._heads[self._log.url].tree_size
+        for page, faults in zip(pages, found, strict=True):
+            index = page.rows["cert_index"].to_numpy()
+            signed, beyond = proven[index - pages[0].start], index >= size
+            right = signed & (faults == 0)
+            yield page if right.all() else replace(page, rows=page.rows.filter(pa.array(right)))
+            differing = f"not what the log's tree of {size} entries has there; {REPORT}"
+            yield from self._lost(index[~signed & ~beyond], LogProtocolError, differing)
+            early = f"the log has signed {size} entries, and not this one yet; run again later"
+            yield from self._lost(index[beyond], LogUnavailableError, early)
+            for fault in np.unique(faults[signed & (faults > 0)]).tolist():
+                of_fault = index[signed & (faults == fault)]
+                yield from self._lost(of_fault, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
+
+    def _judge_ends(self, page: Arrival) -> NDArray[np.uint8]:
+        """Return the faults of a page, after asking which roots the log accepts if that matters."""
+        if not page.ends:
+            return page.faults
+        if self._roots is None:
+            self._roots = Roots(self._ask_for_roots())
+        faults = page.faults.copy()
+        for row, end in page.ends.items():
+            faults[row] = 0 if self._roots.may_be_end(end) else OPEN_END
+        return faults
+
+    def _ask_for_roots(self) -> frozenset[bytes] | None:
+        try:
+            return ask(self._log, self._log.get_roots, self._stop)
+        except LogError as error:
+            if self._stop.is_set():
+                raise
+            # Entries are what the log signed all the same; they do not wait for what it may never say.
+            logger.warning("accepted roots cannot be had, ends of chains are believed reason=%s", error)
+            return None
+
+    def _compare(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
+        """Return for each entry of the pages whether it is what the log signed."""
+        start, end = pages[0].start, pages[-1].end
+        last = int(pages[-1].rows["cert_index"][-1].as_py())
+        head = self._heads[self._log.url]
+        if last >= head.tree_size:
+            newer = self._log.get_checkpoint()
+            self._log.check_consistency(head, newer)
+            self._heads[self._log.url] = head = newer
+        # What is beyond the tree head even so waits for another run.
+        covered = max(min(end, head.tree_size) - start, 0)
+        hashes = [leaf_hash for page in pages for leaf_hash in page.leaf_hashes][:covered]
+        proven = np.zeros(end - start, bool)
+        if covered:
+            proven[:covered] = self._log.prove(start, hashes, head)
+        return proven
+
+    def _lost(self, index: Int64s, kind: type[LogError], message: str) -> Iterator[LogError]:
+        """Yield an error for each stretch of indices."""
+        for each in RangeSet.holding(index):
+            yield kind(self._log.url, message, start=each.start, end=each.end)

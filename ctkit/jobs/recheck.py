@@ -1,0 +1,193 @@
+"""Rows of a table beside the log's own entries: fetched again, proven, and compared column by column."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from numpy.typing import NDArray
+
+from ctkit.errors import LogError
+from ctkit.jobs.prove import Arrival, prove_arrivals
+from ctkit.lake.evidence import FilesOf
+from ctkit.lake.files import cast_column, plain_type
+from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.table import as_der_type
+from ctkit.logs.fetch import fetch_blocks
+from ctkit.logs.log import Log
+from ctkit.logs.rfc6962 import get_entries_urls
+from ctkit.logs.static_ct import data_tile_urls
+from ctkit.ranges import RangeSet
+from ctkit.schema import row_schema
+from ctkit.visible import get_logger
+from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.entries import EntryBlock
+from ctkit.wire.extra_data import find_ends, find_faults
+from ctkit.wire.rows import read_rows
+
+logger = get_logger(__name__)
+
+MEMORY = "1GB"
+"""For DuckDB, which reads certificates; a row group of the live server's takes some of it in each thread."""
+
+ROWS_AT_ONCE = 16_384
+BYTES_AT_ONCE = 64 << 20
+"""So many rows are compared at once; whichever of the two is less."""
+
+SHOWN = 1000
+"""Of so many differing rows the columns are named; of the others the index only."""
+
+# When a row was seen, and how its log is called, is up to whoever wrote it.
+_FREE = ("cert_index", "source_url", "seen", "seen_date", "source_name", "cert_link")
+_COMPARED = [name for name in row_schema().names if name not in _FREE]
+
+
+@dataclass(frozen=True, eq=False)
+class Recheck:
+    """What the comparison of some rows of one log with its entries came to.
+
+    Attributes
+    ----------
+    equal
+        Rows that are what the log has, and that is under the tree head.
+    differing
+        Rows that are not.
+    columns
+        Index -> names of the differing columns, of the first `SHOWN` rows of `differing`.
+    errors
+        What could not be had or proven, each with its ``[start, end)``.
+    """
+
+    equal: RangeSet
+    differing: RangeSet
+    columns: dict[int, str]
+    errors: tuple[LogError, ...]
+
+
+def recheck_rows(
+    log: Log,
+    head: Checkpoint,
+    wanted: RangeSet,
+    table: DeltaTable,
+    stop: threading.Event,
+    *,
+    without: Mapping[str, object],
+) -> Recheck:
+    """Fetch entries again, prove them, and compare their rows.
+
+    Parameters
+    ----------
+    head
+        The tree head to prove the entries with.
+    wanted
+        The rows to compare. One that is in no file that counts is neither equal nor differing.
+    stop
+        When set, what has arrived counts.
+    without
+        Names of files that are left out, because they are damaged.
+    """
+    as_der = as_der_type(table)
+
+    def read(block: EntryBlock, taken: NDArray[np.bool_]) -> Arrival:
+        kept, start = block.take(taken), int(block.index[0])
+        rows = read_rows(kept, log, source_name="", as_der=as_der)
+        faults = find_faults(kept)
+        ends = find_ends(kept, faults)
+        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
+
+    errors: list[LogError] = []
+    comparison = _Comparison(table, log, without)
+    arrivals = fetch_blocks(log, wanted, whole=True, stop=stop, decode=read)
+    for arrival in prove_arrivals(log, {log.url: head}, arrivals, stop=stop):
+        if isinstance(arrival, LogError):
+            errors.append(arrival)
+        else:
+            comparison.add(arrival)
+    comparison.compare()
+    differing = RangeSet.joined(comparison.differing)
+    return Recheck(
+        equal=RangeSet.joined(comparison.equal).minus(differing),
+        differing=differing,
+        columns=comparison.columns,
+        errors=tuple(errors),
+    )
+
+
+class _Comparison:
+    """Rows of one log as they should be, beside those of a table.
+
+    Attributes
+    ----------
+    equal, differing
+        Indices of rows that are what they should be, and of rows that are not.
+    columns
+        Index -> names of the differing columns, of the first `SHOWN`.
+    """
+
+    def __init__(self, table: DeltaTable, log: Log, without: Mapping[str, object]) -> None:
+        self.equal: list[RangeSet] = []
+        self.differing: list[RangeSet] = []
+        self.columns: dict[int, str] = {}
+        self._table, self._url = table, log.url
+        self._files = FilesOf(table, log.url, without)
+        self._waiting: list[pa.Table] = []
+        self._rows = self._bytes = 0
+
+    def add(self, arrival: Arrival) -> None:
+        """Take rows as they should be, to be compared soon."""
+        rows = arrival.rows
+        columns = {name: cast_column(rows[name], plain_type(rows[name].type)) for name in ("cert_index", *_COMPARED)}
+        if arrival.missing_issuers:
+            # The table may have them: the log had them once.
+            columns["chain"] = pa.nulls(len(rows), columns["chain"].type)
+        # A log that speaks both protocols may have been read by either.
+        index = rows["cert_index"].to_numpy()
+        columns["get_entries_url"] = get_entries_urls(self._url, index)
+        columns["data_tile_url"] = data_tile_urls(self._url, index)
+        self._waiting.append(pa.table(columns))
+        self._rows += len(rows)
+        self._bytes += rows.nbytes
+        if self._rows >= ROWS_AT_ONCE or self._bytes >= BYTES_AT_ONCE:
+            self.compare()
+
+    def compare(self) -> None:
+        """Compare what waits."""
+        if not self._rows:
+            return
+        rows = pa.concat_tables(self._waiting)
+        self._waiting, self._rows, self._bytes = [], 0, 0
+        index = rows["cert_index"].to_numpy()
+        first, last = int(index.min()), int(index.max())
+        with querying(self._table, memory_limit=MEMORY) as connection:
+            define_rows(connection, "entries", self._files.between(first, last))
+            connection.register("expected", rows.__arrow_c_stream__())
+            found = connection.execute(_COMPARISON, {"url": self._url, "first": first, "last": last}).to_arrow_table()
+        differs = pc.not_equal(found["columns"], "")
+        # Not what was asked for: a row that could not be found is not what it should be.
+        self.equal.append(RangeSet.holding(found["cert_index"].filter(pc.invert(differs)).to_numpy()))
+        found = found.filter(differs)
+        self.differing.append(RangeSet.holding(found["cert_index"].to_numpy()))
+        shown = found.slice(0, SHOWN - len(self.columns)).to_pylist()
+        self.columns.update((row["cert_index"], row["columns"]) for row in shown)
+        logger.info("rows compared source_url=%s rows=%d differing=%d", self._url, rows.num_rows, found.num_rows)
+
+
+_DIFFERENCES = [
+    *(
+        f"CASE WHEN entries.{name} IS DISTINCT FROM expected.{name} THEN '{name}' END"
+        for name in _COMPARED
+        if name != "chain"
+    ),
+    "CASE WHEN expected.chain IS NOT NULL AND entries.chain IS DISTINCT FROM expected.chain THEN 'chain' END",
+    "CASE WHEN cert_link NOT IN (get_entries_url, data_tile_url) THEN 'cert_link' END",
+]
+
+_COMPARISON = f"""
+    SELECT entries.cert_index, concat_ws(', ', {", ".join(_DIFFERENCES)}) AS columns
+    FROM entries JOIN expected ON entries.cert_index = expected.cert_index
+    WHERE source_url = $url AND entries.cert_index BETWEEN $first AND $last
+    ORDER BY entries.cert_index
+"""

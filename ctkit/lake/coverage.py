@@ -1,0 +1,169 @@
+"""Which indices of each log the rows of a table have, file by file.
+
+The key columns of a file become runs of indices in NumPy, and the runs of all files one `RangeSet` for each log. It is
+no question to DuckDB: the buckets of ``bitstring_agg`` alone take longer, and do not say which file has what, so that
+nothing could be remembered.
+"""
+
+import os
+from collections import defaultdict
+from collections.abc import Container, Iterable, Iterator, Mapping
+from itertools import chain, pairwise
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from numpy.typing import NDArray
+
+from ctkit.errors import TableError
+from ctkit.lake.files import FileBounds
+from ctkit.lake.keys import NO_KEY, key_batches
+from ctkit.lake.remembered import BLOCKS, RUNS, recall, remember
+from ctkit.lake.table import folder_of
+from ctkit.ranges import END, Int64s, RangeSet
+
+_Runs = tuple[Int64s, Int64s, Int64s]
+"""Numbers of logs, and of each one run of indices: its start and its end."""
+
+_NO_RUNS = (np.empty(0, np.int64),) * 3
+
+
+def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable | None) -> dict[str, RangeSet]:
+    """Return which indices of each log have a row in one of the tables.
+
+    Files are not opened if by the statistics of their table's log they have nothing of the stretches, or if it is
+    remembered what they hold (`ctkit.lake.remembered`).
+
+    Parameters
+    ----------
+    stretches
+        URL -> ``[start, end)`` that is asked about.
+    tables
+        At the versions that count; None for one that does not exist.
+
+    Returns
+    -------
+    dict
+        URL -> indices: all of the stretch, and perhaps some beyond it. Logs without any are left out.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read.
+    """
+    found: dict[str, list[RangeSet]] = defaultdict(list)
+    for table in tables:
+        for url, covered in _runs_of(table, stretches) if table else ():
+            found[url].append(covered)
+    return {url: RangeSet.joined(sets) for url, sets in found.items()}
+
+
+def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str, tuple[int, int]]:
+    """Return the lowest and the highest index of each log that has a row in one of the tables."""
+    covered = find_covered(dict.fromkeys(urls, (0, END)), *tables)
+    return {url: (int(each.starts[0]), int(each.ends[-1]) - 1) for url, each in covered.items() if len(each)}
+
+
+def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:
+    bounds = FileBounds(table)
+    states = _states_of(bounds)
+    blocks = _of_files(recall(table), states)
+    known = pc.is_in(states, value_set=blocks["file"].combine_chunks().dictionary)
+    unread = np.flatnonzero(bounds.may_hold_any(stretches) & ~known.to_numpy(zero_copy_only=False))
+    if len(unread):
+        read = _read(table, bounds.files[unread], states.take(unread))
+        blocks = _in_order(pa.concat_tables([blocks, read]) if len(blocks) else read)
+        remember(table, blocks)
+    return _by_log(blocks, stretches)
+
+
+def _states_of(bounds: FileBounds) -> pa.Array:
+    """Return a text for each file that changes when the file does; null if the file is not what the log says it is."""
+    states: list[str | None] = []
+    for path, size in zip(bounds.files, bounds.sizes, strict=True):
+        try:
+            status = os.stat(path)
+        except OSError:
+            states.append(None)
+        else:
+            states.append(f"{status.st_mtime_ns} {size} {path}" if status.st_size == size else None)
+    return pa.array(states, pa.string())
+
+
+def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa.Table:
+    """Return the blocks of some files."""
+    try:
+        urls, runs = zip(*map(_read_file, files), strict=True)
+    except TableError as error:
+        raise TableError(folder_of(table), f"a file of it cannot be read: {error}") from error
+    counts = [np.bincount(log, minlength=len(of_file)) for of_file, (log, *_) in zip(urls, runs, strict=True)]
+    file = np.repeat(np.arange(len(files)), list(map(len, urls)))
+    offsets = pa.array(np.cumsum(np.concatenate([[0], *counts])))
+    _, starts, ends = map(np.concatenate, zip(*runs, strict=True))
+    columns = [
+        states.take(file).dictionary_encode(),
+        pa.array(chain.from_iterable(urls), pa.string()).dictionary_encode(),
+        pa.LargeListArray.from_arrays(offsets, pa.array(starts), RUNS),
+        pa.LargeListArray.from_arrays(offsets, pa.array(ends), RUNS),
+    ]
+    return pa.table(columns, BLOCKS)
+
+
+def _read_file(path: str) -> tuple[list[str], _Runs]:
+    """Return the URLs of the logs in a file and its runs, by the log's number among them; one log at least."""
+    numbers: dict[str, int] = {}
+    runs: list[_Runs] = []
+    for keys in key_batches(path):
+        of_urls = [NO_KEY if url is None else numbers.setdefault(url, len(numbers)) for url in keys.urls]
+        log, index = np.array([*of_urls, NO_KEY], np.int64)[keys.log], keys.index
+        good = (log >= 0) & (index >= 0) & (index < END)
+        if not good.all():
+            log, index = log[good], index[good]
+        runs.append(_joined(log, index, index + 1))
+    if len(runs) != 1:
+        runs = [_joined(*map(np.concatenate, zip(_NO_RUNS, *runs, strict=True)))]
+    return list(numbers) or [""], runs[0]
+
+
+def _joined(log: Int64s, starts: Int64s, ends: Int64s) -> _Runs:
+    """Return runs in the order of log and start, those that go on where the one before ends as one."""
+    same = log[1:] == log[:-1]
+    if not ((log[1:] > log[:-1]) | same & (starts[1:] >= starts[:-1])).all():
+        order = np.lexsort((starts, log))
+        log, starts, ends = log[order], starts[order], ends[order]
+        same = log[1:] == log[:-1]
+    first = np.flatnonzero(np.append(np.ones(len(log[:1]), bool), ~same | (starts[1:] > ends[:-1])))
+    return log[first], starts[first], np.maximum.reduceat(ends, first) if len(first) else ends
+
+
+def _of_files(blocks: pa.Table, states: pa.Array) -> pa.Table:
+    """Return the blocks of the files that are in one of the given states."""
+    files = blocks["file"].combine_chunks()
+    wanted = pc.is_in(files.dictionary, value_set=states.drop_null())
+    if not files.null_count and pc.all(wanted).as_py():
+        return blocks
+    kept = blocks.filter(wanted.take(files.indices))
+    # Not the names of the others, too.
+    return kept.set_column(0, BLOCKS.field("file"), kept["file"].cast(pa.string()).dictionary_encode())
+
+
+def _in_order(blocks: pa.Table) -> pa.Table:
+    """Return the blocks by log, those of a log by their first index."""
+    blocks = blocks.unify_dictionaries().combine_chunks()
+    log, starts = (blocks[name].chunk(0) for name in ("source_url", "starts"))
+    first = np.append(starts.values, 0)[starts.offsets[:-1]]
+    order = np.lexsort((first, log.indices))
+    return blocks if (order[:-1] < order[1:]).all() else blocks.take(order)
+
+
+def _by_log(blocks: pa.Table, urls: Container[str]) -> Iterator[tuple[str, RangeSet]]:
+    """Yield the URL of each of some logs and its indices; the blocks are by log."""
+    logs, starts, ends = (blocks[name].combine_chunks() for name in BLOCKS.names[1:])
+    codes, offsets = logs.indices.to_numpy(), starts.offsets.to_numpy()
+    edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
+    for first, end in pairwise(edges if len(codes) else []):
+        # Blocks are of whole files, which have other logs, too.
+        if (url := logs.dictionary[int(codes[first])].as_py()) in urls:
+            runs = (each.values[offsets[first] : offsets[end]].to_numpy() for each in (starts, ends))
+            yield url, RangeSet.merged(*runs)

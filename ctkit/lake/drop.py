@@ -1,0 +1,166 @@
+"""Remove a staging table that was merged: its own files, and nothing else."""
+
+import os
+import shutil
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from deltalake import CommitProperties, DeltaTable
+from deltalake.exceptions import DeltaError
+
+from ctkit.errors import TableError
+from ctkit.lake.commits import commit_info, files_named, files_removed, kept_commits, read_commit
+from ctkit.lake.files import DataFile
+from ctkit.lake.links import commit_files
+from ctkit.lake.table import files_of, first_line, folder_of, hold, table_path
+from ctkit.schema import PARTITION
+
+MERGED = "ctkit.merged"
+"""Commit metadata of staging: everything that it held is in main."""
+
+REPAIRED = "ctkit.repaired"
+"""Commit metadata: how many repeated rows the commit took out."""
+
+EMPTY = "an empty table"
+"""What is left where nothing was to be removed: a staging table that never had a row."""
+
+
+def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]) -> str:
+    """Remove merged files, and the table with its folder if nothing was added to it meanwhile.
+
+    A commit takes the files out of the table first. From then on no reader and no later run can take them for rows, so
+    that what follows may be interrupted anywhere. Where deltalake cannot do that, the files go with the folder only.
+
+    Parameters
+    ----------
+    staging
+        The table, held.
+    merged
+        Its files that were merged.
+    dead
+        Its `orphans` from before the merge; they go only with the whole table, for a writer without our lock may
+        commit them yet.
+
+    Returns
+    -------
+    str
+        What is left and why; "" if the table and its folder are gone.
+    """
+    try:
+        with suppress(TableError):
+            commit_files([], staging, CommitProperties({MERGED: "all"}), removed=merged)
+            _unlink(merged, table_path(staging.table_uri))
+        return _remove_empty(staging, {file.path for file in merged}, dead)
+    except (DeltaError, OSError, TableError) as error:
+        return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
+
+
+def _unlink(files: Sequence[DataFile], folder: Path) -> None:
+    """Remove files, and the folders below the table's that are empty then."""
+    for file in files:
+        file.path.unlink(missing_ok=True)
+        with suppress(OSError):
+            for parent in file.path.parents:
+                if parent == folder:
+                    break
+                parent.rmdir()
+
+
+def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
+    """Remove what a merge emptied and then could not remove; leave a table alone that is empty for another reason.
+
+    Parameters
+    ----------
+    folder
+        Where staging is, or was.
+    staging
+        The table there, without rows; None if there is none.
+
+    Returns
+    -------
+    str
+        What is left and why; "" if nothing is.
+    """
+    try:
+        if staging is None:
+            shutil.rmtree(_husk(Path(folder)), ignore_errors=True)
+            return ""
+        with hold(staging) as held:
+            last = read_commit(held, held.version())
+            if files_of(held) or MERGED not in commit_info(last):
+                return EMPTY
+            return _remove_empty(held, {Path(folder, name) for name in files_removed(last)}, orphans(held))
+    except (DeltaError, OSError, TableError) as error:
+        return f"{folder} could not be removed ({first_line(error)}); remove it"
+
+
+def orphans(staging: DeltaTable) -> list[Path]:
+    """Return the files that writers left in the table's folder which died before their commit: rows of nobody.
+
+    A file that a commit has ever named is none, whether the table still has it or not; and where commits are gone that
+    would tell, there are none.
+    """
+    folder, named = table_path(staging.table_uri), files_named(staging)
+    if named is None:
+        return []
+    partitions = folder.glob(f"{PARTITION}=*")
+    found = (path for parent in partitions if not parent.is_symlink() for path in parent.glob("part-*.parquet"))
+    return sorted(path for path in found if str(path.relative_to(folder)) not in named)
+
+
+def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[Path]) -> str:
+    """Remove a table without other files than those that were merged, and its orphans with it."""
+    folder = table_path(table.table_uri)
+    table.update_incremental()
+    if added := set(map(Path, files_of(table))).difference(merged):
+        return f"{len(added)} files that were added during the merge; merge again"
+    own = {*merged, *dead, *_replaced(table), folder / "_delta_log"}
+    if foreign := sorted(path.name for path in folder.iterdir() if not _is_own(path, own)):
+        return f"{EMPTY}, because {folder} also holds {', '.join(foreign[:5])}; remove it"
+    # Renamed, it is gone at once: half a log would be a broken table.
+    husk = _husk(folder)
+    shutil.rmtree(husk, ignore_errors=True)
+    folder.rename(husk)
+    if (husk / "_delta_log" / f"{table.version() + 1:020}.json").exists():
+        # A writer without our lock was quicker than the rename: give it its table back.
+        husk.rename(folder)
+        return "files that were added during the merge; merge again"
+    shutil.rmtree(husk)
+    return ""
+
+
+def _replaced(table: DeltaTable) -> set[Path]:
+    """Return the files that runs of ctkit, or a compaction, took out of the table: what they held was kept, or merged.
+
+    What others took out is history that only the table itself can bring back.
+    """
+    folder = table_path(table.table_uri)
+    found: set[Path] = set()
+    for _, actions in kept_commits(table):
+        removed = [action["remove"] for action in actions if "remove" in action]
+        if {REPAIRED, MERGED} & commit_info(actions).keys() or not any(
+            each.get("dataChange", True) for each in removed
+        ):
+            found |= {folder / name for name in files_removed(actions)}
+    return found
+
+
+def _is_own(path: Path, own: Collection[Path]) -> bool:
+    """Tell whether there is nothing but the table's own at a path; an empty folder is the table's own, too."""
+    if path in own:
+        return True
+    return path.is_dir() and not path.is_symlink() and all(_is_own(each, own) for each in path.iterdir())
+
+
+def _husk(folder: Path) -> Path:
+    """Return where a staging folder goes that is about to be deleted."""
+    name = os.fsencode(folder.name)
+    if len(name) > _LONGEST:
+        name = sha256(name).hexdigest().encode()
+    return folder.with_name(f".{os.fsdecode(name)}.ctkit-removed")
+
+
+_LONGEST = 200
+"""Bytes of a folder's name to which something can still be added: most file systems allow 255."""

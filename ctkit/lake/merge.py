@@ -1,0 +1,371 @@
+"""Staging -> main: insert what main lacks, in one commit, and remove staging afterwards.
+
+Rows never change, so a merge only ever inserts, and what it inserts is decided by the key alone:
+
+1. plan: which staged rows main has already, or staging holds twice (`ctkit.lake.overlap`);
+2. prepare: a staged file without such a row is linked into main's folder as it is; from the others, the rows that main
+   lacks are written to files of their own inside main's folder (`ctkit.lake.scratch`), which are linked likewise. The
+   links have new names, so that they are nobody else's, and are noted first, so that a run that dies leaves none
+   behind;
+3. commit: one commit adds all of them, if main is still at the version that was looked at; if not, only the files that
+   somebody else added are looked at, and the commit is tried again;
+4. clean up: a commit takes the merged files out of staging, then they and an empty staging table are deleted.
+
+Nothing before the commit can be seen in main, and nothing after it is needed for main to be whole. A run that died
+anywhere is finished by the next one.
+"""
+
+import shutil
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from deltalake import CommitProperties, DeltaTable
+
+from ctkit.arguments import checked
+from ctkit.errors import KeyConflictError, StalePreviewError, TableError
+from ctkit.lake.commits import actions_since, files_left
+from ctkit.lake.doubts import MERGED_FROM, check_doubts, doubts_of
+from ctkit.lake.drop import EMPTY, orphans, retire
+from ctkit.lake.files import DataFile, check_dates, data_files
+from ctkit.lake.links import (
+    commit_files,
+    confirm_files,
+    link_files,
+)
+from ctkit.lake.overlap import MEMORY, Overlap
+from ctkit.lake.provenance import carried_over, metadata_of
+from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.rewrite import prepare_files
+from ctkit.lake.scratch import clear_scratch, scratch_of
+from ctkit.lake.table import check_features, check_separate, folder_of, hold
+from ctkit.report import Report
+from ctkit.schema import row_schema
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
+
+MERGED_ID = "ctkit.merged_id"
+"""Commit metadata of main: the id of the staging table that the commit's rows came from."""
+
+SAMPLE_ROWS = 20
+
+
+@dataclass(frozen=True, repr=False)
+class MergePreview(Report):
+    """What a merge would do, and with which versions of the two tables.
+
+    Attributes
+    ----------
+    staging, main
+        The tables' folders.
+    staging_version, main_version
+        The versions that were looked at; None for a main that does not exist yet.
+    staging_rows, inserted, skipped
+        Rows of staging; how many of them main lacks, and how many it has or staging repeats. The two add up.
+    conflicts
+        Skipped rows that contradict: whose certificate differs from the one that main has under the same key, or from
+        the first that staging has. Main's stays, or the first.
+    summary
+        By log and date: ``source_url, source_name, seen_date, first_index, last_index, rows, inserted, skipped``.
+    sample
+        Some of the rows that would be inserted, without `as_der` and `chain`.
+    doubts
+        What makes staging look like a main table; a merge wants to be confirmed then.
+    """
+
+    staging: str
+    main: str
+    staging_version: int
+    main_version: int | None
+    staging_rows: int
+    inserted: int
+    skipped: int
+    conflicts: int
+    summary: pd.DataFrame
+    sample: pd.DataFrame
+    doubts: tuple[str, ...] = ()
+
+    title = "merge preview"
+
+    def check(self) -> None:
+        """Raise if a staged row contradicts main, or another one.
+
+        Raises
+        ------
+        KeyConflictError
+            There are different certificates under one key; a merge would keep main's, or the first.
+        """
+        if self.conflicts:
+            message = f"{self.conflicts} rows differ from what {self.main} or another row has under the same key"
+            raise KeyConflictError(self.staging, f"{message}; look at both")
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals."""
+        return {
+            "staging": self.staging,
+            "staging_version": self.staging_version,
+            "main": self.main,
+            "main_version": self.main_version,
+            "staging_rows": self.staging_rows,
+            "would_insert": self.inserted,
+            "would_skip": self.skipped,
+            "conflicts": self.conflicts,
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return what makes staging look like a main table, what is staged by log and date, and some rows."""
+        return {
+            "look twice: is this the staging table?": pd.DataFrame({"because": self.doubts}),
+            "by log and date": self.summary,
+            "sample of what would be inserted": self.sample,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class MergeReport(Report):
+    """What a merge did.
+
+    Attributes
+    ----------
+    main
+        The folder that was merged into.
+    version_before, version
+        Main's version that the merge was committed on, and the one it made; equal if there was nothing to insert.
+        `undo_merge` goes back to the former.
+    staging_rows, inserted, skipped
+        Rows of staging; how many of them went into main, and how many main had or staging repeated. The two add up.
+    conflicts
+        Skipped rows whose certificate differs from the one that main, or an earlier row, has under the same key.
+    staging
+        The folder that was merged from.
+    left
+        What remains of it, and why; "" if it is gone.
+    """
+
+    main: str
+    version_before: int
+    version: int
+    staging_rows: int
+    inserted: int
+    skipped: int
+    conflicts: int
+    staging: str
+    left: str
+
+    title = "merge complete"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals, under the names that the live server logs them with."""
+        return {
+            "total_inserted": self.inserted,
+            "total_skipped": self.skipped,
+            "total_staging_rows": self.staging_rows,
+            "conflicts": self.conflicts,
+            "main": self.main,
+            "version_before": self.version_before,
+            "version": self.version,
+            "staging": self.staging,
+            "staging_left": self.left or "nothing",
+        }
+
+
+@checked
+def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
+    """Tell what a merge would insert and skip; nothing is changed.
+
+    Parameters
+    ----------
+    staging
+        The table to merge from.
+    main
+        The table to merge into; None if it does not exist yet.
+
+    Raises
+    ------
+    ParameterError
+        One table is, or lies inside, the other.
+    SchemaMismatchError
+        Main demands of those who add to it what we do not do, or staging of those who take files out.
+    TableError
+        A table cannot be read.
+    """
+    folder = folder_of(staging)
+    check_features(staging, "remove")
+    if main:
+        check_separate(folder, folder_of(main))
+        check_features(main, "append")
+    staged = data_files(staging)
+    check_dates(staged)
+    overlap = Overlap(staging, staged)
+    if main:
+        overlap.skip_present(main, overlap.may_be_in(main))
+    with querying(staging, memory_limit=MEMORY) as connection:
+        dates = [file.partition or None for file in staged]
+        define_rows(connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True)
+        connection.register("skipped_rows", overlap.skipped_rows().__arrow_c_stream__())
+        connection.execute("CREATE TABLE skipped AS FROM skipped_rows")
+        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas(use_threads=False)
+        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas(use_threads=False)
+        return MergePreview(
+            staging=folder,
+            main=folder_of(main) if main else "",
+            staging_version=staging.version(),
+            main_version=main.version() if main else None,
+            staging_rows=overlap.rows,
+            inserted=overlap.rows - overlap.skipped,
+            skipped=overlap.skipped,
+            conflicts=overlap.conflicts,
+            summary=summary,
+            sample=sample,
+            doubts=doubts_of(staging, main),
+        )
+
+
+_SUMMARY = """
+    SELECT source_url, source_name, seen_date, min(cert_index) AS first_index, max(cert_index) AS last_index,
+        count(*) AS rows, count(*) - count(row) AS inserted, count(row) AS skipped
+    FROM staged LEFT JOIN skipped ON file_index = file AND file_row_number = row
+    GROUP BY ALL ORDER BY source_url, seen_date, source_name
+"""
+
+_SAMPLE = f"""
+    SELECT {", ".join(name for name in row_schema().names if name not in ("as_der", "chain"))}
+    FROM staged ANTI JOIN skipped ON file_index = file AND file_row_number = row
+    ORDER BY source_url, cert_index LIMIT {SAMPLE_ROWS}
+"""
+
+
+@checked
+def merge_staging(
+    staging: DeltaTable, main: DeltaTable, *, expected: MergePreview | None = None, confirmed: bool = False
+) -> MergeReport:
+    """Insert into main the rows of staging that it lacks, in one commit; then remove staging.
+
+    Readers of main see all of the merge or none of it. Where main has the key of a staged row, main's row stays; of
+    rows with one key in staging, one is inserted. Interrupted or failed at any point, main is as before or fully
+    merged, and the same call again ends with the same main.
+
+    Parameters
+    ----------
+    staging
+        The table to merge from.
+    main
+        The table to merge into.
+    expected
+        What was previewed: the merge happens only if both tables still have the versions that were shown.
+    confirmed
+        Whether to merge a staging table that looks like a main table.
+
+    Raises
+    ------
+    ParameterError
+        One table is, or lies inside, the other.
+    StalePreviewError
+        A table moved since the preview.
+    UnconfirmedMergeError
+        Staging looks like a main table (`MergePreview.doubts`). Nothing was changed.
+    SchemaMismatchError
+        As for `preview_merge`; nothing was changed.
+    TableError
+        A table cannot be read or written, or another run works on it. Staging is intact; main has nothing of it, unless
+        the commit could not be read back.
+    """
+    check_separate(folder_of(staging), folder_of(main))
+    with hold(main) as target, hold(staging) as source:
+        check_features(target, "append")
+        check_features(source, "remove")
+        if expected:
+            _check_expected(expected, source, target)
+        if not confirmed:
+            check_doubts(doubts_of(source, target), folder_of(source), folder_of(target))
+        report = _merge(source, target, expected)
+    main.update_incremental()
+    return report
+
+
+def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None) -> MergeReport:
+    """Merge two tables that are held."""
+    staged, dead = data_files(staging), orphans(staging)
+    check_dates(staged)
+    for orphan in dead:
+        logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
+    overlap = Overlap(staging, staged)
+    clear_scratch(main)
+    clear_scratch(staging)
+    present = overlap.may_be_in(main)
+    provenance = metadata_of(carried_over(staging))
+    linked: list[DataFile] | None = None
+    try:
+        while True:
+            if expected:
+                _check_expected(expected, staging, main)
+            before = main.version()
+            if overlap.skip_present(main, present) or linked is None:
+                clear_scratch(main)
+                linked = link_files(prepare_files(staging, staged, overlap, main, scratch_of(main)), main)
+            inserted = overlap.rows - overlap.skipped
+            if (rows := sum(file.rows for file in linked)) != inserted:
+                message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
+                raise TableError(folder_of(staging), message)
+            properties = CommitProperties(
+                {
+                    MERGED_FROM: folder_of(staging),
+                    MERGED_ID: str(staging.metadata().id),
+                    "ctkit.inserted": str(inserted),
+                    **provenance,
+                },
+                max_commit_retries=0,
+            )
+            if commit_files(linked, main, properties) if linked else _is_newest(main):
+                break
+            logger.info("main moved, looking again version=%d", main.version())
+            check_features(main, "append")
+            present = _added_since(main, before)
+    except BaseException:
+        # What cannot be removed now stays noted, for the next run.
+        with suppress(TableError):
+            clear_scratch(main)
+        raise
+    shutil.rmtree(scratch_of(main), ignore_errors=True)
+    if linked:
+        confirm_files(linked, main, before + 1)
+    return MergeReport(
+        main=folder_of(main),
+        version_before=before,
+        version=before + 1 if linked else before,
+        staging_rows=overlap.rows,
+        inserted=inserted,
+        skipped=overlap.rows - inserted,
+        conflicts=overlap.conflicts,
+        staging=folder_of(staging),
+        left=retire(staging, staged, dead) if staged else EMPTY,
+    )
+
+
+def _is_newest(main: DeltaTable) -> bool:
+    """Tell whether main is as it was looked at; the handle shows what it is now."""
+    before = main.version()
+    main.update_incremental()
+    return main.version() == before
+
+
+def _added_since(main: DeltaTable, version: int) -> list[str]:
+    """Return the paths of the files that others have added; what is new is all that must be looked at once more."""
+    actions = actions_since(main, version)
+    if any(action.get("remove", {}).get("dataChange") for action in actions):
+        # A key that main had before may be gone, and its row must not be left out then.
+        message = "lost rows while this merge was being prepared; nothing was committed: run again"
+        raise TableError(folder_of(main), message)
+    return [f"{folder_of(main)}/{name}" for name in files_left(actions)]
+
+
+def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
+    shown = ((staging, expected.staging, expected.staging_version), (main, expected.main, expected.main_version))
+    for table, folder, version in shown:
+        if folder and folder != folder_of(table):
+            raise StalePreviewError(folder_of(table), f"was not previewed, {folder} was; preview again")
+        if table.version() != (version or 0):
+            message = f"was previewed at version {version} and is at {table.version()} now; preview again"
+            raise StalePreviewError(folder_of(table), message)

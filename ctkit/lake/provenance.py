@@ -1,0 +1,291 @@
+"""What was verified of rows, remembered in the metadata of the commit that wrote them."""
+
+import base64
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple
+
+from deltalake import DeltaTable
+
+from ctkit.arguments import Verify
+from ctkit.lake.commits import commit_info, files_added, kept_commits
+from ctkit.lake.digests import digest_in
+from ctkit.lake.overlap import MEMORY
+from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.table import files_of, folder_of
+from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
+
+_HASH_SIZE = hashlib.sha256().digest_size
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What one commit says of the rows of one log that it wrote.
+
+    It speaks of those rows only, not of everything in ``[start, end)``. Where several records of a commit span an
+    index, all of them speak of its row: it is proven if each of them says so.
+
+    Attributes
+    ----------
+    source_url
+        The log.
+    start, end
+        The indices of the rows lie in ``[start, end)``.
+    rows
+        How many rows were written so. A merge takes over what staging's commits say; the rows that it leaves out,
+        because main has them or staging repeats them, still count.
+    tree_size, root_hash
+        The tree head that counted then; 0 and ``b""`` if none did.
+    verified
+        ``"entries"``: every row is proven to be under that root; ``"heads"``: only the tree head itself was verified;
+        ``"off"``: nothing was.
+    signed
+        Whether the tree head's signature held; False also where the log's key was not known.
+
+    Raises
+    ------
+    ValueError
+        The parts do not go together.
+    """
+
+    source_url: str
+    start: int
+    end: int
+    rows: int
+    tree_size: int
+    root_hash: bytes
+    verified: Verify
+    signed: bool
+
+    def __post_init__(self) -> None:
+        numbers = (self.end, self.rows, self.tree_size)
+        if not 0 <= self.start < self.end or self.rows < 1 or self.tree_size < 0 or max(numbers) > LARGEST_TREE:
+            raise ValueError(f"[{self.start}, {self.end}) with {self.rows} rows of {self.tree_size} cannot be")
+        if self.verified not in ("off", "heads", "entries"):
+            raise ValueError(f"verified is {self.verified!r}")
+        if len(self.root_hash) != (_HASH_SIZE if self.tree_size else 0):
+            raise ValueError(f"a root hash of {len(self.root_hash)} bytes with a tree of {self.tree_size} entries")
+        if self.tree_size < {"off": 0, "heads": 1, "entries": self.end}[self.verified]:
+            raise ValueError(f"a tree of {self.tree_size} entries proves nothing up to {self.end}")
+
+
+# Commit metadata: one JSON list under each key, with one element for each record; root_hash in base64.
+_KEYS = {field.name: f"ctkit.{field.name}" for field in fields(Provenance)}
+_JSON_TYPES = {
+    "source_url": str,
+    "start": int,
+    "end": int,
+    "rows": int,
+    "tree_size": int,
+    "root_hash": str,
+    "verified": str,
+    "signed": bool,
+}
+
+
+def metadata_of(records: Sequence[Provenance]) -> dict[str, str]:
+    """Return records as the metadata of a commit, for ``deltalake.CommitProperties``; nothing for none.
+
+    Examples
+    --------
+    >>> record = Provenance("https://ct.example.com/2026h2", 5, 9, 3, 100, bytes(32), "heads", signed=True)
+    >>> metadata = metadata_of([record, record])
+    >>> metadata["ctkit.source_url"], metadata["ctkit.start"], metadata["ctkit.signed"]
+    ('["https://ct.example.com/2026h2", "https://ct.example.com/2026h2"]', '[5, 5]', '[true, true]')
+    """
+    if not records:
+        return {}
+    columns = {name: [getattr(record, name) for record in records] for name in _KEYS}
+    columns["root_hash"] = [base64.b64encode(root_hash).decode() for root_hash in columns["root_hash"]]
+    return {_KEYS[name]: json.dumps(values) for name, values in columns.items()}
+
+
+class Statement(NamedTuple):
+    """What one commit says of the rows that it wrote.
+
+    Attributes
+    ----------
+    version
+        The commit's.
+    records
+        What it says; nothing, if it is somebody else's.
+    files
+        Absolute paths of those of the table's files that the commit added.
+    """
+
+    version: int
+    records: tuple[Provenance, ...]
+    files: frozenset[str]
+
+
+def read_statements(table: DeltaTable) -> list[Statement]:
+    """Return what each commit says that the table's log still has, by version, ascending.
+
+    A commit whose records cannot be read says nothing, and a warning names it: nobody can mend a commit, and the rows
+    that it wrote are only not proven.
+
+    Raises
+    ------
+    TableError
+        A commit cannot be read at all, or the table is another one by now.
+    """
+    folder, present = folder_of(table), set(files_of(table))
+    found = []
+    for version, actions in kept_commits(table):
+        records: Sequence[Provenance] = ()
+        info = commit_info(actions)
+        if _KEYS.values() & info.keys():
+            try:
+                records = _decode(info)
+            except (KeyError, ValueError, TypeError, RecursionError) as error:
+                logger.warning(
+                    "commit has ctkit.* metadata that cannot be read, its rows are not proven "
+                    "table=%s version=%d reason=%r",
+                    folder,
+                    version,
+                    error,
+                )
+        added = {f"{folder}/{name}" for name in files_added(actions)}
+        found.append(Statement(version, tuple(records), frozenset(added & present)))
+    return found
+
+
+def records_in(info: Mapping[str, str]) -> dict[str, str]:
+    """Return the part of a commit's metadata that is its records, to be repeated in another commit of its rows."""
+    return {key: info[key] for key in _KEYS.values() if key in info}
+
+
+def _decode(commit: dict[str, Any]) -> list[Provenance]:
+    columns = [json.loads(commit[key]) for key in _KEYS.values()]
+    records = [dict(zip(_KEYS, values, strict=True)) for values in zip(*columns, strict=True)]
+    for record in records:
+        for name, value in record.items():
+            if type(value) is not _JSON_TYPES[name]:
+                raise ValueError(f"{name} is {value!r}")
+        record["root_hash"] = base64.b64decode(record["root_hash"], validate=True)
+    return [Provenance(**record) for record in records]
+
+
+def proven_in(statements: Iterable[Statement]) -> dict[str, dict[str, RangeSet]]:
+    """Return where rows are proven: path -> URL -> indices, if the file is still what the commit wrote.
+
+    Only of files whose name tells that (`ctkit.lake.digests`): of a file that was written anew under the same
+    name, no commit speaks.
+    """
+    found: dict[str, dict[str, RangeSet]] = defaultdict(dict)
+    for statement in statements:
+        proven = _proven_stretches(statement.records)
+        for file in filter(digest_in, statement.files):
+            for url, stretches in proven.items():
+                found[file][url] = RangeSet.joined([stretches, found[file].get(url, RangeSet.of())])
+    return found
+
+
+def _proven_stretches(records: Iterable[Provenance]) -> dict[str, RangeSet]:
+    """Return where rows of one commit are proven: every record that spans them must say so."""
+    spans: dict[tuple[str, bool], list[tuple[int, int]]] = defaultdict(list)
+    for record in records:
+        spans[record.source_url, record.verified == "entries"].append((record.start, record.end))
+    return {
+        url: RangeSet.of(*ranges).minus(RangeSet.of(*spans.get((url, False), ())))
+        for (url, proven), ranges in spans.items()
+        if proven
+    }
+
+
+def carried_over(staging: DeltaTable) -> list[Provenance]:
+    """Return what a merge has to say of staging's rows: what the commits said that wrote them, in few records.
+
+    Neighbours of one log of which the same is said become one. Rows of which no commit says anything are ``"off"``, as
+    long as something is said of others.
+
+    Raises
+    ------
+    TableError
+        The commits, or the files of which nothing is said, cannot be read.
+    """
+    unsaid = set(files_of(staging))
+    records: list[Provenance] = []
+    for statement in read_statements(staging):
+        # Written anew, other files would be given the name that makes believe what is said of them.
+        wrote = set(filter(digest_in, statement.files))
+        if statement.records and not wrote.isdisjoint(unsaid):
+            records += statement.records
+            unsaid -= wrote
+    return joined(records + _off(staging, sorted(unsaid))) if records else []
+
+
+def carried_rows(statements: Sequence[Statement], rows: Iterable[tuple[str, str, Int64s]]) -> list[Provenance]:
+    """Return what a commit has to say of rows that it takes out of other files, each as exactly as it was said.
+
+    Parameters
+    ----------
+    rows
+        Path of the file that has them now, URL and indices. The file is as it was written.
+    """
+    said: dict[Provenance, list[RangeSet]] = defaultdict(list)
+    for file, url, index in rows:
+        of_file = [statement for statement in statements if file in statement.files]
+        # Not where a commit speaks of the row with another voice.
+        proven = proven_in(of_file).get(file, {}).get(url, RangeSet.of())
+        for record in (record for statement in of_file for record in statement.records):
+            if record.source_url == url and record.verified == "entries":
+                here = (record.start <= index) & (index < record.end) & proven.contains(index)
+                said[record].append(RangeSet.holding(index[here]))
+                index = index[~here]
+        said[_unverified(url)].append(RangeSet.holding(index))
+    if not any(record.verified == "entries" and any(map(len, sets)) for record, sets in said.items()):
+        return []
+    records = []
+    for record, sets in said.items():
+        # Of two rows of one key, of which one is not proven, none is.
+        doubtful = RangeSet.joined(said[_unverified(record.source_url)] if record.verified == "entries" else ())
+        ranges = RangeSet.joined(sets).minus(doubtful)
+        records += [replace(record, start=each.start, end=each.end, rows=len(each)) for each in ranges]
+    return joined(records)
+
+
+def _unverified(url: str, start: int = 0, end: int = 1, rows: int = 1) -> Provenance:
+    return Provenance(url, start, end, rows, 0, b"", "off", signed=False)
+
+
+def joined(records: Iterable[Provenance]) -> list[Provenance]:
+    """Return the records by log and start, neighbours of which the same is said as one.
+
+    No row is proven by the result that was not by the records; where proven rows lie among others, some may not be any
+    more.
+
+    Examples
+    --------
+    >>> one = Provenance("https://ct.example.com/2026h2", 5, 9, 3, 0, b"", "off", signed=False)
+    >>> [(record.start, record.end, record.rows) for record in joined([replace(one, start=8, end=20), one])]
+    [(5, 20, 6)]
+    """
+    found: list[Provenance] = []
+    for record in sorted(records, key=lambda each: (each.source_url, each.start, each.end)):
+        if found and _said(found[-1]) == _said(record):
+            last = found.pop()
+            record = replace(last, end=max(last.end, record.end), rows=last.rows + record.rows)
+        found.append(record)
+    return found
+
+
+def _said(record: Provenance) -> tuple[object, ...]:
+    return record.source_url, record.tree_size, record.root_hash, record.verified, record.signed
+
+
+def _off(table: DeltaTable, files: list[str]) -> list[Provenance]:
+    """Return that nothing was verified of the rows in some files: a record for each file and log."""
+    with querying(table, memory_limit=MEMORY) as connection:
+        define_rows(connection, "unsaid", files, numbered=True)
+        stretches = connection.execute(
+            "SELECT source_url, min(cert_index), max(cert_index) + 1, count(*) FROM unsaid "
+            "WHERE cert_index >= 0 GROUP BY source_url, file_index"
+        ).fetchall()
+    return [_unverified(*stretch) for stretch in stretches]

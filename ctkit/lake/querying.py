@@ -1,0 +1,130 @@
+"""Questions to tables: their rows as a view of DuckDB, and as an ibis table."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from ctkit.errors import TableError
+from ctkit.lake.table import add_actions, first_line, folder_of
+from ctkit.schema import PARTITION, row_schema
+
+
+@contextmanager
+def reading(*tables: DeltaTable | None) -> Iterator[ibis.BaseBackend]:
+    """Connect ibis to a DuckDB of our own, to ask the given tables; see `querying`."""
+    with querying(*tables) as connection:
+        yield ibis.duckdb.from_connection(connection)
+
+
+@contextmanager
+def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Connect to a DuckDB of our own, to read the given tables; it lives in memory and spills to a temporary folder.
+
+    Parameters
+    ----------
+    tables
+        Whom errors of reading are about; None stands for a table that does not exist.
+    settings
+        DuckDB's, such as ``memory_limit="512MB"``.
+
+    Raises
+    ------
+    TableError
+        A file of the tables cannot be read.
+    """
+    with tempfile.TemporaryDirectory(prefix="ctkit-") as spill:
+        # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
+        connection = duckdb.connect(config={"temp_directory": spill, **settings})
+        try:
+            # Not the machine's, in which DuckDB would show times.
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+        except RuntimeError as error:
+            # What DuckDB makes of Ctrl+C.
+            if "interrupted" in str(error).lower():
+                raise KeyboardInterrupt from error
+            raise
+        except duckdb.Error as error:
+            folders = [folder_of(table) for table in tables if table]
+            named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
+            message = f"a file of it cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
+            raise TableError(named, message) from error
+        finally:
+            connection.close()
+
+
+def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.Table:
+    """Return the rows of all given tables, together, as one lazy ibis table; None stands for a table without rows.
+
+    Columns of different type (`as_der`) are not reconciled: select what is asked before it is executed.
+    """
+    files: list[str] = []
+    dates: list[str | None] = []
+    for table in filter(None, tables):
+        actions = add_actions(table, flatten=True)
+        files += [f"{folder_of(table)}/{name}" for name in actions["path"].to_pylist()]
+        dates += actions[f"partition.{PARTITION}"].to_pylist()
+    name = ibis.util.gen_name("rows")
+    define_rows(connection.con, name, files, dates=dates)
+    return connection.table(name)
+
+
+def define_rows(
+    connection: duckdb.DuckDBPyConnection,
+    view: str,
+    files: Sequence[str],
+    *,
+    dates: Sequence[str | None] | None = None,
+    numbered: bool = False,
+) -> None:
+    """Define a view of the rows in Parquet files of our tables.
+
+    Parameters
+    ----------
+    view
+        Its name; one that is there is replaced.
+    files
+        Their paths; without any the view has no rows.
+    dates
+        The ``seen_date`` of each, which the table's log has: where a file lies says nothing (Delta protocol,
+        "Partition Value Serialization"). Without them the view lacks that column.
+    numbered
+        Add the columns ``file_index``, the position in `files`, and ``file_row_number``, which together name a row.
+    """
+    if not files:
+        rows = row_schema().empty_table()
+        if dates is None:
+            rows = rows.drop_columns([PARTITION])
+        for name in ("file_index", "file_row_number") if numbered else ():
+            rows = rows.append_column(name, pa.array([], pa.int64()))
+        connection.register(view, rows)
+        return
+    # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
+    patterns = [re.sub(r"[*?[]", r"[\g<0>]", file) for file in files]
+    connection.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})
+    date = ""
+    if dates is not None:
+        connection.execute(f"SET VARIABLE dates_of_{view} = $dates::VARCHAR[]", {"dates": list(dates)})
+        date = f", getvariable('dates_of_{view}')[(file_index + 1)::BIGINT] AS {PARTITION}"
+    # Some writers also keep the partition in the file. Hive partitions would also be folders above the table.
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {view} AS SELECT COLUMNS(name -> name <> '{PARTITION}')"
+        f"{date}{', file_index' if numbered else ''} "
+        f"FROM read_parquet(getvariable('files_of_{view}'), hive_partitioning = false, file_row_number = {numbered})"
+    )
+
+
+def source_names(*tables: DeltaTable | None) -> dict[str, str]:
+    """Return source URL -> ``source_name`` as the tables have it, for every log that has a name other than its URL."""
+    with reading(*tables) as connection:
+        rows = read_tables(connection, *tables)
+        rows = rows.filter(rows.source_name != rows.source_url)
+        names = rows.group_by("source_url").agg(name=rows.source_name.max()).to_pyarrow()
+    return dict(zip(names["source_url"].to_pylist(), names["name"].to_pylist(), strict=True))

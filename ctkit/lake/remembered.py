@@ -1,0 +1,122 @@
+"""What the files of tables hold, remembered on this machine.
+
+A Parquet file never changes, so that which indices it has need not be read a second time. For each table there is one
+file below ``coverage/`` in the folder that the environment's ``CTKIT_CACHE`` names, or else in ``ctkit/`` of the user's
+cache (``XDG_CACHE_HOME``, ``~/.cache``). An empty ``CTKIT_CACHE`` turns it off. All of it can be removed at any time:
+what is not there, or cannot be read or written, is read from the table again. Commit metadata does not serve: it says
+between which indices rows were written, not which of them, and nothing of the commits of others.
+"""
+
+import hashlib
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from ctkit.lake.table import folder_of
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
+
+# Named as Parquet names them, so that what is read has this type again.
+RUNS = pa.large_list(pa.field("element", pa.int64()))
+
+BLOCKS = pa.schema(
+    [
+        pa.field("file", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("source_url", pa.dictionary(pa.int32(), pa.string())),
+        pa.field("starts", RUNS),
+        pa.field("ends", RUNS),
+    ]
+)
+"""A row for each file and log in it: the state of the file (`ctkit.lake.coverage`), the URL, and the runs of indices
+``[start, end)`` that it has, by start; they may overlap. A file without rows has one without URL and runs."""
+
+_ENCODING = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in ("starts", "ends")}
+
+_TABLE_ID = b"ctkit.table_id"
+
+_NAME_LENGTH = 32
+
+_DAYS = 90
+"""After so long without a change, what is known of a table is removed: it may not be there any more."""
+
+
+def recall(table: DeltaTable) -> pa.Table:
+    """Return what is remembered of a table's files, of any of its versions; nothing if that is not to be had."""
+    with suppress(OSError, RuntimeError, ValueError, pa.ArrowException):
+        path = _path_of(table)
+        if path is None:
+            return BLOCKS.empty_table()
+        # Arrow's own memory, as a thread of Arrow's that lets go of Python's when Python has ended aborts the process.
+        with pa.OSFile(os.fspath(path)) as file:
+            stored = file.read_buffer()
+        digest, blocks = stored[: hashlib.sha256().digest_size], stored[hashlib.sha256().digest_size :]
+        if digest.to_pybytes() == hashlib.sha256(blocks).digest():
+            with pq.ParquetFile(pa.BufferReader(blocks), pre_buffer=False) as parquet:
+                found = parquet.read(use_threads=False)
+            if found.schema.equals(_schema_of(table), check_metadata=True):
+                return found.replace_schema_metadata()
+    return BLOCKS.empty_table()
+
+
+def remember(table: DeltaTable, blocks: pa.Table) -> None:
+    """Remember what a table's files hold, in place of what was known of them.
+
+    Runs beside us do the same: whoever is last is remembered, and nobody reads half a file.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        blocks.replace_schema_metadata(_schema_of(table).metadata),
+        sink,
+        compression="zstd",
+        use_dictionary=["file", "source_url"],
+        column_encoding=_ENCODING,
+        write_statistics=False,
+    )
+    stored = sink.getvalue()
+    try:
+        path = _path_of(table)
+        if path is None:
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove_old(path.parent)
+        # A name of its own: another run may be writing the same.
+        with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
+            try:
+                file.write(hashlib.sha256(stored).digest())
+                file.write(stored)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except (OSError, RuntimeError, ValueError) as error:
+        logger.debug("coverage not remembered table=%s reason=%s", folder_of(table), error)
+
+
+def _path_of(table: DeltaTable) -> Path | None:
+    folder = os.environ.get("CTKIT_CACHE")
+    if folder == "":
+        return None
+    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    name = hashlib.sha256(os.fsencode(folder_of(table))).hexdigest()[:_NAME_LENGTH]
+    return Path(folder or Path(user, "ctkit"), "coverage", name)
+
+
+def _schema_of(table: DeltaTable) -> pa.Schema:
+    """Return the schema of what is stored: the table's id tells whether it is still the table at that path."""
+    return BLOCKS.with_metadata({_TABLE_ID: str(table.metadata().id)})
+
+
+def _remove_old(folder: Path) -> None:
+    # Only what is named as ours: people have folders of that name, too.
+    for path in folder.glob("[0-9a-f]" * _NAME_LENGTH + "*"):
+        with suppress(OSError):
+            if path.stat().st_mtime < time.time() - _DAYS * 86_400:
+                path.unlink()

@@ -1,0 +1,174 @@
+"""The files that a merge adds to main: staged ones as they are, or written anew without the rows that main has."""
+
+from base64 import b64decode, b64encode
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from deltalake import DeltaTable
+
+from ctkit.errors import TableError
+from ctkit.lake.digests import MEND, is_damaged
+from ctkit.lake.files import DataFile, cast_column, plain_type, write_files
+from ctkit.lake.links import find_adoptable, has_nulls
+from ctkit.lake.overlap import Overlap
+from ctkit.lake.table import as_der_type, folder_of
+from ctkit.schema import PARTITION, REPEATING, AsDer, encoded_schema, row_schema
+
+ROWS_PER_BATCH = 4096
+
+WRITERS = 2
+"""So many partitions are rewritten at a time; each holds a row group in memory."""
+
+
+TINY_FILE = 1 << 20
+MANY_TINY_FILES = 8
+"""So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
+
+
+def prepare_files(
+    staging: DeltaTable, staged: Sequence[DataFile], overlap: Overlap, main: DeltaTable, scratch: Path
+) -> list[DataFile]:
+    """Return files that hold exactly the rows which main lacks: staging's own where possible, else rewritten ones.
+
+    Parameters
+    ----------
+    staged
+        The files of staging, in the order of the `overlap`.
+    scratch
+        Folder for the others.
+
+    Raises
+    ------
+    TableError
+        A file is damaged, or has rows that main cannot have; or nothing can be written.
+    """
+    theirs, ours = as_der_type(staging), as_der_type(main)
+    schema = _schema_of(main)
+    skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
+    wanted = {at: file for at, file in enumerate(staged) if skipped[at] < file.rows}
+    whole = _large_enough([file for at, file in wanted.items() if not skipped[at]])
+    adopted = [found for file in whole if theirs == ours and (found := find_adoptable(file, schema))]
+    names = {file.name for file in adopted}
+    others = {at: file for at, file in wanted.items() if file.name not in names}
+    return adopted + rewrite_files(others, overlap, theirs, main, scratch)
+
+
+def _schema_of(main: DeltaTable) -> pa.Schema:
+    """Return main's columns: nothing that is ours is null, whatever main allows; it may forbid nulls in lists."""
+    have = pa.schema(main.schema())
+    return pa.schema([have.field(name).with_nullable(False) for name in row_schema().names])
+
+
+def _large_enough(files: list[DataFile]) -> list[DataFile]:
+    """Leave out the tiny files of partitions that have many of them: main is better off with a few larger ones."""
+    tiny = Counter(file.partition for file in files if file.action.size < TINY_FILE)
+    return [file for file in files if file.action.size >= TINY_FILE or tiny[file.partition] < MANY_TINY_FILES]
+
+
+def rewrite_files(
+    files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, main: DeltaTable, scratch: Path
+) -> list[DataFile]:
+    """Write files anew without the rows that are skipped, with main's columns.
+
+    Parameters
+    ----------
+    files
+        By their position in the `overlap`.
+    as_der
+        What their table has.
+    scratch
+        Folder for what is written.
+
+    Raises
+    ------
+    TableError
+        A file is damaged, or has rows that main cannot have; or nothing can be written.
+    """
+    schema = _schema_of(main)
+    # Lists as they are read: the file's writer makes its dictionary of them more quickly than Arrow would.
+    encoded = [
+        schema.field(each.name) if pa.types.is_list(each.type) else each for each in encoded_schema(as_der_type(main))
+    ]
+    try:
+        return _rewrite(files, overlap, as_der, pa.schema(encoded), scratch)
+    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+        message = f"{len(files)} files cannot be rewritten there ({error}); mend that and run again"
+        raise TableError(folder_of(main), message) from error
+
+
+def _rewrite(
+    files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, schema: pa.Schema, scratch: Path
+) -> list[DataFile]:
+    """Write partitions side by side, each in the order of its files, a few row groups in memory at a time."""
+    in_order = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
+    stop = Event()
+    with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
+        try:
+            writing = [
+                pool.submit(write_files, scratch, schema, _missing_rows(list(partition), overlap, as_der, schema, stop))
+                for _, partition in groupby(in_order, key=lambda item: item[1].partition)
+            ]
+            return [file for written in writing for file in written.result()]
+        except BaseException:
+            stop.set()
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+
+
+def _missing_rows(
+    files: list[tuple[int, DataFile]], overlap: Overlap, as_der: AsDer, schema: pa.Schema, stop: Event
+) -> Iterator[pa.RecordBatch]:
+    """Read staged files of one partition without their skipped rows, with main's columns, until `stop` is set."""
+    stored = [name for name in schema.names if name != PARTITION]
+    for at, file in files:
+        if is_damaged(file.path):
+            # Written anew it would look sound.
+            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {MEND}")
+        row = 0
+        kept = ~overlap.skipped_in(at)
+        footer = pq.read_metadata(file.path)
+        # Not lists of them: Arrow cannot read those where a row group, or the end of its dictionary, is in between.
+        columns = [footer.schema.column(number).path for number in range(footer.num_columns)]
+        repeating = [path for path in columns if path in REPEATING]
+        # Unbuffered: a file of another writer may be a single row group of a gigabyte.
+        with pq.ParquetFile(
+            file.path,
+            metadata=footer,
+            read_dictionary=repeating,
+            pre_buffer=False,
+            buffer_size=1 << 20,
+            page_checksum_verification=True,
+        ) as parquet:
+            for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=stored):
+                if stop.is_set():
+                    raise CancelledError
+                batch = _follow_as_der(batch, as_der, schema.field("as_der"))
+                batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
+                batch = pa.record_batch([cast_column(batch[field.name], field.type) for field in schema], schema=schema)
+                wanted = batch.filter(pa.array(kept[row : row + len(batch)]))
+                row += len(batch)
+                # Parquet's writer would make empty lists of those that are null.
+                if nulls := [field.name for field in schema if has_nulls(wanted[field.name], field)]:
+                    raise ValueError(f"{', '.join(nulls)} of {file.name} have nulls")
+                yield wanted
+
+
+def _follow_as_der(rows: pa.RecordBatch, as_der: AsDer, field: pa.Field) -> pa.RecordBatch:
+    """Turn base64 text into raw DER or back, where staging has the one and main the other."""
+    ders = rows["as_der"]
+    stored = row_schema(as_der).field("as_der").type
+    if plain_type(ders.type) != stored:
+        # Bytes of which nobody says that they are text may be either.
+        raise ValueError(f"a file has as_der as {ders.type}, its table as {stored}")
+    if stored == field.type:
+        return rows
+    raw = stored == pa.binary()
+    values = [der and (b64encode(der).decode() if raw else b64decode(der, validate=True)) for der in ders.to_pylist()]
+    return rows.set_column(rows.schema.get_field_index("as_der"), field, pa.array(values, field.type))

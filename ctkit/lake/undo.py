@@ -1,0 +1,132 @@
+"""Main -> staging: take the last merge out of main, and put its rows back into staging."""
+
+from pathlib import Path
+
+from deltalake import CommitProperties, DeltaTable
+
+from ctkit.arguments import checked
+from ctkit.errors import TableError
+from ctkit.lake.commits import commit_info, files_added, kept_commits, read_commit
+from ctkit.lake.doubts import MERGED_FROM, STAGED_FOR, UNDONE
+from ctkit.lake.files import data_files
+from ctkit.lake.links import check_removable, commit_files, confirm_files, link_files
+from ctkit.lake.merge import MERGED_ID
+from ctkit.lake.provenance import records_in
+from ctkit.lake.table import (
+    as_der_type,
+    check_features,
+    check_separate,
+    files_of,
+    find_table,
+    folder_of,
+    hold,
+    open_table,
+    table_path,
+)
+
+PUT_BACK = "ctkit.put_back_from"
+"""Commit metadata of staging: the id of the main table, and the version of its merge that was undone."""
+
+
+@checked
+def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
+    """Take the last merge out of main, as long as nothing was committed since, and stage its rows again.
+
+    The rows are in staging before they leave main: wherever this is interrupted, none is lost, and the same call again
+    completes it. Rows that staging still has are there twice then; a merge takes one of each.
+
+    Parameters
+    ----------
+    main
+        The table.
+    staging
+        The folder of the staging table that takes the rows: a new one, or one that is there. None for the folder that
+        they came from.
+
+    Returns
+    -------
+    int
+        Main's version, whose rows are those before the merge.
+
+    Raises
+    ------
+    ParameterError
+        Staging is, or lies inside, main, or the other way round.
+    SchemaMismatchError
+        Main is append-only, for instance; nothing was changed.
+    TableError
+        Main's last commit is not a merge, or its rows cannot be staged, or somebody commits just now; main was not
+        changed.
+    """
+    with hold(main) as held:
+        check_features(held, "remove")
+        merged = held.version()
+        actions = read_commit(held, merged)
+        info = commit_info(actions)
+        if UNDONE in info:
+            message = f"version {merged} has already undone the merge of version {info[UNDONE]}; merge staging again"
+            raise TableError(folder_of(main), message)
+        if MERGED_FROM not in info:
+            message = f"version {merged} was not made by a merge; DeltaTable.restore() goes back over other commits too"
+            raise TableError(folder_of(main), message)
+        names = files_added(actions)
+        files = [file for file in data_files(held) if file.name in names]
+        check_removable(files, held)
+        mark = f"{held.metadata().id} {merged}"
+        with hold(_staging_of(held, info, staging, mark)) as back:
+            if not _is_put_back(back, mark):
+                said = {PUT_BACK: mark, STAGED_FOR: str(held.metadata().id), **records_in(info)}
+                linked = link_files(files, back, noted=False)
+                # Not before the rows are seen in staging may they leave main.
+                before = back.version()
+                while not commit_files(linked, back, CommitProperties(said, max_commit_retries=0)):
+                    before = back.version()
+                confirm_files(linked, back, before + 1)
+            properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)
+            if not commit_files([], held, properties, removed=files):
+                message = (
+                    f"was written while the merge was being undone. Its rows stay, and are in {folder_of(back)} too"
+                )
+                raise TableError(folder_of(main), f"{message}: a merge removes them there again")
+    main.update_incremental()
+    return merged + 1
+
+
+def _is_put_back(staging: DeltaTable, mark: str) -> bool:
+    """Tell whether an undo of the merge that died has put its rows back, and no merge has taken them since."""
+    present = set(files_of(staging))
+    folder = folder_of(staging)
+    for _, actions in kept_commits(staging):
+        if commit_info(actions).get(PUT_BACK) == mark:
+            return {f"{folder}/{name}" for name in files_added(actions)} <= present
+    return False
+
+
+def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | None, mark: str) -> DeltaTable:
+    """Open the table that the rows go back to.
+
+    Where main's log says that they came from may be a place of somebody else by now.
+    """
+    if staging is None and not isinstance(info[MERGED_FROM], str):
+        message = f"its rows came from {info[MERGED_FROM]!r}, which is no folder; name a staging folder for them"
+        raise TableError(folder_of(main), message)
+    place = table_path(info[MERGED_FROM] if staging is None else staging)
+    check_separate(place, folder_of(main))
+    there = find_table(place)
+    if staging is None:
+        moved = f"its rows came from {info[MERGED_FROM]!r}"
+        if there and not _is_place(there, info, mark):
+            raise TableError(folder_of(main), f"{moved}, where another table is now; name a staging folder for them")
+        if str(place) != info[MERGED_FROM] or not place.parent.is_dir():
+            raise TableError(folder_of(main), f"{moved}, which is no folder here; name a staging folder for them")
+    back = there or open_table(place, like=main)
+    check_features(back, "append")
+    if as_der_type(back) != as_der_type(main):
+        message = f"has as_der in another form than main ({as_der_type(main)}); name another staging folder"
+        raise TableError(str(place), message)
+    return back
+
+
+def _is_place(table: DeltaTable, info: dict[str, str], mark: str) -> bool:
+    """Tell whether a table is the one that was merged, or was made by an undo of the merge that died."""
+    return str(table.metadata().id) == info.get(MERGED_ID) or table.version() == 0 or _is_put_back(table, mark)

@@ -1,0 +1,1 @@
+"""Logs over HTTP: the only part of ctkit that touches the network."""

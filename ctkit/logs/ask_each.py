@@ -1,0 +1,45 @@
+"""Many logs asked at once."""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ctkit.errors import LogError
+from ctkit.logs.deadline import Deadline
+from ctkit.logs.http import stopping
+from ctkit.visible import get_logger
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+logger = get_logger(__name__)
+
+AT_ONCE = 16
+"""How many logs are asked at the same time; a list names about a hundred."""
+
+SECONDS_TO_ANSWER = 4.0
+"""What is known of a log after so long is what a plan has: others do not wait for it."""
+
+
+def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | None = None) -> list[R | LogError]:
+    """Ask all logs at once; return the answers in the order of `targets`, an error in place of one that failed.
+
+    An interrupt ends the waits of the log client, so that it does not take as long as the most patient of them; and so
+    does the time that each log has, if there is a limit to it.
+    """
+    stop = threading.Event()
+
+    def answer(target: T) -> R | LogError:
+        stopping.set(stop if seconds is None else Deadline(seconds, stop))
+        try:
+            return ask(target)
+        except LogError as error:
+            logger.warning("log cannot be asked %s", error)
+            return error
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        try:
+            return list(pool.map(answer, targets))
+        finally:
+            stop.set()

@@ -1,0 +1,298 @@
+"""Audit paths: what is proven of a tree whose size and root are known, and which path it takes to prove more."""
+
+import binascii
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctkit.errors import REPORT, LogProtocolError
+from ctkit.wire.merkle import HASH_SIZE, hash_children, hash_leaf, hash_pairs
+
+Node = tuple[int, int]
+"""``(height, index)``: what the tree has of the leaves ``[index << height, (index + 1) << height)``.
+
+At the right edge a node may cover fewer leaves; one without a right child has the hash of its left one.
+"""
+
+_REMEMBERED = 1 << 15
+
+
+class Stretch:
+    """Consecutive leaves as they came, to be compared with a tree.
+
+    Parameters
+    ----------
+    start
+        Index of the first leaf.
+    leaf_hashes
+        Hashes of the leaves, one at least.
+    tree_size
+        Size of the tree that they are said to be in; not smaller than `end`.
+
+    Attributes
+    ----------
+    start, end
+        The indices ``[start, end)``.
+    """
+
+    def __init__(self, start: int, leaf_hashes: Sequence[bytes], tree_size: int) -> None:
+        self.start, self.end = start, start + len(leaf_hashes)
+        # By height: index of the first node that lies within the stretch, and the hashes from it on.
+        self._levels = [(start, list(leaf_hashes))]
+        for _ in range(_height(tree_size)):
+            first, nodes = self._levels[-1]
+            nodes = nodes[first % 2 :]
+            above = hash_pairs(nodes)
+            if len(nodes) % 2 and self.end < tree_size:
+                del above[-1]  # its sibling is not of the stretch
+            self._levels.append(((first + 1) // 2, above))
+
+    def hash(self, node: Node) -> bytes:
+        """Return the hash of a node that lies within the stretch; of a leaf as ``(0, index)``."""
+        height, index = node
+        first, nodes = self._levels[height]
+        return nodes[index - first]
+
+
+class ProvenTree:
+    """A tree of known size and root, and as many of its nodes as verified audit paths have shown.
+
+    Only what hangs together with the root is remembered. The `_REMEMBERED` nodes that were used last are kept, which
+    takes about 8 MB; a node that is forgotten costs another path at the worst. May be used by many threads.
+
+    Parameters
+    ----------
+    tree_size, root_hash
+        From a tree head; the size is not 0.
+
+    Examples
+    --------
+    >>> from ctkit.wire.merkle import Tree, hash_leaf
+    >>> tree = Tree([hash_leaf(bytes([number])) for number in range(13)])
+    >>> proven = ProvenTree(tree.size, tree.root())
+    >>> stretch = Stretch(8, [tree.leaf_hash(index) for index in range(8, 12)], tree.size)
+    >>> proven.compare(stretch)
+    (array([False, False, False, False]), 8)
+    >>> proven.learn(8, tree.leaf_hash(8), tree.inclusion_proof(8, tree.size))
+    True
+    >>> proven.compare(stretch)
+    (array([ True,  True,  True,  True]), None)
+    """
+
+    def __init__(self, tree_size: int, root_hash: bytes) -> None:
+        self.tree_size = tree_size
+        self.root_hash = root_hash
+        self._proven: OrderedDict[Node, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def learn(self, index: int, leaf_hash: bytes, path: Sequence[bytes]) -> bool:
+        """Remember all nodes that an audit path shows (RFC 6962, section 2.1.1), if it leads to the root.
+
+        Parameters
+        ----------
+        index
+            Index of the leaf.
+        path
+            From the leaf up.
+
+        Returns
+        -------
+        bool
+            Whether it does.
+        """
+        if not 0 <= index < self.tree_size:
+            return False
+        node, rest = leaf_hash, list(path)[::-1]
+        shown = {(0, index): leaf_hash}
+        for height in range(_height(self.tree_size)):
+            sibling = index ^ 1
+            if sibling << height < self.tree_size:
+                if not rest:
+                    return False
+                shown[height, sibling] = other = rest.pop()
+                node = hash_children(other, node) if index % 2 else hash_children(node, other)
+            index //= 2
+            shown[height + 1, index] = node
+        if rest or node != self.root_hash:
+            return False
+        with self._lock:
+            self._proven.update(shown)
+            for known in shown:
+                self._proven.move_to_end(known)
+            while len(self._proven) > _REMEMBERED:
+                self._proven.popitem(last=False)
+        return True
+
+    def compare(self, stretch: Stretch, lost: Collection[int] = ()) -> tuple[NDArray[np.bool_], int | None]:
+        """Compare a stretch with what is proven of the tree.
+
+        Parameters
+        ----------
+        lost
+            Indices of leaves whose audit paths cannot be had.
+
+        Returns
+        -------
+        ndarray of bool
+            For each leaf of the stretch whether it is proven to be in the tree.
+        int or None
+            The leaf whose audit path is to be learned next. As long as nothing differs there is at most one, if either
+            end of the stretch is also one of the smallest subtree around it, and at most two otherwise. After that it
+            is a leaf of the largest subtree that is not the tree's. None if no path tells more.
+        """
+        proven = np.zeros(stretch.end - stretch.start, bool)
+        differing: list[tuple[int, int]] = []
+        following = None
+        for height, index, node_hash in self._deepest(stretch):
+            start, end = self._leaves(height, index)
+            within = max(start, stretch.start), min(end, stretch.end)
+            if within != (start, end):
+                following = self._edge(*within, lost) if following is None else following
+            elif stretch.hash((height, index)) == node_hash:
+                proven[start - stretch.start : end - stretch.start] = True
+            elif height:
+                differing.append((start, end))
+        if following is None:
+            largest_first = sorted(differing, key=lambda leaves: leaves[0] - leaves[1])
+            leaves = (leaf for leaves in largest_first for leaf in range(*leaves))
+            following = next((leaf for leaf in leaves if leaf not in lost), None)
+        return proven, following
+
+    def _edge(self, start: int, end: int, lost: Collection[int]) -> int | None:
+        """Return the leaf whose path ties ``[start, end)``, a part of a node, to that node, or does most for it."""
+        while start < end and start in lost:
+            start += 1
+        while start < end and end - 1 in lost:
+            end -= 1
+        if start == end:
+            return None
+        # The path of the first leaf lacks the siblings to the right of the last one below the node in which both ends
+        # meet, and the path of the last leaf those to the left of the first.
+        height = (start ^ (end - 1)).bit_length()
+        meeting_start, meeting_end = self._leaves(height, start >> height)
+        return end - 1 if start == meeting_start and end != meeting_end else start
+
+    def _leaves(self, height: int, index: int) -> tuple[int, int]:
+        return index << height, min((index + 1) << height, self.tree_size)
+
+    def _deepest(self, stretch: Stretch) -> list[tuple[int, int, bytes]]:
+        """Return proven nodes that cover the stretch, the lowest that are needed: each with its height and index."""
+        found: list[tuple[int, int, bytes]] = []
+        waiting = [(_height(self.tree_size), 0, self.root_hash)]
+        with self._lock:
+            while waiting:
+                height, index, node_hash = waiting.pop()
+                start, end = self._leaves(height, index)
+                if end <= stretch.start or stretch.end <= start:
+                    continue
+                inside = stretch.start <= start and end <= stretch.end
+                if not height or (inside and stretch.hash((height, index)) == node_hash):
+                    found.append((height, index, node_hash))
+                    continue
+                left, right = (height - 1, 2 * index), (height - 1, 2 * index + 1)
+                if right[1] << right[0] >= self.tree_size:
+                    waiting.append((*left, node_hash))
+                elif left in self._proven and right in self._proven:
+                    for child in (right, left):
+                        self._proven.move_to_end(child)
+                        waiting.append((*child, self._proven[child]))
+                else:
+                    found.append((height, index, node_hash))
+        return found
+
+
+def _height(tree_size: int) -> int:
+    """Return the height of the root of a tree that is not empty."""
+    return (tree_size - 1).bit_length()
+
+
+def read_audit_path(data: bytes, url: str) -> tuple[int, list[bytes]]:
+    """Read the answer of get-proof-by-hash (RFC 6962, section 4.5): the leaf's index and its audit path.
+
+    Raises
+    ------
+    LogProtocolError
+        It is something else.
+    """
+    # {"leaf_index": number, "audit_path": [base64 of a hash, ...]}
+    answer = _read(data, "get-proof-by-hash", url)
+    index = answer.get("leaf_index")
+    if type(index) is not int:
+        raise _malformed("get-proof-by-hash", url)
+    return index, _hashes(answer.get("audit_path"), "get-proof-by-hash", url)
+
+
+def read_entry_and_proof(data: bytes, url: str) -> tuple[bytes, list[bytes]]:
+    """Read the answer of get-entry-and-proof (RFC 6962, section 4.8): the leaf's hash and its audit path.
+
+    Raises
+    ------
+    LogProtocolError
+        It is something else.
+    """
+    # {"leaf_input": base64 of a MerkleTreeLeaf, "extra_data": base64, "audit_path": [base64 of a hash, ...]}
+    answer = _read(data, "get-entry-and-proof", url)
+    leaf = _bytes(answer.get("leaf_input"), "get-entry-and-proof", url)
+    return hash_leaf(leaf), _hashes(answer.get("audit_path"), "get-entry-and-proof", url)
+
+
+def read_consistency(data: bytes, url: str) -> list[bytes]:
+    """Read the answer of get-sth-consistency (RFC 6962, section 4.4): the nodes of the proof.
+
+    Raises
+    ------
+    LogProtocolError
+        It is something else.
+    """
+    # {"consistency": [base64 of a hash, ...]}
+    return _hashes(_read(data, "get-sth-consistency", url).get("consistency"), "get-sth-consistency", url)
+
+
+def read_roots(data: bytes, url: str) -> frozenset[bytes]:
+    """Read the answer of get-roots (RFC 6962, section 4.7): the DER of each certificate.
+
+    Raises
+    ------
+    LogProtocolError
+        It is something else.
+    """
+    # {"certificates": [base64 of a certificate, ...]}
+    certificates = _read(data, "get-roots", url).get("certificates")
+    if not isinstance(certificates, list):
+        raise _malformed("get-roots", url)
+    return frozenset(_bytes(text, "get-roots", url) for text in certificates)
+
+
+def _read(data: bytes, verb: str, url: str) -> dict[str, Any]:
+    try:
+        answer = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise _malformed(verb, url) from error
+    if not isinstance(answer, dict):
+        raise _malformed(verb, url)
+    return answer
+
+
+def _hashes(texts: object, verb: str, url: str) -> list[bytes]:
+    if not isinstance(texts, list):
+        raise _malformed(verb, url)
+    hashes = [_bytes(text, verb, url) for text in texts]
+    if any(len(node) != HASH_SIZE for node in hashes):
+        raise _malformed(verb, url)
+    return hashes
+
+
+def _bytes(text: object, verb: str, url: str) -> bytes:
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)  # type: ignore[arg-type]
+    except (ValueError, TypeError) as error:
+        raise _malformed(verb, url) from error
+
+
+def _malformed(verb: str, url: str) -> LogProtocolError:
+    return LogProtocolError(url, f"the answer of {verb} is not what RFC 6962 says; {REPORT}")

@@ -1,0 +1,366 @@
+"""The polite HTTP client: the only place where ctkit touches the network."""
+
+import contextvars
+import email.utils
+import random
+import re
+import ssl
+import threading
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC
+from http.cookiejar import CookieJar, DefaultCookiePolicy
+from typing import TypeVar
+
+import httpx
+import tenacity
+
+from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.logs.connection import OversizeError, ending, open_transports, unpacked
+from ctkit.logs.deadline import Deadline
+from ctkit.logs.pace import NoTurnError, Pace, Turn, gate_of
+from ctkit.urls import host_of
+from ctkit.visible import get_logger
+
+T = TypeVar("T")
+
+logger = get_logger(__name__)
+
+stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("stopping")
+"""Ends the waits and downloads of the thread that set it, as soon as the event is set."""
+
+may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("may_ask")
+"""Asked before each request for entries of the thread that set it, each try included; none is sent if it says no."""
+
+_NEVER = threading.Event()
+_USELESS = 4
+"""Answers that break the protocol, such as the page that a store shows for what it does not have, and no more tries."""
+_REDIRECTS = 5
+# Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
+_TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long to wait for a log before it counts as unavailable.
+
+    Attributes
+    ----------
+    tries
+        Requests for one answer, the first included. As many rounds of trouble with no answer to anybody, and all that
+        wait for the host are given up with it.
+    first_wait
+        Seconds before the second try at the most; doubled for each further one, with jitter.
+    longest_wait
+        Seconds between two tries at the most. A log that asks for more in ``Retry-After`` is given up until then.
+    timeout
+        Seconds to connect, and between two pieces of an answer.
+    total
+        Seconds for one answer: no further try is started after them, and no download lasts longer.
+    """
+
+    tries: int = 8
+    first_wait: float = 1.0
+    longest_wait: float = 120.0
+    timeout: float = 30.0
+    total: float = 600.0
+
+
+DEFAULT_PATIENCE = Patience()
+
+
+class HttpError(LogUnavailableError):
+    """A request brought no usable answer.
+
+    Attributes
+    ----------
+    status
+        HTTP status of the last answer; None where there was none.
+    too_large
+        The answer was refused, by the log or here, because it would be too large: ask for less.
+    """
+
+    def __init__(self, url: str, message: str, *, status: int | None = None, too_large: bool = False) -> None:
+        super().__init__(url, message)
+        self.status = status
+        self.too_large = too_large
+
+
+class NotAskedError(HttpError):
+    """A request was not sent, because `may_ask` said no: that says nothing about the log."""
+
+
+class PageError(LogProtocolError):
+    """A page for people came instead of an answer."""
+
+
+class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by itself
+    """Raised while an answer is read: it is no use, another try may help; `error` is what to raise if none does."""
+
+    def __init__(self, error: LogError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Client:
+    """GET requests below one URL, by any number of threads, at the pace that all clients of its host share.
+
+    Parameters
+    ----------
+    url
+        What paths are appended to; also the `url` of errors.
+    user_agent
+        Who asks: must hold a mail address or a URL where the log's operator can reach you.
+    patience
+        When to give up.
+
+    Raises
+    ------
+    ParameterError
+        `user_agent` holds no contact, `url` is not one, or the environment names a proxy or certificates that cannot
+        be used.
+    """
+
+    def __init__(self, url: str, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE) -> None:
+        _check_user_agent(user_agent)
+        self.url = url
+        self._whole_patience = patience
+        self._host = host_of(url)
+        self._gate = gate_of(httpx.URL(url).netloc.decode())
+        direct, through = open_transports(httpx.URL(url))
+        self._http = httpx.Client(
+            headers={"User-Agent": user_agent, "Accept-Encoding": "gzip"},
+            timeout=patience.timeout,
+            transport=direct,
+            mounts=through,
+            # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
+            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
+        )
+
+    @property
+    def _patience(self) -> Patience:
+        """How long this thread waits."""
+        stop, patience = stopping.get(_NEVER), self._whole_patience
+        if not isinstance(stop, Deadline):
+            return patience
+        return replace(patience, timeout=min(patience.timeout, stop.left), total=min(patience.total, stop.left))
+
+    @property
+    def pace(self) -> Pace:
+        """What is known of the host's pace; to be read only."""
+        return self._gate.pace
+
+    @property
+    def in_trouble(self) -> bool:
+        """Whether the last request that is over was refused, or failed."""
+        return self._gate.in_trouble(self.url)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._http.close()
+
+    def get(
+        self,
+        path: str,
+        read: Callable[[bytes], T],
+        *,
+        limit: int,
+        binary: bool = False,
+        entries: bool = False,
+        failures: int | None = None,
+    ) -> T:
+        """Ask for `path` until an answer can be read, as long as patience lasts.
+
+        Parameters
+        ----------
+        path
+            Appended to the client's URL.
+        read
+            Makes a value of the unpacked body; may raise `TryAgain`.
+        limit
+            Bytes of the body at the most, packed and unpacked.
+        binary
+            The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
+        entries
+            Whether this asks for entries, for which `may_ask` must be asked before each request, those that follow a
+            redirect included. What does not goes first: entries that have come may wait for it.
+        failures
+            Answers with status 5xx after which to give up; as many as patience has tries by default.
+
+        Raises
+        ------
+        NotAskedError
+            `may_ask` said no.
+        HttpError
+            No answer, or one with another status than 200.
+        PageError
+            Nothing but HTML pages.
+        """
+        stop = stopping.get(_NEVER)
+        patience, pace = self._patience, self.pace
+        is_late = tenacity.stop_before_delay(patience.total)
+
+        def is_enough(state: tenacity.RetryCallState) -> bool:
+            problem, tries = state.outcome and state.outcome.exception(), patience.tries
+            if isinstance(problem, TryAgain):
+                if isinstance(problem.error, LogProtocolError):
+                    tries = min(tries, _USELESS)
+                elif failures and isinstance(problem.error, HttpError) and (problem.error.status or 0) >= 500:
+                    tries = min(tries, failures)
+            return state.attempt_number >= tries or pace.troubles >= patience.tries or is_late(state)
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(TryAgain),
+            stop=is_enough,
+            wait=tenacity.wait_random_exponential(patience.first_wait, patience.longest_wait),
+            sleep=tenacity.sleep_using_event(stop),
+            before_sleep=self._log_retry,
+            reraise=True,
+        )
+
+        def ask() -> T:
+            return read(self._body(path, limit, binary, entries, stop))
+
+        try:
+            return retrying(ask)
+        except TryAgain as problem:
+            raise problem.error from problem.__cause__
+
+    def _body(self, path: str, limit: int, binary: bool, entries: bool, stop: threading.Event) -> bytes:
+        """Return the unpacked body of one answer with status 200, after redirects within the host."""
+        request = self._http.build_request("GET", self.url + path)
+        for _ in range(_REDIRECTS):
+            if entries and not may_ask.get(_always)():
+                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
+            body, following = self._ask(request, path, limit, binary, not entries, stop)
+            if following is None:
+                return body
+            target = following.url
+            if target.host != self._host or request.url.scheme != target.scheme != "https":
+                raise HttpError(self.url, f"{path}: redirected to {target}; if that is the log, name it as its URL")
+            request = following
+        raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
+
+    def _ask(
+        self, request: httpx.Request, path: str, limit: int, binary: bool, urgent: bool, stop: threading.Event
+    ) -> tuple[bytes, httpx.Request | None]:
+        """Return the unpacked body of one answer with status 200, or the request that it redirects to."""
+        patience = self._patience
+        tries, pause, longest = patience.tries, patience.first_wait, min(patience.longest_wait, patience.total)
+        try:
+            with self._gate.turn(self.url, stop, tries=tries, pause=pause, longest=longest, urgent=urgent) as turn:
+                # Nothing is read any more after a stop or the deadline, not even the header of a slow answer.
+                ending.set((stop, turn.sent + patience.total))
+                response, body = self._send(request, limit, binary, turn, stop)
+                refusal = self._refusal(path, response.status_code, body)
+                if response.status_code == 429 or (response.status_code >= 500 and not refusal.too_large):
+                    turn.trouble = refusal.message
+                    turn.wait = self._wait_asked_for(response)
+            if turn.trouble:
+                self._gate.check(longest)
+        except NoTurnError as reason:
+            raise HttpError(self.url, f"{path}: {reason}", status=reason.status) from None
+        except OversizeError:
+            message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
+            raise HttpError(self.url, message, too_large=True) from None
+        except (httpx.RequestError, httpx.InvalidURL, EOFError, OSError, zlib.error) as error:
+            what = f"{path}: {type(error).__name__} {error}".rstrip()
+            if isinstance(error.__cause__ and error.__cause__.__context__, ssl.SSLCertVerificationError):
+                advice = "check the URL, and the certificates that SSL_CERT_FILE or SSL_CERT_DIR names"
+                raise HttpError(self.url, f"{what}; {advice}") from error
+            raise TryAgain(HttpError(self.url, f"{what}; run again later")) from error
+        if response.next_request is not None:
+            return b"", response.next_request
+        if turn.trouble:
+            raise TryAgain(refusal)
+        if response.status_code != 200:
+            raise refusal
+        if body.lstrip()[:1] == b"<" and not binary:
+            raise TryAgain(PageError(self.url, f"{path}: an HTML page; look at it in a browser"))
+        return body, None
+
+    def _send(
+        self, request: httpx.Request, limit: int, binary: bool, turn: Turn, stop: threading.Event
+    ) -> tuple[httpx.Response, bytes]:
+        """Return one answer and its unpacked body, which nobody needs of a redirect; note in `turn` how it came."""
+        request.extensions["timeout"] = httpx.Timeout(self._patience.timeout).as_dict()
+        try:
+            response = self._http.send(request, stream=True)
+            try:
+                turn.latency = time.monotonic() - turn.sent
+                pieces = iter(()) if response.next_request else response.iter_raw()
+                body = unpacked(pieces, limit, any_bytes=binary and "Content-Encoding" not in response.headers)
+            finally:
+                response.close()
+        except (httpx.RequestError, httpx.InvalidURL, OSError) as error:
+            if not stop.is_set():
+                turn.trouble = f"{type(error).__name__} {error}; run again later"
+            raise
+        turn.status, turn.size = response.status_code, len(body)
+        return response, body
+
+    def _refusal(self, path: str, status: int, body: bytes) -> HttpError:
+        """Return the error that an answer with another status than 200 is."""
+        excerpt = re.sub(rb"[^!-~]+", b" ", body[:200]).decode()
+        return HttpError(
+            self.url,
+            f"{path}: HTTP status {status} ({excerpt}); run again later",
+            status=status,
+            too_large=status == 413 or (status in (400, 403, 500) and bool(_TOO_LARGE.search(body))),
+        )
+
+    def _wait_asked_for(self, response: httpx.Response) -> float | None:
+        """Return the seconds that ``Retry-After`` asks to wait, and a little more: not all shall come back at once."""
+        seconds = retry_after(response.headers.get("Retry-After", ""), time.time())
+        return None if seconds is None else seconds + random.uniform(0, self._patience.first_wait)
+
+    def _log_retry(self, state: tenacity.RetryCallState) -> None:
+        if state.outcome and state.next_action and not stopped() and (times := self._gate.news()):
+            tries, seconds, reason = state.attempt_number + 1, state.next_action.sleep, state.outcome.exception()
+            logger.info("trying again try=%d seconds=%.1f times=%d reason=%s", tries, seconds, times, reason)
+
+
+def _always() -> bool:
+    return True
+
+
+def stopped() -> bool:
+    """Tell whether this thread's `stopping` is set: what fails then says nothing about the log."""
+    return stopping.get(_NEVER).is_set()
+
+
+def retry_after(value: str, now: float) -> float | None:
+    """Return the seconds that a ``Retry-After`` header asks to wait, None where it cannot be read.
+
+    Parameters
+    ----------
+    value
+        Seconds, whole or with a fraction, or an HTTP date (RFC 9110, section 10.2.3), also with ``UTC`` for ``GMT``.
+    now
+        Seconds since the Unix epoch.
+
+    Examples
+    --------
+    >>> retry_after("1.5", 0), retry_after("Thu, 01 Jan 1970 00:01:00 UTC", 0), retry_after("soon", 0)
+    (1.5, 60.0, None)
+    """
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            date = email.utils.parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            return None
+        seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
+    return max(seconds, 0.0) if seconds < float("inf") else None
+
+
+def _check_user_agent(user_agent: str) -> None:
+    has_contact = re.search(r"[^\s@]@[^\s@]|https?://[^\s/]", user_agent)
+    if not (has_contact and user_agent.isascii() and user_agent.isprintable()):
+        raise ParameterError(
+            f"user_agent is {user_agent!r}: logs ask for a contact, give a mail address or a URL, "
+            'for example user_agent="backfill of Example Org, ct@example.org"'
+        )

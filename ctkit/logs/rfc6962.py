@@ -1,0 +1,265 @@
+"""Logs that speak RFC 6962: get-sth, get-entries, and proofs."""
+
+import base64
+import urllib.parse
+from collections.abc import Callable, Sequence
+from typing import Literal, Unpack
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.audit_paths import (
+    ProvenTree,
+    Stretch,
+    read_audit_path,
+    read_consistency,
+    read_entry_and_proof,
+    read_roots,
+)
+from ctkit.logs.client import LogClient, LogOptions
+from ctkit.logs.http import HttpError, TryAgain
+from ctkit.logs.single_flight import Shared
+from ctkit.ranges import Int64s, RangeSet
+from ctkit.wire.checkpoint import Checkpoint, read_sth
+from ctkit.wire.entries import EntryBlock, decode_get_entries
+from ctkit.wire.merkle import verify_consistency
+
+_PAGE_LIMIT = 64 << 20
+_STH_LIMIT = 1 << 20
+LARGEST_PAGE = 1024
+_SMALLEST_PAGE = 32
+"""Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
+
+_FAILURES = 2
+"""Answers with status 5xx to a request for several entries, and fewer are asked for."""
+
+_PATHS = 64
+"""Audit paths that are asked for to prove one stretch: two are enough where nothing differs."""
+
+_REFUSALS = 4
+"""So many leaves of a stretch without an audit path and none with one: the log gives none just now."""
+
+_NOT_HAD = (400, 403, 404, 405, 410, 501)
+"""Statuses by which logs say that they do not know a hash, or do not offer a request at all."""
+
+_Shown = tuple[int, bytes, list[bytes]]
+"""Index of a leaf, its hash, and its audit path."""
+
+
+class _NoPathError(LogUnavailableError):
+    """The log does not give the audit path of an entry."""
+
+
+class Rfc6962Log(LogClient):
+    """A log behind ``<url>/ct/v1/``; see `ctkit.logs.client.LogClient` for its parameters."""
+
+    protocol: Literal["rfc6962"] = "rfc6962"
+
+    def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
+        super().__init__(url, **options)
+        self.page_size = LARGEST_PAGE
+        self.page_size_known = False
+        self._known_size = 0
+        self._short_stops: set[int] = set()
+        self._tree: ProvenTree | None = None
+        self._accepted: Shared[None, frozenset[bytes]] = Shared(self.url, 1)
+
+    def _ask_for_head(self) -> Checkpoint:
+        # RFC 6962, section 4.3.
+        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
+
+    def learn_page_size(self) -> None:
+        """Ask for the first page, unless it is known how many entries one has."""
+        if not self.page_size_known:
+            if not self._tree_size:
+                self.get_checkpoint()
+            if self._tree_size and not self.get_entries(0, LARGEST_PAGE).cut:
+                # Or the whole tree is less than a page.
+                self.page_size_known = True
+
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
+        """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.logs.log.Log.get_entries`."""
+        asked, known_size = min(end - start, self.page_size), max(self._known_size, self._tree_size)
+        while True:
+            try:
+                block = self._ask(start, start + asked)
+            except HttpError as error:
+                if error.too_large and asked > 1:
+                    asked //= 2
+                    self._learn(page_size=asked)
+                    continue
+                if error.too_large:
+                    error.start, error.end = start, start + 1
+                elif error.status in (400, 404):
+                    raise self._not_yet(start, end, f"HTTP status {error.status}") from error
+                elif error.status == 429:
+                    error.start, error.end = start, end
+                raise
+            stop = start + len(block)
+            self._learn(known_size=stop)
+            if len(block) == LARGEST_PAGE:
+                self._learn(page_size=LARGEST_PAGE)
+            elif len(block) < asked and not block.cut:
+                self._learn_from_short_answer(start, stop, known_size)
+            return block
+
+    def _ask(self, start: int, end: int) -> EntryBlock:
+        def read(body: bytes) -> EntryBlock:
+            try:
+                block = decode_get_entries(body, start, self.url, end - start)
+            except LogProtocolError as error:
+                if error.start is None:
+                    raise TryAgain(error) from error
+                raise
+            if not len(block):
+                raise TryAgain(self._not_yet(start, end, "get-entries brought none"))
+            if not block.cut:
+                self._entry_bytes.add(len(body), len(block))
+            return block
+
+        # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
+        path = f"/ct/v1/get-entries?start={start}&end={end - 1}"
+        # One entry may spoil all answers that it is part of: it is found by asking for fewer, not by asking again.
+        failures = _FAILURES if end - start > 1 else None
+        return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True, failures=failures)
+
+    def _not_yet(self, start: int, end: int, reason: str) -> LogUnavailableError:
+        message = f"the log does not have entry {start} yet ({reason}); run again later"
+        return LogUnavailableError(self.url, message, start=start, end=end)
+
+    def _learn_from_short_answer(self, start: int, stop: int, known_size: int) -> None:
+        """Take the length of the short answer ``[start, stop)`` for the log's page size, if it can be nothing else.
+
+        Logs cut their answers at a number of entries, some of them counted from 0, not from the first one asked for:
+        so only an answer that starts at 0, or where a short one stopped, shows a whole page. And it must not be the tip
+        of the tree that cut it: `known_size` is what was known of it before the log was asked.
+        """
+        with self._lock:
+            follows = start == 0 or start in self._short_stops
+            self._short_stops.discard(start)
+            self._short_stops.add(stop)
+        if follows and stop < known_size:
+            self._learn(page_size=stop - start)
+
+    def _learn(self, *, known_size: int = 0, page_size: int | None = None) -> None:
+        """Note that the tree has at least `known_size` entries, and that no answer brings more than `page_size`."""
+        with self._lock:
+            self._known_size = max(self._known_size, known_size)
+            if page_size is not None:
+                self.page_size = min(self.page_size, max(page_size, _SMALLEST_PAGE))
+                self.page_size_known = True
+
+    def get_roots(self) -> frozenset[bytes]:
+        """Ask which roots the log accepts, once; see `ctkit.logs.log.Log.get_roots`."""
+
+        def read(body: bytes) -> frozenset[bytes]:
+            try:
+                return read_roots(body, self.url)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+
+        # RFC 6962, section 4.7.
+        return self._accepted.get(None, lambda: self._client.get("/ct/v1/get-roots", read, limit=_PAGE_LIMIT))
+
+    def provable(self, start: int, end: int) -> tuple[int, int]:
+        """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""
+        height = (start ^ (end - 1)).bit_length()
+        page_end = (start // self.page_size + 1) * self.page_size
+        return start, max(end, min(((start >> height) + 1) << height, page_end, self._tree_size))
+
+    def entry_urls(self, index: Int64s) -> pa.StringArray:
+        """Return the get-entries URL of each index."""
+        return get_entries_urls(self.url, index)
+
+    def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
+        tree, stretch = self._tree_of(head), Stretch(start, leaf_hashes, head.tree_size)
+        lost: dict[int, LogError] = {}
+        had = False
+        for _ in range(_PATHS):
+            _, index = tree.compare(stretch, lost)
+            if index is None or (len(lost) == _REFUSALS and not had):
+                break
+            try:
+                self._learn_path(tree, index, stretch.hash((0, index)))
+                had = True
+            except (LogProtocolError, _NoPathError) as error:
+                # That may be due to this entry, and others are proven all the same.
+                lost[index] = error
+        if lost and not had:
+            raise lost[min(lost)]
+        return tree.compare(stretch)[0]
+
+    def _tree_of(self, head: Checkpoint) -> ProvenTree:
+        """Return what is proven of a tree; only the last one is remembered."""
+        with self._lock:
+            tree = self._tree
+            if tree is None or (tree.tree_size, tree.root_hash) != (head.tree_size, head.root_hash):
+                tree = self._tree = ProvenTree(head.tree_size, head.root_hash)
+            return tree
+
+    def _learn_path(self, tree: ProvenTree, index: int, leaf_hash: bytes) -> None:
+        """Ask for the audit path of an entry, as it came with this hash.
+
+        Asked by hash, which costs less, the log has no answer where the entry is another, and answers with another
+        index where it holds the leaf twice: then it is asked by index.
+        """
+
+        def by_hash(body: bytes) -> _Shown:
+            found, path = read_audit_path(body, self.url)
+            return found, leaf_hash, path
+
+        def by_index(body: bytes) -> _Shown:
+            return index, *read_entry_and_proof(body, self.url)
+
+        # RFC 6962, sections 4.5 and 4.8.
+        text = urllib.parse.quote(base64.b64encode(leaf_hash), safe="")
+        queries = {f"get-proof-by-hash?hash={text}": by_hash, f"get-entry-and-proof?leaf_index={index}": by_index}
+        if not any(self._ask_for_path(query, read, index, tree) for query, read in queries.items()):
+            message = f"the log gives no audit path for entry {index} in the tree of {tree.tree_size} entries"
+            raise _NoPathError(self.url, f"{message}; run again later")
+
+    def _ask_for_path(self, query: str, read: Callable[[bytes], _Shown], index: int, tree: ProvenTree) -> bool:
+        def learn(body: bytes) -> bool:
+            try:
+                found, leaf_hash, path = read(body)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+            if found == index and not tree.learn(index, leaf_hash, path):
+                message = f"the audit path of entry {index} does not lead to the root hash of {tree.tree_size} entries"
+                raise LogProtocolError(self.url, f"{message}; {REPORT}")
+            return found == index
+
+        try:
+            return self._client.get(f"/ct/v1/{query}&tree_size={tree.tree_size}", learn, limit=_PAGE_LIMIT)
+        except HttpError as error:
+            if error.status in _NOT_HAD:
+                return False
+            raise
+
+    def _prove_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
+        def check(body: bytes) -> None:
+            try:
+                proof = read_consistency(body, self.url)
+            except LogProtocolError as error:
+                raise TryAgain(error) from error
+            if not verify_consistency(old.tree_size, old.root_hash, new.tree_size, new.root_hash, proof):
+                raise TryAgain(self._inconsistent(old, new))
+
+        # RFC 6962, section 4.4.
+        query = f"get-sth-consistency?first={old.tree_size}&second={new.tree_size}"
+        self._client.get(f"/ct/v1/{query}", check, limit=_STH_LIMIT)
+
+
+def get_entries_urls(url: str, index: Int64s) -> pa.StringArray:
+    """Return the get-entries URL of each index of the log at a canonical URL.
+
+    Examples
+    --------
+    >>> get_entries_urls("https://log.example", np.array([7]))[0].as_py()
+    'https://log.example/ct/v1/get-entries?start=7&end=7'
+    """
+    text = pc.cast(pa.array(index), pa.string())
+    return pc.binary_join_element_wise(f"{url}/ct/v1/get-entries?start=", text, "&end=", text, "")

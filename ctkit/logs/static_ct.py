@@ -1,0 +1,263 @@
+"""Logs that speak the Static CT API: a checkpoint, tiles and issuers behind a monitoring prefix."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from hashlib import sha256
+from typing import Literal, Unpack
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.client import OTHER_PROTOCOL, LogClient, LogOptions
+from ctkit.logs.hash_tiles import Check, HashTiles
+from ctkit.logs.http import HttpError, PageError, TryAgain
+from ctkit.logs.single_flight import Shared
+from ctkit.ranges import Int64s, RangeSet
+from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError, read_checkpoint, read_sth
+from ctkit.wire.entries import EntryBlock, decode_data_tile
+from ctkit.wire.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH
+
+_TILE_LIMIT = 64 << 20
+_BODY_LIMIT = 16 << 20
+_HEAD_LIMIT = 1 << 20
+_ISSUERS = 1 << 16
+"""Certificates of issuers that are kept in memory; no log has seen as many."""
+
+
+class StaticCtLog(LogClient):
+    """A log behind a monitoring prefix; see `ctkit.logs.client.LogClient` for its parameters.
+
+    A hybrid log, with data tiles and signed tree heads instead of checkpoints, is one as well.
+    """
+
+    protocol: Literal["static-ct"] = "static-ct"
+    page_size = TILE_WIDTH
+    page_size_known = True
+
+    def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
+        super().__init__(url, **options)
+        self._issuers: Shared[bytes, bytes | None] = Shared(self.url, _ISSUERS)
+        self._hash_tiles: HashTiles | None = None
+        self._is_hybrid = False
+        # Entries in the last data tile of the tree heads so far, by its number.
+        self._partial_tiles: dict[int, int] = {}
+
+    def _ask_for_head(self) -> Checkpoint:
+        head = self._ask_for_sth() if self._is_hybrid else self._ask_for_checkpoint()
+        number, width = divmod(head.tree_size, TILE_WIDTH)
+        # Not that of a backend that is behind.
+        self._partial_tiles[number] = max(width, self._partial_tiles.get(number, 0))
+        return head
+
+    def _ask_for_checkpoint(self) -> Checkpoint:
+        try:
+            # Static CT API, "Checkpoints".
+            return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_HEAD_LIMIT)
+        except (HttpError, PageError) as error:
+            if not _is_refused(error):
+                raise
+            try:
+                head = self._ask_for_sth()
+            except LogError:
+                raise error from None
+            self._is_hybrid = True
+            return head
+
+    def _ask_for_sth(self) -> Checkpoint:
+        # RFC 6962, section 4.3.
+        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_HEAD_LIMIT)
+
+    def has_tiles(self) -> bool:
+        """Tell whether the log has data tiles: whoever gives checkpoints has, another is asked for the first one."""
+        if not self._is_hybrid:
+            return True
+        suffix = f".p/{self._tree_size}" if self._tree_size < TILE_WIDTH else ""
+        try:
+            tile = self._client.get(f"/tile/data/{tile_path(0)}{suffix}", bytes, limit=_TILE_LIMIT)
+            decode_data_tile(tile, 0, 1, self.url)
+        except LogError:
+            return False
+        return True
+
+    def learn_page_size(self) -> None:
+        """Do nothing: a page is a tile, and tiles have one width."""
+
+    def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
+        """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.logs.log.Log.get_entries`."""
+        try:
+            tile, stop = self._get_tile(start)
+            self._entry_bytes.add(len(tile), (stop - 1) % TILE_WIDTH + 1)
+            block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
+            chained = block.take(wanted.contains(block.index)) if wanted else block
+            named = [fingerprints[at] for at in np.unique(chained.chain).tolist()]
+            issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in named}
+        except LogError as error:
+            if error.end is None:
+                # Fewer entries would take the same tile.
+                error.start, error.end = start, end
+            raise
+        return block.with_issuers(fingerprints, issuers)
+
+    def _get_tile(self, start: int) -> tuple[bytes, int]:
+        """Return the data tile that holds `start`, and the index at which its entries stop."""
+        path, reason = f"/tile/data/{tile_path(start // TILE_WIDTH)}", ""
+        first = start - start % TILE_WIDTH
+
+        def read(body: bytes) -> bytes:
+            if not body:
+                raise TryAgain(LogProtocolError(self.url, f"{path} is empty; {REPORT}"))
+            return body
+
+        # The second round knows a newer checkpoint, should the first one have found neither tile.
+        for ask in (start >= self._tree_size, True):
+            has_head = True
+            if ask:
+                try:
+                    self.get_checkpoint()
+                except UnreadableHeadError:
+                    # A full tile may be there all the same; whether it may be believed is for others to say.
+                    has_head = False
+            if has_head and start >= self._tree_size:
+                break
+            # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell;
+            # and another backend may not have the full one yet that a newer checkpoint promises.
+            partial = self._partial_tiles.get(start // TILE_WIDTH, 0)
+            widths = [TILE_WIDTH, partial] if self._tree_size >= first + TILE_WIDTH else [partial, TILE_WIDTH]
+            for width in [width for width in widths if start < first + width]:
+                suffix = "" if width == TILE_WIDTH else f".p/{width}"
+                try:
+                    return self._client.get(path + suffix, read, limit=_TILE_LIMIT, entries=True), first + width
+                except (HttpError, PageError) as error:
+                    if not self._is_absent(error):
+                        raise
+                    reason = reason or f", {error.message.removesuffix('; run again later')}"
+        message = f"the log has no data tile with entry {start} yet (tree size {self._tree_size}{reason})"
+        message += "; run again later"
+        if self._is_hybrid:
+            message = f"the log has neither a checkpoint nor a data tile with entry {start}; {OTHER_PROTOCOL}"
+        raise LogUnavailableError(self.url, message)
+
+    def _get_issuer(self, fingerprint: bytes) -> bytes | None:
+        """Return the certificate with this SHA-256, None if the log does not have it; threads ask for it once."""
+        path = f"/issuer/{fingerprint.hex()}"
+        return self._issuers.get(fingerprint, lambda: self._get_or_none(path, partial(self._check, fingerprint)))
+
+    def _check(self, fingerprint: bytes, certificate: bytes) -> bytes:
+        if sha256(certificate).digest() != fingerprint:
+            message = f"issuer/{fingerprint.hex()} is not the certificate with this SHA-256; {REPORT}"
+            # What is no certificate at all is what a store has to say instead of one.
+            kind = LogProtocolError if certificate.startswith(b"\x30") else PageError
+            raise TryAgain(kind(self.url, message))
+        return certificate
+
+    def _get_or_none(self, path: str, read: Callable[[bytes], bytes], *, binary: bool = False) -> bytes | None:
+        try:
+            return self._client.get(path, read, limit=_BODY_LIMIT, binary=binary)
+        except (HttpError, PageError) as error:
+            if self._is_absent(error):
+                return None
+            raise
+
+    def _is_absent(self, error: HttpError | PageError) -> bool:
+        """Tell whether an error means that the log does not have what it was asked for.
+
+        Not every store says so by 404: one that may not list what it has refuses what it does not have (403), another
+        shows a page. That is what it means as long as the log answers for what it does have.
+        """
+        if isinstance(error, HttpError) and error.status in (404, 410):
+            return True
+        if not _is_refused(error):
+            return False
+        try:
+            self.get_checkpoint()
+        except LogError:
+            return False
+        return True
+
+    def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
+        return self._tiles_of(head).compare(start, leaf_hashes)
+
+    def _prove_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
+        if self._tiles_of(new).root(old.tree_size) != old.root_hash:
+            raise self._inconsistent(old, new)
+
+    def _tiles_of(self, head: Checkpoint) -> HashTiles:
+        """Return the hash tiles of a tree; only those of the last one are remembered."""
+        with self._lock:
+            tiles = self._hash_tiles
+            if tiles is None or (tiles.tree_size, tiles.root_hash) != (head.tree_size, head.root_hash):
+                tiles = self._hash_tiles = HashTiles(self.url, head.tree_size, head.root_hash, self._get_hashes)
+            return tiles
+
+    def _get_hashes(self, level: int, index: int, width: int, check: Check) -> bytes:
+        """Return the first `width` hashes of a tile, from whichever tile the log has that holds them."""
+        tile = f"/tile/{level}/{tile_path(index)}"
+
+        def read(asked: int, body: bytes) -> bytes:
+            if len(body) != asked * HASH_SIZE:
+                message = f"{tile} is {len(body)} bytes long instead of {asked} hashes; {REPORT}"
+                kind = PageError if body.lstrip()[:1] == b"<" else LogProtocolError
+                raise TryAgain(kind(self.url, message))
+            hashes = body[: width * HASH_SIZE]
+            check(hashes)
+            return hashes
+
+        for asked in self._widths(level, index, width):
+            path = tile if asked == TILE_WIDTH else f"{tile}.p/{asked}"
+            if (hashes := self._get_or_none(path, partial(read, asked), binary=True)) is not None:
+                return hashes
+        raise LogUnavailableError(self.url, f"{tile} is not there with {width} hashes; run again later")
+
+    def _widths(self, level: int, index: int, width: int) -> Iterator[int]:
+        """Yield the widths in which a tile may be there: logs may remove partial tiles that have grown since."""
+        yield width
+        if width < TILE_WIDTH:
+            yield TILE_WIDTH
+            newest = (self.get_checkpoint().tree_size >> level * TILE_HEIGHT) - index * TILE_WIDTH
+            if width < newest < TILE_WIDTH:
+                yield newest
+
+    def provable(self, start: int, end: int) -> tuple[int, int]:
+        """Return the whole tile around ``[start, end)``: it comes in one piece, and its root is in the next tile up."""
+        tile = start // TILE_WIDTH
+        return tile * TILE_WIDTH, (tile + 1) * TILE_WIDTH
+
+    def entry_urls(self, index: Int64s) -> pa.StringArray:
+        """Return the URL of each index's full tile, whether the log already has it or not."""
+        return data_tile_urls(self.url, index)
+
+
+def _is_refused(error: HttpError | PageError) -> bool:
+    """Tell whether a request was refused for what it asks for, not for when it came."""
+    if isinstance(error, PageError):
+        return True
+    return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 413, 429)
+
+
+def data_tile_urls(url: str, index: Int64s) -> pa.StringArray:
+    """Return the URL of each index's full data tile, of the log at a canonical URL.
+
+    Examples
+    --------
+    >>> data_tile_urls("https://log.example", np.array([300]))[0].as_py()
+    'https://log.example/tile/data/001'
+    """
+    tiles, position = np.unique(index // TILE_WIDTH, return_inverse=True)
+    urls = pa.array([f"{url}/tile/data/{tile_path(tile)}" for tile in tiles.tolist()], pa.string())
+    return urls.take(pa.array(position))
+
+
+def tile_path(number: int) -> str:
+    """Return the number of a tile as it stands in its path (Static CT API, "Merkle Tree").
+
+    Examples
+    --------
+    >>> tile_path(0), tile_path(1234067)
+    ('000', 'x001/x234/067')
+    """
+    path = f"{number % 1000:03}"
+    while number := number // 1000:
+        path = f"x{number % 1000:03}/{path}"
+    return path
