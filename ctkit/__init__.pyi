@@ -1,11 +1,19 @@
 """What `ctkit.__getattr__` brings, for type checkers and editors."""
 
-from ctkit.desk.gap_report import Situation as Situation
-from ctkit.desk.gap_report import find_situation as find_situation
+from ctkit.desk.gap_report import GapReport as GapReport
+from ctkit.desk.gap_report import report_gaps as report_gaps
 from ctkit.desk.parameters import Parameters as Parameters
 from ctkit.desk.parameters import read_parameters as read_parameters
+from ctkit.desk.plots import plot_gaps as plot_gaps
+from ctkit.desk.staged import merge_staged as merge_staged
+from ctkit.desk.staged import preview_staged as preview_staged
+from ctkit.desk.staged import undo_staged as undo_staged
 from ctkit.desk.verbs import audit_main as audit_main
 from ctkit.desk.verbs import fill_gaps as fill_gaps
+from ctkit.desk.verbs import plan_gaps as plan_gaps
+from ctkit.desk.widgets import GapPreview as GapPreview
+from ctkit.desk.widgets import MergePreviewPanel as MergePreviewPanel
+from ctkit.desk.widgets import ProgressBar as ProgressBar
 from ctkit.errors import CheckpointError as CheckpointError
 from ctkit.errors import CtkitError as CtkitError
 from ctkit.errors import KeyConflictError as KeyConflictError

@@ -49,7 +49,7 @@ _SOURCES = {
     "DeltaTable": "an open table, from ctkit.open_table",
     "MergePreview": "a preview, from ctkit.preview_merge",
     "Parameters": "what ctkit.read_parameters returned",
-    "Situation": "what ctkit.find_situation returned",
+    "GapReport": "what ctkit.report_gaps returned",
     "str": "text",
 }
 """What an argument of a class is, and where people get it."""

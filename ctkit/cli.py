@@ -86,24 +86,24 @@ def _run(argv: Sequence[str] | None) -> int:
 def gaps(arguments: argparse.Namespace) -> int:
     """Print what is missing."""
     parameters = _read(arguments)
-    from ctkit.desk.gap_report import find_situation
+    from ctkit.desk.gap_report import report_gaps
 
-    with closing(find_situation(parameters)) as situation:
+    with closing(report_gaps(parameters)) as gap_report:
         if arguments.json:
-            if situation.remark:
-                logger.info("%s", situation.remark)
+            if gap_report.remark:
+                logger.info("%s", gap_report.remark)
             write("[")
             separator = "\n"
             # One batch at a time: there can be more gaps than Python objects have room.
-            for batch in situation.gaps.to_batches(max_chunksize=65_536):
+            for batch in gap_report.gaps.to_batches(max_chunksize=65_536):
                 write(separator + ",\n".join(map(json.dumps, batch.to_pylist())))
                 separator = ",\n"
             print_lines("\n]")
         else:
-            print_lines(text_of(situation.summary()) if situation.within else _NOBODY)
-            if situation.remark:
-                print_lines(visible(situation.remark))
-        situation.check()
+            print_lines(text_of(gap_report.summary()) if gap_report.within else _NOBODY)
+            if gap_report.remark:
+                print_lines(visible(gap_report.remark))
+        gap_report.check()
     return 0
 
 
@@ -114,17 +114,17 @@ def backfill(arguments: argparse.Namespace) -> int:
         return _dry_run(parameters, as_json=arguments.json)
     if arguments.json:
         raise ParameterError("--json is for --dry-run; give both")
-    from ctkit.desk.gap_report import find_situation
+    from ctkit.desk.gap_report import report_gaps
     from ctkit.desk.verbs import fill_gaps
 
     target = (
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
     logger.info("backfill mode starting %s", target)
-    with closing(find_situation(parameters, verb="append")) as situation, show_progress() as on_progress:
-        for line in situation.summary().itertuples():
+    with closing(report_gaps(parameters, verb="append")) as gap_report, show_progress() as on_progress:
+        for line in gap_report.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
-        report = fill_gaps(situation, on_progress=on_progress)
+        report = fill_gaps(gap_report, on_progress=on_progress)
         let_finish()
         logger.info("%s", report)
         for left in report.left.logs:
@@ -132,26 +132,26 @@ def backfill(arguments: argparse.Namespace) -> int:
         if report.stopped_by and not (report.holes and not any(report.written.values())):
             logger.warning("stopped by the budget, run again to go on stopped_by=%s", ",".join(report.stopped_by))
         report.check()
-        situation.check()
+        gap_report.check()
     return 0
 
 
 def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
-    from ctkit.desk.gap_report import find_situation
+    from ctkit.desk.gap_report import report_gaps
     from ctkit.desk.verbs import plan_gaps
 
-    with closing(find_situation(parameters, verb="append")) as situation:
-        plan = plan_gaps(situation)
+    with closing(report_gaps(parameters, verb="append")) as gap_report:
+        plan = plan_gaps(gap_report)
         if as_json:
             print_lines(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
         else:
-            nothing = "no gaps, nothing to ask for" if situation.within else _NOBODY
-            if situation.within and situation.unavailable:
+            nothing = "no gaps, nothing to ask for" if gap_report.within else _NOBODY
+            if gap_report.within and gap_report.unavailable:
                 nothing = "no gaps of the logs that could be asked"
             print_lines(text_of(plan.table()) if plan.logs else nothing, plan)
         if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:
             logger.warning("the plan is of all that is missing, budget not applied %s", " ".join(limits))
-        situation.check()
+        gap_report.check()
     return 0
 
 

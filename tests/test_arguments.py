@@ -111,9 +111,14 @@ WRONG = {
     ],
     "read_log_list": [{"source": 5}, {"user_agent": None}, {"key": "AAAA"}, {"key": 7}],
     "read_parameters": [{"file": 5}, {"verify": "entires"}, {"form_index": 5}],
-    "find_situation": [{"parameters": {"main_path": "main"}}, {"parameters": None}],
+    "report_gaps": [{"parameters": {"main_path": "main"}}, {"parameters": None}],
     "audit_main": [{"parameters": "main"}],
-    "fill_gaps": [{"situation": None}, {"gaps": "all"}, {"on_progress": 5}],
+    "fill_gaps": [{"gap_report": None}, {"gaps": "all"}, {"on_progress": 5}],
+    "plan_gaps": [{"gap_report": None}, {"gaps": "all"}],
+    "plot_gaps": [{"gaps": "all"}, {"gaps": None}, {"within": 5}],
+    "preview_staged": [{"parameters": "main"}, {"parameters": None}],
+    "merge_staged": [{"parameters": "main"}, {"expected": 3}],
+    "undo_staged": [{"parameters": "main"}],
 }
 
 
@@ -123,7 +128,7 @@ def right(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = ctkit.open_table(tmp_path / "table")
     log = ctkit.open_log(LOG, user_agent=AGENT, protocol="rfc6962")
-    situation = ctkit.Situation(Parameters(), (log,), None, None, {}, GAPS)
+    gap_report = ctkit.GapReport(Parameters(), (log,), None, None, {}, GAPS)
     named = {
         "backfill": {"logs": [log], "gaps": GAPS, "table": table},
         "plan_backfill": {"logs": [log], "gaps": GAPS},
@@ -138,9 +143,14 @@ def right(tmp_path, monkeypatch):
         "open_log": {"url": LOG, "user_agent": AGENT, "protocol": "rfc6962"},
         "read_log_list": {"source": "nowhere", "user_agent": AGENT},
         "read_parameters": {},
-        "find_situation": {"parameters": Parameters()},
+        "report_gaps": {"parameters": Parameters()},
         "audit_main": {"parameters": Parameters()},
-        "fill_gaps": {"situation": situation},
+        "fill_gaps": {"gap_report": gap_report},
+        "plan_gaps": {"gap_report": gap_report},
+        "plot_gaps": {"gaps": GAPS},
+        "preview_staged": {"parameters": Parameters()},
+        "merge_staged": {"parameters": Parameters()},
+        "undo_staged": {"parameters": Parameters()},
     }
     yield named
     log.close()

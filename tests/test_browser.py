@@ -20,7 +20,7 @@ from playwright.sync_api import expect, sync_playwright
 from rows import commits_of
 from runbooks import NOTEBOOKS, SIZE, make_world
 
-from ctkit.desk.gap_report import find_situation
+from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.parameters import read_parameters
 from ctkit.desk.verbs import fill_gaps
 from ctkit.lake.table import open_table
@@ -49,9 +49,10 @@ def world(tmp_path, serve, monkeypatch):
     """Make a small world in the current folder. One log's holes are staged, the other's are gaps still."""
     monkeypatch.chdir(tmp_path)
     world = make_world(tmp_path, serve)
-    situation = find_situation(read_parameters("demo.yaml"))
-    fill_gaps(situation, situation.gaps.filter(pc.equal(situation.gaps["source_url"], next(iter(world.logs))))).check()
-    situation.close()
+    gap_report = report_gaps(read_parameters("demo.yaml"))
+    of_first = pc.equal(gap_report.gaps["source_url"], next(iter(world.logs)))
+    fill_gaps(gap_report, gap_report.gaps.filter(of_first)).check()
+    gap_report.close()
     return world
 
 

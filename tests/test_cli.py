@@ -755,11 +755,10 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
 
 def test_backfill_when_hangups_are_ignored(parameter_file, folder):
     """Under nohup, a terminal that closes is nothing to the run."""
-    code = (
-        "import os, signal, sys; from ctkit.cli import main; from ctkit import situation; find = situation.find_gaps\n"
-    )
+    code = "import os, signal, sys; from ctkit.cli import main; from ctkit.desk import gap_report\n"
+    code += "find = gap_report.find_gaps\n"
     code += "def hang_up(*w, **k): os.kill(os.getpid(), signal.SIGHUP); return find(*w, **k)\n"
-    code += "situation.find_gaps = hang_up; sys.exit(main())"
+    code += "gap_report.find_gaps = hang_up; sys.exit(main())"
     done = subprocess.run(
         [sys.executable, "-c", code, "backfill", "-f", parameter_file],
         preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN),

@@ -74,9 +74,9 @@ def test_a_file_is_read_once_by_all_processes(tmp_path, cache):
     """What one process has read another one knows."""
     table = make_table(tmp_path / "main", make_rows([1, 2]), make_rows([5]))
     code = (
-        "import sys; from ctkit import coverage, gap, table\n"
+        "import sys; from ctkit.lake import coverage, gaps, table\n"
         "if sys.argv[2] == 'blind': coverage.key_batches = None\n"
-        f"found = gap.find_gaps(table.find_table(sys.argv[1]), within={{{LOG!r}: (0, 7)}})\n"
+        f"found = gaps.find_gaps(table.find_table(sys.argv[1]), within={{{LOG!r}: (0, 7)}})\n"
         "print(found['start'].to_pylist())"
     )
     for how in ("reading", "blind"):

@@ -10,7 +10,7 @@ import yaml
 
 from ctkit.demo import cycle
 from ctkit.demo.server import LogServer
-from ctkit.desk.gap_report import find_situation
+from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.parameters import read_parameters
 from ctkit.errors import ParameterError
 from ctkit.lake.table import open_table
@@ -49,7 +49,7 @@ def test_demo_when_the_folder_holds_something_else(tmp_path):
 
 def test_demo_that_is_kept_up(tmp_path):
     """With --serve the logs have grown and stay up for the commands and notebooks that it names, until Ctrl+C."""
-    code = "import sys; from ctkit import demo; sys.exit(demo.run(sys.argv[1], serve=True, entries=300))"
+    code = "import sys; from ctkit.demo.cycle import run; sys.exit(run(sys.argv[1], serve=True, entries=300))"
     process = subprocess.Popen(
         [sys.executable, "-c", code, tmp_path / "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -59,9 +59,9 @@ def test_demo_that_is_kept_up(tmp_path):
         while not said or "jupyter lab" not in said[-1]:
             said.append(process.stdout.readline())
             assert said[-1], process.communicate()[1]
-        situation = find_situation(read_parameters(tmp_path / "demo" / "parameters.yaml"))
-        size = situation.logs[0].get_checkpoint().tree_size
-        situation.close()
+        gap_report = report_gaps(read_parameters(tmp_path / "demo" / "parameters.yaml"))
+        size = gap_report.logs[0].get_checkpoint().tree_size
+        gap_report.close()
         with pytest.raises(ParameterError, match="a demo is running in"):
             cycle.run(tmp_path / "demo")
     finally:
@@ -70,7 +70,7 @@ def test_demo_that_is_kept_up(tmp_path):
 
     assert process.returncode == 0
     assert size == 300 + cycle.NEW_ENTRIES
-    assert situation.facts()["missing"] == 2 * cycle.NEW_ENTRIES
+    assert gap_report.facts()["missing"] == 2 * cycle.NEW_ENTRIES
     prepared = (tmp_path / "demo" / "notebooks" / "preview.ipynb").read_text()
     assert str(tmp_path / "demo" / "main") in prepared
 

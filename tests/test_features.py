@@ -13,7 +13,7 @@ from rows import before_commit, indices_of, make_rows, make_table
 
 import ctkit
 from ctkit.cli import main
-from ctkit.desk.gap_report import find_situation
+from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.staged import merge_staged
 from ctkit.errors import SchemaMismatchError, TableError
 from ctkit.lake.features import FEATURES, refused_features
@@ -338,26 +338,26 @@ def test_command_when_main_cannot_take_what_it_would_fetch(tmp_path, fake, param
     assert fake.requests == []
 
 
-def test_find_situation_when_staging_cannot_take_what_is_missing(tmp_path, fake, parameters):
+def test_report_gaps_when_staging_cannot_take_what_is_missing(tmp_path, fake, parameters):
     """The table that would be written to is the one that counts."""
     tables_of(tmp_path)
     demand(tmp_path / "staging", **CONSTRAINT)
     parameters = ctkit.Parameters(**parameters, staging_path=str(tmp_path / "staging"))
 
     with pytest.raises(SchemaMismatchError) as caught:
-        find_situation(parameters, verb="append")
+        report_gaps(parameters, verb="append")
 
     assert caught.value.uri == str(tmp_path / "staging")
     assert fake.requests == []
-    find_situation(parameters).close()
+    report_gaps(parameters).close()
 
 
-def test_find_situation_when_main_cannot_take_what_will_be_staged(tmp_path, parameters, caplog):
+def test_report_gaps_when_main_cannot_take_what_will_be_staged(tmp_path, parameters, caplog):
     """Rows can be staged all the same; that they cannot be merged then is said before they are fetched."""
     tables_of(tmp_path)
     demand(tmp_path / "main", **CONSTRAINT)
 
-    find_situation(ctkit.Parameters(**parameters, staging_path=str(tmp_path / "staging")), verb="append").close()
+    report_gaps(ctkit.Parameters(**parameters, staging_path=str(tmp_path / "staging")), verb="append").close()
 
     assert "checkConstraints" in caplog.text
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ctkit.errors import CtkitError, TableError
 from ctkit.lake import keys as keys_module
-from ctkit.lake.keys import INDEX_BITS, NO_KEY, SortedKeys, Spilled, read_keys, scattered
+from ctkit.lake.keys import INDEX_BITS, NO_KEY, DiskArrays, SortedKeys, read_keys, scattered
 
 some_keys = st.lists(st.integers(0, 30), max_size=40)
 
@@ -118,8 +118,8 @@ def test_parts_are_alike(distance):
 
 def test_spilled_arrays():
     """What is spilled comes back, also nothing."""
-    assert [found.tolist() for found in Spilled([array([3, 1]), array([4, 2])]).mapped()] == [[3, 1], [4, 2]]
-    assert [found.tolist() for found in Spilled([array([]), array([])]).mapped()] == [[], []]
+    assert [found.tolist() for found in DiskArrays([array([3, 1]), array([4, 2])]).mapped()] == [[3, 1], [4, 2]]
+    assert [found.tolist() for found in DiskArrays([array([]), array([])]).mapped()] == [[], []]
 
 
 def test_spilled_when_there_is_no_room(monkeypatch):
@@ -128,7 +128,7 @@ def test_spilled_when_there_is_no_room(monkeypatch):
     monkeypatch.setattr(keys_module, "TemporaryFile", lambda: full)
 
     with pytest.raises(CtkitError, match=rf"^{gettempdir()}: a merge has no room .*TMPDIR, and run again"):
-        Spilled([array(range(100_000))])
+        DiskArrays([array(range(100_000))])
 
 
 def test_sorted_keys_take_one_descriptor():

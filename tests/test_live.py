@@ -9,7 +9,7 @@ from fakes import FakeLog, check_table
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
 from ctkit.cli import main
-from ctkit.desk.gap_report import find_situation
+from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.live import SECONDS_ALIVE, is_alive
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.state_file import write_state
@@ -21,7 +21,7 @@ AGENT = "ctkit tests, ct@example.org"
 
 @pytest.fixture
 def find(tmp_path):
-    """Return what finds the situation of a main table and a state file in the test's folder."""
+    """Return what finds the gap report of a main table and a state file in the test's folder."""
 
     def find(**more):
         given = {
@@ -31,7 +31,7 @@ def find(tmp_path):
             "logs": [{"url": LOG, "protocol": "rfc6962"}, {"url": OTHER_LOG}],
             **more,
         }
-        return find_situation(Parameters(**given))
+        return report_gaps(Parameters(**given))
 
     return find
 
@@ -42,9 +42,9 @@ def age(path, seconds):
     os.utime(path, (then, then))
 
 
-def gaps_of(situation):
+def gaps_of(gap_report):
     """Return the gaps as triples."""
-    return [tuple(gap.values()) for gap in situation.gaps.to_pylist()]
+    return [tuple(gap.values()) for gap in gap_report.gaps.to_pylist()]
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,9 @@ def test_rows_of_staging_and_above_the_index_are_not_those_of_the_server(tmp_pat
     make_table(tmp_path / "staging", make_rows([7, 15]))
     write_state(tmp_path / "state.json", {LOG: 20})
 
-    situation = find()
+    gap_report = find()
 
-    assert (gaps_of(situation), situation.left_to_server) == ([(LOG, 6, 7), (LOG, 8, 9)], {LOG: (10, 20)})
+    assert (gaps_of(gap_report), gap_report.left_to_server) == ([(LOG, 6, 7), (LOG, 8, 9)], {LOG: (10, 20)})
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,10 @@ def test_a_log_without_a_row_in_main_is_left_to_the_server(tmp_path, find, stret
     make_table(tmp_path / "main", make_rows([5, 9]))
     write_state(tmp_path / "state.json", {LOG: 20, OTHER_LOG: 30})
 
-    situation = find(**stretch)
+    gap_report = find(**stretch)
 
-    assert all(start <= end for start, end in situation.within.values())
-    assert (gaps_of(situation), situation.left_to_server) == (gaps, left)
+    assert all(start <= end for start, end in gap_report.within.values())
+    assert (gaps_of(gap_report), gap_report.left_to_server) == (gaps, left)
 
 
 def test_catch_up_of_a_log_that_only_staging_has(tmp_path, find):
@@ -123,9 +123,9 @@ def test_catch_up_of_a_log_that_only_staging_has(tmp_path, find):
     make_table(tmp_path / "staging", make_rows([8], url=OTHER_LOG))
     write_state(tmp_path / "state.json", {LOG: 6, OTHER_LOG: 30})
 
-    situation = find()
+    gap_report = find()
 
-    assert (gaps_of(situation), situation.left_to_server) == ([], {OTHER_LOG: (8, 30)})
+    assert (gaps_of(gap_report), gap_report.left_to_server) == ([], {OTHER_LOG: (8, 30)})
 
 
 def test_no_server_writes_a_table_that_is_not_there(tmp_path, find):
@@ -145,13 +145,13 @@ def test_with_the_ceiling_of_the_log(tmp_path, find, serve, seconds):
     age(tmp_path / "state.json", seconds)
 
     logs = [{"url": url} for url in urls]
-    situation = find(logs=logs, ceiling="log", user_agent=AGENT)
-    situation.close()
+    gap_report = find(logs=logs, ceiling="log", user_agent=AGENT)
+    gap_report.close()
 
     alive = seconds == 0
     above = [] if alive else [(urls[0], 10, 40)]
-    assert gaps_of(situation) == sorted([(urls[0], 6, 9), *above, (urls[1], 28, 30)])
-    assert situation.left_to_server == ({urls[0]: (10, 40)} if alive else {})
+    assert gaps_of(gap_report) == sorted([(urls[0], 6, 9), *above, (urls[1], 28, 30)])
+    assert gap_report.left_to_server == ({urls[0]: (10, 40)} if alive else {})
 
 
 def test_with_the_ceiling_of_the_log_and_a_state_file_that_is_not_there(tmp_path, find, serve):
@@ -159,10 +159,10 @@ def test_with_the_ceiling_of_the_log_and_a_state_file_that_is_not_there(tmp_path
     url = serve(FakeLog(size=12, protocols=["rfc6962"]))
     make_table(tmp_path / "main", make_rows([9], url=url))
 
-    situation = find(logs=[{"url": url}], ceiling="log", user_agent=AGENT)
-    situation.close()
+    gap_report = find(logs=[{"url": url}], ceiling="log", user_agent=AGENT)
+    gap_report.close()
 
-    assert gaps_of(situation) == [(url, 10, 12)]
+    assert gaps_of(gap_report) == [(url, 10, 12)]
 
 
 def test_a_backfill_says_what_was_left(tmp_path, find, serve, caplog):
@@ -173,13 +173,13 @@ def test_a_backfill_says_what_was_left(tmp_path, find, serve, caplog):
     write_state(tmp_path / "state.json", {url: 20})
     caplog.set_level("INFO", "ctkit")
 
-    situation = find(logs=[{"url": url, "name": fake.name}], user_agent=AGENT)
-    report = fill_gaps(situation)
-    situation.close()
+    gap_report = find(logs=[{"url": url, "name": fake.name}], user_agent=AGENT)
+    report = fill_gaps(gap_report)
+    gap_report.close()
 
     assert (report.written, report.complete, report.left_to_server) == ({url: 3}, True, {url: (10, 20)})
     assert (report.facts()["left_to_server"], "left_to_server=10" in str(report)) == (10, True)
-    assert situation.remark in caplog.messages
+    assert gap_report.remark in caplog.messages
     check_table(open_table(tmp_path / "staging"), {url: fake}, {url: (6, 9)})
 
 

@@ -6,7 +6,7 @@ import pytest
 from matplotlib import pyplot
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
-from ctkit.desk.gap_report import find_situation
+from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.plots import MOST_LOGS, plot_gaps
 from ctkit.desk.state_file import write_state
@@ -125,12 +125,12 @@ def test_picture_as_png_leaves_pyplot_alone():
         ({"to_index": 8}, {LOG: (4, 8)}),
     ],
 )
-def test_plot_gaps_of_a_situation(tmp_path, asked, stretches):
+def test_plot_gaps_of_a_report(tmp_path, asked, stretches):
     """Each bar is the stretch in which gaps were looked for: in catch-up from the log's first row on."""
     make_table(tmp_path / "main", make_rows([5, 6, 10]))
     make_table(tmp_path / "staging", make_rows([4]))
     write_state(tmp_path / "state.json", {LOG: 20, OTHER_LOG: 30})
-    situation = find_situation(
+    gap_report = report_gaps(
         Parameters(
             main_path=str(tmp_path / "main"),
             staging_path=str(tmp_path / "staging"),
@@ -139,10 +139,10 @@ def test_plot_gaps_of_a_situation(tmp_path, asked, stretches):
             **{"internal_only": False, **asked},
         )
     )
-    shown, _ = texts(plot_gaps(situation))
-    situation.close()
+    shown, _ = texts(plot_gaps(gap_report))
+    gap_report.close()
 
-    assert situation.stretches() == stretches
+    assert gap_report.stretches() == stretches
     names = {LOG: "One", OTHER_LOG: "ct.example.org/2026h2"}
     assert [row[:2] for row in shown] == [(names[url], f"[{start}, {end})") for url, (start, end) in stretches.items()]
     covered = [4, 5, 6, 10]

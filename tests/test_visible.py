@@ -15,7 +15,7 @@ from rows import LOG, make_rows, make_table
 
 import ctkit
 from ctkit.cli import main
-from ctkit.desk.gap_report import Situation
+from ctkit.desk.gap_report import GapReport
 from ctkit.desk.plots import plot_gaps
 from ctkit.desk.state_file import write_state
 from ctkit.desk.widgets import GapPreview, MergePreviewPanel
@@ -142,11 +142,11 @@ def test_pictures_and_widgets(tmp_path):
     """A name is text in them: no formula, nothing that turns it around, and the picture can be drawn."""
     chosen = SimpleNamespace(names={LOG: r"$\frac$ $^$" + HOSTILE})
     gaps = pa.table({"source_url": [LOG], "start": [0], "end": [5]})
-    situation = Situation.__new__(Situation)
+    gap_report = GapReport.__new__(GapReport)
     for key, value in {"chosen": chosen, "gaps": gaps, "main": None, "staging": None, "unavailable": ()}.items():
-        object.__setattr__(situation, key, value)
+        object.__setattr__(gap_report, key, value)
 
-    picture = plot_gaps(situation, {LOG: (0, 9)})
+    picture = plot_gaps(gap_report, {LOG: (0, 9)})
     assert picture._repr_png_()[0].startswith(b"\x89PNG")
     assert picture.axes[0].texts[0].get_text().startswith(r"$\frac$ $^$\x1b]0;")
     assert all(not text.get_parse_math() and not text.get_usetex() for text in picture.axes[0].texts)

@@ -35,7 +35,7 @@ logger = get_logger(__name__)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Situation(Report):
+class GapReport(Report):
     """What is there, and what is missing.
 
     Attributes
@@ -67,7 +67,7 @@ class Situation(Report):
     unavailable: tuple[LogError, ...] = ()
     left_to_server: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
-    title = "situation"
+    title = "gap report"
 
     @property
     def logs(self) -> tuple[Log, ...]:
@@ -217,7 +217,7 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
 
 
 @checked
-def find_situation(parameters: Parameters, *, verb: Verb = "read") -> Situation:
+def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
     """Find out what the parameters come to; nothing is created or changed.
 
     Parameters
@@ -282,7 +282,7 @@ def find_situation(parameters: Parameters, *, verb: Verb = "read") -> Situation:
     except BaseException:
         logs.close()
         raise
-    return Situation(parameters, logs, main, staging, within, gaps, unavailable, left)
+    return GapReport(parameters, logs, main, staging, within, gaps, unavailable, left)
 
 
 def _ask_sizes(logs: Sequence[Log]) -> tuple[dict[str, int], tuple[LogError, ...]]:

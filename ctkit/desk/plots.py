@@ -2,16 +2,18 @@
 
 from dataclasses import dataclass
 from io import BytesIO
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import PlainValidator
 
-from ctkit.desk.gap_report import Situation
-from ctkit.lake.gaps import Within, ranges_by_log
+from ctkit.arguments import checked
+from ctkit.desk.gap_report import GapReport
+from ctkit.lake.gaps import Within, check_gaps, ranges_by_log
 from ctkit.ranges import RangeSet
 from ctkit.urls import canonical_url
 from ctkit.visible import visible
@@ -40,7 +42,15 @@ class Picture(Figure):
         return png.getvalue(), {"width": int(width), "height": int(height)}
 
 
-def plot_gaps(gaps: Situation | pa.Table, within: Within | None = None) -> Picture:
+def _check(gaps: object) -> object:
+    return gaps if isinstance(gaps, GapReport) else check_gaps(gaps)
+
+
+ReportOrGaps = Annotated[GapReport | pa.Table, PlainValidator(_check)]
+
+
+@checked
+def plot_gaps(gaps: ReportOrGaps, within: Within | None = None) -> Picture:
     """Draw a bar for each log, from the first to the last index where gaps were looked for; what is missing is red.
 
     However small, a gap is seen: a pixel with any missing index is tinted, the darker the more it misses.
@@ -48,10 +58,10 @@ def plot_gaps(gaps: Situation | pa.Table, within: Within | None = None) -> Pictu
     Parameters
     ----------
     gaps
-        A situation, or gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
+        A gap report, or gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
     within
         URL -> ``[start, end)`` of its bar, as given to `ctkit.find_gaps`. Where it is not given, a bar runs from the
-        log's first gap to its last one. A situation knows it.
+        log's first gap to its last one. A gap report knows it.
 
     Examples
     --------
@@ -61,7 +71,7 @@ def plot_gaps(gaps: Situation | pa.Table, within: Within | None = None) -> Pictu
     ['a.example', '[0, 100)', '1 gap', '10 missing (10.0 %)']
     """
     names: dict[str, str] = {}
-    if isinstance(gaps, Situation):
+    if isinstance(gaps, GapReport):
         within = gaps.stretches() if within is None else within
         names = gaps.chosen.names
         gaps = gaps.gaps

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pandas as pd
 
+from ctkit.arguments import checked
 from ctkit.desk.gap_report import find_tables
 from ctkit.desk.parameters import Parameters
 from ctkit.errors import ParameterError, StalePreviewError, TableError
@@ -17,6 +18,7 @@ from ctkit.visible import get_logger
 logger = get_logger(__name__)
 
 
+@checked
 def preview_staged(parameters: Parameters) -> MergePreview:
     """Tell what a merge of the staging table into main would do; nothing is created or changed.
 
@@ -39,6 +41,7 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     return replace(preview_merge(staging, main), main=main_path)
 
 
+@checked
 def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None, create: bool = True) -> MergeReport:
     """Merge the staging table into main; nothing is created if nothing is staged.
 
@@ -93,6 +96,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
 
 
+@checked
 def undo_staged(parameters: Parameters) -> None:
     """Take the last merge out of main again, and stage its rows: in `staging_path`, or where they came from.
 

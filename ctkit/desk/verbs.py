@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from ctkit.arguments import checked
 from ctkit.desk.chosen_logs import choose_of, listed_logs
-from ctkit.desk.gap_report import Situation, open_logs
+from ctkit.desk.gap_report import GapReport, open_logs
 from ctkit.desk.parameters import Parameters
 from ctkit.errors import TableError
 from ctkit.jobs.audit import audit
@@ -22,30 +22,30 @@ logger = get_logger(__name__)
 
 @checked
 def fill_gaps(
-    situation: Situation, gaps: Gaps | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    gap_report: GapReport, gaps: Gaps | None = None, *, on_progress: Callable[[Progress], None] | None = None
 ) -> BackfillReport:
     """Backfill into staging, or into main where no staging is named; nothing is created if nothing is missing.
 
     Parameters
     ----------
-    situation
-        From `find_situation`.
+    gap_report
+        From `report_gaps`.
     gaps
-        What to fill, as chosen from the situation's gaps; None for all of them.
+        What to fill, as chosen from the report's gaps; None for all of them.
     on_progress
         Called after each commit.
     """
-    parameters = situation.parameters
-    gaps = situation.gaps if gaps is None else gaps
+    parameters = gap_report.parameters
+    gaps = gap_report.gaps if gaps is None else gaps
     path = parameters.staging_path or parameters.need("main_path")
-    if situation.remark:
-        logger.info("%s", situation.remark)
+    if gap_report.remark:
+        logger.info("%s", gap_report.remark)
     if gaps.num_rows:
         report = backfill(
-            situation.logs,
+            gap_report.logs,
             gaps,
-            open_table(path, like=situation.main, as_der=parameters.as_der),
-            main=situation.main,
+            open_table(path, like=gap_report.main, as_der=parameters.as_der),
+            main=gap_report.main,
             seen=parameters.seen,
             verify=parameters.verify,
             max_requests=parameters.max_requests,
@@ -54,27 +54,27 @@ def fill_gaps(
             on_progress=on_progress,
         )
     else:
-        if not situation.unavailable:
+        if not gap_report.unavailable:
             logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
         report = BackfillReport.of_nothing(path, None if table is None else table.version(), parameters.verify)
-    return replace(report, unavailable=situation.unavailable, left_to_server=dict(situation.left_to_server))
+    return replace(report, unavailable=gap_report.unavailable, left_to_server=dict(gap_report.left_to_server))
 
 
 @checked
-def plan_gaps(situation: Situation, gaps: Gaps | None = None) -> Plan:
+def plan_gaps(gap_report: GapReport, gaps: Gaps | None = None) -> Plan:
     """Tell what `fill_gaps` will ask for; nothing is created or changed.
 
     A log of which it is not known how many entries a page has is asked for one page.
 
     Parameters
     ----------
-    situation
-        From `find_situation`.
+    gap_report
+        From `report_gaps`.
     gaps
-        What to fill, as chosen from the situation's gaps; None for all of them.
+        What to fill, as chosen from the report's gaps; None for all of them.
     """
-    return plan_backfill(situation.logs, situation.gaps if gaps is None else gaps)
+    return plan_backfill(gap_report.logs, gap_report.gaps if gaps is None else gaps)
 
 
 @checked

@@ -17,7 +17,7 @@ from deltalake import DeltaTable
 from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
-from ctkit.desk.gap_report import Situation
+from ctkit.desk.gap_report import GapReport
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.staged import merge_staged, preview_staged
 from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
@@ -86,7 +86,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
     Parameters
     ----------
     gaps
-        A situation, or its gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
+        A gap report, or its gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
 
     Attributes
     ----------
@@ -110,12 +110,12 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
 
     value = traitlets.Instance(pa.Table)
 
-    def __init__(self, gaps: Situation | pa.Table) -> None:
-        names = gaps.chosen.names if isinstance(gaps, Situation) else {}
-        table = gaps.gaps if isinstance(gaps, Situation) else gaps
+    def __init__(self, gaps: GapReport | pa.Table) -> None:
+        names = gaps.chosen.names if isinstance(gaps, GapReport) else {}
+        table = gaps.gaps if isinstance(gaps, GapReport) else gaps
         self._found = pa.table(table).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
         self._names: dict[str, str] = names
-        self._logs = gaps.logs if isinstance(gaps, Situation) and gaps.parameters.user_agent else None
+        self._logs = gaps.logs if isinstance(gaps, GapReport) and gaps.parameters.user_agent else None
         counts = _count_by_log(self._found)
         options = [
             (f"{visible(names.get(url, url))} (gaps: {gaps:,}, entries: {missing:,})", url)

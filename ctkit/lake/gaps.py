@@ -28,7 +28,14 @@ Within = Mapping[str, Annotated[tuple[WholeNumber | None, Index], BeforeValidato
 """For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
 
 
-def _check_gaps(gaps: object) -> pa.Table:
+def check_gaps(gaps: object) -> pa.Table:
+    """Return gaps as a table; anything with an Arrow stream and their columns will do.
+
+    Raises
+    ------
+    ValueError
+        It has none, or other columns, or a gap starts below 0.
+    """
     advice = "give the table that ctkit.find_gaps returned, or a part of it"
     try:
         table = pa.table(gaps)
@@ -40,7 +47,7 @@ def _check_gaps(gaps: object) -> pa.Table:
     return table
 
 
-Gaps = Annotated[pa.Table, PlainValidator(_check_gaps)]
+Gaps = Annotated[pa.Table, PlainValidator(check_gaps)]
 """Anything with an Arrow stream and the columns ``source_url, start, end``."""
 
 _NOTHING = RangeSet.of()

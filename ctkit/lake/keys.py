@@ -122,22 +122,22 @@ class SortedKeys:
     """
 
     def __init__(self, keys: list[Int64s], rows: list[Int64s]) -> None:
-        self._spilled = Spilled(_in_order(keys, rows))
+        self._arrays = DiskArrays(_in_order(keys, rows))
 
     @property
     def keys(self) -> Int64s:
         """The keys; in memory for as long as they are used."""
-        return self._spilled.mapped()[0]
+        return self._arrays.mapped()[0]
 
     def repeated(self) -> tuple[Int64s, Int64s]:
         """Return the rows whose key was given before, and for each the row that was the first."""
-        keys, rows = self._spilled.mapped()
+        keys, rows = self._arrays.mapped()
         again = np.flatnonzero(keys[1:] == keys[:-1]) + 1
         return rows[again], rows[np.searchsorted(keys, keys[again])]
 
     def common(self, others: Int64s) -> tuple[Int64s, Int64s]:
         """Return the rows of the keys that are among `others`, which ascend, and where in `others` each is."""
-        keys, numbers = self._spilled.mapped()
+        keys, numbers = self._arrays.mapped()
         first, last = np.searchsorted(keys, others[:1]), np.searchsorted(keys, others[-1:], side="right")
         near = slice(int(first.sum()), int(last.sum()))
         if near.stop - near.start < len(others):
@@ -167,7 +167,7 @@ def _in_order(keys: list[Int64s], rows: list[Int64s]) -> Iterator[Int64s]:
     yield numbers[order]
 
 
-class Spilled(Generic[Number]):
+class DiskArrays(Generic[Number]):
     """Arrays of one length and type in a temporary file that has no name, and is gone with its last user.
 
     Parameters

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ctkit.errors import TableError
 from ctkit.lake.files import DataFile, FileBounds
-from ctkit.lake.keys import INDEX_BITS, NO_KEY, Keys, SortedKeys, Spilled, read_keys, scattered
+from ctkit.lake.keys import INDEX_BITS, NO_KEY, DiskArrays, Keys, SortedKeys, read_keys, scattered
 from ctkit.lake.querying import define_rows, querying
 from ctkit.ranges import Int64s
 
@@ -69,7 +69,7 @@ class Overlap:
         count = -(-sum(file.rows for file in staged) // KEYS_AT_ONCE)
         self._parts = [self._sorted(part, count) for part in range(count)]
         self.rows = int(self._starts[-1])
-        self._skipped = Spilled([np.zeros(self.rows, np.bool_)]).mapped()[0]
+        self._skipped = DiskArrays([np.zeros(self.rows, np.bool_)]).mapped()[0]
         self.conflicts = 0
         for part in self._parts:
             again, first = part.repeated()

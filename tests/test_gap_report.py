@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog, check_table
 from rows import make_rows, make_table
 
-from ctkit.desk.gap_report import choose_logs, find_situation, open_logs
+from ctkit.desk.gap_report import choose_logs, open_logs, report_gaps
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.plots import plot_gaps
 from ctkit.desk.staged import merge_staged
@@ -147,15 +147,15 @@ def test_gaps_are_known_without_the_logs(known, serve, protocol):
     fake = FakeLog(size=30)
     url = serve(fake)
 
-    with closing(find_situation(known(url, logs=[{"url": url, "protocol": protocol, "name": "Known"}]))) as situation:
-        assert situation.gaps.to_pylist() == [{"source_url": url, "start": 1, "end": 4}]
-        assert "Known" in GapPreview(situation).logs.options[0][0]
-        plot_gaps(situation)
-        situation.check()
+    with closing(report_gaps(known(url, logs=[{"url": url, "protocol": protocol, "name": "Known"}]))) as gap_report:
+        assert gap_report.gaps.to_pylist() == [{"source_url": url, "start": 1, "end": 4}]
+        assert "Known" in GapPreview(gap_report).logs.options[0][0]
+        plot_gaps(gap_report)
+        gap_report.check()
         with pytest.raises(ParameterError, match="user_agent is missing"):
-            fill_gaps(situation)
+            fill_gaps(gap_report)
 
-    assert (fake.requests, find_table(situation.parameters.staging_path)) == ([], None)
+    assert (fake.requests, find_table(gap_report.parameters.staging_path)) == ([], None)
 
 
 def test_a_log_list_in_a_file_needs_no_user_agent(write_list, fakes):
@@ -174,8 +174,8 @@ def test_a_plan_does_not_wait_for_a_silent_log(known, silent, serve, tmp_path):
     parameters = known(url, user_agent=AGENT, logs=[{"url": url}, {"url": other}], from_index=0)
     write_state(tmp_path / "state.json", {url: 30, other: 300})
 
-    with closing(find_situation(parameters)) as situation:
-        plan = plan_gaps(situation)
+    with closing(report_gaps(parameters)) as gap_report:
+        plan = plan_gaps(gap_report)
 
     assert ([error.url for error in plan.unavailable], fake.outlasted) == ([url], False)
     assert url in plan.tables()["did not answer"]["why"][0]
@@ -199,9 +199,9 @@ def test_a_backfill_does_not_wait_for_a_silent_log(known, silent, serve, tmp_pat
         if progress.written >= 300:
             fake.told.set()
 
-    with closing(find_situation(parameters)) as situation, pytest.MonkeyPatch.context() as patch:
+    with closing(report_gaps(parameters)) as gap_report, pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctkit.lake.write.SECONDS_PER_COMMIT", 0.05)
-        report = fill_gaps(situation, on_progress=listen)
+        report = fill_gaps(gap_report, on_progress=listen)
 
     assert (report.complete, report.written) == (True, {url: 28, other: 300})
     assert 300 in written
@@ -216,15 +216,15 @@ def test_ceilings_do_not_wait_for_a_silent_log(known, silent, serve):
     other = serve(alive)
     for logs in ([{"url": url}, {"url": other}], [{"url": url}]):
         parameters = known(url, user_agent=AGENT, logs=logs, ceiling="log", from_index=0)
-        with closing(find_situation(parameters)) as situation:
-            report = fill_gaps(situation)
+        with closing(report_gaps(parameters)) as gap_report:
+            report = fill_gaps(gap_report)
 
-        assert [error.url for error in situation.unavailable] == [url]
+        assert [error.url for error in gap_report.unavailable] == [url]
         assert (report.complete, report.title, len(report.unavailable)) == (False, "backfill incomplete", 1)
         assert report.written == {log["url"]: 30 for log in logs[1:]}
         assert "not known" in report.tables()
         with pytest.raises(LogUnavailableError, match="its gaps are not known"):
-            situation.check()
+            gap_report.check()
 
 
 def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
@@ -235,8 +235,8 @@ def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
     fake.busy, fake.retry_after = [429], "1"
 
     parameters = known(url, user_agent=AGENT, logs=logs, ceiling="log")
-    with closing(find_situation(parameters)) as situation:
-        assert (situation.unavailable, situation.within) == ((), {url: (None, 30)})
+    with closing(report_gaps(parameters)) as gap_report:
+        assert (gap_report.unavailable, gap_report.within) == ((), {url: (None, 30)})
 
 
 @pytest.mark.parametrize("protocol", ["auto", "rfc6962"])
@@ -251,7 +251,7 @@ def test_logs_are_closed_after_an_error(known, serve, monkeypatch, protocol):
     logs = [{"url": serve(FakeLog("Other", 30, protocols=["rfc6962"])), "protocol": protocol}]
 
     with pytest.raises(ParameterError, match="catch-up has nowhere to start"):
-        find_situation(parameters.model_copy(update={"logs": read_parameters(logs=logs).logs}))
+        report_gaps(parameters.model_copy(update={"logs": read_parameters(logs=logs).logs}))
 
     assert [log._client._http.is_closed for log in opened] == [True]
 
@@ -316,13 +316,13 @@ def test_a_new_table_holds_certificates_as_text(known, serve, tmp_path):
     fake = FakeLog(size=30, protocols=["rfc6962"])
     url = serve(fake)
     more = {"logs": [{"url": url, "name": fake.name}], "user_agent": AGENT, "as_der": "text", "from_index": 0}
-    with closing(find_situation(known(url, **more, main_path=tmp_path / "new"))) as situation:
-        fill_gaps(situation).check()
+    with closing(report_gaps(known(url, **more, main_path=tmp_path / "new"))) as gap_report:
+        fill_gaps(gap_report).check()
 
-    merge_staged(situation.parameters)
+    merge_staged(gap_report.parameters)
 
     assert as_der_type(open_table(tmp_path / "new")) == "string"
     check_table(open_table(tmp_path / "new"), {url: fake}, {url: (0, 5)})
     with pytest.raises(SchemaMismatchError) as caught:
-        find_situation(known(url, **more))
+        report_gaps(known(url, **more))
     assert caught.value.uri == str(tmp_path / "main")
