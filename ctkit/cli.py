@@ -167,8 +167,10 @@ def merge(arguments: argparse.Namespace) -> int:
         undo_staged(parameters)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
-    # A path typed by hand may be mistyped; one in a file was there for the backfill.
-    report = merge_staged(parameters, create=arguments.create or arguments.main_path is None)
+    if parameters.create_main is None and arguments.main_path is not None:
+        # A path typed by hand may be mistyped; one in a file was there for the backfill.
+        parameters = parameters.model_copy(update={"create_main": False})
+    report = merge_staged(parameters)
     let_finish()
     if report.staging_rows:
         logger.info("%s", report)
@@ -320,7 +322,8 @@ def _parser() -> _Parser:
     merging.add_argument(
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
     )
-    merging.add_argument("--create", action="store_true", help="create the main table that --main-path names")
+    about_create = "create the main table that --main-path names"
+    merging.add_argument("--create", dest="create_main", action="store_const", const=True, help=about_create)
     confirmed = Parameters.model_fields["confirmed"].description
     merging.add_argument("--yes", dest="confirmed", action="store_const", const=True, help=confirmed)
     add_flags(merging, main_path)

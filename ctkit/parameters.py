@@ -145,6 +145,9 @@ class Parameters(BaseModel):
     )
     require_proof: bool = Field(False, description="audit: rows that are not proven make it fail")
     confirmed: bool = Field(False, description="merge a staging table even if it looks like a main table")
+    create_main: bool | None = Field(
+        None, description="merge: create the main table if there is none; not given: unless its path was typed by hand"
+    )
     user_agent: Text | None = Field(None, description="how to introduce yourself to logs, with a contact")
     server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
 

@@ -39,7 +39,7 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     return replace(preview_merge(staging, main), main=main_path)
 
 
-def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None, create: bool = True) -> MergeReport:
+def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None) -> MergeReport:
     """Merge the staging table into main; nothing is created if nothing is staged.
 
     What an earlier merge left of a staging table that it had merged is removed.
@@ -47,11 +47,10 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     Parameters
     ----------
     parameters
-        `staging_path`, `main_path` and `confirmed` count.
+        `staging_path`, `main_path`, `confirmed` and `create_main` count. Where `create_main` is not given, a main table
+        that is not there is created.
     expected
         From `preview_staged`: merge only if both tables are as they were then.
-    create
-        Whether to create a main table where there is none.
 
     Raises
     ------
@@ -75,9 +74,9 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
         raise StalePreviewError(staging_path, message)
     if staging is not None and files_of(staging):
         if main is None:
-            if not create:
-                message = f"there is no main table at {main_path}; correct the path, or create one (--create)"
-                raise ParameterError(message)
+            if parameters.create_main is False:
+                message = f"there is no main table at {main_path}; correct main_path"
+                raise ParameterError(f"{message}, or have one created (--create, or create_main: true)")
             check_features(staging, "remove")
             if not parameters.confirmed:
                 check_doubts(doubts_of(staging, None), staging_path, main_path)

@@ -168,12 +168,12 @@ def test_merge_when_the_main_path_is_mistyped(tmp_path):
 
 
 def test_merge_staged_when_main_is_not_to_be_created(tmp_path):
-    """In Python it is an argument."""
+    """In Python and in a file it is a parameter."""
     make_table(tmp_path / "staging", make_rows([1]))
-    parameters = read_parameters(main_path=f"{tmp_path}/main", staging_path=f"{tmp_path}/staging")
+    parameters = read_parameters(main_path=f"{tmp_path}/main", staging_path=f"{tmp_path}/staging", create_main=False)
 
     with pytest.raises(ParameterError):
-        merge_staged(parameters, create=False)
+        merge_staged(parameters)
     assert not (tmp_path / "main").exists()
 
 

@@ -77,6 +77,7 @@ def test_read_parameters_every_key(write):
         recheck: all
         require_proof: true
         confirmed: true
+        create_main: true
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -105,6 +106,7 @@ def test_read_parameters_every_key(write):
         "recheck": "all",
         "require_proof": True,
         "confirmed": True,
+        "create_main": True,
         "user_agent": "ct@example.org",
         "server_config": None,
     }

@@ -335,6 +335,24 @@ def injected(record):
     return {key: value for key, value in namespace.items() if not key.startswith("__")}
 
 
+@pytest.mark.parametrize(
+    ("own", "shared", "created"),
+    [
+        ({"main_path": "x"}, {}, False),
+        ({"main_path": "x"}, {"main_path": "y", "create_main": None}, False),
+        ({"main_path": "x", "create_main": True}, {}, True),
+        ({}, {"main_path": "x"}, None),
+        ({"count": 1}, {"main_path": "x"}, None),
+    ],
+)
+def test_main_path_typed_by_hand(make, own, shared, created):
+    """A merge creates the main table that a file names, and one that was typed by hand if that is said."""
+    cell = "main_path = create_main = None\ncount = 1"
+
+    assert run_notebook(make(cell), own, shared=shared, output="out.ipynb") == 0
+    assert injected("out.ipynb").get("create_main") is created
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_parameters_cell_in_any_form(make, form):
     """However the cell assigns its parameters, each value that is given arrives."""

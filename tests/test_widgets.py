@@ -211,7 +211,11 @@ def test_panel_when_main_is_missing(tmp_path):
     parameters = Parameters(main_path=str(tmp_path / "new" / "main"), staging_path=str(tmp_path / "staging"))
     panel = MergePreviewPanel(preview_staged(parameters))
     assert not (tmp_path / "new").exists()
+    assert (panel.create_main.layout.display, panel.button.disabled) == (None, True)
+    panel.button.click()
+    assert not (tmp_path / "new").exists()
 
+    panel.create_main.value = True
     panel.button.click()
     assert panel.value.inserted == 3
     assert indices_of(open_table(tmp_path / "new" / "main")) == [0, 1, 2]
