@@ -187,6 +187,10 @@ def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping
 
 def _declared_in(notebook: Path) -> list[str]:
     """Return the names that the parameters cell assigns; papermill's own inspection reads one line at a time."""
+    if notebook.suffix not in (".ipynb", ".json"):
+        # papermill would read it, and complain.
+        hint = "; a parameter file is given with -f" if notebook.suffix in (".yaml", ".yml") else ""
+        raise ParameterError(f"{notebook} is no notebook, whose name ends in .ipynb; name one{hint}")
     try:
         book = load_notebook_node(str(notebook.absolute()))
         nb_kernel_name(book)

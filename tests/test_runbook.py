@@ -131,6 +131,18 @@ def test_run_notebook_when_a_parameter_is_a_secret(make, tmp_path, key, value):
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
 
+@pytest.mark.parametrize("name", ["run.yaml", "run.yml", ".", "..", "run", "run.txt"])
+def test_run_notebook_when_its_name_is_that_of_no_notebook(tmp_path, monkeypatch, recwarn, name):
+    """A parameter file or a folder in its place is one error; papermill says nothing of its own."""
+    monkeypatch.chdir(tmp_path)
+    if name.startswith("run"):
+        (tmp_path / name).write_text("main_path: main")
+
+    with pytest.raises(ParameterError):
+        run_notebook(name, {})
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("content", [None, "", "{}", "no notebook"])
 def test_run_notebook_when_it_is_no_notebook(tmp_path, content):
     """A missing or unreadable notebook is an error that names it."""
