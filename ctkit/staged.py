@@ -92,8 +92,10 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
 
 
-def undo_staged(parameters: Parameters) -> None:
+def undo_staged(parameters: Parameters) -> int:
     """Take the last merge out of main again, and stage its rows: in `staging_path`, or where they came from.
+
+    Returns main's version.
 
     Raises
     ------
@@ -106,5 +108,4 @@ def undo_staged(parameters: Parameters) -> None:
     main = find_table(main_path)
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
-    version = undo_merge(main, parameters.staging_path)
-    logger.info("merge undone, its rows are staged again main_path=%s version=%d", main_path, version)
+    return undo_merge(main, parameters.staging_path)
