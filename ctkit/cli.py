@@ -164,7 +164,9 @@ def merge(arguments: argparse.Namespace) -> int:
     from ctkit.staged import merge_staged, undo_staged
 
     if arguments.undo:
-        undo_staged(parameters)
+        version = undo_staged(parameters)
+        let_finish()
+        logger.info("merge undone, its rows are staged again main_path=%s version=%d", parameters.main_path, version)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     if parameters.create_main is None and arguments.main_path is not None:
@@ -213,12 +215,15 @@ def repair(arguments: argparse.Namespace) -> int:
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
     report = repairing.repair(main, dry_run=arguments.dry_run)
+    let_finish()
+    # Before anything is printed, which may fail: it is done.
+    logger.info("%s", report)
     for heading, table in report.tables().items():
         if len(table):
             more = left_out(table, SHOWN)
             print_lines(heading, text_of(table.head(SHOWN)), *([more] if more else []), "")
-    let_finish()
-    logger.info("%s", report)
+    if not report.repeated:
+        print_lines("no repeated rows")
     report.check()
     return 0
 
