@@ -21,7 +21,7 @@ from ctkit.provenance import Provenance, Statement, Verified, read_statements
 from ctkit.ranges import END, RangeSet
 from ctkit.recheck import Recheck, recheck_rows
 from ctkit.state import ask_each
-from ctkit.table import folder_of
+from ctkit.table import check_features, folder_of
 
 LOGS_AT_ONCE = 4
 """So many logs are rechecked at a time; each holds some ten thousand entries in memory."""
@@ -73,6 +73,7 @@ def audit(
     if to_index is not None and from_index >= to_index:
         raise ParameterError(f"from_index {from_index} is not below to_index {to_index}; correct one of them")
     folder = folder_of(main)
+    check_features(main, "read")
     statements = read_statements(main)
     records: dict[str, list[Provenance]] = defaultdict(list)
     for record in (record for statement in statements for record in statement.records):

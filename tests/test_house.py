@@ -47,6 +47,7 @@ FLOORS = {
     "log_list": 2,
     "auto": 2,
     "certificate": 2,
+    "locks": 2,
     "table": 2,
     "querying": 2,
     "commits": 2,
