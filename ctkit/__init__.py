@@ -51,7 +51,7 @@ _MODULE_OF = {
     "fill_gaps": "desk.verbs",
     "find_gaps": "lake.gaps",
     "find_table": "lake.table",
-    "merge_staged": "desk.staged",
+    "merge_staged": "desk.verbs",
     "merge_staging": "lake.merge",
     "open_log": "logs.log",
     "open_table": "lake.table",
@@ -59,13 +59,13 @@ _MODULE_OF = {
     "plan_gaps": "desk.verbs",
     "plot_gaps": "desk.plots",
     "preview_merge": "lake.merge",
-    "preview_staged": "desk.staged",
+    "preview_staged": "desk.verbs",
     "read_log_list": "logs.log_list",
     "read_parameters": "desk.parameters",
     "repair": "lake.repair",
     "report_gaps": "desk.gap_report",
     "undo_merge": "lake.undo",
-    "undo_staged": "desk.staged",
+    "undo_staged": "desk.verbs",
 }
 
 __all__ = list(_MODULE_OF)

@@ -5,12 +5,12 @@ from ctkit.desk.gap_report import report_gaps as report_gaps
 from ctkit.desk.parameters import Parameters as Parameters
 from ctkit.desk.parameters import read_parameters as read_parameters
 from ctkit.desk.plots import plot_gaps as plot_gaps
-from ctkit.desk.staged import merge_staged as merge_staged
-from ctkit.desk.staged import preview_staged as preview_staged
-from ctkit.desk.staged import undo_staged as undo_staged
 from ctkit.desk.verbs import audit_main as audit_main
 from ctkit.desk.verbs import fill_gaps as fill_gaps
+from ctkit.desk.verbs import merge_staged as merge_staged
 from ctkit.desk.verbs import plan_gaps as plan_gaps
+from ctkit.desk.verbs import preview_staged as preview_staged
+from ctkit.desk.verbs import undo_staged as undo_staged
 from ctkit.desk.widgets import GapPreview as GapPreview
 from ctkit.desk.widgets import MergePreviewPanel as MergePreviewPanel
 from ctkit.desk.widgets import ProgressBar as ProgressBar

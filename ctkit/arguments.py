@@ -137,9 +137,42 @@ def describe(problem: ErrorDetails, origin: str, place: Sequence[int | str], kno
     given, message = problem["input"], problem["msg"][0].lower() + problem["msg"][1:]
     if kind == "sequence_str" or context.get("class") == "Sequence":
         message = "it should be a list"
+    elif kind.startswith("model_"):
+        message = f"it should be a mapping {{{', '.join(known)}}}"
+    message = _WORDS.get(kind, message)
     said = f"{named}: {message.replace('input should', 'it should')}, but is {shown(given)}"
     words = re.findall("'([^']*)'", context["expected"]) if kind == "literal_error" and isinstance(given, str) else []
     return "; ".join(filter(None, [said, did_you_mean(str(given), words) if words else ""]))
+
+
+_WORDS = {
+    "bool_type": "it should be true or false",
+    "callable_type": "it should be a function",
+    "dict_type": "it should be a mapping",
+    "float_type": "it should be a number",
+    "int_from_float": "it should be a whole number",
+    "int_type": "it should be a whole number",
+    "list_type": "it should be a list",
+    "mapping_type": "it should be a mapping",
+    "string_too_short": "it should not be empty",
+    "string_type": "it should be text",
+    "string_unicode": "it should be text",
+    "tuple_type": "it should be a list",
+}
+"""What pydantic says in words of Python, by the kind of problem."""
+
+
+def check_header(text: str) -> str:
+    """Return a text that an HTTP header can carry as it is, and every log reads the same.
+
+    Raises
+    ------
+    ValueError
+        It holds a control character, a line break for instance, or one that is not ASCII; the message shows the first.
+    """
+    if odd := next((each for each in text if not (each.isascii() and each.isprintable())), None):
+        raise ValueError(f"it holds {odd!a}, which an HTTP header cannot carry; use ASCII without line breaks")
+    return text
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

@@ -160,15 +160,19 @@ def merge(arguments: argparse.Namespace) -> int:
     parameters = _read(arguments)
     if parameters.staging_path is None and not arguments.undo:
         raise ParameterError("merge requires --staging-path <PATH>")
-    from ctkit.desk.staged import merge_staged, undo_staged
+    from ctkit.desk.verbs import merge_staged, undo_staged
     from ctkit.lake.drop import EMPTY
 
     if arguments.undo:
-        undo_staged(parameters)
+        version = undo_staged(parameters)
+        let_finish()
+        logger.info("merge undone, its rows are staged again main_path=%s version=%d", parameters.main_path, version)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
-    # A path typed by hand may be mistyped; one in a file was there for the backfill.
-    report = merge_staged(parameters, create=arguments.create or arguments.main_path is None)
+    if parameters.create_main is None and arguments.main_path is not None:
+        # A path typed by hand may be mistyped; one in a file was there for the backfill.
+        parameters = parameters.model_copy(update={"create_main": False})
+    report = merge_staged(parameters)
     let_finish()
     if report.staging_rows:
         logger.info("%s", report)
@@ -211,12 +215,15 @@ def repair(arguments: argparse.Namespace) -> int:
     if main is None:
         raise TableError(main_path, "there is no table there; name the main table")
     report = repair_module.repair(main, dry_run=arguments.dry_run)
+    let_finish()
+    # Before anything is printed, which may fail: it is done.
+    logger.info("%s", report)
     for heading, table in report.tables().items():
         if len(table):
             more = left_out(table, SHOWN)
             print_lines(heading, text_of(table.head(SHOWN)), *([more] if more else []), "")
-    let_finish()
-    logger.info("%s", report)
+    if not report.repeated:
+        print_lines("no repeated rows")
     report.check()
     return 0
 
@@ -320,7 +327,8 @@ def _parser() -> _Parser:
     merging.add_argument(
         "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
     )
-    merging.add_argument("--create", action="store_true", help="create the main table that --main-path names")
+    about_create = "create the main table that --main-path names"
+    merging.add_argument("--create", dest="create_main", action="store_const", const=True, help=about_create)
     confirmed = Parameters.model_fields["confirmed"].description
     merging.add_argument("--yes", dest="confirmed", action="store_const", const=True, help=confirmed)
     add_flags(merging, main_path)

@@ -18,4 +18,5 @@ def local_path(text: str) -> str:
     ('/srv/my state.json', './data', 'a%20b')
     """
     uri = _FILE_URI.match(text)
-    return unquote(text[uri.end() :]) if uri else text
+    # Bytes that are not UTF-8 are written as Python has them in the names of files.
+    return unquote(text[uri.end() :], errors="surrogateescape") if uri else text

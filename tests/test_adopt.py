@@ -1,6 +1,7 @@
 """Commits of files: made or not made, and which of the two is never in doubt."""
 
 import errno
+import fcntl
 import os
 import resource
 import stat
@@ -10,7 +11,7 @@ from deltalake import CommitProperties, DeltaTable, write_deltalake
 from rows import commits_of, indices_of, make_rows, make_table
 
 from ctkit.errors import TableError
-from ctkit.lake import links, merge, table
+from ctkit.lake import links, merge
 from ctkit.lake.files import data_files
 from ctkit.lake.links import commit_files, confirm_files, link_files
 from ctkit.lake.merge import merge_staging
@@ -157,6 +158,9 @@ def test_hold_when_the_file_system_cannot_lock_folders(tmp_path, monkeypatch):
     def refuse(*_):
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
-    monkeypatch.setattr(table.fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
     with pytest.raises(TableError, match=r"flock\(\)"), hold(made):
         pass
+    with pytest.raises(TableError, match=r"flock\(\)"):
+        open_table(tmp_path / "deep" / "staging")
+    assert [each.name for each in tmp_path.iterdir()] == ["main"]

@@ -338,6 +338,7 @@ def test_gaps_when_a_log_is_skipped(ctkit, write_file, folder):
 
 
 PRINTING = [["gaps"], ["gaps", "--json"], ["backfill", "--dry-run"], ["audit"], ["audit", "--json"]]
+PRINTING += [["repair"], ["repair", "--dry-run"]]
 
 
 @pytest.fixture
@@ -354,7 +355,8 @@ def parameter_file(write_file, folder, serve):
     ("words", "where", "unbuffered"),
     [
         *itertools.product([["gaps"], ["--help"]], ["full disk", "closed pipe", "no stdout"], ["", "1"]),
-        *itertools.product([*PRINTING[1:], ["gaps", "--help"], ["--version"]], ["full disk"], [""]),
+        *itertools.product([*PRINTING[1:], ["gaps", "--help"], ["--version"], ["demo"]], ["full disk"], [""]),
+        *itertools.product([*PRINTING[1:], ["demo"]], ["no stdout"], [""]),
     ],
 )
 def test_when_the_output_cannot_be_written(parameter_file, words, where, unbuffered):
@@ -392,6 +394,38 @@ def test_verbs_that_print_nothing_need_no_stdout(parameter_file, folder, verb, c
 
     assert done.returncode == 0
     assert find_table("main").count() == {"backfill": 30, "merge": 3}[verb]
+
+
+def test_repair_tells_what_it_did_where_nothing_can_be_printed(parameter_file, folder):
+    """The table is repaired then, and stderr says so, also where the exit code is 1."""
+    make_table(folder / "twice", make_rows([0, 2]), make_rows([2]))
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [COMMAND, "repair", "--main-path", "twice"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+
+    assert (done.returncode, find_table("twice").count()) == (1, 2)
+    assert "repair complete" in done.stderr
+
+
+def test_undo_is_not_interrupted_once_it_is_complete(ctkit, folder):
+    """What comes while its last line is written makes another exit code of 0 no more."""
+    make_table(folder / "main", make_rows([1]))
+    make_table(folder / "staging", make_rows([2]))
+    assert ctkit("merge", "--main-path", "main", "--staging-path", "staging")[0] == 0
+
+    class Interrupting(logging.Handler):
+        def emit(self, record):
+            if record.getMessage().startswith("merge undone"):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    handler = Interrupting()
+    logging.getLogger("ctkit").addHandler(handler)
+    try:
+        assert ctkit("merge", "--undo", "--main-path", "main")[0] == 0
+    finally:
+        logging.getLogger("ctkit").removeHandler(handler)
+    assert (find_table("main").count(), find_table("staging").count()) == (1, 1)
 
 
 def test_main_in_a_thread(ctkit, parameter_file):

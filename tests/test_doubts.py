@@ -12,7 +12,7 @@ from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_pro
 
 from ctkit import cli
 from ctkit.desk.parameters import read_parameters
-from ctkit.desk.staged import merge_staged
+from ctkit.desk.verbs import merge_staged
 from ctkit.errors import CtkitError, ParameterError, TableError, UnconfirmedMergeError
 from ctkit.lake import undo
 from ctkit.lake.doubts import MANY_ROWS, STAGED_FOR
@@ -169,12 +169,12 @@ def test_merge_when_the_main_path_is_mistyped(tmp_path):
 
 
 def test_merge_staged_when_main_is_not_to_be_created(tmp_path):
-    """In Python it is an argument."""
+    """In Python and in a file it is a parameter."""
     make_table(tmp_path / "staging", make_rows([1]))
-    parameters = read_parameters(main_path=f"{tmp_path}/main", staging_path=f"{tmp_path}/staging")
+    parameters = read_parameters(main_path=f"{tmp_path}/main", staging_path=f"{tmp_path}/staging", create_main=False)
 
     with pytest.raises(ParameterError):
-        merge_staged(parameters, create=False)
+        merge_staged(parameters)
     assert not (tmp_path / "main").exists()
 
 

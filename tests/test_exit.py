@@ -47,7 +47,7 @@ def test_no_thread_of_arrow_is_given_memory(path):
 COMMAND = """
 import os, sys
 from pathlib import Path
-import ctkit.desk.staged, ctkit.desk.gap_report, duckdb, pyarrow.acero, pyarrow.dataset, pyarrow.parquet
+import ctkit.desk.verbs, ctkit.desk.gap_report, duckdb, pyarrow.acero, pyarrow.dataset, pyarrow.parquet
 from ctkit.cli import main
 
 def threads():

@@ -4,19 +4,21 @@ import json
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from cycle import SIZE, run_cycle
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 from fakes import FakeLog
-from rows import before_commit, indices_of, make_rows, make_table
+from rows import LOG, before_commit, indices_of, make_rows, make_table
 
 import ctkit
 from ctkit.cli import main
 from ctkit.desk.gap_report import report_gaps
-from ctkit.desk.staged import merge_staged
+from ctkit.desk.verbs import merge_staged
 from ctkit.errors import SchemaMismatchError, TableError
 from ctkit.lake.features import FEATURES, refused_features
+from ctkit.schema import GAP_SCHEMA
 
 
 def demand(path, *, versions=(1, 7), readers=None, writers=None, properties=None, columns=None, schema=None):
@@ -264,14 +266,64 @@ def test_find_table_when_its_files_do_not_tell_its_rows(tmp_path, feature):
         assert caught.value.features == (feature,)
 
 
+@pytest.mark.parametrize("source", ["commit", "checkpoint"])
 @pytest.mark.parametrize("feature", ["catalogManaged", "someFutureFeature"])
-def test_find_table_when_deltalake_cannot_read_it(tmp_path, feature):
-    """What deltalake refuses is an error of ours."""
+def test_find_table_when_deltalake_cannot_read_it(tmp_path, feature, source):
+    """What deltalake refuses is the same error of ours, which names the feature."""
     make_table(tmp_path / "main", make_rows([1, 2]))
-    demand(tmp_path / "main", versions=(3, 7), readers=[feature])
+    demand(tmp_path / "main", versions=(3, 7), readers=["v2Checkpoint" if source == "checkpoint" else feature])
+    if source == "checkpoint":
+        log = tmp_path / "main" / "_delta_log"
+        ctkit.find_table(tmp_path / "main").create_checkpoint()
+        for commit in log.glob("*.json"):
+            commit.unlink()
+        (checkpoint,) = log.glob("*.checkpoint.parquet")
+        rows = pq.read_table(checkpoint).to_pylist()
+        for row in rows:
+            if row["protocol"]:
+                row["protocol"]["readerFeatures"] = row["protocol"]["writerFeatures"] = [feature]
+        pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(checkpoint)), checkpoint)
+
+    with pytest.raises(SchemaMismatchError) as caught:
+        ctkit.find_table(tmp_path / "main")
+    assert caught.value.features == (feature,)
+
+
+@pytest.mark.parametrize("damage", ["no JSON", '{"protocol": 5}', '{"protocol": {"readerFeatures": [[5]]}}', "[]"])
+def test_find_table_when_its_log_is_damaged(tmp_path, damage):
+    """Where no feature is the reason, it is another error."""
+    make_table(tmp_path / "main", make_rows([1]))
+    (tmp_path / "main" / "_delta_log" / f"{2:020}.json").write_text(damage)
 
     with pytest.raises(TableError):
         ctkit.find_table(tmp_path / "main")
+
+
+def test_a_table_that_was_opened_by_deltalake_is_checked(tmp_path):
+    """Each function that takes a table looks at what it demands, whoever has opened it."""
+    good = make_table(tmp_path / "good", make_rows([1]))
+    make_table(tmp_path / "bad", make_rows([2]))
+    demand(tmp_path / "bad", **UNREADABLE["deletionVectors"])
+    bad, gaps = DeltaTable(tmp_path / "bad"), GAP_SCHEMA.empty_table()
+    calls = [
+        lambda: ctkit.find_gaps(bad, within={LOG: (0, 5)}),
+        lambda: ctkit.find_gaps(good, bad, within={LOG: (0, 5)}),
+        lambda: ctkit.audit([], bad),
+        lambda: ctkit.backfill([], gaps, bad),
+        lambda: ctkit.backfill([], gaps, good, main=bad),
+        lambda: ctkit.preview_merge(bad, good),
+        lambda: ctkit.preview_merge(good, bad),
+        lambda: ctkit.merge_staging(bad, good),
+        lambda: ctkit.merge_staging(good, bad),
+        lambda: ctkit.undo_merge(bad),
+        lambda: ctkit.repair(bad),
+        lambda: ctkit.open_table(tmp_path / "new", like=bad),
+    ]
+    for call in calls:
+        with pytest.raises(SchemaMismatchError) as caught:
+            call()
+        assert caught.value.features == ("deletionVectors",)
+    assert not (tmp_path / "new").exists()
 
 
 def test_find_table_when_a_file_has_a_deletion_vector(tmp_path):

@@ -15,9 +15,8 @@ from rows import make_rows, make_table
 from ctkit.desk.gap_report import choose_logs, open_logs, report_gaps
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.plots import plot_gaps
-from ctkit.desk.staged import merge_staged
 from ctkit.desk.state_file import write_state
-from ctkit.desk.verbs import fill_gaps, plan_gaps
+from ctkit.desk.verbs import fill_gaps, merge_staged, plan_gaps
 from ctkit.desk.widgets import GapPreview
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError, SchemaMismatchError
 from ctkit.lake.table import as_der_type, find_table, open_table

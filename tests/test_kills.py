@@ -21,7 +21,7 @@ from rows import LOG, OTHER_LOG, keys_of, make_rows, make_table
 
 import ctkit
 from ctkit.desk.parameters import read_parameters
-from ctkit.desk.staged import merge_staged
+from ctkit.desk.verbs import merge_staged
 from ctkit.lake import merge, rewrite, write
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.scratch import SCRATCH

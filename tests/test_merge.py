@@ -698,3 +698,17 @@ def test_merge_when_a_file_has_several_row_groups_with_chains_of_their_own(tmp_p
     merge_staging(staging, main, confirmed=True)
 
     assert rows_of(main) == rows.to_pylist()
+
+
+@pytest.mark.parametrize("folder", ["main", "staging"])
+def test_merge_when_a_file_has_another_name(tmp_path, caplog, folder):
+    """What is missing is an error, and nothing is said to go that does not go."""
+    main = make_table(tmp_path / "main", make_rows([1, 2]))
+    staging = make_table(tmp_path / "staging", make_rows([2, 3]))
+    (file,) = (tmp_path / folder).glob("seen_date=*/*.parquet")
+    renamed = file.rename(file.with_name("part-renamed.parquet"))
+
+    with pytest.raises(TableError):
+        merge_staging(staging, main)
+    assert renamed.exists()
+    assert not caplog.records

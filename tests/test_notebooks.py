@@ -32,11 +32,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 AUDITED = ["main_path", "logs", "log_list", "log_list_key", "log_filter", "from_index", "to_index"]
 AUDITED += ["recheck", "require_proof", "user_agent", "server_config"]
-KNOWN = [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "confirmed")]
+KNOWN = [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "confirmed", "create_main")]
 DECLARED = {
     "audit": AUDITED,
     "backfill": KNOWN,
-    "merge": ["main_path", "staging_path", "confirmed", "server_config"],
+    "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
     "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]

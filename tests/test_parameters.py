@@ -1,6 +1,8 @@
 """Parameters: one file for notebooks and the command line, and errors that name what is wrong."""
 
 import base64
+import os
+import re
 from pathlib import Path
 from urllib.parse import quote
 
@@ -9,6 +11,7 @@ import pytest
 from ctkit.demo.embedded import EmbeddedLog
 from ctkit.desk.parameters import LogParameter, Parameters, read_parameters, read_server_config, read_yaml
 from ctkit.errors import ParameterError
+from ctkit.lake.table import table_path
 
 KEY = EmbeddedLog("any").public_key
 FILES = sorted((Path(__file__).parent.parent / "parameters").glob("*.yaml"))
@@ -77,6 +80,7 @@ def test_read_parameters_every_key(write):
         recheck: all
         require_proof: true
         confirmed: true
+        create_main: true
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -105,6 +109,7 @@ def test_read_parameters_every_key(write):
         "recheck": "all",
         "require_proof": True,
         "confirmed": True,
+        "create_main": True,
         "user_agent": "ct@example.org",
         "server_config": None,
     }
@@ -134,24 +139,24 @@ def test_parameters_of_a_notebook():
     [
         ("form_index: 5", "form_index: unknown key; did you mean from_index?"),
         ("zzz: 5", "zzz: unknown key; known are main_path, staging_path, "),
-        ("from_index: five", "from_index: it should be a valid integer, but is 'five'"),
-        ("from_index: '5'", "from_index: it should be a valid integer, but is '5'"),
-        ("from_index: true", "from_index: it should be a valid integer, but is True"),
-        ("from_index: 1.0", "from_index: it should be a valid integer, but is 1.0"),
+        ("from_index: five", "from_index: it should be a whole number, but is 'five'"),
+        ("from_index: '5'", "from_index: it should be a whole number, but is '5'"),
+        ("from_index: true", "from_index: it should be a whole number, but is True"),
+        ("from_index: 1.0", "from_index: it should be a whole number, but is 1.0"),
         ("from_index: -1", "from_index: it should be greater than or equal to 0, but is -1"),
         ("max_requests: 0", "max_requests: it should be greater than 0, but is 0"),
-        ("max_entries: 1.5", "max_entries: it should be a valid integer, but is 1.5"),
+        ("max_entries: 1.5", "max_entries: it should be a whole number, but is 1.5"),
         ("deadline: -1.5", "deadline: it should be greater than 0, but is -1.5"),
         ("deadline: .inf", "deadline: it should be a finite number, but is inf"),
-        ("deadline: 2026-08-01T00:00:00Z", "deadline: it should be a valid number, but is '2026-08-01T00:00:00Z'"),
-        ("internal_only: 1", "internal_only: it should be a valid boolean, but is 1"),
-        ("main_path: 5", "main_path: it should be a valid string, but is 5"),
-        ("main_path: ''", "main_path: string should have at least 1 character, but is ''"),
-        ("staging_path: '  '", "staging_path: string should have at least 1 character, but is '  '"),
-        ("state_file: [a]", "state_file: it should be a valid string, but is ['a']"),
+        ("deadline: 2026-08-01T00:00:00Z", "deadline: it should be a number, but is '2026-08-01T00:00:00Z'"),
+        ("internal_only: 1", "internal_only: it should be true or false, but is 1"),
+        ("main_path: 5", "main_path: it should be a path, but is 5"),
+        ("main_path: ''", "main_path: it should be a path, but is ''"),
+        ("staging_path: '  '", "staging_path: it should be a path, but is '  '"),
+        ("state_file: [a]", "state_file: it should be a path, but is ['a']"),
         ("ceiling: sth", "ceiling: it should be 'state' or 'log', but is 'sth'"),
         ("seen: today", "seen: it should be 'log' or 'fetched', but is 'today'"),
-        ("logs: https://a.example", "logs: it should be a valid tuple, but is 'https://a.example'"),
+        ("logs: https://a.example", "logs: it should be a list, but is 'https://a.example'"),
         ("logs: [{name: A}]", "logs.0.url: missing; add it"),
         ("logs: [{url: a.example, kind: x}]", "logs.0.kind: unknown key; known are url, name, protocol, key"),
         ("logs: [{url: a.example, key: no base64!}]", "logs.0.key: it is no base64; take the key of the log list"),
@@ -159,14 +164,14 @@ def test_parameters_of_a_notebook():
         ("logs: [{url: a.example, key: 7}]", "logs.0.key: it should be base64 text, as in a log list"),
         ("logs: [{url: a.example, protcol: auto}]", "logs.0.protcol: unknown key; did you mean protocol?"),
         ("logs: [{url: a.example, protocol: rfc9162}]", "logs.0.protocol: it should be 'auto', 'rfc6962' or"),
-        ("logs: [{url: 'ftp://a.example'}]", "logs.0.url: string should match pattern"),
-        ("logs: [{url: 'https://a.example:port/'}]", "logs.0.url: string should match pattern"),
+        ("logs: [{url: 'ftp://a.example'}]", "is no URL of a log"),
+        ("logs: [{url: 'https://a.example:port/'}]", "is no URL of a log"),
         ("logs: [{url: a.example}, {url: a..example}]", "logs.1.url: 'https://a..example' is no URL"),
         ("logs: [{url: 'a.example:65536'}]", "logs.0.url: 'https://a.example:65536' names no host, or a port above"),
         (f"logs: [{{url: 'https://{'a' * 64}.example/'}}]", f"logs.0.url: 'https://{'a' * 64}.example' is no URL"),
         (
             "logs: [a.example]",
-            "logs.0: it should be a valid dictionary or instance of LogParameter, but is 'a.example'",
+            "logs.0: it should be a mapping {url, name, protocol, key}, but is 'a.example'",
         ),
         ("from_index: 5\nto_index: 5", "from_index 5 is not below to_index 5"),
     ],
@@ -188,7 +193,7 @@ def test_read_parameters_names_every_problem(write):
     with pytest.raises(ParameterError) as raised:
         read_parameters(file, ceiling="no")
     assert str(raised.value).splitlines() == [
-        f"{file}: main_path: it should be a valid string, but is 5",
+        f"{file}: main_path: it should be a path, but is 5",
         "argument: ceiling: it should be 'state' or 'log', but is 'no'",
         f"{file}: form_index: unknown key; did you mean from_index?",
     ]
@@ -196,7 +201,7 @@ def test_read_parameters_names_every_problem(write):
 
 def test_parameters_of_a_notebook_when_wrong():
     """A notebook's wrong value is an error that names the variable."""
-    with pytest.raises(ParameterError, match="notebook: from_index: it should be a valid integer, but is '0'"):
+    with pytest.raises(ParameterError, match="notebook: from_index: it should be a whole number, but is '0'"):
         Parameters.of({"from_index": "0"})
 
 
@@ -269,7 +274,7 @@ def test_message_when_aliases_multiply(write, key):
 
 def test_message_when_a_number_is_without_end(write):
     """A number that Python does not write out is refused like any other."""
-    with pytest.raises(ParameterError, match="main_path: it should be a valid string, but is a number of thousands"):
+    with pytest.raises(ParameterError, match="main_path: it should be a path, but is a number of thousands"):
         read_parameters(write(f"main_path: 0x{'f' * 5000}"))
 
 
@@ -419,7 +424,7 @@ def test_tables_as_paths(tmp_path, key):
         ("static_logs: [{name: A}]", "logs.0.url"),
         ("targets: [a]", "targets: it should be a dict"),
         ("targets: {a: data/main}", "targets.a: it should be a dict, but is 'data/main'"),
-        ("delta_sink: {table_path: 5}", "main_path: it should be a valid string, but is 5"),
+        ("delta_sink: {table_path: 5}", "main_path: it should be a path, but is 5"),
         ("delta_sink: {table_path: 5", "is no YAML"),
     ],
 )
@@ -431,3 +436,58 @@ def test_server_config_when_wrong(write, text, message):
         read_parameters(server_config=str(config))
     assert message in str(raised.value)
     assert str(config) in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "place", "words"),
+    [
+        ({"logs": "a.example"}, "logs", "a list"),
+        ({"logs": {"url": "a.example"}}, "logs", "a list"),
+        ({"logs": ["a.example"]}, "logs.0", "a mapping {url, name, protocol, key}"),
+        ({"logs": [{"url": "a b"}]}, "logs.0.url", "no URL of a log"),
+        ({"logs": [{"url": "ftp://a.example"}]}, "logs.0.url", "no URL of a log"),
+        ({"log_filter": 5}, "log_filter", "text"),
+        ({"user_agent": " "}, "user_agent", "empty"),
+        ({"main_path": 3}, "main_path", "a path"),
+        ({"state_file": ["x"]}, "state_file", "a path"),
+        ({"from_index": "5"}, "from_index", "a whole number"),
+        ({"deadline": "5"}, "deadline", "a number"),
+        ({"require_proof": 1}, "require_proof", "true or false"),
+        ({"user_agent": "a@b.example\r\nCookie: x"}, "user_agent", "HTTP header"),
+        ({"user_agent": "a@b.example\x7f"}, "user_agent", "HTTP header"),
+        ({"user_agent": "jos\xe9@b.example"}, "user_agent", "HTTP header"),
+    ],
+)
+def test_kinds_are_said_in_plain_words(given, place, words):
+    """Whoever reads YAML knows neither tuples, nor our classes, nor regular expressions; it is one error everywhere."""
+    for read in (read_parameters, Parameters):
+        with pytest.raises(ParameterError) as raised:
+            read(**given)
+        said = str(raised.value)
+        assert f" {place}: " in said
+        assert words in said
+        assert not re.search(r"tuple|instance|LogParameter|string|dictionary|\^\(", said)
+
+
+def test_a_model_that_is_made_by_name_raises_our_error():
+    """As read_parameters() does; each thing that is wrong has a line, and what is wrong between keys too."""
+    with pytest.raises(ParameterError) as raised:
+        Parameters(form_index=5, logs=[{"url": 5}])
+    assert len(raised.value.args) == 2
+    with pytest.raises(ParameterError):
+        Parameters(from_index=5, to_index=5)
+    with pytest.raises(ParameterError):
+        LogParameter(url=5)
+
+
+def test_a_file_whose_name_is_not_utf_8(tmp_path):
+    """It may be named by its path or its URI."""
+    path = tmp_path / os.fsdecode(b"st\xffte.yaml")
+    path.write_text("from_index: 5")
+
+    assert "%FF" in path.as_uri()
+    for named in (path, path.as_uri()):
+        assert read_parameters(state_file=named).state_file == str(path)
+        assert read_parameters(named).from_index == 5
+    with pytest.raises(ParameterError):
+        table_path(read_parameters(main_path=path).need("main_path"))

@@ -131,6 +131,18 @@ def test_run_notebook_when_a_parameter_is_a_secret(make, tmp_path, key, value):
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
 
+@pytest.mark.parametrize("name", ["run.yaml", "run.yml", ".", "..", "run", "run.txt"])
+def test_run_notebook_when_its_name_is_that_of_no_notebook(tmp_path, monkeypatch, recwarn, name):
+    """A parameter file or a folder in its place is one error; papermill says nothing of its own."""
+    monkeypatch.chdir(tmp_path)
+    if name.startswith("run"):
+        (tmp_path / name).write_text("main_path: main")
+
+    with pytest.raises(ParameterError):
+        run_notebook(name, {})
+    assert not recwarn.list
+
+
 @pytest.mark.parametrize("content", [None, "", "{}", "no notebook"])
 def test_run_notebook_when_it_is_no_notebook(tmp_path, content):
     """A missing or unreadable notebook is an error that names it."""
@@ -333,6 +345,24 @@ def injected(record):
     namespace = {}
     exec(cell.source, namespace)
     return {key: value for key, value in namespace.items() if not key.startswith("__")}
+
+
+@pytest.mark.parametrize(
+    ("own", "shared", "created"),
+    [
+        ({"main_path": "x"}, {}, False),
+        ({"main_path": "x"}, {"main_path": "y", "create_main": None}, False),
+        ({"main_path": "x", "create_main": True}, {}, True),
+        ({}, {"main_path": "x"}, None),
+        ({"count": 1}, {"main_path": "x"}, None),
+    ],
+)
+def test_main_path_typed_by_hand(make, own, shared, created):
+    """A merge creates the main table that a file names, and one that was typed by hand if that is said."""
+    cell = "main_path = create_main = None\ncount = 1"
+
+    assert run_notebook(make(cell), own, shared=shared, output="out.ipynb") == 0
+    assert injected("out.ipynb").get("create_main") is created
 
 
 @pytest.mark.parametrize("form", FORMS)

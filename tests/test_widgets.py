@@ -6,7 +6,7 @@ import pytest
 from rows import LOG, OTHER_LOG, indices_of, make_rows, make_table
 
 from ctkit.desk.parameters import Parameters
-from ctkit.desk.staged import preview_staged
+from ctkit.desk.verbs import preview_staged
 from ctkit.desk.widgets import GapPreview, MergePreviewPanel, ProgressBar
 from ctkit.jobs.backfill_report import Progress
 from ctkit.lake.merge import preview_merge
@@ -211,7 +211,11 @@ def test_panel_when_main_is_missing(tmp_path):
     parameters = Parameters(main_path=str(tmp_path / "new" / "main"), staging_path=str(tmp_path / "staging"))
     panel = MergePreviewPanel(preview_staged(parameters))
     assert not (tmp_path / "new").exists()
+    assert (panel.create_main.layout.display, panel.button.disabled) == (None, True)
+    panel.button.click()
+    assert not (tmp_path / "new").exists()
 
+    panel.create_main.value = True
     panel.button.click()
     assert panel.value.inserted == 3
     assert indices_of(open_table(tmp_path / "new" / "main")) == [0, 1, 2]

@@ -19,6 +19,7 @@ from ctkit.demo.embedded import EmbeddedLog, make_log
 from ctkit.demo.server import LogServer
 from ctkit.desk.runbook import find_runbook, prepare_notebook, run_notebook
 from ctkit.desk.state_file import write_state
+from ctkit.desk.terminal import write
 from ctkit.errors import ParameterError
 from ctkit.jobs.backfill import backfill
 from ctkit.lake.gaps import find_gaps, ranges_by_log
@@ -74,7 +75,7 @@ def _run(folder: Path, *, serve: bool, entries: int) -> int:
     _clear(folder)
     # What the cells print is in the records; here it would drown the story.
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    print(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...", flush=True)
+    _tell(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...")
     logs = make_logs(entries)
     with _serve(logs, port=SERVE_PORT if serve else 0) as server:
         demo = _Demo(folder, logs, server)
@@ -159,7 +160,7 @@ class _Demo:
         """Fill main with holes in it, then find, fetch, look, merge, and find none."""
         self._write_files()
         rows = self._fill_main()
-        print(f"A live service filled the main table and missed some: {rows:,} rows in {self.folder / 'main'}\n")
+        _tell(f"A live service filled the main table and missed some: {rows:,} rows in {self.folder / 'main'}\n")
         self._tell_gaps("1. Gaps: what the logs have and the table has not")
         steps = [
             ("2. Backfill: fetch exactly those into staging", "backfill"),
@@ -167,19 +168,19 @@ class _Demo:
             ("4. Merge: staging into main, in one commit", "merge"),
         ]
         for title, name in steps:
-            print(f"{title}\n   ctkit run notebooks/{name}.ipynb -f {self._shown('parameters.yaml')}", flush=True)
+            _tell(f"{title}\n   ctkit run notebooks/{name}.ipynb -f {self._shown('parameters.yaml')}")
             record = self.folder / "runs" / f"{name}.ipynb"
             if code := run_notebook(find_runbook(name), {}, shared=self._parameters, output=record):
-                print(f"   failed; its record is {record}")
+                _tell(f"   failed; its record is {record}")
                 return code
-            print(f"   record: {self._shown(f'runs/{name}.ipynb')}\n")
+            _tell(f"   record: {self._shown(f'runs/{name}.ipynb')}\n")
         missing = self._tell_gaps("5. Gaps again")
         main = find_table(self.folder / "main")
         rows, entries = main.count() if main else 0, sum(log.tree_size for log in self.logs)
         complete = not missing and rows == entries
         verdict = "complete, nothing twice" if complete else "NOT complete"
-        print(f"Main has {rows:,} rows for the {entries:,} entries of both logs: {verdict}.")
-        print(f"Tables and output notebooks are in {self._shown('')}; to try it yourself: ctkit demo --serve")
+        _tell(f"Main has {rows:,} rows for the {entries:,} entries of both logs: {verdict}.")
+        _tell(f"Tables and output notebooks are in {self._shown('')}; to try it yourself: ctkit demo --serve")
         return 0 if complete else 1
 
     def serve(self) -> None:
@@ -189,18 +190,17 @@ class _Demo:
         self._write_files()
         for name in ("preview", "backfill", "merge", "audit"):
             prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
-        print(
+        _tell(
             f"\nBoth logs have grown by {NEW_ENTRIES:,} entries and stay up until you press Ctrl+C:\n"
             + "".join(f"   {self.server.url(log)}  ({log.name})\n" for log in self.logs)
             + "In another terminal:\n"
             f"   ctkit gaps -f {self._shown('parameters.yaml')}\n"
             f"   jupyter lab {self._shown('notebooks')}   (the runbooks, with this demo's parameters filled in)",
-            flush=True,
         )
         try:
             threading.Event().wait()
         except KeyboardInterrupt:
-            print("\nThe logs are down.")
+            _tell("\nThe logs are down.")
 
     @property
     def _parameters(self) -> dict[str, object]:
@@ -229,14 +229,18 @@ class _Demo:
         within = {self.server.url(log): (0, log.tree_size) for log in self.logs}
         gaps = find_gaps(find_table(self.folder / "main"), find_table(self.folder / "staging"), within=within)
         missing = sum(ranges.size for ranges in ranges_by_log(gaps).values())
-        print(f"{title}\n   ctkit gaps -f {self._shown('parameters.yaml')}")
-        print(f"   {gaps.num_rows:,} gaps, {missing:,} entries\n", flush=True)
+        _tell(f"{title}\n   ctkit gaps -f {self._shown('parameters.yaml')}")
+        _tell(f"   {gaps.num_rows:,} gaps, {missing:,} entries\n")
         return missing
 
     def _shown(self, name: str) -> str:
         """Return a path as one would type it here."""
         path = self.folder / name
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _tell(text: str) -> None:
+    write(f"{text}\n", flush=True)
 
 
 def _seen(size: int) -> RangeSet:

@@ -10,6 +10,9 @@ from deltalake import DeltaTable
 from ctkit.lake.coverage import find_covered, first_and_last
 from ctkit.paths import local_path
 from ctkit.ranges import RangeSet
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
 
 SECONDS_ALIVE = 300.0
 """A state file that is younger is that of a server that runs.
@@ -22,14 +25,25 @@ or lost.
 
 
 def is_alive(path: str | Path | None) -> bool:
-    """Tell whether the live server runs, by the age of its state file (`SECONDS_ALIVE`); not so without one."""
+    """Tell whether the live server runs, by the age of its state file (`SECONDS_ALIVE`); not so without one.
+
+    Clocks may differ by as much. A file that is from further ahead than that tells nothing: its server may have ended
+    long ago, and it would count as young until its time has come. It is taken for an old one, and a log line says so.
+    """
     if path is None:
         return False
     try:
-        # Also one of a clock that is ahead.
-        return time.time() - os.stat(local_path(str(path))).st_mtime < SECONDS_ALIVE
+        age = time.time() - os.stat(local_path(str(path))).st_mtime
     except OSError:
         return False
+    if age <= -SECONDS_ALIVE:
+        logger.warning(
+            "state file is from the future, so that its server is taken to have ended; "
+            "if it runs, give internal_only: true state_file=%s seconds_ahead=%d",
+            path,
+            -age,
+        )
+    return abs(age) < SECONDS_ALIVE
 
 
 def leave_to_server(

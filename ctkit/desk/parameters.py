@@ -6,9 +6,10 @@ folder, where the server is usually started.
 """
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import yaml
 from pydantic import (
@@ -17,6 +18,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
     StringConstraints,
     ValidationError,
     model_validator,
@@ -33,6 +35,7 @@ from ctkit.arguments import (
     Seconds,
     Seen,
     Verify,
+    check_header,
     checked,
     describe,
     shown,
@@ -47,29 +50,33 @@ def _as_text(value: object) -> object:
     return os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
-def _as_path(value: object) -> object:
+def _check_path(value: object) -> str:
+    # Not pydantic's text, which has no room for the surrogates in names of files that are not UTF-8.
     text = _as_text(value)
-    return local_path(text) if isinstance(text, str) else text
+    if not isinstance(text, str) or not text.strip():
+        raise ValueError(f"it should be a path, but is {shown(value)}")
+    return text.strip()
 
 
-TablePath = Annotated[Text, BeforeValidator(_as_text)]
-FilePath = Annotated[Text, BeforeValidator(_as_path)]
+TablePath = Annotated[str, PlainValidator(_check_path)]
+FilePath = Annotated[str, PlainValidator(lambda value: local_path(_check_path(value)))]
 
 
 def _check_url(url: str) -> str:
     # httpx and pyarrow would be most of what `ctkit --help` has to import.
     from ctkit.urls import canonical_url, host_of
 
+    if not _LOG_URL.fullmatch(url):
+        raise ValueError(f"{shown(url)} is no URL of a log: give one like https://log.example/2026h2")
     host_of(canonical_url(url))
     return url
 
 
 # The host may be an IPv6 address in brackets (RFC 3986, section 3.2.2).
-LogUrl = Annotated[
-    Text,
-    StringConstraints(pattern=r"^(https?://)?(\[[0-9A-Fa-f:.]+\]|[^:/\s]+)(:\d+)?(/\S*)?$"),
-    AfterValidator(_check_url),
-]
+_LOG_URL = re.compile(r"(https?://)?(\[[0-9A-Fa-f:.]+\]|[^:/\s]+)(:\d+)?(/\S*)?")
+
+LogUrl = Annotated[Text, AfterValidator(_check_url)]
+UserAgent = Annotated[Text, AfterValidator(check_header)]
 
 
 _FLAGS = {"main_path": ", or as --main-path", "staging_path": ", or as --staging-path"}
@@ -85,7 +92,22 @@ def _read_key(key: object) -> bytes:
 LogKey = Annotated[bytes, BeforeValidator(_read_key)]
 
 
-class LogParameter(BaseModel):
+class _Checked(BaseModel):
+    """A model that also raises our error where it is made by its name."""
+
+    if not TYPE_CHECKING:
+
+        def __init__(self, **values: object) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise ParameterError(*(_describe(problem, {}, type(self)) for problem in error.errors())) from None
+
+        # As pydantic marks its own: model_validate() is not to go by way of it.
+        __init__.__pydantic_base_init__ = True
+
+
+class LogParameter(_Checked):
     """One log, as the parameter `logs` names it.
 
     Attributes
@@ -109,7 +131,7 @@ class LogParameter(BaseModel):
     key: LogKey | None = None
 
 
-class Parameters(BaseModel):
+class Parameters(_Checked):
     """What to do: which tables, which logs, which indices.
 
     None means "not given" for every key. What is needed depends on the verb, and is asked for there.
@@ -151,7 +173,10 @@ class Parameters(BaseModel):
     )
     require_proof: bool = Field(False, description="audit: rows that are not proven make it fail")
     confirmed: bool = Field(False, description="merge a staging table even if it looks like a main table")
-    user_agent: Text | None = Field(None, description="how to introduce yourself to logs, with a contact")
+    create_main: bool | None = Field(
+        None, description="merge: create the main table if there is none; not given: unless its path was typed by hand"
+    )
+    user_agent: UserAgent | None = Field(None, description="how to introduce yourself to logs, with a contact")
     server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
 
     @model_validator(mode="after")
@@ -194,7 +219,7 @@ class Parameters(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ParameterError(*(_describe(problem, origins) for problem in error.errors())) from None
+            raise ParameterError(*(_describe(problem, origins, cls) for problem in error.errors())) from None
 
     def need(self, key: str) -> str:
         """Return the text under `key`.
@@ -241,11 +266,11 @@ def read_parameters(file: str | Path | None = None, **overrides: object) -> Para
     return Parameters._from(*layers)
 
 
-def _describe(problem: ErrorDetails, origins: Mapping[str, str]) -> str:
+def _describe(problem: ErrorDetails, origins: Mapping[str, str], model: type[BaseModel]) -> str:
     if not problem["loc"]:
         return f"{problem['msg'].removeprefix('Value error, ')}; correct one of them"
     key, *inner = problem["loc"]
-    known = (LogParameter if inner else Parameters).model_fields
+    known = (LogParameter if inner else model).model_fields
     return describe(problem, origins.get(str(key), "parameters"), problem["loc"], list(known))
 
 

@@ -61,7 +61,8 @@ def run_notebook(
     notebook
         Its parameters are the names that the cell with the tag ``parameters`` assigns, in whatever form.
     parameters
-        Values to set; each must be declared by the notebook.
+        Values to set, as typed by hand; each must be declared by the notebook. A `main_path` among them is created by
+        a merge only if `create_main` says so.
     shared
         Values from a parameter file that serves other notebooks and commands too: those that ctkit knows and this
         notebook does not declare are left out, and a log line names them. `parameters` count first.
@@ -172,6 +173,9 @@ def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping
             hint = did_you_mean(key, declared) or f"it declares {', '.join(declared)}"
             raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}")
     values = {key: _as_literal(key, value) for key, value in {**shared, **own}.items() if key in declared}
+    if own.get("main_path") is not None and "create_main" in declared and values.get("create_main") is None:
+        # As for `ctkit merge`: a path typed by hand may be mistyped.
+        values["create_main"] = False
     for key, value in values.items():
         if _SECRET_KEY.search(key) or _SECRET_VALUE.search(str(value)):
             raise ParameterError(
@@ -183,6 +187,10 @@ def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping
 
 def _declared_in(notebook: Path) -> list[str]:
     """Return the names that the parameters cell assigns; papermill's own inspection reads one line at a time."""
+    if notebook.suffix not in (".ipynb", ".json"):
+        # papermill would read it, and complain.
+        hint = "; a parameter file is given with -f" if notebook.suffix in (".yaml", ".yml") else ""
+        raise ParameterError(f"{notebook} is no notebook, whose name ends in .ipynb; name one{hint}")
     try:
         book = load_notebook_node(str(notebook.absolute()))
         nb_kernel_name(book)

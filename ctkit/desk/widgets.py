@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from ctkit.desk.gap_report import GapReport
 from ctkit.desk.parameters import Parameters, read_parameters
-from ctkit.desk.staged import merge_staged, preview_staged
+from ctkit.desk.verbs import merge_staged, preview_staged
 from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
 from ctkit.jobs.backfill_report import Progress
 from ctkit.jobs.plan import Plan, plan_backfill
@@ -187,10 +187,12 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
     preview : MergePreview
         What is shown, and what the button merges. If a table moved meanwhile, nothing is merged and this is a new one.
     button : ipywidgets.Button
-        Cannot be pressed while a merge runs, after one is done, when nothing is staged, and while there are doubts that
-        nobody has confirmed.
+        Cannot be pressed while a merge runs, after one is done, when nothing is staged, and while a box is shown that
+        is not ticked.
     confirmed : ipywidgets.Checkbox
         Shown where the staging table looks like a main table; to be ticked before it is merged.
+    create_main : ipywidgets.Checkbox
+        Shown where there is no main table; to be ticked before one is created.
     """
 
     value = traitlets.Instance(MergeReport, allow_none=True)
@@ -208,9 +210,11 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.confirmed = ipywidgets.Checkbox(
             description="These are not swapped: merge anyway", indent=False, layout={"width": "auto"}
         )
-        self.confirmed.observe(self._enable, "value")
+        self.create_main = ipywidgets.Checkbox(indent=False, layout={"width": "auto"})
+        for box in (self.confirmed, self.create_main):
+            box.observe(self._enable, "value")
         self._shown, self._outcome = ipywidgets.HTML(), ipywidgets.HTML()
-        super().__init__([self._shown, self.confirmed, self.button, self._outcome])
+        super().__init__([self._shown, self.confirmed, self.create_main, self.button, self._outcome])
         self._show(preview)
 
     @property
@@ -221,14 +225,19 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
     @property
     def _parameters(self) -> Parameters:
         return read_parameters(
-            staging_path=self.preview.staging, main_path=self.preview.main, confirmed=self.confirmed.value
+            staging_path=self.preview.staging,
+            main_path=self.preview.main,
+            confirmed=self.confirmed.value,
+            create_main=self.create_main.value,
         )
 
     def _show(self, preview: MergePreview) -> None:
         self.preview = preview
         self._shown.value = _framed(preview)
-        self.confirmed.value = False
-        self.confirmed.layout.display = None if preview.doubts else "none"
+        for box, asks in self._asked().items():
+            box.value = False
+            box.layout.display = None if asks else "none"
+        self.create_main.description = visible(f"There is no main table at {preview.main}: create it")
         self._enable()
         self.button.tooltip = visible(f"insert {preview.inserted:,} rows into {preview.main}")
 
@@ -256,8 +265,15 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _enable(self, _: object = None) -> None:
         """Let the button be pressed where there is something to merge, and no doubt left."""
-        settled = self.confirmed.value or not self.preview.doubts
+        settled = all(box.value or not asks for box, asks in self._asked().items())
         self.button.disabled = self.value is not None or not self.preview.staging_rows or not settled
+
+    def _asked(self) -> dict[ipywidgets.Checkbox, bool]:
+        """Return for each box whether it must be ticked."""
+        return {
+            self.confirmed: bool(self.preview.doubts),
+            self.create_main: self.preview.main_version is None and self.preview.staging_rows > 0,
+        }
 
     def _look_again(self) -> None:
         try:

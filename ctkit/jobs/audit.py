@@ -16,7 +16,7 @@ from ctkit.jobs.audit_report import AuditReport, LogAudit, RememberedHead, TreeH
 from ctkit.jobs.recheck import Recheck, recheck_rows
 from ctkit.lake.evidence import Rows, read_evidence
 from ctkit.lake.provenance import Provenance, Statement, read_statements
-from ctkit.lake.table import folder_of
+from ctkit.lake.table import check_features, folder_of
 from ctkit.logs.ask_each import ask_each
 from ctkit.logs.log import Log, Logs
 from ctkit.ranges import END, RangeSet
@@ -72,6 +72,7 @@ def audit(
     if to_index is not None and from_index >= to_index:
         raise ParameterError(f"from_index {from_index} is not below to_index {to_index}; correct one of them")
     folder = folder_of(main)
+    check_features(main, "read")
     statements = read_statements(main)
     records: dict[str, list[Provenance]] = defaultdict(list)
     for record in (record for statement in statements for record in statement.records):

@@ -112,12 +112,15 @@ def backfill(
     ParameterError
         An argument is of the wrong kind, a gap of a log that is not among `logs`; nothing was fetched or written.
     SchemaMismatchError
-        The table demands of those who add to it what we do not do; nothing was asked of any log.
+        The table demands of those who add to it what we do not do, or main of those who read it; nothing
+        was asked of any log.
     TableError
         Another run writes to the table, or a commit failed; earlier commits stay.
     """
     budget = Budget(max_requests, max_entries, deadline)
     by_url = logs_of(ranges_by_log(gaps), logs)
+    if main is not None:
+        check_features(main, "read")
     stop, interrupted = threading.Event(), threading.Event()
     commits: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 

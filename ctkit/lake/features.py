@@ -3,9 +3,14 @@
 Source: Delta protocol, "Table Features", "Requirements for Writers", "Requirements for Readers", "Column Metadata".
 """
 
+import json
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
@@ -118,6 +123,34 @@ def refused_features(table: DeltaTable, verb: Verb) -> dict[str, list[str]]:
     if "deletionVectors" in listed - found.keys() and _has_deletion_vectors(table):
         found["deletionVectors"] = ["a file has one"]
     return found
+
+
+def unreadable_features(folder: Path) -> list[str]:
+    """Return the features because of which deltalake does not open the table in a folder, as its log names them.
+
+    Nothing where the log cannot be read, which has another reason then.
+    """
+    protocol = _last_protocol(folder / "_delta_log")
+    by_kind = [protocol.get(kind) for kind in ("readerFeatures", "writerFeatures")]
+    for_readers, for_writers = (
+        {str(each) for each in names} if isinstance(names, list) else set() for names in by_kind
+    )
+    known = dict.fromkeys(for_writers, READABLE) | dict.fromkeys(for_readers, UNREADABLE) | FEATURES
+    return sorted(name for name in for_readers | for_writers if known[name].read == "barred")
+
+
+def _last_protocol(log: Path) -> dict[str, Any]:
+    """Return the newest protocol that a commit names, or else a checkpoint."""
+    with suppress(OSError, ValueError, TypeError, AttributeError, LookupError, pa.ArrowException):
+        for commit in sorted(filter(Path.is_file, log.glob("[0-9]*[0-9].json")), reverse=True):
+            for line in reversed(commit.read_text().splitlines()):
+                if protocol := json.loads(line).get("protocol"):
+                    return dict(protocol)
+        for checkpoint in sorted(filter(Path.is_file, log.glob("*.checkpoint*.parquet")), reverse=True):
+            rows = pq.read_table(str(checkpoint), columns=["protocol"], use_threads=False)
+            for protocol in filter(None, rows["protocol"].to_pylist()):
+                return dict(protocol)
+    return {}
 
 
 def _properties(table: DeltaTable) -> Iterator[tuple[str, str, str]]:

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, PlainValidator
 from ctkit.arguments import Index, WholeNumber, checked
 from ctkit.errors import ParameterError
 from ctkit.lake.coverage import find_covered
-from ctkit.lake.table import files_of, folder_of
+from ctkit.lake.table import check_features, files_of, folder_of
 from ctkit.ranges import END, LARGEST_TREE, Int64s, RangeSet
 from ctkit.schema import GAP_SCHEMA
 from ctkit.urls import canonical_url
@@ -91,6 +91,8 @@ def find_gaps(
     ParameterError
         An argument is of the wrong kind, a stretch of `within` is none of a log, or two of its URLs are those of one
         log.
+    SchemaMismatchError
+        A table demands of those who read it what we do not do.
     TableError
         A file of a table cannot be read.
 
@@ -99,6 +101,8 @@ def find_gaps(
     >>> find_gaps(None, within={"https://ct.example.com/2026h2": (5, 8)}).to_pylist()
     [{'source_url': 'https://ct.example.com/2026h2', 'start': 5, 'end': 8}]
     """
+    for table in filter(None, (main, staging)):
+        check_features(table, "read")
     urls = [canonical_url(url) for url in within]
     for given, url, (start, ceiling) in zip(within, urls, within.values(), strict=True):
         if urls.count(url) > 1:

@@ -289,8 +289,6 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     """Merge two tables that are held."""
     staged, dead = data_files(staging), orphans(staging)
     check_dates(staged)
-    for orphan in dead:
-        logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
     overlap = Overlap(staging, staged)
     clear_scratch(main)
     clear_scratch(staging)
@@ -331,6 +329,9 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     shutil.rmtree(scratch_of(main), ignore_errors=True)
     if linked:
         confirm_files(linked, main, before + 1)
+    # Not before: where a file is missing, this may be the one, under another name.
+    for orphan in dead if staged else ():
+        logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
     return MergeReport(
         main=folder_of(main),
         version_before=before,

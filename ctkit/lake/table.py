@@ -1,7 +1,6 @@
 """Delta tables at rest: opened, created, checked, and held by one writer at a time."""
 
 import errno
-import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -15,7 +14,8 @@ from deltalake.exceptions import DeltaError
 
 from ctkit.arguments import DerForm, checked
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
-from ctkit.lake.features import Verb, refused_features
+from ctkit.lake.features import Verb, refused_features, unreadable_features
+from ctkit.lake.locks import check_lockable, lock_folder
 from ctkit.paths import local_path
 from ctkit.schema import PARTITION, AsDer, row_schema
 
@@ -123,6 +123,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
             return None
         table = DeltaTable(path.as_uri())
     except (DeltaError, OSError, ValueError) as error:
+        _refuse(str(path), {name: ["listed in its protocol"] for name in unreadable_features(path)}, "read")
         raise TableError(
             str(path),
             f"cannot be opened as a Delta table ({first_line(error)}); check its _delta_log, rights and features",
@@ -153,13 +154,17 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerFo
     SchemaMismatchError
         The table there is not one of ours, or it, or `like`, holds certificates otherwise than `as_der` says.
     TableError
-        There is a table that cannot be opened, or the folder holds other things.
+        There is a table that cannot be opened, or the folder holds other things, or its file system has no locks, so
+        that none could write to it; nothing is created then.
     """
     found = find_table(uri)
     check_as_der(as_der, found, like)
+    if like is not None:
+        check_features(like, "read")
     if found:
         return found
     path = table_path(uri)
+    check_lockable(path)
     try:
         schema = row_schema(as_der_type(like) if like else _AS_DER[as_der or "binary"])
         return DeltaTable.create(
@@ -246,10 +251,14 @@ def check_features(table: DeltaTable, verb: Verb) -> None:
     SchemaMismatchError
         Names the features.
     """
-    if found := refused_features(table, verb):
+    _refuse(folder_of(table), refused_features(table, verb), verb)
+
+
+def _refuse(folder: str, found: dict[str, list[str]], verb: Verb) -> None:
+    if found:
         named = "; ".join(f"{name} ({', '.join(shown)})" for name, shown in found.items())
         message = f"ctkit cannot {_DOINGS[verb]} because of {named}. Nothing was changed. Drop the feature"
-        raise SchemaMismatchError(folder_of(table), f"{message}, or name another table", tuple(found))
+        raise SchemaMismatchError(folder, f"{message}, or name another table", tuple(found))
 
 
 def as_der_type(table: DeltaTable) -> AsDer:
@@ -383,16 +392,7 @@ def hold(table: DeltaTable) -> Iterator[DeltaTable]:
     except OSError as error:
         raise gone from error
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            message = "is being written by another run of ctkit; wait until that has ended, then run again"
-            raise TableError(folder, message) from None
-        except OSError as error:
-            message = (
-                f"cannot be locked: its file system refuses flock() of a folder ({error.strerror}); keep it on another"
-            )
-            raise TableError(folder, message) from error
+        lock_folder(descriptor, folder)
         held = find_table(folder)
         if (
             held is None

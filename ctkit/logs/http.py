@@ -17,6 +17,7 @@ from typing import TypeVar
 import httpx
 import tenacity
 
+from ctkit.arguments import check_header
 from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.logs.connection import OversizeError, ending, open_transports, unpacked
 from ctkit.logs.deadline import Deadline
@@ -359,7 +360,11 @@ def retry_after(value: str, now: float) -> float | None:
 
 def _check_user_agent(user_agent: str) -> None:
     has_contact = re.search(r"[^\s@]@[^\s@]|https?://[^\s/]", user_agent)
-    if not (has_contact and user_agent.isascii() and user_agent.isprintable()):
+    try:
+        check_header(user_agent)
+    except ValueError as error:
+        raise ParameterError(f"user_agent: {error}") from error
+    if not has_contact:
         raise ParameterError(
             f"user_agent is {user_agent!r}: logs ask for a contact, give a mail address or a URL, "
             'for example user_agent="backfill of Example Org, ct@example.org"'
