@@ -39,6 +39,7 @@ from ctkit.lake.merge import MergePreview as MergePreview
 from ctkit.lake.merge import MergeReport as MergeReport
 from ctkit.lake.merge import merge_staging as merge_staging
 from ctkit.lake.merge import preview_merge as preview_merge
+from ctkit.lake.querying import rows_of as rows_of
 from ctkit.lake.repair import RepairReport as RepairReport
 from ctkit.lake.repair import repair as repair
 from ctkit.lake.table import find_table as find_table

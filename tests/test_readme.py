@@ -3,13 +3,15 @@
 import argparse
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-import ctkit
 from ctkit.cli import _parser
-from ctkit.desk.parameters import Parameters
+from ctkit.demo import cycle
+from ctkit.desk.parameters import Parameters, read_parameters
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -56,17 +58,49 @@ def test_readme_lists_every_runbook():
     """The table of runbooks has each notebook, and no other."""
     notebooks = (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")
 
-    assert sorted(first_cells("Runbooks")) == sorted(f"notebooks/{path.name}" for path in notebooks)
+    assert sorted(first_cells("Runbooks and schedules")) == sorted(f"notebooks/{path.name}" for path in notebooks)
 
 
-def test_readme_api_exists():
-    """The Python of the README is Python, and uses names of ctkit that exist."""
-    (block,) = re.findall(r"^```python\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
-    used = {
-        node.attr
-        for node in ast.walk(ast.parse(block))
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "ctkit"
-    }
+def blocks(heading, language):
+    """Return what a section shows in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", section(heading), re.MULTILINE | re.DOTALL)
 
-    assert used
-    assert used <= set(ctkit.__all__)
+
+def test_readme_in_python_has_types(tmp_path):
+    """Whoever writes what the README shows has it checked, and it is right."""
+    (block,) = blocks("In Python, step by step", "python")
+    (tmp_path / "reader.py").write_text(block + "reveal_type(report)\n")
+    command = [sys.executable, "-m", "mypy", "--strict", "--follow-imports=silent", "reader.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert [line for line in done.stdout.splitlines() if line.startswith("reader.py") and "note:" not in line] == []
+    assert "BackfillReport" in done.stdout
+
+
+def test_readme_questions_have_answers(tmp_path, monkeypatch):
+    """Each question that the README asks the demo's table is answered."""
+    monkeypatch.chdir(tmp_path)
+    assert cycle.run("ctkit-demo", entries=300) == 0
+    (block,) = blocks("Ask the table", "python")
+    answers = []
+    names = {}
+    for statement in ast.parse(block).body:
+        if isinstance(statement, ast.Expr):
+            answers.append(eval(compile(ast.Expression(statement.value), "README.md", "eval"), names))
+        else:
+            exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
+
+    per_log, of_domain, issuers, per_day, subject = answers
+    assert per_log["rows"].tolist() == [300, 300]
+    assert list(of_domain) == ["domain", "not_before", "issuer_aggregated", "cert_link"]
+    assert issuers["issued"].tolist() == sorted(issuers["issued"], reverse=True)
+    assert per_day["entries"].sum() == 600
+    assert subject.rfc4514_string()
+
+
+def test_readme_parameters_are_read(tmp_path):
+    """The parameter file that the README begins with is one."""
+    (block,) = blocks("Your own logs in ten minutes", "yaml")
+    (tmp_path / "ct.yaml").write_text(block)
+
+    assert read_parameters(tmp_path / "ct.yaml").verify == "entries"

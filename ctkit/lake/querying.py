@@ -2,6 +2,7 @@
 
 import re
 import tempfile
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,8 +12,9 @@ import ibis.expr.types as ir
 import pyarrow as pa
 from deltalake import DeltaTable
 
+from ctkit.arguments import checked
 from ctkit.errors import TableError
-from ctkit.lake.table import add_actions, first_line, folder_of
+from ctkit.lake.table import add_actions, check_features, first_line, folder_of
 from ctkit.schema import PARTITION, row_schema
 
 
@@ -74,6 +76,42 @@ def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.
     name = ibis.util.gen_name("rows")
     define_rows(connection.con, name, files, dates=dates)
     return connection.table(name)
+
+
+@checked
+def rows_of(table: DeltaTable) -> ir.Table:
+    """Return the rows of a table as an ibis table, to ask it whatever you like.
+
+    It is lazy, and asks a DuckDB of its own, which reads no more than the columns and files that a question needs. It
+    shows the table's version of now, for as long as no VACUUM or merge removes its files.
+
+    Parameters
+    ----------
+    table
+        From `ctkit.open_table`.
+
+    Raises
+    ------
+    SchemaMismatchError
+        The table demands of its readers what we do not do.
+    TableError
+        The table names a file that is none of its own.
+
+    Examples
+    --------
+    >>> import tempfile, ctkit
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     rows = ctkit.rows_of(ctkit.open_table(folder))
+    ...     print(rows.filter(rows.is_ca).count().to_pyarrow())
+    0
+    """
+    check_features(table, "read")
+    spill = tempfile.TemporaryDirectory(prefix="ctkit-")
+    connection = duckdb.connect(config={"temp_directory": spill.name})
+    connection.execute("SET TimeZone = 'UTC'")
+    backend = ibis.duckdb.from_connection(connection)
+    weakref.finalize(backend, spill.cleanup)
+    return read_tables(backend, table)
 
 
 def define_rows(
