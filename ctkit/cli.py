@@ -1,17 +1,18 @@
 """The ``ctkit`` command."""
 
 import argparse
-import difflib
 import json
-import re
+import os
+import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from typing import NoReturn
 
-import yaml
-
-from ctkit.desk.parameters import NO_YAML, Loader, Parameters, read_parameters, read_yaml
+from ctkit.arguments import did_you_mean
+from ctkit.desk.flags import add_flags, literal, read_flags
+from ctkit.desk.parameter_files import read_yaml
+from ctkit.desk.parameters import Parameters
 from ctkit.desk.terminal import (
     OutputError,
     fail,
@@ -85,7 +86,7 @@ def _run(argv: Sequence[str] | None) -> int:
 
 def gaps(arguments: argparse.Namespace) -> int:
     """Print what is missing."""
-    parameters = _read(arguments)
+    parameters = read_flags(arguments)
     from ctkit.desk.gap_report import report_gaps
 
     with closing(report_gaps(parameters)) as gap_report:
@@ -109,7 +110,7 @@ def gaps(arguments: argparse.Namespace) -> int:
 
 def backfill(arguments: argparse.Namespace) -> int:
     """Fetch what is missing, or show what that would take."""
-    parameters = _read(arguments)
+    parameters = read_flags(arguments)
     if arguments.dry_run:
         return _dry_run(parameters, as_json=arguments.json)
     if arguments.json:
@@ -157,7 +158,7 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
 
 def merge(arguments: argparse.Namespace) -> int:
     """Move staging into main."""
-    parameters = _read(arguments)
+    parameters = read_flags(arguments)
     if parameters.staging_path is None and not arguments.undo:
         raise ParameterError("merge requires --staging-path <PATH>")
     from ctkit.desk.verbs import merge_staged, undo_staged
@@ -183,7 +184,7 @@ def merge(arguments: argparse.Namespace) -> int:
 
 def audit(arguments: argparse.Namespace) -> int:
     """Print what is complete and what is proven."""
-    parameters = _read(arguments)
+    parameters = read_flags(arguments)
     from ctkit.desk.verbs import audit_main
 
     report = audit_main(parameters)
@@ -206,7 +207,7 @@ def audit(arguments: argparse.Namespace) -> int:
 
 def repair(arguments: argparse.Namespace) -> int:
     """Take repeated rows out of main."""
-    main_path = _read(arguments).need("main_path")
+    main_path = read_flags(arguments).need("main_path")
     from ctkit.lake import repair as repair_module
     from ctkit.lake.table import find_table
     from ctkit.report import left_out
@@ -233,7 +234,7 @@ def run(arguments: argparse.Namespace) -> int:
     from ctkit.desk.runbook import run_notebook
 
     shared = read_yaml(arguments.file) if arguments.file else {}
-    own = {key: _literal(value) for key, value in arguments.parameter}
+    own = {key: literal(value) for key, value in arguments.parameter}
     code = run_notebook(arguments.notebook, own, shared=shared)
     let_finish()
     return code
@@ -246,7 +247,12 @@ def demo(arguments: argparse.Namespace) -> int:
     return run(arguments.dir, serve=arguments.serve)
 
 
-_KINDS = {"from_index": int, "to_index": int, "max_requests": int, "max_entries": int, "deadline": float}
+def completion(arguments: argparse.Namespace) -> int:
+    """Print a completion script."""
+    from argcomplete.shell_integration import shellcode
+
+    print_lines(shellcode(["ctkit"], shell=arguments.shell))
+    return 0
 
 
 class _Parser(argparse.ArgumentParser):
@@ -261,9 +267,15 @@ class _Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: str) -> None:
         choices = list(action.choices or ())
         if choices and value not in choices:
-            close = difflib.get_close_matches(value, choices, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(choices)}"
+            hint = did_you_mean(value, choices) or f"choose from {', '.join(choices)}"
             raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples, and to 80 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 80) - 2)
 
 
 class _Version(argparse.Action):
@@ -286,107 +298,86 @@ def _parser() -> _Parser:
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(command: Callable[[argparse.Namespace], int], about: str) -> _Parser:
-        added = commands.add_parser(
-            command.__name__, help=about, description=about.capitalize() + ".", allow_abbrev=False
+    def add(command: Callable[[argparse.Namespace], int], about: str, *examples: str) -> _Parser:
+        added: _Parser = commands.add_parser(
+            command.__name__,
+            help=about,
+            description=about[0].upper() + about[1:] + ".",
+            epilog="\n".join(["examples:", *(f"  ctkit {command.__name__} {words}" for words in examples)]),
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
         )
         added.set_defaults(command=command, parser=added)
         return added
 
-    def add_flags(added: _Parser, *flags: tuple[str, str, str]) -> None:
-        added.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
-        for flag, key, metavar in flags:
-            about = Parameters.model_fields[key].description
-            kind = _KINDS.get(key, str)
-            added.add_argument(flag, dest=key, metavar=metavar, type=kind, help=about)
-
-    main_path = ("--main-path", "main_path", "PATH")
-    staging_path = ("--staging-path", "staging_path", "PATH")
-    stretch = [
-        ("--from", "from_index", "N"),
-        ("--to", "to_index", "N"),
-        ("--logs", "log_filter", "SUBSTRING"),
-        ("--state-file", "state_file", "FILE"),
-    ]
-    budget = [
-        ("--max-requests", "max_requests", "N"),
-        ("--max-entries", "max_entries", "N"),
-        ("--deadline", "deadline", "SECONDS"),
-    ]
-    verify = ("--verify", "verify", "off|heads|entries")
-    finding = add(gaps, "show what is missing; changes nothing")
-    finding.add_argument(
+    found = add(gaps, "show what is missing; changes nothing", "-f ct.yaml", "-f ct.yaml --logs argon --json")
+    found.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
     )
-    add_flags(finding, main_path, staging_path, *stretch)
-    filling = add(backfill, "fetch what is missing into staging, or into main")
-    filling.add_argument("--dry-run", action="store_true", help="show what would be asked for; changes nothing")
-    filling.add_argument("--json", action="store_true", help="print the plan of --dry-run as {..., by_log: [...]}")
-    add_flags(filling, main_path, staging_path, *stretch, verify, *budget)
-    merging = add(merge, "move staging into main, in one commit")
-    merging.add_argument(
-        "--undo", action="store_true", help="take the last merge out of main, if it is main's last commit"
+    filled = add(
+        backfill,
+        "fetch what is missing into staging, or into main",
+        "-f ct.yaml --dry-run",
+        "-f ct.yaml --verify entries --deadline 3600",
     )
-    about_create = "create the main table that --main-path names"
-    merging.add_argument("--create", dest="create_main", action="store_const", const=True, help=about_create)
-    confirmed = Parameters.model_fields["confirmed"].description
-    merging.add_argument("--yes", dest="confirmed", action="store_const", const=True, help=confirmed)
-    add_flags(merging, main_path)
-    about_staging = "the staging table; it is removed afterwards, and made again by --undo"
-    merging.add_argument("--staging-path", metavar="PATH", help=about_staging)
-    auditing = add(audit, "show what is complete and what is proven; changes nothing")
-    auditing.add_argument("--json", action="store_true", help="print one JSON object")
-    about = {key: Parameters.model_fields[key].description for key in ("recheck", "require_proof")}
-    auditing.add_argument(
-        "--recheck", nargs="?", const="unproven", choices=("unproven", "all"), help=f"{about['recheck']} (%(const)s)"
+    filled.add_argument("--dry-run", action="store_true", help="show what would be asked for; change nothing")
+    filled.add_argument("--json", action="store_true", help="print the plan of --dry-run as {..., by_log: [...]}")
+    merged = add(merge, "move staging into main, in one commit; removes staging", "-f ct.yaml", "--undo -f ct.yaml")
+    merged.add_argument(
+        "--undo", action="store_true", help="take the last merge out of main again, if it is main's last commit"
     )
-    auditing.add_argument("--require-proof", action="store_const", const=True, help=about["require_proof"])
-    add_flags(auditing, main_path, *stretch[:3])
-    repair_module = add(repair, "take repeated rows out of main, in one commit")
-    repair_module.add_argument("--dry-run", action="store_true", help="show what would be removed; changes nothing")
-    add_flags(repair_module, main_path)
-    running = add(run, "run a notebook through papermill; its record goes to runs/")
-    running.add_argument("notebook", metavar="NOTEBOOK")
-    add_flags(running)
-    running.add_argument(
+    audited = add(
+        audit,
+        "show what is complete and what is proven; changes nothing",
+        "-f ct.yaml",
+        "-f ct.yaml --recheck --require-proof",
+    )
+    audited.add_argument("--json", action="store_true", help="print one JSON object")
+    repaired = add(
+        repair, "take repeated rows out of main, in one commit", "-f ct.yaml --dry-run", "--main-path data/main"
+    )
+    repaired.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
+    for added in (found, filled, merged, audited, repaired):
+        add_flags(added)
+    ran = add(
+        run,
+        "run a notebook through papermill; its record goes to runs/",
+        "notebooks/backfill.ipynb -f ct.yaml",
+        "notebooks/audit.ipynb -f ct.yaml -p recheck all",
+    )
+    ran.add_argument("notebook", metavar="NOTEBOOK")
+    ran.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); -p overrides it")
+    ran.add_argument(
         "-p",
         dest="parameter",
         metavar=("KEY", "VALUE"),
         nargs=2,
         action="append",
         default=[],
-        help="one parameter, overrides the file; the value is read as YAML",
+        help="one parameter; its value is read as YAML",
     )
-    showing = add(demo, "run the whole cycle on an embedded log")
-    showing.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
-    showing.add_argument("--serve", action="store_true", help="keep the log up afterwards, for JupyterLab")
+    shown = add(demo, "run the whole cycle on embedded logs", "", "/tmp/demo --serve")
+    shown.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
+    shown.add_argument("--serve", action="store_true", help="keep the logs up afterwards, for JupyterLab")
+    completed = add(
+        completion,
+        "print what makes a shell complete the words of ctkit",
+        "bash > ~/.local/share/bash-completion/completions/ctkit",
+        "fish > ~/.config/fish/completions/ctkit.fish",
+    )
+    completed.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
     return parser
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    arguments, unknown = _parser().parse_known_args(argv)
+    parser = _parser()
+    if "_ARGCOMPLETE" in os.environ:
+        import argcomplete
+
+        argcomplete.autocomplete(parser)
+    arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        parser: _Parser = arguments.parser
-        close = difflib.get_close_matches(unknown[0].split("=")[0], parser._option_string_actions, n=1)
-        parser.error(f"unknown argument {unknown[0]}; " + (f"did you mean {close[0]}?" if close else "see --help"))
+        command: _Parser = arguments.parser
+        hint = did_you_mean(unknown[0].split("=")[0], list(command._option_string_actions)) or "see --help"
+        command.error(f"unknown argument {unknown[0]}; {hint}")
     return arguments
-
-
-def _read(arguments: argparse.Namespace) -> Parameters:
-    flags = {key: value for key, value in vars(arguments).items() if key in Parameters.model_fields}
-    try:
-        return read_parameters(arguments.file, **flags)
-    except ParameterError as error:
-        # It names parameters as a file does.
-        typed = {
-            action.dest: action.option_strings[-1] for action in arguments.parser._actions if action.option_strings
-        }
-        named = re.sub(r"^argument: (\w+)", lambda key: f"argument {typed[key[1]]}", str(error), flags=re.MULTILINE)
-        raise ParameterError(named) from None
-
-
-def _literal(text: str) -> object:
-    try:
-        return yaml.load(text, Loader)
-    except NO_YAML:
-        return text

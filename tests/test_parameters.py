@@ -9,7 +9,8 @@ from urllib.parse import quote
 import pytest
 
 from ctkit.demo.embedded import EmbeddedLog
-from ctkit.desk.parameters import LogParameter, Parameters, read_parameters, read_server_config, read_yaml
+from ctkit.desk.parameter_files import read_server_config, read_yaml
+from ctkit.desk.parameters import LogParameter, Parameters, read_parameters
 from ctkit.errors import ParameterError
 from ctkit.lake.table import table_path
 

@@ -11,6 +11,7 @@ import pytest
 
 from ctkit.cli import _parser
 from ctkit.demo import cycle
+from ctkit.desk.flags import flag_of
 from ctkit.desk.parameters import Parameters, read_parameters
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -41,12 +42,25 @@ def test_readme_lists_every_command():
 
 @pytest.mark.parametrize("name", commands())
 def test_readme_lists_every_flag(name):
-    """The lines of a command name its flags, and no others."""
+    """The lines of a command name its flags, but for parameters, and no others."""
     lines = re.findall(rf"^ctkit {name} .*", section("Commands"), re.MULTILINE)
     words = set(re.findall(r"(?<=[ \[])--?[a-z-]+", " ".join(lines)))
-    flags = {flag for action in commands()[name]._actions for flag in action.option_strings} - {"-h", "--help"}
+    flags = {
+        flag
+        for action in commands()[name]._actions
+        if action.dest not in Parameters.model_fields and not (action.dest == "file" and name != "run")
+        for flag in action.option_strings
+    }
 
-    assert flags == words
+    assert flags - {"-h", "--help"} == words
+
+
+@pytest.mark.parametrize("key", Parameters.model_fields)
+def test_readme_names_flags_that_are_not_like_their_key(key):
+    """The table of parameters says how a flag is typed that is not the key with hyphens."""
+    (row,) = re.findall(rf"^\| `{key}` \|.*", section("Parameters"), re.MULTILINE)
+
+    assert flag_of(key).name in row
 
 
 def test_readme_lists_every_parameter():

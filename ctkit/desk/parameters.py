@@ -9,9 +9,8 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
 
-import yaml
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -40,6 +39,7 @@ from ctkit.arguments import (
     describe,
     shown,
 )
+from ctkit.desk.parameter_files import read_server_config, read_yaml
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 
@@ -79,8 +79,28 @@ LogUrl = Annotated[Text, AfterValidator(_check_url)]
 UserAgent = Annotated[Text, AfterValidator(check_header)]
 
 
-_FLAGS = {"main_path": ", or as --main-path", "staging_path": ", or as --staging-path"}
-"""Of what a verb needs, that for which the command line has a flag."""
+class Flag(NamedTuple):
+    """What the command line makes of a key: a flag of some commands.
+
+    Attributes
+    ----------
+    commands
+        Their names, separated by spaces.
+    metavar
+        What stands for its value in help; a number is ``N`` or ``SECONDS``, and words speak for themselves.
+    name
+        As it is typed; empty for the key with hyphens.
+    about
+        What it is, where that differs from the key.
+    """
+
+    commands: str
+    metavar: str = ""
+    name: str = ""
+    about: str = ""
+
+
+_GAPS, _LOGS, _ALL = "gaps backfill", "gaps backfill audit", "gaps backfill merge audit repair"
 
 
 def _read_key(key: object) -> bytes:
@@ -139,45 +159,79 @@ class Parameters(_Checked):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    main_path: TablePath | None = Field(None, description="the main table: a folder, bare or as file://")
-    staging_path: TablePath | None = Field(None, description="the staging table; not given: backfill writes to main")
-    state_file: FilePath | None = Field(None, description="the live server's state file, for the ceilings")
-    logs: Annotated[tuple[LogParameter, ...], Field(strict=False)] | None = Field(
-        None, description="logs to read: a list of {name, url, protocol, key}"
+    main_path: Annotated[TablePath | None, Flag(_ALL, "PATH")] = Field(
+        None, description="the main table: a folder, bare or as file://"
     )
-    log_list: FilePath | None = Field(None, description="log list of format v3, as file or URL; joined to logs")
-    log_list_key: FilePath | None = Field(None, description="PEM or DER file of the key that signs the log list")
-    log_filter: Text | None = Field(None, description="keep logs with this in their name or URL, in any case")
-    from_index: Index | None = Field(None, description="first index wanted of every log; not given: catch-up")
-    to_index: Index | None = Field(None, description="index to stop before; never above the ceiling")
-    ceiling: Ceiling = Field("state", description="what bounds a log: state file, or its checkpoint")
-    internal_only: bool | None = Field(
+    staging_path: Annotated[TablePath | None, Flag("gaps backfill merge", "PATH")] = Field(
+        None, description="the staging table; not given: backfill writes to main"
+    )
+    state_file: Annotated[FilePath | None, Flag(_GAPS, "FILE")] = Field(
+        None, description="the live server's state file, for the ceilings"
+    )
+    logs: Annotated[
+        Annotated[tuple[LogParameter, ...], Field(strict=False)] | None,
+        Flag(_LOGS, "URL", "--log-url", about="a log to read, by its URL; once for each log"),
+    ] = Field(None, description="logs to read: a list of {name, url, protocol, key}")
+    log_list: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
+        None, description="log list of format v3, as file or URL; joined to logs"
+    )
+    log_list_key: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
+        None, description="PEM or DER file of the key that signs the log list"
+    )
+    log_filter: Annotated[Text | None, Flag(_LOGS, "SUBSTRING", name="--logs")] = Field(
+        None, description="keep logs with this in their name or URL, in any case"
+    )
+    from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
+        None, description="first index wanted of every log; not given: catch-up"
+    )
+    to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
+        None, description="index to stop before; never above the ceiling"
+    )
+    ceiling: Annotated[Ceiling, Flag(_GAPS)] = Field(
+        "state", description="what bounds a log: state file, or its checkpoint"
+    )
+    internal_only: Annotated[bool | None, Flag(_GAPS)] = Field(
         None, description="leave what lies after a log's last row to the live server; not given: while that runs"
     )
-    seen: Seen = Field("log", description="column seen: the entry's timestamp, or time of fetch")
-    as_der: DerForm | None = Field(
+    seen: Annotated[Seen, Flag("backfill")] = Field(
+        "log", description="column seen: the entry's timestamp, or time of fetch"
+    )
+    as_der: Annotated[DerForm | None, Flag("backfill")] = Field(
         None, description="how a new table holds certificates: binary, or text for older live servers"
     )
-    verify: Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)] = Field(
-        "heads", description="off, heads: tree heads, or entries: also that each is in the log's tree"
+    verify: Annotated[
+        Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)], Flag("backfill")
+    ] = Field(
+        "heads",
+        description="what to verify: off, heads (signatures) or entries (also inclusion)",
     )
-    max_requests: Count | None = Field(
+    max_requests: Annotated[Count | None, Flag("backfill", "N")] = Field(
         None, description="requests for entries that a backfill may send, repeated ones included"
     )
-    max_entries: Count | None = Field(None, description="entries that a backfill may write")
-    deadline: Seconds | None = Field(
+    max_entries: Annotated[Count | None, Flag("backfill", "N")] = Field(
+        None, description="entries that a backfill may write"
+    )
+    deadline: Annotated[Seconds | None, Flag("backfill", "SECONDS")] = Field(
         None, description="seconds after which a backfill starts no request and ends those under way"
     )
-    recheck: Rechecked | None = Field(
+    recheck: Annotated[Rechecked | None, Flag("audit")] = Field(
         None, description="audit: compare rows with the logs' entries again, those that are not proven, or all"
     )
-    require_proof: bool = Field(False, description="audit: rows that are not proven make it fail")
-    confirmed: bool = Field(False, description="merge a staging table even if it looks like a main table")
-    create_main: bool | None = Field(
+    require_proof: Annotated[bool, Flag("audit")] = Field(
+        False, description="audit: rows that are not proven make it fail"
+    )
+    confirmed: Annotated[bool, Flag("merge", name="--yes")] = Field(
+        False, description="merge a staging table even if it looks like a main table"
+    )
+    create_main: Annotated[bool | None, Flag("merge", name="--create")] = Field(
         None, description="merge: create the main table if there is none; not given: unless its path was typed by hand"
     )
-    user_agent: UserAgent | None = Field(None, description="how to introduce yourself to logs, with a contact")
-    server_config: FilePath | None = Field(None, description="the live server's config.yaml: fills what is not given")
+    user_agent: Annotated[UserAgent | None, Flag(_LOGS, "TEXT")] = Field(
+        None, description="how to introduce yourself to logs, with a contact"
+    )
+    server_config: Annotated[FilePath | None, Flag(_ALL, "FILE")] = Field(
+        None, description="the live server's config.yaml: fills what is not given"
+    )
 
     @model_validator(mode="after")
     def _check_stretch(self) -> Self:
@@ -232,7 +286,8 @@ class Parameters(_Checked):
         value = getattr(self, key)
         if value is None:
             about = type(self).model_fields[key].description
-            raise ParameterError(f"{key} is missing ({about}); give it in the parameter file{_FLAGS.get(key, '')}")
+            flag = "--" + key.replace("_", "-")
+            raise ParameterError(f"{key} is missing ({about}); give it in the parameter file, or as {flag}")
         return str(value)
 
 
@@ -272,126 +327,3 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str], model: type[Bas
     key, *inner = problem["loc"]
     known = (LogParameter if inner else model).model_fields
     return describe(problem, origins.get(str(key), "parameters"), problem["loc"], list(known))
-
-
-class Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, and a date stays the text that it is, as in papermill."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Return the mapping; refuse a key that is given twice."""
-        seen = set()
-        for key, _ in node.value:
-            # Other keys than texts and numbers are refused below.
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
-                seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put in the members of merged mappings (``<<``), each key once: aliases may bring them a million times."""
-        super().flatten_mapping(node)
-        members = {}
-        for key, value in node.value:
-            members[key.tag, key.value if isinstance(key, yaml.ScalarNode) else id(key)] = key, value
-        node.value = list(members.values())
-
-
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-
-
-# A value that is not what its tag says, such as !!bool maybe, ends in whatever PyYAML stumbles over.
-NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-"""What `Loader` raises on a text that is no YAML."""
-
-
-def read_yaml(file: str | Path) -> dict[str, object]:
-    """Return the mapping in a YAML file; an empty file is an empty mapping.
-
-    Raises
-    ------
-    ParameterError
-        The file cannot be read, is no YAML, gives a key twice, or is no mapping with text keys.
-    """
-    path = Path(local_path(str(file)))
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader)
-    except (OSError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path} cannot be read ({error}); name another file") from error
-    except NO_YAML as error:
-        raise ParameterError(f"{path} is no YAML; correct it: {' '.join(str(error).split())}") from error
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ParameterError(f"{path} is no list of 'key: value' lines; correct it")
-    return values
-
-
-def read_server_config(file: str | Path, *, needs_table: bool = True) -> dict[str, object]:
-    """Return what the live server's ``config.yaml`` and its environment overrides say, as parameters.
-
-    ``delta_sink.table_path``, or the ``table_path`` of the only one of its ``targets``, is `main_path`,
-    ``ct_log.state_file`` `state_file`, ``ct_logs_url`` `log_list`, and ``custom_logs`` (RFC 6962) and ``static_logs``
-    (Static CT) are `logs`. The server's built-in defaults are not assumed: what neither the file nor the environment
-    says is not given. Other keys are the server's business.
-
-    Parameters
-    ----------
-    file
-        The configuration.
-    needs_table
-        Whether it is an error that there are several targets and nothing tells which of them is main.
-
-    Raises
-    ------
-    ParameterError
-        The file cannot be read, or a section that is used has another shape than the server's, or there are several
-        targets.
-    """
-    path = Path(local_path(str(file)))
-    try:
-        config = read_yaml(path)
-    except ParameterError as error:
-        raise ParameterError(f"server_config: {error}") from error
-
-    def section(name: str, kind: type) -> Any:
-        value = config.get(name)
-        if value is not None and not isinstance(value, kind):
-            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {shown(value)}")
-        return kind() if value is None else value
-
-    def beside(value: object) -> object:
-        if not isinstance(value, str) or not value:
-            return value or None
-        bare = local_path(value)
-        return bare if "://" in bare else str(path.parent / bare)
-
-    logs = []
-    for name, protocol in [("custom_logs", "rfc6962"), ("static_logs", "static-ct")]:
-        for log in section(name, list):
-            if not isinstance(log, dict):
-                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {shown(log)}")
-            logs.append({"name": log.get("name"), "url": log.get("url"), "protocol": protocol})
-    environment = os.environ.get
-    main_path = environment("CERTSTREAM_DELTA_SINK_TABLE_PATH") or beside(section("delta_sink", dict).get("table_path"))
-    if not main_path:
-        targets = {}
-        for name, target in section("targets", dict).items():
-            if not isinstance(target, dict):
-                raise ParameterError(f"{path}: targets.{name}: it should be a dict, but is {shown(target)}")
-            given = environment(f"CERTSTREAM_TARGETS_{str(name).upper()}_TABLE_PATH")
-            targets[str(name)] = given or beside(target.get("table_path"))
-        if len(targets) > 1 and needs_table:
-            raise ParameterError(
-                f"{path}: targets: main may be any of {', '.join(targets)}; give its path as main_path"
-            )
-        main_path = next(iter(targets.values()), None)
-    return {
-        "main_path": main_path,
-        "state_file": environment("CERTSTREAM_CT_LOG_STATE_FILE") or beside(section("ct_log", dict).get("state_file")),
-        "log_list": environment("CERTSTREAM_CT_LOGS_URL") or config.get("ct_logs_url") or None,
-        "logs": logs or None,
-    }

@@ -16,7 +16,8 @@ import seeds
 from blocks import LOG, block_of
 from seeds import START
 
-from ctkit.desk.parameters import read_parameters, read_server_config, read_yaml
+from ctkit.desk.parameter_files import read_server_config, read_yaml
+from ctkit.desk.parameters import read_parameters
 from ctkit.desk.state_file import read_state
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
 from ctkit.lake.keys import SortedKeys, read_keys

@@ -1,0 +1,86 @@
+"""The flags of the command line, made from the keys of a parameter file."""
+
+import argparse
+import re
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+
+from ctkit.desk.parameter_files import NO_YAML, Loader
+from ctkit.desk.parameters import Flag, Parameters, read_parameters
+from ctkit.errors import ParameterError
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``-f``, and a flag for each key that the parser's command uses; ``ctkit.desk.parameters.Flag`` says which."""
+    command = parser.prog.split()[-1]
+    group = parser.add_argument_group("parameters", "also keys of the parameter file")
+    group.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
+    for key, field in Parameters.model_fields.items():
+        flag = flag_of(key)
+        if command in flag.commands:
+            about = flag.about or (field.description or "").removeprefix(f"{command}: ")
+            group.add_argument(flag.name or _hyphens(key), dest=key, help=about, **_kind(key, flag))
+
+
+def flag_of(key: str) -> Flag:
+    """Return the flag of a key."""
+    return next(each for each in Parameters.model_fields[key].metadata if isinstance(each, Flag))
+
+
+def read_flags(arguments: argparse.Namespace) -> Parameters:
+    """Return the parameters that flags, and the file behind ``-f``, come to.
+
+    Raises
+    ------
+    ParameterError
+        As `ctkit.read_parameters`; it names flags as they are typed.
+    """
+    given = {key: value for key, value in vars(arguments).items() if key in Parameters.model_fields}
+    try:
+        return read_parameters(arguments.file, **given)
+    except ParameterError as error:
+        named = (re.sub(r"^argument: (\w+)", lambda key: f"argument {_typed(key[1])}", line) for line in error.args)
+        raise ParameterError(*named) from None
+
+
+def literal(text: str) -> object:
+    """Return what a text is as YAML; the text itself if it is none."""
+    try:
+        return yaml.load(text, Loader)
+    except NO_YAML:
+        return text
+
+
+def _hyphens(key: str) -> str:
+    return "--" + key.replace("_", "-")
+
+
+def _typed(key: str) -> str:
+    return (flag_of(key).name if key in Parameters.model_fields else "") or _hyphens(key)
+
+
+def _kind(key: str, flag: Flag) -> dict[str, Any]:
+    """Return how argparse reads a flag. `Parameters` checks what it comes to, as it checks a file."""
+    kind = Parameters.model_fields[key].annotation
+    words = "|".join(_words(kind))
+    if kind is bool:
+        return {"action": "store_const", "const": True}
+    if bool in get_args(kind):
+        return {"action": argparse.BooleanOptionalAction}
+    if key == "logs":
+        return {"action": "append", "type": lambda url: {"url": url}, "metavar": flag.metavar}
+    if key == "recheck":
+        return {"nargs": "?", "const": "unproven", "metavar": words}
+    return (
+        {"metavar": words} if words else {"metavar": flag.metavar, "type": literal if flag.metavar in _NUMBERS else str}
+    )
+
+
+_NUMBERS = ("N", "SECONDS")
+
+
+def _words(kind: Any) -> list[str]:
+    """Return the words of a Literal, wherever in a type it is."""
+    words = get_args(kind)
+    return list(words) if get_origin(kind) is Literal else [word for inner in words for word in _words(inner)]
