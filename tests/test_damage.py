@@ -178,6 +178,20 @@ def test_audit_when_a_foreign_file_is_another(served, tmp_path):
     assert (len(report.damaged), report.logs[0].missing.size) == (1, 5)
 
 
+@pytest.mark.parametrize("index", [-(1 << 63), -1, 1 << 62, (1 << 63) - 1])
+def test_audit_when_a_foreign_row_has_an_index_of_no_log(served, main, index):
+    """It is no row of the log, wherever it lies among the numbers; what is proven of others stays so."""
+    log, rows, _ = served
+    at = rows.column_names.index("cert_index")
+    write_deltalake(main, rows.slice(0, 1).set_column(at, rows.schema.field(at), [[index]]), mode="append")
+    main.update_incremental()
+
+    report = audit([log], main, recheck="all", require_proof=True)
+
+    assert report.passed
+    assert report.logs[0].rows == SIZE
+
+
 def test_audit_when_a_foreign_file_is_no_utf8(served, tmp_path):
     """Text that other readers stop at is damage, too."""
     log, rows, path = served

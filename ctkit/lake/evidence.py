@@ -20,7 +20,7 @@ from ctkit.lake.files import FileBounds, cast_column
 from ctkit.lake.keys import Keys, keys_in, read_keys
 from ctkit.lake.provenance import Statement, proven_in
 from ctkit.lake.table import as_der_type, first_line, folder_of
-from ctkit.ranges import Int64s, RangeSet, runs_of
+from ctkit.ranges import END, Int64s, RangeSet, runs_of
 from ctkit.schema import KEY
 
 ROWS_PER_BATCH = 4096
@@ -158,7 +158,7 @@ def _read_indices(file: str, urls: Collection[str]) -> dict[str, tuple[Int64s, I
 
 def _by_log(keys: Keys, urls: Collection[str]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     for number, url in enumerate(keys.urls):
-        mine = (keys.log == number) & (keys.index >= 0)
+        mine = (keys.log == number) & (keys.index >= 0) & (keys.index < END)
         if url is not None and url in urls and mine.any():
             yield url, mine
 
