@@ -409,6 +409,20 @@ def test_files_in_every_spelling(write, key, form):
     assert read_yaml(text) == {}
 
 
+@pytest.mark.parametrize("key", ["main_path", "state_file"])
+def test_spaces_at_the_ends_of_a_path(key):
+    """They are part of its name: without them it is that of another folder."""
+    assert getattr(read_parameters(**{key: " my main "}), key) == " my main "
+
+
+@pytest.mark.parametrize("key", ["main_path", "state_file", "log_list", "server_config"])
+@pytest.mark.parametrize("text", ["a\0b", "file:///a%00b", " ", ""])
+def test_paths_that_cannot_be(key, text):
+    """No file system has a path with a NUL in it."""
+    with pytest.raises(ParameterError):
+        read_parameters(**{key: text})
+
+
 @pytest.mark.parametrize("key", ["main_path", "staging_path"])
 def test_tables_as_paths(tmp_path, key):
     """A table may be given as pathlib.Path."""

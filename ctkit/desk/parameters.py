@@ -53,9 +53,10 @@ def _as_text(value: object) -> object:
 def _check_path(value: object) -> str:
     # Not pydantic's text, which has no room for the surrogates in names of files that are not UTF-8.
     text = _as_text(value)
-    if not isinstance(text, str) or not text.strip():
+    # What is at its ends is part of a name, too; a NUL is of none.
+    if not isinstance(text, str) or not text.strip() or "\0" in local_path(text):
         raise ValueError(f"it should be a path, but is {shown(value)}")
-    return text.strip()
+    return text
 
 
 TablePath = Annotated[str, PlainValidator(_check_path)]
