@@ -1,5 +1,7 @@
 """URLs of logs."""
 
+import re
+
 import httpx
 
 from ctkit.errors import ParameterError
@@ -14,7 +16,7 @@ def canonical_url(url: str) -> str:
     Raises
     ------
     ParameterError
-        Nothing but white space, slashes or a scheme is there.
+        Nothing but white space, slashes or a scheme is there, or a lone surrogate.
 
     Examples
     --------
@@ -30,7 +32,8 @@ def canonical_url(url: str) -> str:
     end = len(url)
     while url[end - 1 : end] == "/" or url[end - 1 : end].isspace():
         end -= 1
-    if url[:end] in ("http:", "https:"):
+    # Half a character is one that no table and no request can carry.
+    if url[:end] in ("http:", "https:") or re.search("[\ud800-\udfff]", url):
         raise ParameterError(f"{given!r} is no URL of a log: give one like https://log.example/2026h2")
     return url[:end]
 

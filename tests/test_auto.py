@@ -87,3 +87,13 @@ def test_deadline():
     assert (late.is_set(), over.is_set(), over.wait(), late.left > 900) == (False, True, True, True)
     stop.set()
     assert (late.is_set(), late.wait()) == (True, True)
+
+
+def test_auto_log_when_it_was_closed(make):
+    """It is not opened once more."""
+    log, opened = make(FakeLog(size=3))
+    log.close()
+
+    with pytest.raises(ParameterError):
+        log.get_checkpoint()
+    assert opened == []

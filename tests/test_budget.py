@@ -260,6 +260,20 @@ def test_backfill_when_the_time_is_over_before_the_first_answer(tmp_path, both, 
         report.check()
 
 
+@pytest.mark.parametrize("knob", ["cut_bodies", "html_bodies"])
+def test_backfill_when_the_time_is_over_and_no_answer_could_be_read(tmp_path, both, knob):
+    """A log whose answers are none is a hole, like one that refused."""
+    logs, (_, static) = both
+    setattr(logs[1], knob, 1 << 30)
+    patient = Patience(tries=5000, first_wait=0.1, longest_wait=0.1)
+    gaps = find_gaps(None, within={static.url: (0, 1280)})
+    with open_log(static.url, user_agent=USER_AGENT, protocol="static-ct", patience=patient) as log:
+        report = backfill([log], gaps, open_table(tmp_path / "staging"), verify="off", deadline=1)
+
+    assert [hole.source_url for hole in report.holes] == [static.url] * len(report.holes)
+    assert sum(hole.end - hole.start for hole in report.holes) == 1280
+
+
 @pytest.mark.parametrize(("verify", "deadline"), [("off", 3.0), ("entries", 5.0)])
 def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both, verify, deadline):
     """What a log brought before the deadline is written, proven where asked for; the next run fetches what is left."""

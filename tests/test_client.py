@@ -167,3 +167,17 @@ def test_shared_errors_keep_their_kind(kind: type[LogError]) -> None:
         shared.get(1, fail)
     assert (type(raised.value), raised.value.start) == (kind, None)
     assert shared.get(1, lambda: 7) == 7
+
+
+@pytest.mark.parametrize("protocol", ["rfc6962", "static-ct", "auto"])
+def test_log_when_it_was_closed(serve: Serve, protocol: Any) -> None:
+    """It says so, and asks for nothing any more."""
+    fake = FakeLog(size=3)
+    log = _open(protocol, serve(fake))
+    log.close()
+    fake.requests.clear()
+
+    for question in (log.get_checkpoint, lambda: log.get_entries(0, 3)):
+        with pytest.raises(ParameterError):
+            question()
+    assert fake.requests == []

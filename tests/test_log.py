@@ -173,7 +173,14 @@ def test_read_log_list_when_a_log_has_no_url(tmp_path: Path) -> None:
     assert [log.url for log in _read(tmp_path / "list.json", text)] == ["https://a.example"]
 
 
-@pytest.mark.parametrize("url", ["", " ", "/", "https://", "http:///"])
+@pytest.mark.parametrize("source", ["a\0b", "\ud800", "file:///a%00b"])
+def test_read_log_list_of_a_path_that_cannot_be(source: str) -> None:
+    """It is a wrong parameter, like that of a file that is not there."""
+    with pytest.raises(ParameterError):
+        read_log_list(source, user_agent="")
+
+
+@pytest.mark.parametrize("url", ["", " ", "/", "https://", "http:///", "https://a.example/\ud800"])
 def test_canonical_url_of_nothing(url: str) -> None:
     """What names no log has no canonical form."""
     with pytest.raises(ParameterError):

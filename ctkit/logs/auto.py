@@ -50,6 +50,7 @@ class AutoLog:
         self._log: Log | None = None
 
     def _opened(self) -> Log:
+        self._client.check_open()
         return self._log or self._shared.get(self.url, self._ask)
 
     def _ask(self) -> Log:

@@ -162,6 +162,17 @@ class Client:
         """Close all connections."""
         self._http.close()
 
+    def check_open(self) -> None:
+        """Refuse to go on after `close`.
+
+        Raises
+        ------
+        ParameterError
+            The client is closed.
+        """
+        if self._http.is_closed:
+            raise ParameterError(f"{self.url}: this log was closed; open it anew, with ctkit.open_log")
+
     def get(
         self,
         path: str,
@@ -194,11 +205,14 @@ class Client:
         ------
         NotAskedError
             `may_ask` said no.
+        ParameterError
+            The client is closed.
         HttpError
             No answer, or one with another status than 200.
         PageError
             Nothing but HTML pages.
         """
+        self.check_open()
         stop = stopping.get(_NEVER)
         patience, pace = self._patience, self.pace
         is_late = tenacity.stop_before_delay(patience.total)
@@ -222,7 +236,13 @@ class Client:
         )
 
         def ask() -> T:
-            return read(self._body(path, limit, binary, entries, stop))
+            try:
+                return read(self._body(path, limit, binary, entries, stop))
+            except TryAgain:
+                # Also where HTTP has nothing against the answer. What a stop cut short says nothing.
+                if not stop.is_set():
+                    self._gate.spoiled(self.url)
+                raise
 
         try:
             return retrying(ask)

@@ -63,7 +63,10 @@ class Log(Protocol):
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the last request that is over met trouble: 429, 5xx, no answer. False for a log that is just slow."""
+        """Whether the last request that is over met trouble: 429, 5xx, no answer, or one that nobody can read.
+
+        False for a log that is just slow.
+        """
 
     @property
     def protocol(self) -> LogProtocol | Literal["auto"]:

@@ -132,8 +132,10 @@ def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
             client.close()
     try:
         return Path(local_path(source)).read_bytes()
-    except OSError as error:
-        raise ParameterError(f"log list {source} cannot be read ({error.strerror}): name another file") from error
+    except (OSError, ValueError) as error:
+        # A path with a NUL, or with half a character, is none at all.
+        problem = error.strerror if isinstance(error, OSError) else error
+        raise ParameterError(f"log list {source} cannot be read ({problem}): name another file") from error
 
 
 def read_public_key(path: str | Path) -> bytes:

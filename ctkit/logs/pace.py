@@ -367,6 +367,11 @@ class Gate:
         """Tell whether the last request for a log that is over met trouble."""
         return log in self._in_trouble
 
+    def spoiled(self, log: str) -> None:
+        """Note that the last answer of a log cannot be read, which is as good as a refusal."""
+        with self._lock:
+            self._in_trouble.add(log)
+
     def check(self, longest: float) -> None:
         """Raise `NoTurnError` if the host asks to be left alone for more than `longest` seconds from now on."""
         with self._lock:
