@@ -34,6 +34,7 @@ WRONG = {
         {"gaps": [(LOG, 0, 5)]},
         {"gaps": {"source_url": [LOG], "start": [0]}},
         {"gaps": pd.DataFrame({"source_url": [LOG], "start": ["a"], "end": [3]})},
+        {"gaps": {"source_url": [LOG], "start": [0], "end": [1 << 70]}},
         {"gaps": pa.table({"source_url": [LOG], "start": [-1], "end": [3]})},
         {"gaps": pa.table({"source_url": [None], "start": [1], "end": [3]})},
         {"table": "staging"},

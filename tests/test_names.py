@@ -23,6 +23,8 @@ NAMES = [
     ".a",
     "...",
     "__HIVE_DEFAULT_PARTITION__",
+    "a_delta_log",
+    "_delta_log2",
     "env=prod",
     "seen_date=2026-01-01",
     unicodedata.normalize("NFC", "Zürich"),
@@ -45,6 +47,7 @@ UNUSABLE = [
     "a\x1b[31mb",
     "a\x7fb",
     os.fsdecode(b"caf\xe9"),
+    "_delta_log",
 ]
 
 

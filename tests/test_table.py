@@ -269,6 +269,16 @@ def test_reading_when_a_file_is_missing_or_damaged(tmp_path):
         assert "\n" not in str(caught.value)
 
 
+def test_rows_of_a_table_whose_files_are_gone(tmp_path):
+    """The table is named."""
+    table = make_table(tmp_path / "main", make_rows([1]))
+    shutil.rmtree(tmp_path / "main")
+
+    with pytest.raises(TableError) as caught:
+        ctkit.rows_of(table)
+    assert caught.value.uri == str(tmp_path / "main")
+
+
 def test_hold_when_another_table_is_in_its_place(tmp_path):
     """A handle of a table that was removed and made anew is refused: its versions are not those on the disk."""
     table = make_table(tmp_path / "staging", make_rows([1]))
@@ -371,6 +381,34 @@ def test_verbs_when_a_path_is_given_for_a_table(tmp_path):
             ParameterError, match=r": it should be an open table, from ctkit.open_table, but is 'main'$"
         ):
             call()
+
+
+def test_verbs_when_a_handle_of_deltalake_is_of_another_table(tmp_path):
+    """Every verb refuses what has other columns, whoever opened it, and changes nothing."""
+    write_deltalake(tmp_path / "other", pa.table({"a": [1, 2]}))
+    table, other = make_table(tmp_path / "main", make_rows([1])), DeltaTable(tmp_path / "other")
+    gaps = find_gaps(None, within={})
+    before = sorted(tmp_path.rglob("*"))
+    calls = [
+        lambda: ctkit.rows_of(other),
+        lambda: ctkit.find_gaps(other, within={}),
+        lambda: ctkit.find_gaps(table, other, within={}),
+        lambda: ctkit.backfill([], gaps, other),
+        lambda: ctkit.backfill([], gaps, table, main=other),
+        lambda: ctkit.preview_merge(other, None),
+        lambda: ctkit.preview_merge(table, other),
+        lambda: ctkit.merge_staging(other, table),
+        lambda: ctkit.merge_staging(table, other),
+        lambda: ctkit.undo_merge(other),
+        lambda: ctkit.repair(other),
+        lambda: ctkit.audit([], other),
+        lambda: ctkit.open_table(tmp_path / "new", like=other),
+    ]
+
+    for call in calls:
+        with pytest.raises(SchemaMismatchError):
+            call()
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOSYS, errno.EOPNOTSUPP], ids=errno.errorcode.get)

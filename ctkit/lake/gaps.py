@@ -40,7 +40,7 @@ def check_gaps(gaps: object) -> pa.Table:
     try:
         table = pa.table(gaps)
         starts = table.select(GAP_SCHEMA.names).cast(GAP_SCHEMA)["start"]
-    except (TypeError, ValueError, LookupError, pa.ArrowException) as error:
+    except (TypeError, ValueError, LookupError, OverflowError, pa.ArrowException) as error:
         raise ValueError(f"it should have the columns source_url, start, end ({error}); {advice}") from error
     if (pc.min(starts).as_py() or 0) < 0:
         raise ValueError(f"a gap starts below 0; {advice}")

@@ -54,12 +54,16 @@ def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.Duc
                 raise KeyboardInterrupt from error
             raise
         except duckdb.Error as error:
-            folders = [folder_of(table) for table in tables if table]
-            named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
-            message = f"a file of it cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
-            raise TableError(named, message) from error
+            raise _unreadable(error, *tables) from error
         finally:
             connection.close()
+
+
+def _unreadable(error: duckdb.Error, *tables: DeltaTable | None) -> TableError:
+    folders = [folder_of(table) for table in tables if table]
+    named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
+    message = f"a file of it cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
+    return TableError(named, message)
 
 
 def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.Table:
@@ -93,9 +97,9 @@ def rows_of(table: DeltaTable) -> ir.Table:
     Raises
     ------
     SchemaMismatchError
-        The table demands of its readers what we do not do.
+        The table is not one of ours, or demands of its readers what we do not do.
     TableError
-        The table names a file that is none of its own.
+        The table names a file that is none of its own, or one that cannot be read.
 
     Examples
     --------
@@ -111,7 +115,10 @@ def rows_of(table: DeltaTable) -> ir.Table:
     connection.execute("SET TimeZone = 'UTC'")
     backend = ibis.duckdb.from_connection(connection)
     weakref.finalize(backend, spill.cleanup)
-    return read_tables(backend, table)
+    try:
+        return read_tables(backend, table)
+    except duckdb.Error as error:
+        raise _unreadable(error, table) from error
 
 
 def define_rows(

@@ -19,10 +19,9 @@ from ctkit.lake.locks import check_lockable, lock_folder
 from ctkit.paths import local_path
 from ctkit.schema import PARTITION, AsDer, row_schema
 
-_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|%[0-9A-Fa-f]{2}")
-"""What deltalake 1.6 cannot have in the path of a local table: it refuses it, or looks for another folder.
-
-Surrogates stand for bytes that are not UTF-8.
+_UNUSABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|%[0-9A-Fa-f]{2}|(?<=/)_delta_log(?![^/])")
+"""What deltalake 1.6 cannot have in the path of a local table: it refuses it, looks for another folder, or cannot read
+what it has begun there. Surrogates stand for bytes that are not UTF-8.
 """
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -128,7 +127,6 @@ def find_table(uri: str | Path) -> DeltaTable | None:
             str(path),
             f"cannot be opened as a Delta table ({first_line(error)}); check its _delta_log, rights and features",
         ) from error
-    check_schema(table)
     check_features(table, "read")
     return table
 
@@ -242,15 +240,16 @@ _DOINGS = {"read": "read it", "append": "append to it", "remove": "take files ou
 
 
 def check_features(table: DeltaTable, verb: Verb) -> None:
-    """Refuse a table whose protocol or configuration demands what we do not do; see `ctkit.lake.features`.
+    """Refuse a table that is not one of ours, or demands what we do not do; see `ctkit.lake.features`.
 
-    `find_table` and `hold` check that it can be read.
+    `find_table` and `hold` check that it can be read; a handle may also come from deltalake itself.
 
     Raises
     ------
     SchemaMismatchError
-        Names the features.
+        As `check_schema`; or names the features.
     """
+    check_schema(table)
     _refuse(folder_of(table), refused_features(table, verb), verb)
 
 
