@@ -26,6 +26,12 @@ COMPARED = [name for name in row_schema().names if name not in _FREE]
 """The columns that a row and its log's entry must have in common."""
 
 
+def _select(rows: ir.Table, *names: str) -> ir.Table:
+    """Select columns of text and whole numbers, as such: some writers do not note what is text, which is bytes then."""
+    rows = rows.select(*names)
+    return rows.cast({name: "string" for name, kind in rows.schema().items() if kind.is_binary()})
+
+
 def covered_runs(rows: ir.Table, stretches: Mapping[str, tuple[int, int]]) -> ir.Table:
     """Return which indices have a row: ``source_url, start, end``, half-open, ascending; no two runs touch.
 
@@ -47,7 +53,7 @@ def covered_runs(rows: ir.Table, stretches: Mapping[str, tuple[int, int]]) -> ir
     # Of no log, because a CASE must have a branch.
     asked = {"": (0, 0), **stretches}
     starts, ends = zip(*asked.values(), strict=True)
-    keys = rows.select(*KEY)
+    keys = _select(rows, *KEY)
     keys = keys.filter(
         # By these an engine leaves out files and row groups, which it cannot by a CASE.
         keys.source_url.isin(list(asked)),
@@ -74,7 +80,7 @@ def known_keys(staged: ir.Table, main: ir.Table) -> ir.Table:
     >>> known_keys(staged, main).to_pyarrow().to_pylist()
     [{'source_url': 'u', 'cert_index': 3}]
     """
-    return staged.select(*KEY).distinct().semi_join(main, KEY)
+    return _select(staged, *KEY).distinct().semi_join(_select(main, *KEY), KEY)
 
 
 def rows_by_log(rows: ir.Table) -> ir.Table:
@@ -82,7 +88,7 @@ def rows_by_log(rows: ir.Table) -> ir.Table:
 
     Where there are more rows than keys, some are repeated.
     """
-    keys = rows.select(*KEY)
+    keys = _select(rows, *KEY)
     counted = keys.group_by("source_url").agg(
         rows=keys.count(),
         keys=keys.cert_index.nunique(),
@@ -94,7 +100,7 @@ def rows_by_log(rows: ir.Table) -> ir.Table:
 
 def source_names(rows: ir.Table) -> ir.Table:
     """Return how logs are called that have a name other than their URL: ``source_url, name``."""
-    named = rows.select("source_url", "source_name")
+    named = _select(rows, "source_url", "source_name")
     named = named.filter(named.source_name != named.source_url)
     return named.group_by("source_url").agg(name=named.source_name.max())
 
@@ -107,7 +113,7 @@ def stretches_by_file(rows: ir.Table) -> ir.Table:
     rows
         With their places.
     """
-    rows = rows.select(*KEY, "file_index")
+    rows = _select(rows, *KEY, "file_index")
     rows = rows.filter(rows.cert_index >= 0)
     found = rows.group_by("source_url", "file_index").agg(
         start=rows.cert_index.min(), end=rows.cert_index.max() + 1, rows=rows.count()
@@ -157,8 +163,9 @@ def differing_pairs(pairs: ir.Table, staged: ir.Table, others: ir.Table) -> ir.T
     staged, others
         Rows, with their places.
     """
-    own = staged.select(own="file_index", row="file_row_number", own_sha256="sha256")
-    other = others.select(other="file_index", other_row="file_row_number", other_sha256="sha256")
+    own, other = (_select(rows, *_PLACE, "sha256") for rows in (staged, others))
+    own = own.rename(own="file_index", row="file_row_number", own_sha256="sha256")
+    other = other.rename(other="file_index", other_row="file_row_number", other_sha256="sha256")
     both = pairs.join(own, ("own", "row")).join(other, ("other", "other_row"))
     return both.filter(both.own_sha256 != both.other_sha256).select("pair")
 
@@ -177,11 +184,16 @@ def differences(rows: ir.Table, expected: ir.Table, url: str, *, first: int, las
         The log, and which of its indices are compared, both inclusive.
     """
     rows = rows.select(*KEY, "cert_link", *COMPARED)
-    rows = rows.filter(rows.source_url == url, rows.cert_index.between(first, last))
+    rows = rows.filter(rows.source_url.cast("string") == url, rows.cert_index.between(first, last))
+    # Text is compared as bytes where a writer did not note that it is text.
+    types = {name: rows[name].type() for name in COMPARED}
+    expected = expected.cast({name: type_ for name, type_ in types.items() if not type_.is_integer()})
     both = rows.join(expected.rename("expected_{name}"), rows.cert_index == expected.cert_index)
     differs = {name: ~both[name].identical_to(both[f"expected_{name}"]) for name in COMPARED}
     differs["chain"] &= both.expected_chain.notnull()
-    differs["cert_link"] = ~both.cert_link.isin([both.expected_get_entries_url, both.expected_data_tile_url])
+    differs["cert_link"] = ~both.cert_link.cast("string").isin(
+        [both.expected_get_entries_url, both.expected_data_tile_url]
+    )
     # Without the first comma.
     columns = reduce(add, (ibis.ifelse(each, f", {name}", "") for name, each in differs.items())).substr(2)
     return both.select("cert_index", columns=columns).order_by("cert_index")
