@@ -149,8 +149,7 @@ def merge_summary(staged: ir.Table, skipped: ir.Table) -> ir.Table:
 
 def merge_sample(staged: ir.Table, skipped: ir.Table, count: int) -> ir.Table:
     """Return the first rows by key that a merge would insert, without certificates; see `merge_summary`."""
-    inserted = staged.select(*_SAMPLED, *_PLACE).anti_join(skipped, _PLACE)
-    return inserted.select(_SAMPLED).order_by(*KEY).limit(count)
+    return staged.anti_join(skipped, _PLACE).select(_SAMPLED).order_by(*KEY).limit(count)
 
 
 def differing_pairs(pairs: ir.Table, staged: ir.Table, others: ir.Table) -> ir.Table:
