@@ -21,6 +21,7 @@ from rows import commits_of, indices_of, keys_of, make_rows
 from ctkit import cli
 from ctkit.desk.state_file import write_state
 from ctkit.jobs.backfill import backfill
+from ctkit.lake import links
 from ctkit.lake.table import find_table, open_table
 from ctkit.logs.log import open_log
 from ctkit.schema import row_schema
@@ -275,18 +276,18 @@ def test_ac4_3_a_failing_merge_changes_nothing(world, monkeypatch, capsys):
     file = world.write_files()
     world.fill(world.staging, (0, 90, 120), (1, 300, 320))
     before = {path: sorted(str(each) for each in path.rglob("*.*")) for path in (world.main, world.staging)}
-    links = []
+    calls = []
 
     def fail_on_the_second(*arguments: object) -> None:
-        links.append(arguments)
-        if len(links) > 1:
+        calls.append(arguments)
+        if len(calls) > 1:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(links.os, "link", lambda source, link: link.write_bytes(source.read_bytes()))
     monkeypatch.setattr(links.os, "utime", fail_on_the_second)
     assert ctkit("merge", "-f", file) == 1
     assert "No space left on device" in capsys.readouterr().err
-    assert len(links) == 2
+    assert len(calls) == 2
     monkeypatch.undo()
 
     assert {path: sorted(str(each) for each in path.rglob("*.*")) for path in (world.main, world.staging)} == before

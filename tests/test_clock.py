@@ -64,7 +64,7 @@ def test_rows_are_committed_when_nothing_more_comes(tmp_path, stalling, monkeypa
         fake.go_on.set()
 
     gaps = find_gaps(None, within={log.url: (0, 300)})
-    backfill([log], gaps, table, prove=level, on_progress=listen).check()
+    backfill([log], gaps, table, verify=level, on_progress=listen).check()
 
     assert (committed[0], committed[-1], fake.went_on) == (100, 300, True)
     check_table(table, {log.url: fake}, {log.url: (0, 300)})

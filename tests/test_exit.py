@@ -35,10 +35,11 @@ def test_no_thread_of_arrow_is_given_memory(path):
             continue
         words = [ast.unparse(word) for word in (*call.args, *call.keywords)]
         name, owner = call.func.attr, ast.unparse(call.func.value)
-        threaded = name in ("group_by", "to_pandas") and "use_threads=False" not in words
-        # That of `querying` are ibis's own, and a table without rows.
-        scanned = owner == "connection" and name == "register" and not words[1].endswith("__arrow_c_stream__()")
-        if ((threaded or scanned) and path.stem != "querying") or name in ("read_table", "PythonFile", "dataset"):
+        # `questions` groups in the engine.
+        threaded = name == "to_pandas" or (name == "group_by" and path.stem != "questions")
+        threaded = threaded and "use_threads=False" not in words
+        scanned = owner.startswith("connection") and name == "register" and "__arrow_c_stream__" not in words[1]
+        if threaded or scanned or name in ("read_table", "PythonFile", "dataset"):
             wrong.append(f"{path.name}:{call.lineno}: {ast.unparse(call)}")
 
     assert wrong == []

@@ -289,7 +289,7 @@ def test_kernels_when_no_folder_can_be_written(tmp_path: Path) -> None:
     package = tmp_path / "ctkit"
     shutil.copytree(Path(ctkit.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     # Not even root can make a folder of these files.
-    for file in (package / "__pycache__", tmp_path / "cache"):
+    for file in (package / "__pycache__", package / "wire" / "__pycache__", tmp_path / "cache"):
         file.write_bytes(b"")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     environment |= {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path / "cache")}

@@ -45,7 +45,7 @@ def test_merge_when_statistics_hold_line_separators(tmp_path, monkeypatch, separ
 ODD_ROWS = {
     "int32": lambda rows: as_type(rows, cert_index=pa.int32()),
     "milliseconds": lambda rows: as_type(rows, seen=pa.timestamp("ms", tz="UTC")),
-    "bytes for text": lambda rows: as_type(rows, sha1=pa.binary()),
+    "bytes for text": lambda rows: as_type(rows, sha1=pa.binary(), sha256=pa.binary()),
     "partition column": lambda rows: rows,
     "another column": lambda rows: rows.append_column("note", rows["sha1"]).drop_columns(["seen_date"]),
 }

@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from ctkit.errors import LogError
 from ctkit.jobs.prove import Arrival, prove_arrivals
+from ctkit.lake import questions
 from ctkit.lake.evidence import FilesOf
 from ctkit.lake.files import cast_column, plain_type
-from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.lake.table import as_der_type
 from ctkit.logs.fetch import fetch_blocks
 from ctkit.logs.log import Log
 from ctkit.logs.rfc6962 import get_entries_urls
 from ctkit.logs.static_ct import data_tile_urls
 from ctkit.ranges import RangeSet
-from ctkit.schema import row_schema
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.entries import EntryBlock
@@ -39,10 +39,6 @@ BYTES_AT_ONCE = 64 << 20
 
 SHOWN = 1000
 """Of so many differing rows the columns are named; of the others the index only."""
-
-# When a row was seen, and how its log is called, is up to whoever wrote it.
-_FREE = ("cert_index", "source_url", "seen", "seen_date", "source_name", "cert_link")
-_COMPARED = [name for name in row_schema().names if name not in _FREE]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +135,9 @@ class _Comparison:
     def add(self, arrival: Arrival) -> None:
         """Take rows as they should be, to be compared soon."""
         rows = arrival.rows
-        columns = {name: cast_column(rows[name], plain_type(rows[name].type)) for name in ("cert_index", *_COMPARED)}
+        columns = {
+            name: cast_column(rows[name], plain_type(rows[name].type)) for name in ("cert_index", *questions.COMPARED)
+        }
         if arrival.missing_issuers:
             # The table may have them: the log had them once.
             columns["chain"] = pa.nulls(len(rows), columns["chain"].type)
@@ -161,10 +159,14 @@ class _Comparison:
         self._waiting, self._rows, self._bytes = [], 0, 0
         index = rows["cert_index"].to_numpy()
         first, last = int(index.min()), int(index.max())
-        with querying(self._table, memory_limit=MEMORY) as connection:
-            define_rows(connection, "entries", self._files.between(first, last))
-            connection.register("expected", rows.__arrow_c_stream__())
-            found = connection.execute(_COMPARISON, {"url": self._url, "first": first, "last": last}).to_arrow_table()
+        with reading(self._table, memory_limit=MEMORY) as connection:
+            found = questions.differences(
+                define_rows(connection, "entries", self._files.between(first, last)),
+                define_table(connection, "expected", rows),
+                self._url,
+                first=first,
+                last=last,
+            ).to_pyarrow()
         differs = pc.not_equal(found["columns"], "")
         # Not what was asked for: a row that could not be found is not what it should be.
         self.equal.append(RangeSet.holding(found["cert_index"].filter(pc.invert(differs)).to_numpy()))
@@ -173,21 +175,3 @@ class _Comparison:
         shown = found.slice(0, SHOWN - len(self.columns)).to_pylist()
         self.columns.update((row["cert_index"], row["columns"]) for row in shown)
         logger.info("rows compared source_url=%s rows=%d differing=%d", self._url, rows.num_rows, found.num_rows)
-
-
-_DIFFERENCES = [
-    *(
-        f"CASE WHEN entries.{name} IS DISTINCT FROM expected.{name} THEN '{name}' END"
-        for name in _COMPARED
-        if name != "chain"
-    ),
-    "CASE WHEN expected.chain IS NOT NULL AND entries.chain IS DISTINCT FROM expected.chain THEN 'chain' END",
-    "CASE WHEN cert_link NOT IN (get_entries_url, data_tile_url) THEN 'cert_link' END",
-]
-
-_COMPARISON = f"""
-    SELECT entries.cert_index, concat_ws(', ', {", ".join(_DIFFERENCES)}) AS columns
-    FROM entries JOIN expected ON entries.cert_index = expected.cert_index
-    WHERE source_url = $url AND entries.cert_index BETWEEN $first AND $last
-    ORDER BY entries.cert_index
-"""

@@ -1,14 +1,15 @@
 """Which indices of each log the rows of a table have, file by file.
 
-The key columns of a file become runs of indices in NumPy, and the runs of all files one `RangeSet` for each log. It is
-no question to DuckDB: the buckets of ``bitstring_agg`` alone take longer, and do not say which file has what, so that
-nothing could be remembered.
+The key columns of a file become runs of indices in NumPy, and the runs of all files one `RangeSet` for each log. Of a
+Delta table that is no question to DuckDB, which would take twenty times as long, and could not say which file has what,
+so that nothing could be remembered. An ibis table is asked (`ctkit.lake.questions.covered_runs`).
 """
 
 import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from itertools import chain, pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,16 +24,21 @@ from ctkit.lake.remembered import BLOCKS, RUNS, recall, remember
 from ctkit.lake.table import folder_of
 from ctkit.ranges import END, Int64s, RangeSet
 
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
+
 _Runs = tuple[Int64s, Int64s, Int64s]
 """Numbers of logs, and of each one run of indices: its start and its end."""
 
 _NO_RUNS = (np.empty(0, np.int64),) * 3
 
 
-def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable | None) -> dict[str, RangeSet]:
+def find_covered(
+    stretches: Mapping[str, tuple[int, int]], *tables: "DeltaTable | ir.Table | None"
+) -> dict[str, RangeSet]:
     """Return which indices of each log have a row in one of the tables.
 
-    Files are not opened if by the statistics of their table's log they have nothing of the stretches, or if it is
+    A Delta table's files are not opened if by the statistics of its log they have nothing of the stretches, or if it is
     remembered what they hold (`ctkit.lake.remembered`).
 
     Parameters
@@ -40,7 +46,7 @@ def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable |
     stretches
         URL -> ``[start, end)`` that is asked about.
     tables
-        At the versions that count; None for one that does not exist.
+        Delta tables at the versions that count, or ibis tables; None for one that does not exist.
 
     Returns
     -------
@@ -54,9 +60,22 @@ def find_covered(stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable |
     """
     found: dict[str, list[RangeSet]] = defaultdict(list)
     for table in tables:
-        for url, covered in _runs_of(table, stretches) if table else ():
-            found[url].append(covered)
+        if table is not None:
+            for url, covered in (_runs_of if isinstance(table, DeltaTable) else _ask)(table, stretches):
+                found[url].append(covered)
     return {url: RangeSet.joined(sets) for url, sets in found.items()}
+
+
+def _ask(rows: "ir.Table", stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:
+    # Not with this module: ibis takes long to import.
+    from ctkit.lake.questions import covered_runs
+
+    runs = covered_runs(rows, stretches).to_pyarrow()
+    starts, ends = (runs[name].to_numpy() for name in ("start", "end"))
+    logs = runs["source_url"].value_counts()
+    edges = np.cumsum([0, *logs.field("counts").to_pylist()]).tolist()
+    for url, (first, end) in zip(logs.field("values").to_pylist(), pairwise(edges), strict=True):
+        yield url, RangeSet.merged(starts[first:end], ends[first:end])
 
 
 def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str, tuple[int, int]]:

@@ -147,7 +147,8 @@ def _last_protocol(log: Path) -> dict[str, Any]:
                 if protocol := json.loads(line).get("protocol"):
                     return dict(protocol)
         for checkpoint in sorted(filter(Path.is_file, log.glob("*.checkpoint*.parquet")), reverse=True):
-            rows = pq.read_table(str(checkpoint), columns=["protocol"], use_threads=False)
+            with pq.ParquetFile(checkpoint, pre_buffer=False) as parquet:
+                rows = parquet.read(["protocol"], use_threads=False)
             for protocol in filter(None, rows["protocol"].to_pylist()):
                 return dict(protocol)
     return {}

@@ -1,9 +1,10 @@
 """Tables -> gaps: which indices of a log no row has."""
 
 import json
+import sys
 from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -11,13 +12,16 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 from pydantic import BeforeValidator, PlainValidator
 
-from ctkit.arguments import Index, WholeNumber, checked
+from ctkit.arguments import Index, WholeNumber, checked, shown
 from ctkit.errors import ParameterError
 from ctkit.lake.coverage import find_covered
 from ctkit.lake.table import check_features, files_of, folder_of
 from ctkit.ranges import END, LARGEST_TREE, Int64s, RangeSet
-from ctkit.schema import GAP_SCHEMA
+from ctkit.schema import GAP_SCHEMA, KEY
 from ctkit.urls import canonical_url
+
+if TYPE_CHECKING:
+    import ibis.expr.types as ir
 
 
 def _as_tuple(pair: object) -> object:
@@ -50,6 +54,22 @@ def check_gaps(gaps: object) -> pa.Table:
 Gaps = Annotated[pa.Table, PlainValidator(check_gaps)]
 """Anything with an Arrow stream and the columns ``source_url, start, end``."""
 
+
+def _check_rows(rows: object) -> object:
+    # Who has an ibis table has imported ibis, which takes long.
+    ibis = sys.modules.get("ibis")
+    is_ibis = ibis is not None and isinstance(rows, ibis.Table) and {*KEY} <= {*rows.columns}
+    if not (is_ibis or isinstance(rows, DeltaTable)):
+        wanted = "an open table, from ctkit.open_table, or an ibis table with the columns source_url and cert_index"
+        raise ValueError(f"it should be {wanted}, but is {shown(rows)}")
+    return rows
+
+
+if TYPE_CHECKING:
+    TableOrRows: TypeAlias = DeltaTable | ir.Table
+else:
+    TableOrRows = Annotated[Any, PlainValidator(_check_rows)]
+
 _NOTHING = RangeSet.of()
 
 _LOOKED_AT = b"ctkit.looked_at"
@@ -58,21 +78,23 @@ _LOOKED_AT = b"ctkit.looked_at"
 
 @checked
 def find_gaps(
-    main: DeltaTable | None,
-    staging: DeltaTable | None = None,
+    main: TableOrRows | None,
+    staging: TableOrRows | None = None,
     *,
     within: Within,
     internal_only: bool = False,
 ) -> pa.Table:
     """Find the indices of each log that neither table has.
 
-    Each file of a table is read once only: which indices it has is remembered in the user's cache, unless CTKIT_CACHE
-    is empty (`ctkit.lake.remembered`).
+    Each file of a Delta table is read once only: which indices it has is remembered in the user's cache, unless
+    CTKIT_CACHE is empty (`ctkit.lake.remembered`). A table that has outgrown one machine is given as an ibis table: its
+    engine, Spark for instance, works out the runs of indices that have a row, and only they come back.
 
     Parameters
     ----------
     main, staging
-        Tables of CT entries; None for one that does not exist. A row in either closes its index.
+        Tables of CT entries, or ibis tables of any backend with the columns ``source_url`` and ``cert_index``; None for
+        one that does not exist. A row in either closes its index.
     within
         URL -> ``(start, ceiling)``, half-open. With a start (historical) everything in ``[start, ceiling)`` counts,
         also for a log without any row. With None (catch-up) the log's lowest row in either table is the start, and a
@@ -94,14 +116,15 @@ def find_gaps(
     SchemaMismatchError
         A table demands of those who read it what we do not do.
     TableError
-        A file of a table cannot be read.
+        A file of a Delta table cannot be read. What the engine of an ibis table raises is passed on.
 
     Examples
     --------
     >>> find_gaps(None, within={"https://ct.example.com/2026h2": (5, 8)}).to_pylist()
     [{'source_url': 'https://ct.example.com/2026h2', 'start': 5, 'end': 8}]
     """
-    for table in filter(None, (main, staging)):
+    tables = [table for table in (main, staging) if isinstance(table, DeltaTable)]
+    for table in tables:
         check_features(table, "read")
     urls = [canonical_url(url) for url in within]
     for given, url, (start, ceiling) in zip(within, urls, within.values(), strict=True):
@@ -128,7 +151,7 @@ def find_gaps(
     # In one piece, of which arrays are made without a copy. The last of these makes two of one, so that they are copied
     # from NumPy's memory to Arrow's: readers will use Arrow's threads, which may outlive the interpreter.
     gaps = pa.concat_tables([*(each for each in found if len(each)), GAP_SCHEMA.empty_table()])
-    looked_at = {folder_of(table): table.version() for table in (main, staging) if table}
+    looked_at = {folder_of(table): table.version() for table in tables}
     return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
 
 

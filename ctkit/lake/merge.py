@@ -25,6 +25,7 @@ from deltalake import CommitProperties, DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
+from ctkit.lake import questions
 from ctkit.lake.commits import actions_since, files_left
 from ctkit.lake.doubts import MERGED_FROM, check_doubts, doubts_of
 from ctkit.lake.drop import EMPTY, orphans, retire
@@ -36,12 +37,11 @@ from ctkit.lake.links import (
 )
 from ctkit.lake.overlap import MEMORY, Overlap
 from ctkit.lake.provenance import carried_over, metadata_of
-from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.lake.rewrite import prepare_files
 from ctkit.lake.scratch import clear_scratch, scratch_of
 from ctkit.lake.table import check_features, check_separate, folder_of, hold
 from ctkit.report import Report
-from ctkit.schema import row_schema
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -201,13 +201,12 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     overlap = Overlap(staging, staged)
     if main:
         overlap.skip_present(main, overlap.may_be_in(main))
-    with querying(staging, memory_limit=MEMORY) as connection:
+    with reading(staging, memory_limit=MEMORY) as connection:
         dates = [file.partition or None for file in staged]
-        define_rows(connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True)
-        connection.register("skipped_rows", overlap.skipped_rows().__arrow_c_stream__())
-        connection.execute("CREATE TABLE skipped AS FROM skipped_rows")
-        summary = connection.execute(_SUMMARY).to_arrow_table().to_pandas(use_threads=False)
-        sample = connection.execute(_SAMPLE).to_arrow_table().to_pandas(use_threads=False)
+        rows = define_rows(connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True)
+        skipped = define_table(connection, "skipped", overlap.skipped_rows())
+        summary = questions.merge_summary(rows, skipped).to_pyarrow().to_pandas(use_threads=False)
+        sample = questions.merge_sample(rows, skipped, SAMPLE_ROWS).to_pyarrow().to_pandas(use_threads=False)
         return MergePreview(
             staging=folder,
             main=folder_of(main) if main else "",
@@ -221,20 +220,6 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
             sample=sample,
             doubts=doubts_of(staging, main),
         )
-
-
-_SUMMARY = """
-    SELECT source_url, source_name, seen_date, min(cert_index) AS first_index, max(cert_index) AS last_index,
-        count(*) AS rows, count(*) - count(row) AS inserted, count(row) AS skipped
-    FROM staged LEFT JOIN skipped ON file_index = file AND file_row_number = row
-    GROUP BY ALL ORDER BY source_url, seen_date, source_name
-"""
-
-_SAMPLE = f"""
-    SELECT {", ".join(name for name in row_schema().names if name not in ("as_der", "chain"))}
-    FROM staged ANTI JOIN skipped ON file_index = file AND file_row_number = row
-    ORDER BY source_url, cert_index LIMIT {SAMPLE_ROWS}
-"""
 
 
 @checked

@@ -12,9 +12,10 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from ctkit.errors import TableError
+from ctkit.lake import questions
 from ctkit.lake.files import DataFile, FileBounds
 from ctkit.lake.keys import INDEX_BITS, NO_KEY, DiskArrays, Keys, SortedKeys, read_keys, scattered
-from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.ranges import Int64s
 
 KEYS_AT_ONCE = 500_000
@@ -160,18 +161,12 @@ class Overlap:
         other_files, other = np.unique(at, return_inverse=True)
         row = rows - self._starts[own_files][own]
         pairs = {"pair": rows, "own": own, "row": row, "other": other, "other_row": others}
-        with querying(self._staging, table, memory_limit=MEMORY) as connection:
-            define_rows(connection, "staged", [self._files[file] for file in own_files], numbered=True)
-            define_rows(connection, "others", [files[file] for file in other_files], numbered=True)
-            connection.register("pairs", pa.table(pairs).__arrow_c_stream__())
-            differing = connection.execute(
-                """
-                SELECT pair FROM pairs
-                JOIN staged ON staged.file_index = own AND staged.file_row_number = row
-                JOIN others ON others.file_index = other AND others.file_row_number = other_row
-                WHERE staged.sha256 <> others.sha256
-                """
-            ).to_arrow_table()
+        with reading(self._staging, table, memory_limit=MEMORY) as connection:
+            differing = questions.differing_pairs(
+                define_table(connection, "pairs", pa.table(pairs)),
+                define_rows(connection, "staged", [self._files[file] for file in own_files], numbered=True),
+                define_rows(connection, "others", [files[file] for file in other_files], numbered=True),
+            ).to_pyarrow()
         return np.asarray(differing["pair"].to_numpy(), np.int64)
 
     def _file_of(self, rows: Int64s) -> Int64s:
@@ -191,8 +186,8 @@ class Overlap:
         return self._skipped[self._starts[file] : self._starts[file + 1]]
 
     def skipped_rows(self) -> pa.RecordBatchReader:
-        """Return position of the file and of the row in it (``file, row``) of all rows that must not be inserted."""
-        schema = pa.schema([("file", pa.int64()), ("row", pa.int64())])
+        """Return the places, ``file_index, file_row_number``, of all rows that must not be inserted."""
+        schema = pa.schema([("file_index", pa.int64()), ("file_row_number", pa.int64())])
         rows = ((at, np.flatnonzero(self.skipped_in(at))) for at in range(len(self._files)))
         batches = (pa.record_batch([np.full(len(found), at), found], schema=schema) for at, found in rows)
         return pa.RecordBatchReader.from_batches(schema, batches)

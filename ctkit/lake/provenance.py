@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from deltalake import DeltaTable
 
 from ctkit.arguments import Verify
+from ctkit.lake import questions
 from ctkit.lake.commits import commit_info, files_added, kept_commits
 from ctkit.lake.digests import digest_in
 from ctkit.lake.overlap import MEMORY
-from ctkit.lake.querying import define_rows, querying
+from ctkit.lake.querying import define_rows, reading
 from ctkit.lake.table import files_of, folder_of
 from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
 from ctkit.visible import get_logger
@@ -282,10 +283,7 @@ def _said(record: Provenance) -> tuple[object, ...]:
 
 def _off(table: DeltaTable, files: list[str]) -> list[Provenance]:
     """Return that nothing was verified of the rows in some files: a record for each file and log."""
-    with querying(table, memory_limit=MEMORY) as connection:
-        define_rows(connection, "unsaid", files, numbered=True)
-        stretches = connection.execute(
-            "SELECT source_url, min(cert_index), max(cert_index) + 1, count(*) FROM unsaid "
-            "WHERE cert_index >= 0 GROUP BY source_url, file_index"
-        ).fetchall()
-    return [_unverified(*stretch) for stretch in stretches]
+    with reading(table, memory_limit=MEMORY) as connection:
+        rows = define_rows(connection, "unsaid", files, numbered=True)
+        stretches = questions.stretches_by_file(rows).to_pyarrow().to_pylist()
+    return [_unverified(*stretch.values()) for stretch in stretches]

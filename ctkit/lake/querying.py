@@ -5,6 +5,7 @@ import tempfile
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import duckdb
 import ibis
@@ -14,20 +15,14 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.errors import TableError
+from ctkit.lake import questions
 from ctkit.lake.table import add_actions, check_features, first_line, folder_of
 from ctkit.schema import PARTITION, row_schema
 
 
 @contextmanager
-def reading(*tables: DeltaTable | None) -> Iterator[ibis.BaseBackend]:
-    """Connect ibis to a DuckDB of our own, to ask the given tables; see `querying`."""
-    with querying(*tables) as connection:
-        yield ibis.duckdb.from_connection(connection)
-
-
-@contextmanager
-def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Connect to a DuckDB of our own, to read the given tables; it lives in memory and spills to a temporary folder.
+def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBackend]:
+    """Connect ibis to a DuckDB of our own, to ask the given tables; it spills to a temporary folder.
 
     Parameters
     ----------
@@ -47,13 +42,14 @@ def querying(*tables: DeltaTable | None, **settings: str) -> Iterator[duckdb.Duc
         try:
             # Not the machine's, in which DuckDB would show times.
             connection.execute("SET TimeZone = 'UTC'")
-            yield connection
+            yield ibis.duckdb.from_connection(connection)
         except RuntimeError as error:
             # What DuckDB makes of Ctrl+C.
             if "interrupted" in str(error).lower():
                 raise KeyboardInterrupt from error
             raise
-        except duckdb.Error as error:
+        # It is ibis that misses a column.
+        except (duckdb.Error, ibis.common.exceptions.IbisError) as error:
             raise _unreadable(error, *tables) from error
         finally:
             connection.close()
@@ -77,9 +73,7 @@ def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.
         actions = add_actions(table, flatten=True)
         files += [f"{folder_of(table)}/{name}" for name in actions["path"].to_pylist()]
         dates += actions[f"partition.{PARTITION}"].to_pylist()
-    name = ibis.util.gen_name("rows")
-    define_rows(connection.con, name, files, dates=dates)
-    return connection.table(name)
+    return define_rows(connection, ibis.util.gen_name("rows"), files, dates=dates)
 
 
 @checked
@@ -122,19 +116,19 @@ def rows_of(table: DeltaTable) -> ir.Table:
 
 
 def define_rows(
-    connection: duckdb.DuckDBPyConnection,
+    connection: ibis.BaseBackend,
     view: str,
     files: Sequence[str],
     *,
     dates: Sequence[str | None] | None = None,
     numbered: bool = False,
-) -> None:
-    """Define a view of the rows in Parquet files of our tables.
+) -> ir.Table:
+    """Define a view of the rows in Parquet files of our tables; return it.
 
     Parameters
     ----------
     view
-        Its name; one that is there is replaced.
+        Its name.
     files
         Their paths; without any the view has no rows.
     dates
@@ -149,27 +143,39 @@ def define_rows(
             rows = rows.drop_columns([PARTITION])
         for name in ("file_index", "file_row_number") if numbered else ():
             rows = rows.append_column(name, pa.array([], pa.int64()))
-        connection.register(view, rows)
-        return
+        return define_table(connection, view, rows)
     # DuckDB takes each path for a pattern. A variable takes a hundred thousand of them where SQL text would not.
     patterns = [re.sub(r"[*?[]", r"[\g<0>]", file) for file in files]
-    connection.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})
+    connection.con.execute(f"SET VARIABLE files_of_{view} = $files", {"files": patterns})
     date = ""
     if dates is not None:
-        connection.execute(f"SET VARIABLE dates_of_{view} = $dates::VARCHAR[]", {"dates": list(dates)})
+        connection.con.execute(f"SET VARIABLE dates_of_{view} = $dates::VARCHAR[]", {"dates": list(dates)})
         date = f", getvariable('dates_of_{view}')[(file_index + 1)::BIGINT] AS {PARTITION}"
     # Some writers also keep the partition in the file. Hive partitions would also be folders above the table.
-    connection.execute(
-        f"CREATE OR REPLACE VIEW {view} AS SELECT COLUMNS(name -> name <> '{PARTITION}')"
+    connection.con.execute(
+        f"CREATE VIEW {view} AS SELECT COLUMNS(name -> name <> '{PARTITION}')"
         f"{date}{', file_index' if numbered else ''} "
         f"FROM read_parquet(getvariable('files_of_{view}'), hive_partitioning = false, file_row_number = {numbered})"
     )
+    return connection.table(view)
+
+
+def define_table(connection: ibis.BaseBackend, name: str, rows: Any) -> ir.Table:
+    """Copy rows into a table of DuckDB, to be asked more than once; return it.
+
+    Parameters
+    ----------
+    rows
+        An Arrow table, or a reader. DuckDB gets a stream: Arrow's threads must not let go of what Python owns.
+    """
+    connection.con.register("incoming", rows.__arrow_c_stream__())
+    connection.con.execute(f"CREATE TABLE {name} AS FROM incoming")
+    connection.con.unregister("incoming")
+    return connection.table(name)
 
 
 def source_names(*tables: DeltaTable | None) -> dict[str, str]:
     """Return source URL -> ``source_name`` as the tables have it, for every log that has a name other than its URL."""
     with reading(*tables) as connection:
-        rows = read_tables(connection, *tables)
-        rows = rows.filter(rows.source_name != rows.source_url)
-        names = rows.group_by("source_url").agg(name=rows.source_name.max()).to_pyarrow()
+        names = questions.source_names(read_tables(connection, *tables)).to_pyarrow()
     return dict(zip(names["source_url"].to_pylist(), names["name"].to_pylist(), strict=True))
