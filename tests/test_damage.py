@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from fakes import FakeLog
-from rows import LOG, indices_of, make_rows, make_table
+from rows import LOG, add_file, as_type, indices_of, make_rows, make_table
 
 from ctkit.demo.server import LogServer
 from ctkit.errors import TableError
@@ -240,6 +240,20 @@ def test_merge_when_a_staged_file_is_damaged(tmp_path, where):
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
     assert len(DeltaTable(tmp_path / "staging").file_uris()) == 1
+
+
+def test_merge_when_a_page_of_a_foreign_file_is_damaged(tmp_path):
+    """A file whose name tells nothing may have checksums of its pages: they count where it is written anew."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    plain = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
+    staging = add_file(tmp_path / "staging", as_type(make_rows(range(50))), **plain)
+    (file,) = files_of(staging)
+    flip(file, pages_of(file, "not_after")[-1])
+
+    with pytest.raises(TableError, match="checksum"):
+        merge_staging(staging, main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
 
 
 def test_a_merged_file_still_tells_what_is_in_it(served, tmp_path):

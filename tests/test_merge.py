@@ -330,12 +330,13 @@ def test_merge_when_staging_is_empty(tmp_path):
 
 
 def test_merge_when_staging_is_main(tmp_path):
-    """A table is never merged into itself, nor into one inside it; it is still there afterwards."""
+    """A table is never merged into itself, nor shown so; it is still there afterwards."""
     make_table(tmp_path / "main", make_rows([1]))
 
     for staging in (tmp_path / "main", f"file://{tmp_path}/main/"):
-        with pytest.raises(ParameterError, match="is main itself"):
-            merge_staging(open_table(staging), open_table(tmp_path / "main"))
+        for verb in (preview_merge, merge_staging):
+            with pytest.raises(ParameterError, match="is main itself"):
+                verb(open_table(staging), open_table(tmp_path / "main"))
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
 

@@ -10,8 +10,10 @@ from rows import add_file, as_type, before_commit, indices_of, make_rows, make_t
 
 from ctkit.errors import TableError
 from ctkit.lake.files import plain_schema
+from ctkit.lake.keys import INDEX_BITS
 from ctkit.lake.merge import merge_staging
 from ctkit.lake.table import files_of, open_table
+from ctkit.lake.write import write_entries
 from ctkit.schema import row_schema
 
 
@@ -87,6 +89,35 @@ def test_merge_when_a_staged_file_cannot_be_converted(tmp_path, odd, reason, ind
     assert indices_of(main) == [1]
 
 
+@pytest.mark.parametrize("indices", [[2, 3], [1, 3]])
+def test_merge_when_base64_is_stored_as_bytes(tmp_path, indices):
+    """A table of text may have a file that says bytes; they are not taken for the raw DER that main holds."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    open_table(tmp_path / "staging", as_der="text")
+    rows = as_type(make_rows(indices, as_der="string"), as_der=pa.binary())
+
+    with pytest.raises(TableError, match="a file has as_der as binary, its table as string"):
+        merge_staging(add_file(tmp_path / "staging", rows), main)
+
+    assert rows_of(open_table(tmp_path / "main")) == make_rows([1]).to_pylist()
+
+
+def test_merge_when_text_is_no_base64(tmp_path):
+    """Letters that base64 does not have are not dropped in silence: what would be left may be another certificate."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    rows = make_rows([2], as_der="string")
+    odd = pa.array(["*" + rows["as_der"][0].as_py()])
+    rows = rows.set_column(rows.schema.get_field_index("as_der"), rows.schema.field("as_der"), odd)
+    staging = open_table(tmp_path / "staging", as_der="text")
+    write_entries(staging, rows)
+
+    with pytest.raises(TableError):
+        merge_staging(staging, main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert indices_of(open_table(tmp_path / "staging")) == [2]
+
+
 def make_nullable(path: Path, rows: pa.Table, column: str, values: list[str | None]) -> DeltaTable:
     """Create a table that allows nulls, with `rows` and other values in one column."""
     schema = pa.schema([field.with_nullable(True) for field in rows.schema])
@@ -108,6 +139,21 @@ def test_merge_when_staged_rows_have_no_date(tmp_path, date, indices):
         merge_staging(staging, main, confirmed=True)
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
+
+
+@pytest.mark.parametrize("index", [-1, 1 << INDEX_BITS])
+def test_merge_when_staged_rows_have_an_index_of_no_log(tmp_path, index):
+    """Such rows have no key to be told apart by: they are refused, and none is lost as the repetition of another."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    rows = make_rows([2, 3])
+    rows = rows.set_column(0, rows.schema.field("cert_index"), [[index, index]])
+    staging = add_file(tmp_path / "staging", as_type(rows))
+
+    with pytest.raises(TableError, match="cert_index"):
+        merge_staging(staging, main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert len(files_of(open_table(tmp_path / "staging"))) == 1
 
 
 @pytest.mark.parametrize(("theirs", "ours"), [("string", "binary"), ("binary", "string"), ("binary", "binary")])
