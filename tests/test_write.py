@@ -243,6 +243,19 @@ def test_write_batches_when_something_fails_on_the_way(tmp_path, monkeypatch, mo
     assert open_table(tmp_path / "staging").version() == 0
 
 
+def test_write_entries_when_the_second_file_fails(tmp_path, monkeypatch):
+    """The first one, of another day, is complete, and goes too: no commit will have it."""
+    table = open_table(tmp_path / "staging")
+    steps = iter([files_module.FileWriter, _fail])
+    monkeypatch.setattr(files_module, "FileWriter", lambda *arguments: next(steps)(*arguments))
+
+    with pytest.raises(MemoryError):
+        write_entries(table, pa.concat_tables([make_rows([1]), make_rows([2], day=2)]))
+
+    assert next(steps, None) is None
+    assert list(tmp_path.glob("staging/seen_date=*/*")) == []
+
+
 def test_write_batches_when_rows_cannot_be_described(tmp_path):
     """Nothing is written then."""
     table = open_table(tmp_path / "staging")
