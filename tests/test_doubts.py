@@ -280,6 +280,38 @@ def test_undo_when_somebody_commits_first(tmp_path, monkeypatch):
     assert indices_of(open_table(tmp_path / "main")) == [1, 2, 9]
 
 
+def test_undo_when_somebody_writes_to_staging(tmp_path, monkeypatch):
+    """Their commit comes before the one that puts the rows back, which are looked for where they are."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+    make_table(tmp_path / "other", make_rows([3]))
+    link = undo.link_files
+
+    def link_and_write(*arguments, **options):
+        linked = link(*arguments, **options)
+        write_deltalake(tmp_path / "other", make_rows([4]), mode="append")
+        return linked
+
+    monkeypatch.setattr(undo, "link_files", link_and_write)
+    undo_merge(main, tmp_path / "other")
+
+    assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert indices_of(open_table(tmp_path / "other")) == [2, 3, 4]
+
+
+@pytest.mark.parametrize("place", ["", "below"])
+def test_undo_into_main(tmp_path, place):
+    """Rows are put back into a folder outside of main, or not at all."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+
+    with pytest.raises(ParameterError):
+        undo_merge(main, tmp_path / "main" / place)
+
+    assert not (tmp_path / "main" / "below").exists()
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2]
+
+
 @pytest.mark.parametrize("step", ["link_files", "commit_files", "confirm_files", "second commit_files"])
 def test_undo_after_one_that_died(tmp_path, monkeypatch, step):
     """An undo that dies at any step is completed by the same call, and no row is lost or doubled."""

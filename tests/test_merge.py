@@ -268,6 +268,24 @@ def test_merge_when_the_preview_is_stale(tmp_path, moved):
     assert {name: commits_of(tmp_path / name) for name in ("main", "staging")} == before
 
 
+def test_merge_when_the_preview_becomes_stale(tmp_path, monkeypatch):
+    """What somebody commits while the merge is prepared was not shown either: nothing of staging gets in."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]))
+    preview = preview_merge(staging, main)
+
+    def interfere():
+        monkeypatch.undo()
+        write_deltalake(tmp_path / "main", make_rows([50]), mode="append")
+
+    before_commit(monkeypatch, interfere)
+    with pytest.raises(StalePreviewError):
+        merge_staging(staging, main, expected=preview)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 50]
+    assert indices_of(open_table(tmp_path / "staging")) == [2]
+
+
 def test_preview_shows_times_in_utc(tmp_path, monkeypatch):
     """Whatever the machine's time zone, times are those of the table, and say so."""
     with monkeypatch.context() as elsewhere:
