@@ -164,7 +164,7 @@ class Parameters(_Checked):
         None, description="the main table: a folder, bare or as file://"
     )
     staging_path: Annotated[TablePath | None, Flag("gaps backfill merge", "PATH")] = Field(
-        None, description="the staging table; not given: backfill writes to main"
+        None, description="the staging table: backfill writes to it, merge removes it"
     )
     state_file: Annotated[FilePath | None, Flag(_GAPS, "FILE")] = Field(
         None, description="the live server's state file, for the ceilings"
