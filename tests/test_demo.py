@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ctkit.demo.cycle import cycle
+from ctkit.demo import cycle
 from ctkit.demo.server import LogServer
 from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.parameters import read_parameters

@@ -144,7 +144,7 @@ def test_preview_before_a_backfill(cycle):
     """It shows the gaps in numbers and as a picture, lets all be chosen, and has nothing to merge."""
     book = read(cycle.after / "0-preview.ipynb")
 
-    assert result(book, "gap report")["missing"] == MISSING
+    assert result(book, "missing")["missing"] == MISSING
     assert "image/png" in outputs(book, "picture")[0]
     assert outputs(book, "choice")[0]["text/plain"] == (
         f"gaps chosen gaps_chosen=4 gaps_found=4 entries_chosen={MISSING} entries_missing={MISSING}"
@@ -180,7 +180,7 @@ def test_preview_before_a_merge(cycle):
     """The second preview shows no gap, and what the merge will insert, as HTML beside the widget too."""
     book = read(cycle.after / "2-preview.ipynb")
 
-    assert result(book, "gap report")["gaps"] == 0
+    assert result(book, "missing")["gaps"] == 0
     assert result(book, "preview")["would_insert"] == MISSING
     assert "by log and date" in outputs(book, "panel")[0]["text/html"]
 
