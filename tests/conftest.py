@@ -19,8 +19,10 @@ from ctkit.wire.rows import read_rows
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-# How long an example takes depends on what else the machine does.
-hypothesis.settings.register_profile("ctkit", deadline=None)
+# How long an example takes depends on what else the machine does. The gate tries the same examples each time;
+# `--hypothesis-profile explore` tries others.
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.register_profile("ctkit", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ctkit")
 
 

@@ -132,6 +132,26 @@ def test_pages_are_passed_on_when_nothing_more_comes(monkeypatch):
     assert (passed_on, list(left)) == ([0, 1], list(RangeSet.of((7, 9))))
 
 
+def test_pages_are_passed_on_while_others_trickle_in(monkeypatch):
+    """The bound counts from the first page that is held back, not from the last."""
+    log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))
+    clock = [0.0]
+    monkeypatch.setattr(prove, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def arrivals():
+        for index in range(6):
+            clock[0] = index * 0.6 * prove.SECONDS_AT_ONCE
+            yield prove.Arrival(LOG, make_batch([index]), (), index, [bytes(32)], np.zeros(1, np.uint8))
+        return RangeSet.of()
+
+    head = Checkpoint.remembered(LOG, 6, bytes(32))
+    proving = prove.prove_arrivals(log, {LOG: head}, arrivals(), stop=threading.Event())
+
+    assert next(proving).start == 0
+    assert clock[0] == 2 * 0.6 * prove.SECONDS_AT_ONCE
+    assert [arrival.start for arrival in proving] == [1, 2, 3, 4, 5]
+
+
 def test_proving_ends_with_the_error_of_what_comes(monkeypatch):
     """What fails in the thread that waits is raised where it was asked for."""
 

@@ -6,6 +6,7 @@ import random
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_provenance
@@ -13,12 +14,13 @@ from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_pro
 from ctkit import cli
 from ctkit.desk.parameters import read_parameters
 from ctkit.desk.verbs import merge_staged
-from ctkit.errors import CtkitError, ParameterError, TableError, UnconfirmedMergeError
+from ctkit.errors import CtkitError, KeyConflictError, ParameterError, TableError, UnconfirmedMergeError
 from ctkit.lake import undo
 from ctkit.lake.doubts import MANY_ROWS, STAGED_FOR
 from ctkit.lake.merge import merge_staging, preview_merge
 from ctkit.lake.overlap import Overlap
 from ctkit.lake.repair import repair
+from ctkit.lake.scratch import scratch_of
 from ctkit.lake.table import files_of, find_table, open_table
 from ctkit.lake.undo import undo_merge
 from ctkit.lake.write import write_entries
@@ -351,6 +353,35 @@ def test_undo_when_the_staging_table_is_still_there(tmp_path):
 
     assert indices_of(main) == [1]
     assert indices_of(open_table(tmp_path / "staging")) == [2, 3, 8, 9]
+
+
+def test_undo_into_a_staging_table_that_has_some_of_the_rows(tmp_path):
+    """Only those that it lacks are put there."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2, 3, 4])), main)
+    make_table(tmp_path / "staging", make_rows([3, 5]))
+
+    undo_merge(main, tmp_path / "staging")
+
+    assert indices_of(main) == [1]
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3, 4, 5]
+    assert not scratch_of(open_table(tmp_path / "staging")).exists()
+
+
+def test_undo_into_a_staging_table_that_contradicts(tmp_path):
+    """Where staging has another certificate under a key, main's row would be lost: nothing is changed."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([2, 3])), main)
+    rows = make_rows([3])
+    other = rows.set_column(rows.schema.get_field_index("sha256"), "sha256", pa.array(["0" * 64]))
+    staging = make_table(tmp_path / "staging", other.cast(rows.schema))
+
+    with pytest.raises(KeyConflictError) as raised:
+        undo_merge(main, tmp_path / "staging")
+
+    assert raised.value.uri == str(tmp_path / "staging")
+    assert indices_of(open_table(tmp_path / "main")) == [1, 2, 3]
+    assert open_table(tmp_path / "staging").version() == staging.version()
 
 
 def test_merge_when_main_loses_rows_that_staging_repeats(tmp_path, monkeypatch):

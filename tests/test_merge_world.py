@@ -190,6 +190,7 @@ def test_merge_undone_before_staging_was_removed(tmp_path, monkeypatch, copied):
             merge_staging(open_table(tmp_path / "staging"), main)
     ctkit.undo_merge(open_table(tmp_path / "main"))
     assert indices_of(open_table(tmp_path / "main")) == [1]
+    assert indices_of(open_table(tmp_path / "staging")) == [2, 3]
 
     assert merge_staging(open_table(tmp_path / "staging"), open_table(tmp_path / "main")).inserted == 2
 

@@ -30,17 +30,13 @@ _PLAIN = re.compile(r"[A-Za-z0-9/=._+-]+")
 """What nobody encodes in a path."""
 
 
-def link_files(files: Sequence[DataFile], target: DeltaTable, *, noted: bool = True) -> list[DataFile]:
+def link_files(files: Sequence[DataFile], target: DeltaTable) -> list[DataFile]:
     """Make the files durable below the target's folder, each under a new name, which nobody else has or had.
 
     Wherever they lay, they lie in ``seen_date=.../`` then, as the target's other files do.
 
     They are hard links, or copies where linking is impossible, and not part of the target until they are committed.
-
-    Parameters
-    ----------
-    noted
-        Note them first, for `ctkit.lake.scratch.clear_scratch`, in case this run dies.
+    They are noted first: if this run dies, `ctkit.lake.scratch.clear_scratch` removes them.
 
     Returns
     -------
@@ -56,8 +52,7 @@ def link_files(files: Sequence[DataFile], target: DeltaTable, *, noted: bool = T
     links = [_renamed(file, root) for file in files]
     folders = {link.path.parent for link in links}
     try:
-        if noted:
-            write_note([link.name for link in links], target)
+        write_note([link.name for link in links], target)
         for folder in folders:
             make_folder(folder)
         for file, link in zip(files, links, strict=True):

@@ -5,18 +5,20 @@ from pathlib import Path
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.arguments import checked
-from ctkit.errors import TableError
+from ctkit.errors import KeyConflictError, TableError
 from ctkit.lake.commits import commit_info, files_added, kept_commits, read_commit
 from ctkit.lake.doubts import MERGED_FROM, STAGED_FOR, UNDONE
-from ctkit.lake.files import data_files
+from ctkit.lake.files import DataFile, data_files
 from ctkit.lake.links import check_removable, commit_files, confirm_files, link_files
 from ctkit.lake.merge import MERGED_ID
+from ctkit.lake.overlap import Overlap
 from ctkit.lake.provenance import records_in
+from ctkit.lake.rewrite import prepare_files
+from ctkit.lake.scratch import clear_scratch, scratch_of
 from ctkit.lake.table import (
     as_der_type,
     check_features,
     check_separate,
-    files_of,
     find_table,
     folder_of,
     hold,
@@ -33,7 +35,7 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     """Take the last merge out of main, as long as nothing was committed since, and stage its rows again.
 
     The rows are in staging before they leave main: wherever this is interrupted, none is lost, and the same call again
-    completes it. Rows that staging still has are there twice then; a merge takes one of each.
+    completes it. Rows that staging still has are not put there again.
 
     Parameters
     ----------
@@ -54,6 +56,8 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
         Staging is, or lies inside, main, or the other way round.
     SchemaMismatchError
         Main is append-only, for instance; nothing was changed.
+    KeyConflictError
+        Staging has other certificates under the same keys; nothing was changed.
     TableError
         Main's last commit is not a merge, or its rows cannot be staged, or somebody commits just now; main was not
         changed.
@@ -74,14 +78,7 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
         check_removable(files, held)
         mark = f"{held.metadata().id} {merged}"
         with hold(_staging_of(held, info, staging, mark)) as back:
-            if not _is_put_back(back, mark):
-                said = {PUT_BACK: mark, STAGED_FOR: str(held.metadata().id), **records_in(info)}
-                linked = link_files(files, back, noted=False)
-                # Not before the rows are seen in staging may they leave main.
-                before = back.version()
-                while not commit_files(linked, back, CommitProperties(said, max_commit_retries=0)):
-                    before = back.version()
-                confirm_files(linked, back, before + 1)
+            _put_back(files, held, back, {PUT_BACK: mark, STAGED_FOR: str(held.metadata().id), **records_in(info)})
             properties = CommitProperties({UNDONE: str(merged)}, max_commit_retries=0)
             if not commit_files([], held, properties, removed=files):
                 message = (
@@ -92,14 +89,24 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     return merged + 1
 
 
-def _is_put_back(staging: DeltaTable, mark: str) -> bool:
-    """Tell whether an undo of the merge that died has put its rows back, and no merge has taken them since."""
-    present = set(files_of(staging))
-    folder = folder_of(staging)
-    for _, actions in kept_commits(staging):
-        if commit_info(actions).get(PUT_BACK) == mark:
-            return {f"{folder}/{name}" for name in files_added(actions)} <= present
-    return False
+def _put_back(files: list[DataFile], main: DeltaTable, staging: DeltaTable, said: dict[str, str]) -> None:
+    """Put those rows of main's files into staging that it lacks; they are on the disk when this returns.
+
+    It has them where a merge died before it removed staging, or an undo before it took the rows out of main.
+    """
+    overlap = Overlap(main, files)
+    overlap.skip_present(staging, overlap.may_be_in(staging))
+    if overlap.conflicts:
+        message = f"has other certificates under {overlap.conflicts} keys that {folder_of(main)} has"
+        raise KeyConflictError(folder_of(staging), f"{message}. Nothing was changed. Name another staging folder")
+    clear_scratch(staging)
+    linked = link_files(prepare_files(main, files, overlap, staging, scratch_of(staging)), staging)
+    if linked:
+        before = staging.version()
+        while not commit_files(linked, staging, CommitProperties(said, max_commit_retries=0)):
+            before = staging.version()
+        confirm_files(linked, staging, before + 1)
+    clear_scratch(staging)
 
 
 def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | None, mark: str) -> DeltaTable:
@@ -129,4 +136,6 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
 
 def _is_place(table: DeltaTable, info: dict[str, str], mark: str) -> bool:
     """Tell whether a table is the one that was merged, or was made by an undo of the merge that died."""
-    return str(table.metadata().id) == info.get(MERGED_ID) or table.version() == 0 or _is_put_back(table, mark)
+    if str(table.metadata().id) == info.get(MERGED_ID) or table.version() == 0:
+        return True
+    return any(commit_info(actions).get(PUT_BACK) == mark for _, actions in kept_commits(table))
