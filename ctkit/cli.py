@@ -162,7 +162,6 @@ def merge(arguments: argparse.Namespace) -> int:
     if parameters.staging_path is None and not arguments.undo:
         raise ParameterError("merge requires --staging-path <PATH>")
     from ctkit.desk.verbs import merge_staged, undo_staged
-    from ctkit.lake.drop import EMPTY
 
     if arguments.undo:
         version = undo_staged(parameters)
@@ -177,8 +176,8 @@ def merge(arguments: argparse.Namespace) -> int:
     let_finish()
     if report.staging_rows:
         logger.info("%s", report)
-    if report.left not in ("", EMPTY):
-        logger.warning("staging is not removed staging_path=%s left: %s", parameters.staging_path, report.left)
+    if report.note:
+        logger.warning("staging is not removed staging_path=%s: %s", parameters.staging_path, report.note)
     return 0
 
 

@@ -47,7 +47,7 @@ def run_cycle(log: ctkit.Log, main: Path, staging: Path, prepare: Callable[[Path
     preview = ctkit.preview_merge(ctkit.find_table(staging), ctkit.find_table(main))
     assert (preview.inserted, preview.skipped, preview.conflicts) == (30, 5, 0)
     report = ctkit.merge_staging(ctkit.find_table(staging), ctkit.find_table(main), expected=preview)
-    assert (report.inserted, report.left, staging.exists()) == (30, "", False)
+    assert (report.inserted, report.staging_removed, staging.exists()) == (30, True, False)
     assert indices() == list(range(SIZE))
     assert ctkit.audit([log], ctkit.find_table(main), require_proof=True).passed
     assert ctkit.audit([log], ctkit.find_table(main), recheck="all").passed

@@ -489,6 +489,15 @@ def test_audit_when_a_certificate_was_altered(place):
         report.check()
 
 
+def test_audit_of_a_stretch_beside_an_altered_certificate(place):
+    """What was altered counts where the audit looks, and nowhere else."""
+    write_entries(place.main, alter(place.rows(0, SIZE), 77, as_der=b"another"), metadata=place.record(0, SIZE))
+
+    found = [place.audit(from_index=start, to_index=end).logs[0] for start, end in ((0, 77), (77, 78), (78, SIZE))]
+
+    assert [ranges(each.altered) for each in found] == [[], [(77, 78)], []]
+
+
 @pytest.mark.parametrize("text", ["YW5vdGhlcg==", "no base64!"])
 def test_audit_when_a_certificate_in_base64_was_altered(place, text):
     """Tables that hold base64 text are checked likewise, and text that is none is altered too."""
@@ -729,6 +738,19 @@ def test_recheck_names_what_differs(place, column, value):
     assert (ranges(found.unproven), found.verdict) == ([(300, 301)], "contradicted")
     with pytest.raises(TableError, match=r"1 rows differ from the log's entries: \[300, 301\)"):
         report.check()
+
+
+@pytest.mark.parametrize("column", ["seen", "source_name"])
+def test_recheck_names_what_is_null(place, column):
+    """What a row may have any value of, it must have a value of."""
+    rows = alter(place.rows(0, SIZE), 300, **{column: None})
+    nullable = pa.schema([field.with_nullable(True) for field in rows.schema])
+    write_deltalake(place.folder / "nullable", rows.cast(nullable), partition_by=["seen_date"])
+    place.main = open_table(place.folder / "nullable")
+
+    found = place.audit(recheck="all").logs[0]
+
+    assert (ranges(found.differing), found.columns) == ([(300, 301)], {300: column})
 
 
 def test_recheck_allows_what_is_free(place):

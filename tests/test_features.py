@@ -10,6 +10,7 @@ from cycle import SIZE, run_cycle
 from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 from fakes import FakeLog
+from raising import fails
 from rows import LOG, before_commit, indices_of, make_rows, make_table
 
 import ctkit
@@ -396,10 +397,9 @@ def test_report_gaps_when_staging_cannot_take_what_is_missing(tmp_path, fake, pa
     demand(tmp_path / "staging", **CONSTRAINT)
     parameters = ctkit.Parameters(**parameters, staging_path=str(tmp_path / "staging"))
 
-    with pytest.raises(SchemaMismatchError) as caught:
+    with fails(SchemaMismatchError, uri=tmp_path / "staging"):
         report_gaps(parameters, verb="append")
 
-    assert caught.value.uri == str(tmp_path / "staging")
     assert fake.requests == []
     report_gaps(parameters).close()
 

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import fails
 
 from ctkit.errors import CtkitError, TableError
 from ctkit.lake import keys as keys_module
@@ -52,7 +53,7 @@ def test_read_keys_that_are_no_text(tmp_path):
     pq.write_table(rows, path, use_dictionary=False, compression="none")
     path.write_bytes(path.read_bytes().replace(b"log.example", b"log\xffexample"))
 
-    with pytest.raises(TableError, match=r"its keys cannot be read .*mend it and run again"):
+    with fails(TableError, uri=path):
         read_keys(str(path))
 
 
@@ -78,7 +79,7 @@ def test_read_keys_of_a_broken_file(tmp_path, content):
     """The error names the file."""
     (tmp_path / "broken.parquet").write_bytes(content)
 
-    with pytest.raises(TableError, match=r"broken\.parquet: its keys cannot be read .*mend it and run again"):
+    with fails(TableError, uri=tmp_path / "broken.parquet"):
         read_keys(str(tmp_path / "broken.parquet"))
 
 
@@ -86,7 +87,7 @@ def test_read_keys_of_a_file_without_them(tmp_path):
     """So it does where a column is missing."""
     pq.write_table(pa.table({"cert_index": [1]}), tmp_path / "f.parquet")
 
-    with pytest.raises(TableError, match=r"f\.parquet: its keys cannot be read .*source_url"):
+    with fails(TableError, uri=tmp_path / "f.parquet"):
         read_keys(str(tmp_path / "f.parquet"))
 
 

@@ -77,7 +77,7 @@ def test_merge_of_any_layout(tmp_path, layout, known):
     assert preview_merge(staging, main).summary["seen_date"].to_list() == ["2026-03-01", "2026-03-02"]
     report = merge_staging(staging, main)
 
-    assert report.left == ""
+    assert report.staging_removed
     assert rows_of(main) == sorted(
         expected + ([] if known else make_rows([10]).to_pylist()), key=lambda row: row["cert_index"]
     )
@@ -315,7 +315,7 @@ def test_merge_when_somebody_keeps_files_in_staging(tmp_path, where, name):
 
     assert indices_of(main) == [1, 2, 3]
     assert theirs.read_text() == "mine"
-    assert report.left != ""
+    assert not report.staging_removed
 
 
 def test_merge_when_somebody_keeps_a_link_in_staging(tmp_path):
@@ -329,7 +329,7 @@ def test_merge_when_somebody_keeps_a_link_in_staging(tmp_path):
 
     assert indices_of(main) == [1, 2]
     assert (tmp_path / "staging/mine").is_symlink()
-    assert report.left != ""
+    assert not report.staging_removed
 
 
 def test_files_that_a_commit_has_named_are_no_orphans(tmp_path):

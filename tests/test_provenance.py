@@ -8,6 +8,7 @@ import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import fails
 from rows import LOG, OTHER_LOG, make_batch, make_rows, make_table, read_provenance, rows_of
 
 from ctkit.errors import TableError
@@ -155,7 +156,7 @@ def test_statements_when_a_commit_is_damaged(tmp_path):
     write_recorded(table, record(0, 2), record(2, 4))
     commits.commit_path(table, 1).write_text("{")
 
-    with pytest.raises(TableError, match="commit 1 cannot be read"):
+    with fails(TableError, uri=tmp_path / "main"):
         read_statements(table)
 
 
@@ -168,7 +169,7 @@ def test_statements_when_another_table_is_in_the_folder(tmp_path, commits_since)
     new = open_table(tmp_path / "main")
     write_recorded(new, *(record(at, at + 1) for at in range(commits_since)))
 
-    with pytest.raises(TableError, match="no longer the table you opened"):
+    with fails(TableError, uri=tmp_path / "main"):
         read_statements(old)
 
 

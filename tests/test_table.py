@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from deltalake import DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
+from raising import fails
 from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, rows_of
 
 import ctkit
@@ -62,22 +63,23 @@ def test_open_table_like_an_old_one(tmp_path):
     assert as_der_type(open_table(tmp_path / "staging", like=old)) == "string"
 
 
+@pytest.mark.parametrize("name", ["notes.txt", ".bashrc"])
 @pytest.mark.parametrize("look", [find_table, open_table])
-def test_open_table_when_the_folder_holds_other_things(tmp_path, look):
-    """No table is put into a folder with other files, and it is not taken for one that is only missing."""
-    (tmp_path / "notes.txt").write_text("mine")
+def test_open_table_when_the_folder_holds_other_things(tmp_path, look, name):
+    """No table is put into a folder with other files, hidden or not, nor is it taken for one that is only missing."""
+    (tmp_path / name).write_text("mine")
 
-    with pytest.raises(TableError, match="is not a Delta table but holds other files"):
+    with fails(TableError, uri=tmp_path):
         look(tmp_path)
 
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+    assert [path.name for path in tmp_path.iterdir()] == [name]
 
 
 def test_open_table_when_the_path_is_a_file(tmp_path):
     """A path that is a file is an error of ours."""
     (tmp_path / "main").write_text("no folder")
 
-    with pytest.raises(TableError, match="main"):
+    with fails(TableError, uri=tmp_path / "main"):
         open_table(tmp_path / "main")
 
 
@@ -95,7 +97,7 @@ def test_find_table_when_its_log_is_corrupt(tmp_path):
     make_table(tmp_path / "main", make_rows([1]))
     (tmp_path / "main" / "_delta_log" / "00000000000000000000.json").write_text("{broken")
 
-    with pytest.raises(TableError, match="cannot be opened as a Delta table"):
+    with fails(TableError, uri=tmp_path / "main"):
         find_table(tmp_path / "main")
 
 
@@ -105,10 +107,9 @@ def test_find_table_when_it_is_not_ours(tmp_path):
     rows = rows.set_column(rows.schema.get_field_index("is_ca"), "is_ca", pa.array(["no"]))
     write_deltalake(tmp_path / "main", rows)
 
-    with pytest.raises(SchemaMismatchError) as caught:
+    with fails(SchemaMismatchError, uri=tmp_path / "main") as caught:
         find_table(tmp_path / "main")
 
-    assert caught.value.uri == str(tmp_path / "main")
     for difference in (
         "column chain is missing",
         "column extra is not ours",
@@ -154,7 +155,7 @@ def test_table_path_when_it_is_relative(tmp_path, monkeypatch):
 @pytest.mark.parametrize("uri", ["s3://bucket/main", "", "  "])
 def test_table_path_when_it_cannot_be_used(uri):
     """Remote tables and empty paths are refused by name."""
-    with pytest.raises(ParameterError, match=r"local tables|empty"):
+    with pytest.raises(ParameterError):
         table_path(uri)
 
 
@@ -167,14 +168,26 @@ def test_check_separate_under_any_spelling(tmp_path, monkeypatch):
 
     for staging in [*spellings, "main/sub", "link/sub", "main/not-there", ".", str(tmp_path)]:
         for main in spellings:
-            with pytest.raises(ParameterError, match="staging"):
+            with pytest.raises(ParameterError):
                 check_separate(staging, main)
 
     (tmp_path / "other").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(ParameterError, match="symbolic link; name the folder itself"):
+    with pytest.raises(ParameterError):
         check_separate("other", "main")
     check_separate("staging", "main")
     check_separate("main2", "main")
+
+
+def test_check_separate_where_letter_case_is_ignored(tmp_path, monkeypatch):
+    """Two spellings of one folder that only the file system knows to be one."""
+    for name in ("main", "MAIN"):
+        (tmp_path / name).mkdir()
+    check_separate(tmp_path / "MAIN", tmp_path / "main")
+    monkeypatch.setattr(Path, "samefile", lambda path, other: str(path).lower() == str(other).lower())
+
+    for staging in ("MAIN", "MAIN/staging"):
+        with pytest.raises(ParameterError):
+            check_separate(tmp_path / staging, tmp_path / "main")
 
 
 def test_open_table_that_holds_certificates_as_text(tmp_path):
@@ -184,10 +197,9 @@ def test_open_table_that_holds_certificates_as_text(tmp_path):
     assert (as_der_type(text), as_der_type(open_table(tmp_path / "like", like=text))) == ("string", "string")
     assert as_der_type(open_table(tmp_path / "text", as_der="text")) == "string"
     for name, options in [("text", {}), ("new", {"like": text})]:
-        with pytest.raises(SchemaMismatchError) as caught:
+        with fails(SchemaMismatchError, uri=tmp_path / "text"):
             open_table(tmp_path / name, as_der="binary", **options)
-        assert caught.value.uri == str(tmp_path / "text")
-    with pytest.raises(ParameterError, match="'string'"):
+    with pytest.raises(ParameterError):
         open_table(tmp_path / "new", as_der="string")
     assert not (tmp_path / "new").exists()
 
@@ -233,7 +245,7 @@ def test_hold_when_the_table_is_gone(tmp_path):
     table = open_table(tmp_path / "staging")
     shutil.rmtree(tmp_path / "staging")
 
-    with pytest.raises(TableError, match="is not the table any more that was opened"), hold(table):
+    with fails(TableError, uri=tmp_path / "staging"), hold(table):
         pass
 
 
@@ -263,9 +275,8 @@ def test_reading_when_a_file_is_missing_or_damaged(tmp_path):
     file = Path(files_of(staging)[0])
     for damage in (lambda: file.write_bytes(file.read_bytes()[:-30]), file.unlink):
         damage()
-        with pytest.raises(TableError, match="a file of it cannot be read") as caught:
+        with fails(TableError, uri=tmp_path / "staging") as caught:
             find_gaps(main, staging, within={LOG: (0, 5)})
-        assert caught.value.uri == str(tmp_path / "staging")
         assert "\n" not in str(caught.value)
 
 
@@ -274,9 +285,8 @@ def test_rows_of_a_table_whose_files_are_gone(tmp_path):
     table = make_table(tmp_path / "main", make_rows([1]))
     shutil.rmtree(tmp_path / "main")
 
-    with pytest.raises(TableError) as caught:
+    with fails(TableError, uri=tmp_path / "main"):
         ctkit.rows_of(table)
-    assert caught.value.uri == str(tmp_path / "main")
 
 
 def test_hold_when_another_table_is_in_its_place(tmp_path):
@@ -285,7 +295,7 @@ def test_hold_when_another_table_is_in_its_place(tmp_path):
     shutil.rmtree(tmp_path / "staging")
     make_table(tmp_path / "staging", make_rows([2]), make_rows([3]))
 
-    with pytest.raises(TableError, match="is not the table any more that was opened"), hold(table):
+    with fails(TableError, uri=tmp_path / "staging"), hold(table):
         pass
 
 
@@ -333,7 +343,7 @@ def test_files_outside_of_the_folder_are_refused(tmp_path, path):
     action = AddAction(path.format(name, root=tmp_path), 1, {"seen_date": "2026-03-01"}, 0, True, "{}")
     table.create_write_transaction([action], "append", table.schema(), ["seen_date"])
 
-    with pytest.raises(TableError, match="outside of its folder"):
+    with fails(TableError, uri=tmp_path / "staging"):
         files_of(open_table(tmp_path / "staging"))
 
 
@@ -345,14 +355,14 @@ def test_files_behind_a_linked_partition_are_refused(tmp_path):
     shutil.rmtree(partition)
     partition.symlink_to(tmp_path / "main" / "seen_date=2026-03-01")
 
-    with pytest.raises(TableError, match="outside of its folder"):
+    with fails(TableError, uri=tmp_path / "staging"):
         files_of(staging)
 
 
 @pytest.mark.parametrize("path", ["~nobody-of-this-name/main", "data\0main"])
 def test_table_path_that_cannot_be(path):
     """A path that no system can follow is a wrong parameter, named."""
-    with pytest.raises(ParameterError, match=r"nobody-of-this-name|there can be no such path"):
+    with pytest.raises(ParameterError):
         table_path(path)
 
 

@@ -111,7 +111,7 @@ def test_panel_when_the_button_is_pressed(tables):
 
     panel.button.click()
 
-    assert (panel.value.inserted, panel.value.skipped, panel.value.left) == (4, 1, "")
+    assert (panel.value.inserted, panel.value.skipped, panel.value.staging_removed) == (4, 1, True)
     assert indices_of(open_table(panel.preview.main)) == [0, 1, 2, 3, 4, 5]
     assert "merge complete" in panel.children[-1].value
     assert (panel.button.description, panel.button.disabled) == ("Merged", True)

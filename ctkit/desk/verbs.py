@@ -19,7 +19,7 @@ from ctkit.lake.doubts import check_doubts, doubts_of
 from ctkit.lake.drop import finish_retiring
 from ctkit.lake.gaps import Gaps
 from ctkit.lake.merge import MergePreview, MergeReport, merge_staging, preview_merge
-from ctkit.lake.table import check_features, files_of, find_table, open_table, table_path
+from ctkit.lake.table import check_features, files_of, find_table, hold, open_table, table_path
 from ctkit.lake.undo import undo_merge
 from ctkit.visible import get_logger
 
@@ -149,15 +149,17 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
             if not parameters.confirmed:
                 check_doubts(doubts_of(staging, None), staging_path, main_path)
             logger.warning("main table does not exist, creating it main_path=%s", parameters.main_path)
-            main = open_table(main_path, like=staging)
+            # Not while another run holds staging: the merge would not be made.
+            with hold(staging):
+                main = open_table(main_path, like=staging)
         return merge_staging(staging, main, expected=expected, confirmed=parameters.confirmed)
     if staging is None:
         logger.warning("staging table does not exist, nothing to merge staging_path=%s", parameters.staging_path)
     else:
         logger.info("staging table is empty, nothing to merge staging_path=%s", parameters.staging_path)
-    left = finish_retiring(staging_path, staging)
+    removal = finish_retiring(staging_path, staging)
     version = -1 if main is None else main.version()
-    return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, left)
+    return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, *removal)
 
 
 @checked

@@ -188,7 +188,7 @@ def _look_at_rows(look: _Look, rows: Rows, from_index: int, to_index: int | None
         proven=proven,
         unproven=present.minus(proven),
         proven_under=max(sizes_proven, default=0) if len(proven) else 0,
-        altered=rows.altered,
+        altered=rows.altered.between(start, end),
         differing=RangeSet.of(),
         columns={},
         heads=look.heads,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
+from typing import NamedTuple
 
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
@@ -23,11 +24,15 @@ MERGED = "ctkit.merged"
 REPAIRED = "ctkit.repaired"
 """Commit metadata: how many repeated rows the commit took out."""
 
-EMPTY = "an empty table"
-"""What is left where nothing was to be removed: a staging table that never had a row."""
+
+class Removal(NamedTuple):
+    """Whether a staging table is gone with its folder; if a merge would have removed it, why it did not."""
+
+    removed: bool
+    note: str = ""
 
 
-def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]) -> str:
+def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]) -> Removal:
     """Remove merged files, and the table with its folder if nothing was added to it meanwhile.
 
     A commit takes the files out of the table first. From then on no reader and no later run can take them for rows, so
@@ -42,11 +47,6 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
     dead
         Its `orphans` from before the merge; they go only with the whole table, for a writer without our lock may
         commit them yet.
-
-    Returns
-    -------
-    str
-        What is left and why; "" if the table and its folder are gone.
     """
     try:
         with suppress(TableError):
@@ -54,7 +54,9 @@ def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]
             _unlink(merged, table_path(staging.table_uri))
         return _remove_empty(staging, {file.path for file in merged}, dead)
     except (DeltaError, OSError, TableError) as error:
-        return f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
+        return Removal(
+            False, f"{folder_of(staging)} could not be removed ({first_line(error)}); merge again or remove it"
+        )
 
 
 def _unlink(files: Sequence[DataFile], folder: Path) -> None:
@@ -68,7 +70,7 @@ def _unlink(files: Sequence[DataFile], folder: Path) -> None:
                 parent.rmdir()
 
 
-def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
+def finish_retiring(folder: str, staging: DeltaTable | None) -> Removal:
     """Remove what a merge emptied and then could not remove; leave a table alone that is empty for another reason.
 
     Parameters
@@ -77,23 +79,18 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> str:
         Where staging is, or was.
     staging
         The table there, without rows; None if there is none.
-
-    Returns
-    -------
-    str
-        What is left and why; "" if nothing is.
     """
     try:
         if staging is None:
             shutil.rmtree(_husk(Path(folder)), ignore_errors=True)
-            return ""
+            return Removal(True)
         with hold(staging) as held:
             last = read_commit(held, held.version())
             if files_of(held) or MERGED not in commit_info(last):
-                return EMPTY
+                return Removal(False)
             return _remove_empty(held, {Path(folder, name) for name in files_removed(last)}, orphans(held))
     except (DeltaError, OSError, TableError) as error:
-        return f"{folder} could not be removed ({first_line(error)}); remove it"
+        return Removal(False, f"{folder} could not be removed ({first_line(error)}); remove it")
 
 
 def orphans(staging: DeltaTable) -> list[Path]:
@@ -110,15 +107,15 @@ def orphans(staging: DeltaTable) -> list[Path]:
     return sorted(path for path in found if str(path.relative_to(folder)) not in named)
 
 
-def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[Path]) -> str:
+def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[Path]) -> Removal:
     """Remove a table without other files than those that were merged, and its orphans with it."""
     folder = table_path(table.table_uri)
     table.update_incremental()
     if added := set(map(Path, files_of(table))).difference(merged):
-        return f"{len(added)} files that were added during the merge; merge again"
+        return Removal(False, f"{len(added)} files were added during the merge; merge again")
     own = {*merged, *dead, *_replaced(table), folder / "_delta_log"}
     if foreign := sorted(path.name for path in folder.iterdir() if not _is_own(path, own)):
-        return f"{EMPTY}, because {folder} also holds {', '.join(foreign[:5])}; remove it"
+        return Removal(False, f"the table is empty, but {folder} also holds {', '.join(foreign[:5])}; remove it")
     # Renamed, it is gone at once: half a log would be a broken table.
     husk = _husk(folder)
     shutil.rmtree(husk, ignore_errors=True)
@@ -126,9 +123,9 @@ def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[
     if (husk / "_delta_log" / f"{table.version() + 1:020}.json").exists():
         # A writer without our lock was quicker than the rename: give it its table back.
         husk.rename(folder)
-        return "files that were added during the merge; merge again"
+        return Removal(False, "files were added during the merge; merge again")
     shutil.rmtree(husk)
-    return ""
+    return Removal(True)
 
 
 def _replaced(table: DeltaTable) -> set[Path]:

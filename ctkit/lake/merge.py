@@ -28,7 +28,7 @@ from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.lake import questions
 from ctkit.lake.commits import actions_since, files_left
 from ctkit.lake.doubts import MERGED_FROM, check_doubts, doubts_of
-from ctkit.lake.drop import EMPTY, orphans, retire
+from ctkit.lake.drop import Removal, orphans, retire
 from ctkit.lake.files import DataFile, check_dates, data_files
 from ctkit.lake.links import (
     commit_files,
@@ -140,8 +140,10 @@ class MergeReport(Report):
         Skipped rows whose certificate differs from the one that main, or an earlier row, has under the same key.
     staging
         The folder that was merged from.
-    left
-        What remains of it, and why; "" if it is gone.
+    staging_removed
+        Whether it is gone.
+    note
+        Why it is still there although it was merged, and what to do; "" if it is gone, or never had a row.
     """
 
     main: str
@@ -152,7 +154,8 @@ class MergeReport(Report):
     skipped: int
     conflicts: int
     staging: str
-    left: str
+    staging_removed: bool
+    note: str = ""
 
     title = "merge complete"
 
@@ -167,7 +170,7 @@ class MergeReport(Report):
             "version_before": self.version_before,
             "version": self.version,
             "staging": self.staging,
-            "staging_left": self.left or "nothing",
+            "staging_left": "nothing" if self.staging_removed else self.note or "an empty table",
         }
 
 
@@ -317,6 +320,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     # Not before: where a file is missing, this may be the one, under another name.
     for orphan in dead if staged else ():
         logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
+    removal = retire(staging, staged, dead) if staged else Removal(False)
     return MergeReport(
         main=folder_of(main),
         version_before=before,
@@ -326,7 +330,8 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         skipped=overlap.rows - inserted,
         conflicts=overlap.conflicts,
         staging=folder_of(staging),
-        left=retire(staging, staged, dead) if staged else EMPTY,
+        staging_removed=removal.removed,
+        note=removal.note,
     )
 
 

@@ -25,6 +25,9 @@ _FREE = (*KEY, "seen", "seen_date", "source_name", "cert_link")
 COMPARED = [name for name in row_schema().names if name not in _FREE]
 """The columns that a row and its log's entry must have in common."""
 
+_NEVER_NULL = ("seen", "source_name")
+"""Columns of which a row may have any value, but must have one."""
+
 
 def _select(rows: ir.Table, *names: str) -> ir.Table:
     """Select columns of text and whole numbers, as such: some writers do not note what is text, which is bytes then."""
@@ -182,13 +185,14 @@ def differences(rows: ir.Table, expected: ir.Table, url: str, *, first: int, las
     url, first, last
         The log, and which of its indices are compared, both inclusive.
     """
-    rows = rows.select(*KEY, "cert_link", *COMPARED)
+    rows = rows.select(*KEY, *_NEVER_NULL, "cert_link", *COMPARED)
     rows = rows.filter(rows.source_url.cast("string") == url, rows.cert_index.between(first, last))
     # Text is compared as bytes where a writer did not note that it is text.
     types = {name: rows[name].type() for name in COMPARED}
     expected = expected.cast({name: type_ for name, type_ in types.items() if not type_.is_integer()})
     both = rows.join(expected.rename("expected_{name}"), rows.cert_index == expected.cert_index)
     differs = {name: ~both[name].identical_to(both[f"expected_{name}"]) for name in COMPARED}
+    differs |= {name: both[name].isnull() for name in _NEVER_NULL}
     differs["chain"] &= both.expected_chain.notnull()
     differs["cert_link"] = ~both.cert_link.cast("string").isin(
         [both.expected_get_entries_url, both.expected_data_tile_url]

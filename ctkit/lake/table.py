@@ -36,6 +36,10 @@ _NO_LINKS = re.compile(r"Unable to rename file: .*\(os error (1|38|95)\)")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_HARMLESS = {"_delta_log", "lost+found", ".DS_Store", ".gitignore", ".gitkeep", ".ipynb_checkpoints"}
+"""What a folder may hold and be as good as empty; other hidden files may be those of somebody's home."""
+
+
 def table_path(uri: str | Path) -> Path:
     """Return the absolute folder that a bare path or a ``file://`` URI names; symbolic links are followed.
 
@@ -116,7 +120,7 @@ def find_table(uri: str | Path) -> DeltaTable | None:
         if path.exists() and not path.is_dir():
             raise TableError(str(path), "is a file, not the folder of a table; name a folder")
         if not DeltaTable.is_deltatable(path.as_uri()):
-            if path.exists() and any(not name.startswith(("_delta_log", ".")) for name in os.listdir(path)):
+            if path.exists() and not _HARMLESS.issuperset(os.listdir(path)):
                 message = "is not a Delta table but holds other files; name a table, or an empty or a new folder"
                 raise TableError(str(path), message)
             return None
