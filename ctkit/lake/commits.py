@@ -1,8 +1,8 @@
 """The log of a Delta table, read from ``_delta_log`` itself (Delta protocol, "Delta Log Entries" and "Actions").
 
 The version of a commit is the number in its file's name. ``DeltaTable.history()`` is not used: it counts down from the
-version of the handle over the commits on the disk that have a ``commitInfo``, which is optional, so that beside another
-writer, or after one that leaves it out, it gives commits the versions of others.
+version of the handle over the commits on the disk that have a ``commitInfo``. That is optional: after a writer that
+leaves it out, or with another writer at work, commits get the versions of others.
 """
 
 import json
@@ -52,7 +52,7 @@ def read_commit(table: DeltaTable, version: int) -> list[Action]:
     Raises
     ------
     TableError
-        The commit is not there any more, or cannot be read.
+        The commit is gone, or cannot be read.
     """
     path = commit_path(table, version)
     try:
@@ -73,7 +73,7 @@ def read_commit(table: DeltaTable, version: int) -> list[Action]:
 def kept_commits(table: DeltaTable) -> Iterator[tuple[int, list[Action]]]:
     """Yield version and actions of each commit that the log still has, up to the handle's version, ascending.
 
-    A commit that somebody cleans up meanwhile is passed over, as if it had been gone before.
+    A commit that is cleaned up meanwhile is skipped, as if it had been gone before.
 
     Raises
     ------
@@ -96,12 +96,12 @@ def kept_commits(table: DeltaTable) -> Iterator[tuple[int, list[Action]]]:
 def actions_since(table: DeltaTable, version: int) -> list[Action]:
     """Return the actions of all commits after `version`, up to the one that the handle shows.
 
-    What is new in a table of many files costs as much as is new, and not a listing of all.
+    In a table of many files this costs as much as what is new, not a listing of all files.
 
     Raises
     ------
     TableError
-        A commit is not there any more.
+        A commit is gone.
     """
     return [action for later in range(version + 1, table.version() + 1) for action in read_commit(table, later)]
 
@@ -140,7 +140,7 @@ def files_named(table: DeltaTable) -> set[str] | None:
     Returns
     -------
     set of str or None
-        None if commits are gone, so that nobody can tell.
+        None if commits are gone, so that it cannot be known.
 
     Raises
     ------

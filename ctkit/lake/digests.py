@@ -1,7 +1,7 @@
 """Data files whose names tell what is in them.
 
-The SHA-256 of each file that ctkit writes is part of its name. So it stands in the table's log, goes with the file
-whoever adds it again, and ``sha256sum`` tells whether the file is, byte for byte, what was written. Parquet's page
+The SHA-256 of each file that ctkit writes is part of its name. So it is in the table's log, stays with the file when
+another table adds it, and ``sha256sum`` tells whether the file is, byte for byte, what was written. Parquet's page
 checksums, which our files have too, cover neither the headers of pages nor the footer.
 """
 
@@ -13,7 +13,7 @@ from uuid import uuid4
 _NAME = re.compile(r"part-00000-[0-9a-f-]{36}-([0-9a-f]{64})\.parquet$")
 
 MEND = (
-    "put damaged files back from a backup; or delete them, let DeltaTable(...).repair() take them out of the table, "
+    "Restore damaged files from a backup; or delete them, let DeltaTable(...).repair() take them out of the table, "
     "and backfill their rows"
 )
 """What to do about files that are not what was written."""

@@ -1,7 +1,7 @@
-"""Is a staging table one? What speaks for a swap of main and staging, or for a table of somebody else.
+"""Is a staging table one? Signs of swapped paths, or of somebody else's table.
 
-A merge empties the staging table and removes it. Whoever mixes up the two paths would lose main that way, so that a
-merge wants to be confirmed where the staging table looks like a main table.
+A merge empties the staging table and removes it. With the two paths swapped, that would be main: a staging table that
+looks like a main table is merged only after a confirmation.
 """
 
 import pyarrow.compute as pc
@@ -14,61 +14,53 @@ from ctkit.lake.table import add_actions, folder_of
 MERGED_FROM = "ctkit.merged_from"
 """Commit metadata of main: the staging folder that the commit's rows came from."""
 
-UNDONE = "ctkit.undone"
-"""Commit metadata of main: the version whose merge the commit takes out."""
-
 STAGED_FOR = "ctkit.staged_for"
 """Commit metadata of staging: the id of the main table that its rows were fetched for."""
 
 MANY_ROWS, MANY_TIMES = 1000, 10
-"""A staging table of so many rows that has so many times those of main may be main itself."""
-
+"""A staging table may be main itself from this many rows on, if it has this many times the rows of main."""
 
 LAST_COMMITS = 100
-"""So many commits of main are looked at; it may have any number of them."""
+"""Commits of main that are read; it may have any number of them."""
 
 
 def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
-    """Tell what makes the staging table look like a main table; nothing where it looks like what a backfill writes.
+    """Return what makes a staging table look like a main table; nothing where it looks like what a backfill writes.
 
     Raises
     ------
     TableError
         A commit of staging cannot be read.
     """
-    merges, undos, foreign, unsaid = 0, 0, [], 0
-    meant_for: set[str] = set()
+    infos, writing = [], []
     for version, actions in kept_commits(staging):
-        info = commit_info(actions)
-        merges += MERGED_FROM in info
-        undos += UNDONE in info
+        infos.append(commit_info(actions))
         if _has_new_rows(actions):
-            if not any(key.startswith("ctkit.") for key in info):
-                foreign.append(version)
-            unsaid += STAGED_FOR not in info
-            meant_for |= {info[STAGED_FOR]} if STAGED_FOR in info else set()
-    found = []
-    if len(kept_versions(staging)) <= staging.version():
-        found.append("its log has lost commits, and with them what they said")
-    if merges or undos:
-        found.append(f"{merges} merges were made into it, and {undos} undone there")
-    if foreign:
-        found.append(f"another program than ctkit wrote rows to it, first in version {foreign[0]}")
-    if str(staging.metadata().id) in meant_for:
-        found.append("a backfill filled it as a main table")
-    elif main and meant_for - {str(main.metadata().id)}:
-        found.append(f"its rows were fetched for another main table than {folder_of(main)}")
-    if main and str(staging.metadata().id) in _meant_for(main):
-        found.append(f"the rows of {folder_of(main)} were fetched for it")
-    if main and unsaid:
-        rows, rows_of_main = _rows_of(staging), _rows_of(main)
-        if rows_of_main and rows >= max(MANY_ROWS, MANY_TIMES * rows_of_main):
-            found.append(f"it has {rows} rows, many more than the {rows_of_main} of {folder_of(main)}")
-    return tuple(found)
+            writing.append((version, infos[-1]))
+    own = str(staging.metadata().id)
+    merges = sum(MERGED_FROM in info for info in infos)
+    foreign = [version for version, info in writing if not any(key.startswith("ctkit.") for key in info)]
+    meant_for = {info[STAGED_FOR] for _, info in writing if STAGED_FOR in info}
+    found = {
+        "its log has lost commits, and with them what they said": len(kept_versions(staging)) <= staging.version(),
+        f"{merges} merges were made into it": merges > 0,
+        f"another program than ctkit wrote rows to it, first in version {min(foreign, default=0)}": foreign,
+        "a backfill filled it as a main table": own in meant_for,
+    }
+    if main:
+        folder, rows, rows_of_main = folder_of(main), _rows_of(staging), _rows_of(main)
+        is_unsaid = any(STAGED_FOR not in info for _, info in writing)
+        is_large = rows_of_main and rows >= max(MANY_ROWS, MANY_TIMES * rows_of_main)
+        found |= {
+            f"its rows were fetched for another main table than {folder}": meant_for - {own, str(main.metadata().id)},
+            f"the rows of {folder} were fetched for it": own in _meant_for(main),
+            f"it has {rows} rows, many more than the {rows_of_main} of {folder}": is_unsaid and is_large,
+        }
+    return tuple(doubt for doubt, holds in found.items() if holds)
 
 
 def _meant_for(table: DeltaTable) -> set[str]:
-    """Return for which main tables the last commits of a table were fetched: a staging table has few."""
+    """Return the ids of the main tables that the rows of a table's last commits were fetched for."""
     infos = (commit_info(read_commit(table, version)) for version in kept_versions(table)[-LAST_COMMITS:])
     return {info[STAGED_FOR] for info in infos if STAGED_FOR in info}
 
@@ -90,5 +82,5 @@ def _has_new_rows(actions: list[Action]) -> bool:
 
 
 def _rows_of(table: DeltaTable) -> int:
-    """Return the number of rows that the table's log tells."""
+    """Return the number of rows by the statistics of the table's log."""
     return pc.sum(add_actions(table)["num_records"]).as_py() or 0

@@ -35,8 +35,8 @@ class Removal(NamedTuple):
 def retire(staging: DeltaTable, merged: Sequence[DataFile], dead: Sequence[Path]) -> Removal:
     """Remove merged files, and the table with its folder if nothing was added to it meanwhile.
 
-    A commit takes the files out of the table first. From then on no reader and no later run can take them for rows, so
-    that what follows may be interrupted anywhere. Where deltalake cannot do that, the files go with the folder only.
+    A commit takes the files out of the table first. From then on no reader and no later run takes them for rows, so
+    what follows may be interrupted anywhere. Where deltalake cannot do that, the files go with the folder only.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ def _unlink(files: Sequence[DataFile], folder: Path) -> None:
 
 
 def finish_retiring(folder: str, staging: DeltaTable | None) -> Removal:
-    """Remove what a merge emptied and then could not remove; leave a table alone that is empty for another reason.
+    """Remove a table that a merge emptied and could not remove; leave alone one that is empty for another reason.
 
     Parameters
     ----------
@@ -94,10 +94,10 @@ def finish_retiring(folder: str, staging: DeltaTable | None) -> Removal:
 
 
 def orphans(staging: DeltaTable) -> list[Path]:
-    """Return the files that writers left in the table's folder which died before their commit: rows of nobody.
+    """Return the files that dead writers left in the table's folder, in no commit.
 
-    A file that a commit has ever named is none, whether the table still has it or not; and where commits are gone that
-    would tell, there are none.
+    A file that any commit has ever named is not one of them, whether the table still has it or not. Where commits are
+    gone, nothing is.
     """
     folder, named = table_path(staging.table_uri), files_named(staging)
     if named is None:
@@ -121,7 +121,7 @@ def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[
     shutil.rmtree(husk, ignore_errors=True)
     folder.rename(husk)
     if (husk / "_delta_log" / f"{table.version() + 1:020}.json").exists():
-        # A writer without our lock was quicker than the rename: give it its table back.
+        # A writer without our lock committed before the rename: put its table back.
         husk.rename(folder)
         return Removal(False, "files were added during the merge; merge again")
     shutil.rmtree(husk)
@@ -129,7 +129,7 @@ def _remove_empty(table: DeltaTable, merged: Collection[Path], dead: Collection[
 
 
 def _replaced(table: DeltaTable) -> set[Path]:
-    """Return the files that runs of ctkit, or a compaction, took out of the table: what they held was kept, or merged.
+    """Return the files that ctkit or a compaction took out of the table: their rows were kept, or merged.
 
     What others took out is history that only the table itself can bring back.
     """
@@ -145,7 +145,7 @@ def _replaced(table: DeltaTable) -> set[Path]:
 
 
 def _is_own(path: Path, own: Collection[Path]) -> bool:
-    """Tell whether there is nothing but the table's own at a path; an empty folder is the table's own, too."""
+    """Tell whether a path holds nothing but the table's own files; an empty folder counts as its own."""
     if path in own:
         return True
     return path.is_dir() and not path.is_symlink() and all(_is_own(each, own) for each in path.iterdir())

@@ -1,4 +1,4 @@
-"""What a table says by itself: which rows it has, which of them are proven or altered, which files are damaged."""
+"""What a table shows without its logs: its rows, which of them are proven or altered, and which files are damaged."""
 
 import base64
 import hashlib
@@ -95,7 +95,7 @@ def read_evidence(
     holds_text = as_der_type(table) == "string"
     wanted = np.logical_or.reduce([np.zeros(len(bounds.files), bool), *map(bounds.may_hold, urls)])
     if within is not None:
-        # Whoever names them has read their keys, and does not go by what the table's log says of them.
+        # The caller has read their keys, and does not go by the statistics of the table's log.
         wanted = np.isin(bounds.files.astype(str), list(within))
     found: dict[str, list[Rows]] = {url: [] for url in urls}
     damaged: dict[str, str] = {}
@@ -164,7 +164,7 @@ def _by_log(keys: Keys, urls: Collection[str]) -> Iterator[tuple[str, NDArray[np
 
 
 def _altered(rows: pa.RecordBatch, holds_text: bool) -> NDArray[np.bool_]:
-    """Tell of each row whether its certificate does not have the SHA-256 beside it."""
+    """Tell of each row whether its certificate does not have the SHA-256 that the row gives."""
     digests = [_sha256(der, holds_text) for der in rows["as_der"].to_pylist()]
     given = pc.ascii_lower(pc.replace_substring(cast_column(rows["sha256"], pa.string()), ":", ""))
     equal = pc.equal(given, pa.array(digests, pa.string())).fill_null(False)

@@ -112,7 +112,7 @@ def data_files(table: DeltaTable) -> list[DataFile]:
 
 
 def check_dates(files: Iterable[DataFile]) -> None:
-    """Refuse files that belong to no day: it names the folder that their rows go to.
+    """Refuse files whose partition is not a date: it names the folder that their rows go to.
 
     Raises
     ------
@@ -133,7 +133,7 @@ def _rows_of(path: Path) -> int:
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        message = f"its rows cannot be counted ({first_line(error)}); nothing was changed: mend it and run again"
+        message = f"its rows cannot be counted ({first_line(error)}). Nothing was changed. Repair it, then run again"
         raise TableError(str(path), message) from error
 
 
@@ -184,7 +184,7 @@ class FileBounds:
     def may_hold_any(self, stretches: Mapping[str, tuple[int, int]]) -> NDArray[np.bool_]:
         """Tell of each file whether it can hold a row of a log in its stretch ``[start, end)``, by URL.
 
-        Of a file that can hold several of the logs it is asked whether it has an index in any of their stretches.
+        A file that can hold several of the logs counts if it can have an index in any of their stretches.
         """
         urls = sorted(stretches)
         starts, ends = np.array([stretches[url] for url in urls] or np.empty((0, 2)), np.int64).T
@@ -314,7 +314,7 @@ class FileWriter:
                 # Ascending numbers take a bit or two each, and a third of the time to read.
                 column_encoding={KEY[1]: "DELTA_BINARY_PACKED"},
                 write_statistics=_STATISTICS,
-                # For readers that ask for them, of whatever other tool; ours also go by the digest in the file's name.
+                # For readers of other tools that verify them; ours also go by the digest in the file's name.
                 write_page_checksum=True,
                 # Readers go by the table's schema; arrow-rs would take our hints of wider types for more than they are.
                 store_schema=False,
@@ -355,7 +355,7 @@ class FileWriter:
         if self._writer:
             with suppress(OSError, pa.ArrowException):
                 self._writer.close()
-            # It would try once more when it is collected, and complain where nobody listens.
+            # Else it would try again when it is collected, and complain on stderr.
             self._writer.is_open = False
         if self._sink:
             with suppress(OSError, pa.ArrowException):
@@ -375,7 +375,7 @@ def by_partition(batch: pa.RecordBatch) -> Iterable[tuple[str, pa.RecordBatch]]:
 def stats_of(footer: pq.FileMetaData) -> str:
     """Return what a table's log says of the rows of a file (Delta protocol, "Per-file Statistics"), by its footer.
 
-    Of the columns that files are chosen by; one of which a row group has no bounds is left out.
+    Only for the columns that files are chosen by. A column without bounds in some row group is left out.
     """
     return json.dumps({"numRecords": footer.num_rows, **_statistics(footer)}, default=_timestamp)
 
@@ -396,7 +396,7 @@ def _statistics(footer: pq.FileMetaData) -> dict[str, Any]:
             low[name] = min(low.get(name, statistics.min), statistics.min)
             high[name] = max(high.get(name, statistics.max), statistics.max)
             nulls[name] = nulls.get(name, 0) + (statistics.null_count or 0)
-    # What one row group does not say, because a text is too long for it, holds of none.
+    # Where one row group has no bounds, because a text is too long for them, the file has none.
     return {kind: {name: each[name] for name in each.keys() - unknown} for kind, each in found.items()}
 
 

@@ -29,7 +29,7 @@ def _as_tuple(pair: object) -> object:
 
 
 Within = Mapping[str, Annotated[tuple[WholeNumber | None, Index], BeforeValidator(_as_tuple)]]
-"""For each log's URL where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
+"""URL of a log -> where to look: ``[start, ceiling)``, or from the log's first row on where start is None."""
 
 
 def check_gaps(gaps: object) -> pa.Table:
@@ -56,7 +56,7 @@ Gaps = Annotated[pa.Table, PlainValidator(check_gaps)]
 
 
 def _check_rows(rows: object) -> object:
-    # Who has an ibis table has imported ibis, which takes long.
+    # A caller with an ibis table has imported ibis, which takes long.
     ibis = sys.modules.get("ibis")
     is_ibis = ibis is not None and isinstance(rows, ibis.Table) and {*KEY} <= {*rows.columns}
     if not (is_ibis or isinstance(rows, DeltaTable)):
@@ -111,10 +111,9 @@ def find_gaps(
     Raises
     ------
     ParameterError
-        An argument is of the wrong kind, a stretch of `within` is none of a log, or two of its URLs are those of one
-        log.
+        An argument is of the wrong kind, a stretch of `within` cannot be of a log, or two of its URLs name one log.
     SchemaMismatchError
-        A table demands of those who read it what we do not do.
+        A table demands of its readers what we do not do.
     TableError
         A file of a Delta table cannot be read. What the engine of an ibis table raises is passed on.
 
@@ -126,19 +125,12 @@ def find_gaps(
     tables = [table for table in (main, staging) if isinstance(table, DeltaTable)]
     for table in tables:
         check_features(table, "read")
-    urls = [canonical_url(url) for url in within]
-    for given, url, (start, ceiling) in zip(within, urls, within.values(), strict=True):
-        if urls.count(url) > 1:
-            raise ParameterError(f"within names the log {url} twice, once as {given!r}: give it once, with one stretch")
-        _check_stretch(url, start or 0, ceiling)
+    asked = _by_log(within)
     # Rows at or above the ceiling count only where the highest one does.
-    stretches = {
-        url: (start or 0, END if internal_only else ceiling)
-        for url, (start, ceiling) in zip(urls, within.values(), strict=True)
-    }
+    stretches = {url: (start or 0, END if internal_only else ceiling) for url, (start, ceiling) in asked.items()}
     by_log = find_covered(stretches, main, staging)
     found = []
-    for url, (start, ceiling) in sorted(zip(urls, within.values(), strict=True)):
+    for url, (start, ceiling) in sorted(asked.items()):
         covered = by_log.pop(url, _NOTHING)
         if start is None or internal_only:
             if not len(covered):
@@ -155,18 +147,25 @@ def find_gaps(
     return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
 
 
-def _check_stretch(url: str, start: int, ceiling: int) -> None:
-    """Raise unless both can be the index of an entry, or the one after it."""
-    if not (0 <= start <= LARGEST_TREE and ceiling <= LARGEST_TREE):
-        message = f"within says ({start!r}, {ceiling!r}) of {url}: give indices from 0 to {LARGEST_TREE}"
-        raise ParameterError(f"{message}, or None as start for the log's first row")
+def _by_log(within: Within) -> dict[str, tuple[int | None, int]]:
+    """Return the stretches by canonical URL; raise where one cannot be of a log, or one log has two."""
+    found: dict[str, tuple[int | None, int]] = {}
+    for given, (start, ceiling) in within.items():
+        url = canonical_url(given)
+        if url in found:
+            raise ParameterError(f"within names the log {url} twice, once as {given!r}: give it once, with one stretch")
+        if not (0 <= (start or 0) <= LARGEST_TREE and ceiling <= LARGEST_TREE):
+            message = f"within says ({start!r}, {ceiling!r}) of {url}: give indices from 0 to {LARGEST_TREE}"
+            raise ParameterError(f"{message}, or None as start for the log's first row")
+        found[url] = (start, ceiling)
+    return found
 
 
 def still_missing(gaps: pa.Table, table: DeltaTable) -> dict[str, RangeSet]:
     """Return the gaps of each log that the table has no row for, as arrays.
 
-    The table is asked only if it has rows and is not at the version that the gaps were found in: another run may have
-    filled them.
+    The table is read only if it has rows and is not at the version that the gaps were found in: another run may have
+    filled them since.
 
     Parameters
     ----------

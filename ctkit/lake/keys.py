@@ -21,10 +21,10 @@ from ctkit.schema import KEY
 Number = TypeVar("Number", bound=np.generic)
 
 INDEX_BITS = 40
-"""What a key has for ``cert_index``: as many as ``leaf_index`` of the Static CT API (``uint40``)."""
+"""Bits of a key for ``cert_index``, as many as ``leaf_index`` has in the Static CT API (``uint40``)."""
 
 NO_KEY = -1
-"""Stands for a row of another log, or of an index that no log has."""
+"""The key of a row of another log, or with an index that no log has."""
 
 _ROWS_AT_ONCE = 1_000_000
 
@@ -72,14 +72,14 @@ def key_batches(path: str) -> Iterator[Keys]:
 
 
 def keys_in(table: pa.Table) -> Keys:
-    """Return the keys of rows that were read already."""
+    """Return the keys of rows that are in memory."""
     urls = table[KEY[0]]
     if not pa.types.is_dictionary(urls.type):
         urls = urls.dictionary_encode()
     urls = pa.chunked_array(urls.unify_dictionaries().chunks, urls.type).combine_chunks()
     codes = urls.indices.cast(pa.int64()).fill_null(NO_KEY)
     index = table[KEY[1]].combine_chunks().cast(pa.int64()).fill_null(NO_KEY)
-    # Some writers do not note that it is text; it would be bytes then, and equal to nothing.
+    # Some writers do not mark it as text; as bytes it would equal nothing.
     return Keys(urls.dictionary.cast(pa.string()).to_pylist(), codes.to_numpy(), index.to_numpy())
 
 
@@ -91,12 +91,12 @@ def _reading(path: str) -> Iterator[pq.ParquetFile]:
         ) as parquet:
             yield parquet
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
-        message = f"its keys cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
+        message = f"its keys cannot be read ({first_line(error)}). Nothing was changed. Repair the file, then run again"
         raise TableError(path, message) from error
 
 
 def scattered(keys: Int64s, parts: int) -> Int64s:
-    """Return for each key which of some parts it is in; keys at regular distances are in all of them, too.
+    """Return for each key which of some parts it belongs to; keys at regular distances spread over all parts too.
 
     Examples
     --------
@@ -194,8 +194,8 @@ class DiskArrays(Generic[Number]):
                 del array
             self._file.flush()
         except OSError as error:
-            message = f"{gettempdir()}: a merge has no room for its keys there ({first_line(error)})"
-            raise CtkitError(f"{message}; make room, or name another folder in TMPDIR, and run again") from error
+            message = f"{gettempdir()}: there is no room for the keys of a merge ({first_line(error)})"
+            raise CtkitError(f"{message}. Make room, or name another folder in TMPDIR, then run again") from error
         self._shape = (count, size)
 
     def mapped(self) -> list[NDArray[Number]]:

@@ -27,13 +27,11 @@ from ctkit.visible import get_logger
 logger = get_logger(__name__)
 
 _PLAIN = re.compile(r"[A-Za-z0-9/=._+-]+")
-"""What nobody encodes in a path."""
+"""Characters that no writer percent-encodes in a path."""
 
 
 def link_files(files: Sequence[DataFile], target: DeltaTable) -> list[DataFile]:
-    """Make the files durable below the target's folder, each under a new name, which nobody else has or had.
-
-    Wherever they lay, they lie in ``seen_date=.../`` then, as the target's other files do.
+    """Link the files into the target's ``seen_date=.../`` folders, durably, each under a name that no file ever had.
 
     They are hard links, or copies where linking is impossible, and not part of the target until they are committed.
     They are noted first: if this run dies, `ctkit.lake.scratch.clear_scratch` removes them.
@@ -61,7 +59,7 @@ def link_files(files: Sequence[DataFile], target: DeltaTable) -> list[DataFile]:
             sync(folder)
     except OSError as error:
         message = (
-            f"{len(files)} files cannot be brought there ({error}); nothing was committed: mend that and run again"
+            f"{len(files)} files cannot be linked there ({error}). Nothing was committed. Correct that, then run again"
         )
         raise TableError(str(root), message) from error
     return links
@@ -79,12 +77,12 @@ def _link(file: Path, link: Path) -> None:
         # Another file system, or one without hard links.
         shutil.copyfile(file, link)
     sync(link)
-    # A link has the age of its file; a full VACUUM beside us goes by age.
+    # A link has the age of its file, and a full VACUUM at the same time goes by age.
     os.utime(link)
 
 
 def find_adoptable(file: DataFile, schema: pa.Schema) -> DataFile | None:
-    """Return a file as another table can have it as it is; None where its rows must be written anew.
+    """Return a file as an action of another table; None where its rows must be rewritten.
 
     Parameters
     ----------
@@ -94,8 +92,8 @@ def find_adoptable(file: DataFile, schema: pa.Schema) -> DataFile | None:
     Returns
     -------
     DataFile or None
-        With the statistics of its own footer. Those of the log that it comes from would decide in the other table
-        which rows are found, and nobody has compared them with the rows.
+        With the statistics of its own footer: those of its table's log were never compared with the rows, and would
+        decide in the other table which rows are found.
 
     Raises
     ------
@@ -116,8 +114,8 @@ def find_adoptable(file: DataFile, schema: pa.Schema) -> DataFile | None:
             return replace(file, action=replace(file.action, stats=stats_of(footer)))
     except (OSError, ValueError, pa.ArrowException) as error:
         reason = first_line(error)
-    message = f"{file.name} cannot become part of another table: {reason}; nothing was changed"
-    raise TableError(str(file.folder), f"{message}: write the file anew, or remove this table and backfill anew")
+    message = f"{file.name} cannot become part of another table: {reason}. Nothing was changed"
+    raise TableError(str(file.folder), f"{message}. Rewrite the file, or remove this table and backfill again")
 
 
 # The files of a table are mostly alike.
@@ -211,8 +209,8 @@ def commit_files(
 def check_removable(files: Iterable[DataFile], table: DeltaTable) -> None:
     """Refuse files of a table that deltalake cannot take out of it again.
 
-    A file is taken out by the very text that the log has as its path (Delta protocol, "Action Reconciliation"), and
-    deltalake percent-encodes paths in its own way only; others may have written another one.
+    A remove action must repeat the path exactly as the log has it (Delta protocol, "Action Reconciliation"), and
+    deltalake percent-encodes paths in its own way only; other writers may have encoded them differently.
 
     Raises
     ------
@@ -223,7 +221,7 @@ def check_removable(files: Iterable[DataFile], table: DeltaTable) -> None:
     for file in files:
         if spelled[file.name] != file.name or not _PLAIN.fullmatch(file.name):
             message = f"has a file whose path in its log, {spelled[file.name]!r}, deltalake cannot repeat"
-            raise TableError(folder_of(table), f"{message}. Write the table anew with deltalake, then run again")
+            raise TableError(folder_of(table), f"{message}. Rewrite the table with deltalake, then run again")
 
 
 def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -> None:
@@ -245,9 +243,9 @@ def confirm_files(files: Iterable[DataFile], target: DeltaTable, version: int) -
         sync(commit.parent)
         have = commit.read_bytes()
     except OSError as error:
-        message = f"version {version}, which has what was merged, cannot be read back ({error}); look at its _delta_log"
-        raise TableError(folder_of(target), f"{message} and run again") from error
-    # Names are new and unlike all others: there is no need to take the commit apart.
+        message = f"version {version}, which has what was merged, cannot be read back ({error}). Check its _delta_log"
+        raise TableError(folder_of(target), f"{message}, then run again") from error
+    # Names are unique: the commit need not be parsed.
     if lost := [file.name for file in files if file.path.name.encode() not in have]:
-        message = f"does not show {lost[:3]} in version {version}; look at its _delta_log, and run again"
+        message = f"does not show {lost[:3]} in version {version}. Check its _delta_log, then run again"
         raise TableError(folder_of(target), message)

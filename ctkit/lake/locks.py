@@ -8,7 +8,7 @@ from ctkit.errors import TableError
 
 
 def lock_folder(descriptor: int, folder: str, operation: int = fcntl.LOCK_EX) -> None:
-    """Lock an open folder, without waiting for anybody.
+    """Lock an open folder; do not wait.
 
     Raises
     ------
@@ -18,17 +18,17 @@ def lock_folder(descriptor: int, folder: str, operation: int = fcntl.LOCK_EX) ->
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
-        message = "is being written by another run of ctkit; wait until that has ended, then run again"
+        message = "is being written by another run of ctkit. Wait until it has ended, then run again"
         raise TableError(folder, message) from None
     except OSError as error:
         message = (
-            f"cannot be locked: its file system refuses flock() of a folder ({error.strerror}); keep it on another"
+            f"cannot be locked: its file system refuses flock() of a folder ({error.strerror}). Move it to another one"
         )
         raise TableError(folder, message) from error
 
 
 def check_lockable(folder: Path) -> None:
-    """Refuse a folder to come where tables could not be locked: nobody could write to a table there.
+    """Refuse a new folder where tables could not be locked, and so not be written.
 
     Raises
     ------

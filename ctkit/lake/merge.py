@@ -5,14 +5,12 @@ Rows never change, so a merge only ever inserts, and what it inserts is decided 
 1. plan: which staged rows main has already, or staging holds twice (`ctkit.lake.overlap`);
 2. prepare: a staged file without such a row is linked into main's folder as it is; from the others, the rows that main
    lacks are written to files of their own inside main's folder (`ctkit.lake.scratch`), which are linked likewise. The
-   links have new names, so that they are nobody else's, and are noted first, so that a run that dies leaves none
-   behind;
-3. commit: one commit adds all of them, if main is still at the version that was looked at; if not, only the files that
-   somebody else added are looked at, and the commit is tried again;
+   links have names that no other file has, and are noted first, so that a run that dies leaves none behind;
+3. commit: one commit adds all of them if main is still at the version that was read. If not, only the files that
+   others have added are read, and the commit is tried again;
 4. clean up: a commit takes the merged files out of staging, then they and an empty staging table are deleted.
 
-Nothing before the commit can be seen in main, and nothing after it is needed for main to be whole. A run that died
-anywhere is finished by the next one.
+Nothing before the commit shows in main, and main needs nothing after it. The next run finishes one that died.
 """
 
 import shutil
@@ -72,7 +70,7 @@ class MergePreview(Report):
     sample
         Some of the rows that would be inserted, without `as_der` and `chain`.
     doubts
-        What makes staging look like a main table; a merge wants to be confirmed then.
+        What makes staging look like a main table. If there is anything, a merge must be confirmed.
     """
 
     staging: str
@@ -98,8 +96,8 @@ class MergePreview(Report):
             There are different certificates under one key; a merge would keep main's, or the first.
         """
         if self.conflicts:
-            message = f"{self.conflicts} rows differ from what {self.main} or another row has under the same key"
-            raise KeyConflictError(self.staging, f"{message}; look at both")
+            message = f"{self.conflicts} rows differ from the row of the same key in {self.main}, or in staging itself"
+            raise KeyConflictError(self.staging, f"{message}. Compare the rows")
 
     def facts(self) -> dict[str, Any]:
         """Return the totals."""
@@ -176,7 +174,7 @@ class MergeReport(Report):
 
 @checked
 def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
-    """Tell what a merge would insert and skip; nothing is changed.
+    """Return what a merge would insert and skip; nothing is changed.
 
     Parameters
     ----------
@@ -293,7 +291,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 linked = link_files(prepare_files(staging, staged, overlap, main, scratch_of(main)), main)
             inserted = overlap.rows - overlap.skipped
             if (rows := sum(file.rows for file in linked)) != inserted:
-                message = f"has {rows} rows to insert where {inserted} were counted; nothing was committed: report this"
+                message = f"has {rows} rows to insert where {inserted} were counted. Nothing was committed. Report this"
                 raise TableError(folder_of(staging), message)
             properties = CommitProperties(
                 {
@@ -306,7 +304,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
             )
             if commit_files(linked, main, properties) if linked else _is_newest(main):
                 break
-            logger.info("main moved, looking again version=%d", main.version())
+            logger.info("main has a new version, checking what it added version=%d", main.version())
             check_features(main, "append")
             present = _added_since(main, before)
     except BaseException:
@@ -319,7 +317,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         confirm_files(linked, main, before + 1)
     # Not before: where a file is missing, this may be the one, under another name.
     for orphan in dead if staged else ():
-        logger.warning("file of a run that died, in no commit; it goes with staging path=%s", orphan)
+        logger.warning("file of a run that died, in no commit, is removed with staging path=%s", orphan)
     removal = retire(staging, staged, dead) if staged else Removal(False)
     return MergeReport(
         main=folder_of(main),
@@ -336,18 +334,18 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
 
 
 def _is_newest(main: DeltaTable) -> bool:
-    """Tell whether main is as it was looked at; the handle shows what it is now."""
+    """Tell whether main has no newer version; the handle moves on to the newest."""
     before = main.version()
     main.update_incremental()
     return main.version() == before
 
 
 def _added_since(main: DeltaTable, version: int) -> list[str]:
-    """Return the paths of the files that others have added; what is new is all that must be looked at once more."""
+    """Return the paths of the files that others have added since a version: only these must be read again."""
     actions = actions_since(main, version)
     if any(action.get("remove", {}).get("dataChange") for action in actions):
         # A key that main had before may be gone, and its row must not be left out then.
-        message = "lost rows while this merge was being prepared; nothing was committed: run again"
+        message = "lost rows while this merge was being prepared. Nothing was committed. Run again"
         raise TableError(folder_of(main), message)
     return [f"{folder_of(main)}/{name}" for name in files_left(actions)]
 
@@ -356,7 +354,7 @@ def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTabl
     shown = ((staging, expected.staging, expected.staging_version), (main, expected.main, expected.main_version))
     for table, folder, version in shown:
         if folder and folder != folder_of(table):
-            raise StalePreviewError(folder_of(table), f"was not previewed, {folder} was; preview again")
+            raise StalePreviewError(folder_of(table), f"was not previewed, {folder} was. Preview again")
         if table.version() != (version or 0):
-            message = f"was previewed at version {version} and is at {table.version()} now; preview again"
+            message = f"was previewed at version {version} and is at {table.version()} now. Preview again"
             raise StalePreviewError(folder_of(table), message)

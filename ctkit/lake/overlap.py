@@ -19,10 +19,10 @@ from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.ranges import Int64s
 
 KEYS_AT_ONCE = 500_000
-"""About so many staged keys are sorted at a time: staging's keys are read once for so many, those of main once."""
+"""Staged keys that are sorted at a time, about: staging's keys are read once for each such part, those of main once."""
 
 MEMORY = "256MB"
-"""For DuckDB; what does not fit is spilled."""
+"""Memory limit of DuckDB; what does not fit is spilled."""
 
 
 class Overlap:
@@ -93,7 +93,7 @@ class Overlap:
             keys = found.numbered(self._logs)
             if (keys == NO_KEY).any():
                 message = f"has rows without source_url or with a cert_index outside of [0, 2**{INDEX_BITS})"
-                raise TableError(file, f"{message}; take those rows out of the table and backfill anew")
+                raise TableError(file, f"{message}. Delete those rows, then backfill again")
             mine = scattered(keys, count) == part
             first = self._preferred(file, found) if self._preferred else np.ones(len(keys), np.bool_)
             for at, chosen in enumerate((mine & first, mine & ~first)):
@@ -121,7 +121,7 @@ class Overlap:
         return list(bounds.files[hit])
 
     def skip_present(self, main: DeltaTable, files: list[str]) -> bool:
-        """Skip the rows whose key is in one of main's files; tell whether that are more than before."""
+        """Skip the rows whose key is in one of main's files; tell whether that skips any more rows."""
         before = self.skipped
         # Of the rows that are skipped now: the number, where in `files` the key is, and where in that file.
         found: list[tuple[Int64s, Int64s, Int64s]] = []
@@ -147,7 +147,7 @@ class Overlap:
         return self.skipped > before
 
     def _compare(self, main: DeltaTable, files: list[str], found: list[tuple[Int64s, Int64s, Int64s]]) -> None:
-        """Count the conflicts among what was found, and forget that."""
+        """Count the conflicts among what was found, and empty the list."""
         if found:
             rows, places, others = (np.concatenate(column) for column in zip(*found, strict=True))
             found.clear()
@@ -178,7 +178,7 @@ class Overlap:
         return int(np.count_nonzero(self._skipped))
 
     def keep(self, file: int, rows: NDArray[np.bool_]) -> None:
-        """Do not skip some rows of a staged file after all."""
+        """Keep some rows of a staged file after all."""
         self.skipped_in(file)[rows] = False
 
     def skipped_in(self, file: int) -> NDArray[np.bool_]:

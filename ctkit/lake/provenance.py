@@ -128,8 +128,8 @@ class Statement(NamedTuple):
 def read_statements(table: DeltaTable) -> list[Statement]:
     """Return what each commit says that the table's log still has, by version, ascending.
 
-    A commit whose records cannot be read says nothing, and a warning names it: nobody can mend a commit, and the rows
-    that it wrote are only not proven.
+    A commit whose records cannot be read says nothing, and a warning names it: commits cannot be repaired, and the rows
+    that it wrote are merely not proven.
 
     Raises
     ------
@@ -176,8 +176,8 @@ def _decode(commit: dict[str, Any]) -> list[Provenance]:
 def proven_in(statements: Iterable[Statement]) -> dict[str, dict[str, RangeSet]]:
     """Return where rows are proven: path -> URL -> indices, if the file is still what the commit wrote.
 
-    Only of files whose name tells that (`ctkit.lake.digests`): of a file that was written anew under the same
-    name, no commit speaks.
+    Only files whose names tell that count (`ctkit.lake.digests`): no commit speaks of a file that was rewritten under
+    the same name.
     """
     found: dict[str, dict[str, RangeSet]] = defaultdict(dict)
     for statement in statements:
@@ -201,9 +201,9 @@ def _proven_stretches(records: Iterable[Provenance]) -> dict[str, RangeSet]:
 
 
 def carried_over(staging: DeltaTable) -> list[Provenance]:
-    """Return what a merge has to say of staging's rows: what the commits said that wrote them, in few records.
+    """Return what a merge has to say of staging's rows: what the commits that wrote them said, in few records.
 
-    Neighbours of one log of which the same is said become one. Rows of which no commit says anything are ``"off"``, as
+    Neighbours of one log that say the same become one record. Rows of which no commit says anything are ``"off"``, as
     long as something is said of others.
 
     Raises
@@ -214,7 +214,7 @@ def carried_over(staging: DeltaTable) -> list[Provenance]:
     unsaid = set(files_of(staging))
     records: list[Provenance] = []
     for statement in read_statements(staging):
-        # Written anew, other files would be given the name that makes believe what is said of them.
+        # The merge may rewrite files of other writers, under names that would make what is said of them count.
         wrote = set(filter(digest_in, statement.files))
         if statement.records and not wrote.isdisjoint(unsaid):
             records += statement.records
@@ -223,7 +223,7 @@ def carried_over(staging: DeltaTable) -> list[Provenance]:
 
 
 def carried_rows(statements: Sequence[Statement], rows: Iterable[tuple[str, str, Int64s]]) -> list[Provenance]:
-    """Return what a commit has to say of rows that it takes out of other files, each as exactly as it was said.
+    """Return what a commit has to say of rows that it takes over from other files, row by row as it was said.
 
     Parameters
     ----------
@@ -233,7 +233,7 @@ def carried_rows(statements: Sequence[Statement], rows: Iterable[tuple[str, str,
     said: dict[Provenance, list[RangeSet]] = defaultdict(list)
     for file, url, index in rows:
         of_file = [statement for statement in statements if file in statement.files]
-        # Not where a commit speaks of the row with another voice.
+        # Not where another record contradicts.
         proven = proven_in(of_file).get(file, {}).get(url, RangeSet.of())
         for record in (record for statement in of_file for record in statement.records):
             if record.source_url == url and record.verified == "entries":
@@ -257,10 +257,9 @@ def _unverified(url: str, start: int = 0, end: int = 1, rows: int = 1) -> Proven
 
 
 def joined(records: Iterable[Provenance]) -> list[Provenance]:
-    """Return the records by log and start, neighbours of which the same is said as one.
+    """Return the records by log and start, with neighbours that say the same joined.
 
-    No row is proven by the result that was not by the records; where proven rows lie among others, some may not be any
-    more.
+    The result proves no row that the records do not prove. Where proven rows lie among others, it may prove fewer.
 
     Examples
     --------

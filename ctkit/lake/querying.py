@@ -58,7 +58,7 @@ def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBa
 def _unreadable(error: duckdb.Error, *tables: DeltaTable | None) -> TableError:
     folders = [folder_of(table) for table in tables if table]
     named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
-    message = f"a file of it cannot be read ({first_line(error)}); nothing was changed: mend it and run again"
+    message = f"a file of it cannot be read ({first_line(error)}). Nothing was changed. Repair it, then run again"
     return TableError(named, message)
 
 
@@ -175,7 +175,7 @@ def define_table(connection: ibis.BaseBackend, name: str, rows: Any) -> ir.Table
 
 
 def source_names(*tables: DeltaTable | None) -> dict[str, str]:
-    """Return source URL -> ``source_name`` as the tables have it, for every log that has a name other than its URL."""
+    """Return URL -> ``source_name`` in the tables, for every log that has a name other than its URL."""
     with reading(*tables) as connection:
         names = questions.source_names(read_tables(connection, *tables)).to_pyarrow()
     return dict(zip(names["source_url"].to_pylist(), names["name"].to_pylist(), strict=True))

@@ -17,7 +17,7 @@ from ctkit.schema import KEY, row_schema
 
 _PLACE = ("file_index", "file_row_number")
 
-# Nobody reads certificates in a preview.
+# A preview shows no certificates.
 _SAMPLED = [name for name in row_schema().names if name not in ("as_der", "chain")]
 
 # When a row was seen, and how its log is called, is up to whoever wrote it.

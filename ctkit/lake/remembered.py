@@ -1,6 +1,6 @@
 """What the files of tables hold, remembered on this machine.
 
-A Parquet file never changes, so that which indices it has need not be read a second time. For each table there is one
+A Parquet file never changes, so its indices need not be read a second time. For each table there is one
 file below ``coverage/`` in the folder that the environment's ``CTKIT_CACHE`` names, or else in ``ctkit/`` of the user's
 cache (``XDG_CACHE_HOME``, ``~/.cache``). An empty ``CTKIT_CACHE`` turns it off. All of it can be removed at any time:
 what is not there, or cannot be read or written, is read from the table again. Commit metadata does not serve: it says
@@ -44,11 +44,11 @@ _TABLE_ID = b"ctkit.table_id"
 _NAME_LENGTH = 32
 
 _DAYS = 90
-"""After so long without a change, what is known of a table is removed: it may not be there any more."""
+"""What is remembered of a table is removed after this many days without a change: the table may be gone."""
 
 
 def recall(table: DeltaTable) -> pa.Table:
-    """Return what is remembered of a table's files, of any of its versions; nothing if that is not to be had."""
+    """Return what is remembered of a table's files, of any of its versions; an empty table if nothing is."""
     with suppress(OSError, RuntimeError, ValueError, pa.ArrowException):
         path = _path_of(table)
         if path is None:
@@ -68,7 +68,7 @@ def recall(table: DeltaTable) -> pa.Table:
 def remember(table: DeltaTable, blocks: pa.Table) -> None:
     """Remember what a table's files hold, in place of what was known of them.
 
-    Runs beside us do the same: whoever is last is remembered, and nobody reads half a file.
+    Other runs may do the same: the last one wins, and no reader sees half a file.
     """
     sink = pa.BufferOutputStream()
     pq.write_table(

@@ -1,8 +1,8 @@
 """Take repeated rows out of a table: of the rows of one key one stays, in one commit.
 
-Where rows are repeated, the keys of all files tell. Only files that have such a row are read further: each must be
-sound, for the row that stays is the only one then. Those with a row to be removed are written anew without it, and
-exchanged by one commit, which says of their rows what was said before.
+The keys of all files tell which rows are repeated. Only files that have such a row are read further, and must be sound:
+the row that stays will be the only one. Files with a row to remove are rewritten without it, and exchanged in one
+commit, which says of their rows what was said before.
 """
 
 from collections import defaultdict
@@ -37,7 +37,7 @@ from ctkit.visible import get_logger
 logger = get_logger(__name__)
 
 SHOWN = 1000
-"""So many ranges of each log are listed; all count."""
+"""Ranges of each log that a report lists; all count."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -52,14 +52,14 @@ class RepairReport(Report):
         The version that was looked at, and the one that was made; equal if nothing was changed.
         ``DeltaTable.restore(version_before)`` goes back.
     repeated
-        Rows beside the first of their key.
+        Rows after the first of their key.
     removed
         How many of them were taken out; none by a dry run.
     conflicts
-        How many of them contradict, and stay: the certificate differs from that of the first row, or one of the rows
-        of that key does not have the SHA-256 beside it.
+        How many of them contradict, and stay: the certificate differs from that of the first row, or a certificate
+        under that key does not have the SHA-256 that its row gives.
     files
-        Files that were written anew or taken out, or would be.
+        Files that were rewritten or taken out, or would be.
     keys, conflicting
         URL -> indices that had several rows; those that keep several, because they contradict.
     done
@@ -168,11 +168,11 @@ def _replace(main: DeltaTable, found: "_Repeats") -> bool:
     rewritten = rewrite_files(found.shortened, found.overlap, as_der_type(main), main, scratch_of(main))
     linked = link_files(rewritten, main)
     if (rows := sum(file.rows for file in linked)) != found.kept:
-        message = f"{rows} rows were written where {found.kept} stay; nothing was changed: report this"
+        message = f"{rows} rows were written where {found.kept} stay. Nothing was changed. Report this"
         raise TableError(found.folder, message)
     properties = CommitProperties({REPAIRED: str(found.removed), **found.said}, max_commit_retries=0)
     while not commit_files(linked, main, properties, removed=found.replaced):
-        logger.info("main moved, looking again version=%d", main.version())
+        logger.info("table has a new version, checking its files version=%d", main.version())
         check_features(main, "append")
         check_features(main, "remove")
         if not found.involved <= set(files_of(main)):
@@ -194,7 +194,7 @@ class _Repeats:
     involved
         Paths of the files that have such a row.
     repeated, removed
-        Rows beside the first of their key; those that are to go.
+        Rows after the first of their key; those that are to go.
     replaced, shortened, kept
         Files that lose a row; those of them that keep one, by their position in the `overlap`; rows of these that stay.
     said
@@ -221,8 +221,8 @@ class _Repeats:
         rows, damaged = read_evidence(main, self.keys, statements, within=self.involved)
         if damaged:
             named = ", ".join(f"{name} ({why})" for name, why in islice(damaged.items(), 5))
-            message = f"{len(damaged)} files with repeated rows are damaged: {named}; nothing was changed"
-            raise TableError(self.folder, f"{message}: {MEND}")
+            message = f"{len(damaged)} files with repeated rows are damaged: {named}. Nothing was changed"
+            raise TableError(self.folder, f"{message}. {MEND}")
         proven = proven_in(statements)
         self.overlap = Overlap(
             main, files, preferred=lambda path, keys: _within(keys, proven.get(path, {})), keeps_conflicts=True

@@ -1,4 +1,4 @@
-"""The files that a merge adds to main: staged ones as they are, or written anew without the rows that main has."""
+"""The files that a merge adds to main: staged ones as they are, or rewritten without the rows that main has."""
 
 from base64 import b64decode, b64encode
 from collections import Counter
@@ -24,12 +24,12 @@ from ctkit.schema import PARTITION, REPEATING, AsDer, encoded_schema, row_schema
 ROWS_PER_BATCH = 4096
 
 WRITERS = 2
-"""So many partitions are rewritten at a time; each holds a row group in memory."""
+"""Partitions that are rewritten at a time; each holds a row group in memory."""
 
 
 TINY_FILE = 1 << 20
 MANY_TINY_FILES = 8
-"""So many files of less than `TINY_FILE` bytes in one partition of staging become one on the way to main."""
+"""From this many files of less than `TINY_FILE` bytes on, those of one partition become one on the way to main."""
 
 
 def prepare_files(
@@ -75,7 +75,7 @@ def _large_enough(files: list[DataFile]) -> list[DataFile]:
 def rewrite_files(
     files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, main: DeltaTable, scratch: Path
 ) -> list[DataFile]:
-    """Write files anew without the rows that are skipped, with main's columns.
+    """Rewrite files without the rows that are skipped, with main's columns.
 
     Parameters
     ----------
@@ -99,7 +99,7 @@ def rewrite_files(
     try:
         return _rewrite(files, overlap, as_der, pa.schema(encoded), scratch)
     except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        message = f"{len(files)} files cannot be rewritten there ({error}); mend that and run again"
+        message = f"{len(files)} files cannot be rewritten there ({error}). Correct that, then run again"
         raise TableError(folder_of(main), message) from error
 
 
@@ -129,8 +129,8 @@ def _missing_rows(
     stored = [name for name in schema.names if name != PARTITION]
     for at, file in files:
         if is_damaged(file.path):
-            # Written anew it would look sound.
-            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {MEND}")
+            # Rewritten it would look sound.
+            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name. {MEND}")
         row = 0
         kept = ~overlap.skipped_in(at)
         footer = pq.read_metadata(file.path)
@@ -165,7 +165,7 @@ def _follow_as_der(rows: pa.RecordBatch, as_der: AsDer, field: pa.Field) -> pa.R
     ders = rows["as_der"]
     stored = row_schema(as_der).field("as_der").type
     if plain_type(ders.type) != stored:
-        # Bytes of which nobody says that they are text may be either.
+        # Bytes that are not marked as text may be either.
         raise ValueError(f"a file has as_der as {ders.type}, its table as {stored}")
     if stored == field.type:
         return rows

@@ -41,8 +41,8 @@ def scratch_of(table: DeltaTable) -> Path:
 def clear_scratch(table: DeltaTable) -> None:
     """Remove what a run prepared and did not commit, this one or one that died; the table is held.
 
-    What was committed belongs to the table's history, also where others have replaced it since. If the commits are
-    gone that would tell, it stays.
+    What was committed belongs to the table's history, even where others have replaced it since. If the commits that
+    would tell are gone, it stays.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def _unlink_noted(table: DeltaTable) -> None:
     if noted is None:
         return
     if noted.version > table.version():
-        logger.warning("note of a run names a version that is not there, its links stay table=%s", folder_of(table))
+        logger.warning("note of a run names a version that does not exist, its links stay table=%s", folder_of(table))
         return
     try:
         # The disk decides, not the handle: an interrupt may have come between a commit and what the handle knows of it.
@@ -132,7 +132,7 @@ def sync(path: Path) -> None:
     try:
         os.fsync(descriptor)
     except OSError as error:
-        # CIFS and some of FUSE cannot do it to a folder: there is nothing more to be had.
+        # CIFS and some of FUSE cannot sync a folder; nothing better is available there.
         if error.errno not in _NO_FSYNC or not path.is_dir():
             raise
     finally:

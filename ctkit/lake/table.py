@@ -20,8 +20,8 @@ from ctkit.paths import local_path
 from ctkit.schema import PARTITION, AsDer, row_schema
 
 _UNUSABLE = re.compile(r"[\x00-\x1f\x7f\\\ud800-\udfff]|%[0-9A-Fa-f]{2}|(?<=/)_delta_log(?![^/])")
-"""What deltalake 1.6 cannot have in the path of a local table: it refuses it, looks for another folder, or cannot read
-what it has begun there. Surrogates stand for bytes that are not UTF-8.
+"""What deltalake 1.6 cannot handle in the path of a local table: it refuses it, looks for another folder, or cannot
+read what it has written there. Surrogates stand for bytes that are not UTF-8.
 """
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
@@ -61,7 +61,7 @@ def _resolved(path: Path) -> Path:
         return path.resolve()
     except (OSError, RuntimeError, ValueError) as error:
         # A circle of symbolic links, a NUL.
-        raise ParameterError(f"table {str(path)!r}: there can be no such path ({error}); correct it") from error
+        raise ParameterError(f"table {str(path)!r}: no such path can exist ({error}); correct it") from error
 
 
 def _named_path(uri: str | Path) -> Path:
@@ -330,7 +330,7 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
         # What is missing, whoever reads it will tell.
         with suppress(FileNotFoundError), os.scandir(folder / parent) as entries:
             if odd := {os.path.join(parent, each.name) for each in entries if not each.is_file()}.intersection(names):
-                message = f"has {min(odd)!r}, which is no regular file: reading it could wait for ever. Remove it"
+                message = f"has {min(odd)!r}, which is no regular file: reading it might never end. Remove it"
                 raise TableError(str(folder), message)
     return actions.set_column(actions.column_names.index("path"), "path", pa.array(names, pa.string()))
 
@@ -389,7 +389,7 @@ def hold(table: DeltaTable) -> Iterator[DeltaTable]:
         Another run holds it, or it is gone, or another table is in its place.
     """
     folder = folder_of(table)
-    gone = TableError(folder, "is not the table any more that was opened; a merge may have removed it: open it anew")
+    gone = TableError(folder, "is no longer the table you opened; a merge may have removed it. Open it again")
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except OSError as error:

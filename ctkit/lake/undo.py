@@ -7,7 +7,7 @@ from deltalake import CommitProperties, DeltaTable
 from ctkit.arguments import checked
 from ctkit.errors import KeyConflictError, TableError
 from ctkit.lake.commits import commit_info, files_added, kept_commits, read_commit
-from ctkit.lake.doubts import MERGED_FROM, STAGED_FOR, UNDONE
+from ctkit.lake.doubts import MERGED_FROM, STAGED_FOR
 from ctkit.lake.files import DataFile, data_files
 from ctkit.lake.links import check_removable, commit_files, confirm_files, link_files
 from ctkit.lake.merge import MERGED_ID
@@ -25,6 +25,9 @@ from ctkit.lake.table import (
     open_table,
     table_path,
 )
+
+UNDONE = "ctkit.undone"
+"""Commit metadata of main: the version whose merge the commit takes out."""
 
 PUT_BACK = "ctkit.put_back_from"
 """Commit metadata of staging: the id of the main table, and the version of its merge that was undone."""

@@ -29,7 +29,7 @@ BYTES_PER_COMMIT = 256 << 20
 SECONDS_PER_COMMIT = 30.0
 
 BYTES_PER_BATCH = 16 << 10
-"""What a batch takes in memory beside its values: of one-row gaps, a batch for each, that is most of it."""
+"""Memory of a batch in addition to its values; with one-row gaps, each a batch of its own, it is most of it."""
 
 WRITTEN = "ctkit.written"
 """Commit metadata: how many rows the commit added."""
@@ -70,17 +70,17 @@ def _writing(table: DeltaTable, count: int) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, pa.ArrowException) as error:
-        message = f"{count} rows could not be written ({error}); nothing of them is in the table"
-        raise TableError(folder_of(table), f"{message}: mend that and run again") from error
+        message = f"{count} rows could not be written ({error}); none of them is in the table"
+        raise TableError(folder_of(table), f"{message}. Correct that, then run again") from error
 
 
 def _commit(table: DeltaTable, files: list[DataFile], metadata: Mapping[str, str] | None) -> None:
     """Add files to the table, or remove them."""
     rows = sum(file.rows for file in files)
     try:
-        # Every commit of ours says so: a staging table whose rows another program wrote is not merged unasked.
+        # Every commit of ours says so: a staging table that another program wrote to must be confirmed.
         if not commit_files(files, table, CommitProperties({WRITTEN: str(rows), **(metadata or {})})):
-            message = "others commit to it so often that this commit never had its turn; run again"
+            message = "others commit to it too often for this commit to get through. Run again"
             raise TableError(folder_of(table), message)
     except BaseException:
         unlink_files([file.name for file in files], table)
@@ -182,7 +182,7 @@ class _Commit:
 
     def _close(self, key: tuple[str, str]) -> None:
         self._files.append(self._writers[key].close())
-        # Not before: what cannot be closed is removed in the end.
+        # Not before: a file that cannot be closed is removed in the end.
         del self._writers[key]
 
     def is_due(self) -> bool:
