@@ -430,3 +430,13 @@ def test_merge_of_a_staging_table_that_was_repaired(tmp_path):
     staging.delete("cert_index = 6")
     assert not merge_staging(staging, main, confirmed=True).staging_removed
     assert sum(Path(file).exists() for file in deleted) == 1
+
+
+def test_merge_of_what_somebody_compacted(tmp_path):
+    """A compaction, whoever runs it, brings no row that a backfill did not write."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    staging = make_table(tmp_path / "staging", make_rows([2]), make_rows([3]))
+    staging.optimize.compact()
+
+    assert preview_merge(staging, main).doubts == ()
+    assert merge_staging(staging, main).inserted == 2
