@@ -13,6 +13,7 @@ from rows import before_commit, indices_of, make_rows, make_table
 
 from ctkit.errors import TableError
 from ctkit.lake import drop, links, merge
+from ctkit.lake.digests import new_name
 from ctkit.lake.merge import merge_staging
 from ctkit.lake.scratch import LINKS, SCRATCH
 from ctkit.lake.table import files_of, open_table
@@ -150,6 +151,22 @@ def test_merge_after_one_that_died_writing_its_note(tmp_path, note):
     assert merge_again(tmp_path).inserted == 1
 
     check_main(tmp_path, [1, 2])
+
+
+def test_merge_after_one_whose_version_is_gone(tmp_path):
+    """A note that names a later version is of a table that was put back since: what it names may be wanted yet."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    make_table(tmp_path / "staging", make_rows([2]))
+    link = tmp_path / "main/seen_date=2026-03-01" / new_name(None)
+    link.write_bytes(b"of a commit that is elsewhere now")
+    scratch = tmp_path / "main" / SCRATCH
+    scratch.mkdir()
+    note = {"version": main.version() + 1, "names": [str(link.relative_to(tmp_path / "main"))]}
+    (scratch / LINKS).write_text(json.dumps(note))
+
+    assert merge_again(tmp_path).inserted == 1
+
+    assert link.exists()
 
 
 def test_merge_notes_its_links_first(tmp_path, monkeypatch):

@@ -72,6 +72,22 @@ def test_write_entries_when_the_folder_cannot_be_written(tmp_path):
     assert rows_of(open_table(tmp_path / "main")) == make_rows([1]).to_pylist()
 
 
+def test_write_entries_when_interrupted_after_the_commit(tmp_path, monkeypatch):
+    """What a commit has taken up stays, though the caller is interrupted before it hears of it."""
+    table = make_table(tmp_path / "main", make_rows([1]))
+    commit_files = write.commit_files
+
+    def commit_and_stop(*arguments):
+        commit_files(*arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(write, "commit_files", commit_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_entries(table, make_rows([2]))
+
+    assert rows_of(open_table(tmp_path / "main")) == make_rows([1, 2]).to_pylist()
+
+
 def test_write_batches_commits_when_due(tmp_path, monkeypatch):
     """A commit is due after so many rows, and at the end for the rest; each is yielded once it is in the table."""
     monkeypatch.setattr(write, "ROWS_PER_COMMIT", 4)
