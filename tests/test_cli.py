@@ -484,13 +484,13 @@ def test_interrupt_when_the_work_is_done(parameter_file, folder, verb):
 
 
 def test_gaps_names_what_is_left_out(ctkit, write_file):
-    """Logs of the state file that nobody named, and logs without any row in catch-up, are each said once."""
+    """Logs of the state file that no parameter names, and logs without any row in catch-up, are each said once."""
     others = {f"https://other{number}.example": 9 for number in range(100, 122)}
     write_state("state.json", {LOG: 5, NEW: 5, **others})
     make_table("main", make_rows([2]))
     logs = [{"url": url, "protocol": "rfc6962"} for url in (LOG, NEW)]
     first = ", ".join(list(others)[:20])
-    unnamed = f"WARNING logs of the state file that nobody named, skipping count=22 {first} and 2 more\n"
+    unnamed = f"WARNING the state file lists logs that no parameter names, skipping count=22 {first} and 2 more\n"
     without_row = f"WARNING log has no row in either table, skipping (catch-up) url={NEW}\n"
 
     code, _, err = ctkit("gaps", "-f", write_file(logs=logs))

@@ -1,4 +1,4 @@
-"""What parameters come to: the logs, the tables and the gaps, the same for notebooks and commands."""
+"""From parameters to logs, tables and gaps, the same for notebooks and commands."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +25,6 @@ from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log, open_log
 from ctkit.report import Report
-from ctkit.schema import GAP_SCHEMA
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
@@ -36,26 +35,26 @@ logger = get_logger(__name__)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class GapReport(Report):
-    """What is there, and what is missing.
+    """Which entries are missing, of which logs and tables.
 
     Attributes
     ----------
     parameters
-        What was asked.
+        What was asked for.
     chosen
         The chosen logs that have a ceiling.
     main, staging
-        The tables; None for one that does not exist, or was not named.
+        The tables; None for one that does not exist or was not named.
     within
-        Canonical URL -> ``[start, end)`` in which gaps were looked for; None as start for catch-up. A log that catch-up
-        skips, because neither table has a row of it, is not there.
+        Canonical URL -> ``[start, end)`` that was searched for gaps; None as start for catch-up. Logs that catch-up
+        skips, because neither table has a row of them, are not included.
     gaps
         Columns ``source_url, start, end``, half-open, ascending.
     unavailable
-        One error for each chosen log that could not be asked: nothing is known about its gaps.
+        One error for each chosen log that could not be reached: its gaps are not known.
     left_to_server
-        Canonical URL -> ``[start, end)`` above the log's last row in main, which was left to the live server because
-        that runs: what it has fetched it may not have written yet. `within` ends there.
+        Canonical URL -> ``[start, end)`` above the log's last row in main. It is left to the live server, which is
+        running and may hold these entries in memory. `within` ends there.
     """
 
     parameters: Parameters
@@ -71,11 +70,11 @@ class GapReport(Report):
 
     @property
     def logs(self) -> tuple[Log, ...]:
-        """The logs of `within`, opened, which asks none of them; needs `user_agent`."""
+        """The logs of `within`, opened without sending a request; needs `user_agent`."""
         return tuple(log for log in self.chosen.opened if log.url in self.within)
 
     def summary(self) -> pd.DataFrame:
-        """Return a line for each log: where gaps were looked for, how many there are, how many entries they miss."""
+        """Return a line for each log: the stretch searched, the number of gaps, the number of missing entries."""
         length = pc.subtract(self.gaps["end"], self.gaps["start"])
         totals = self.gaps.append_column("missing", length).group_by("source_url", use_threads=False)
         counts = totals.aggregate([("missing", "count"), ("missing", "sum")])
@@ -92,14 +91,14 @@ class GapReport(Report):
         )
 
     def stretches(self) -> dict[str, tuple[int, int]]:
-        """Return ``[start, end)`` of each log with its first and last row filled in, as `find_gaps` took them.
+        """Return ``[start, end)`` of each log as `find_gaps` took it, with its first and last row filled in.
 
-        A log without any row is left out where its start depends on one.
+        A log without rows is left out if its start depends on one.
         """
         bounds = first_and_last(self.within, self.main, self.staging)
         found = {}
         for url, (start, end) in self.within.items():
-            # Without a row there is no first one to start from, and nothing is internal.
+            # Without a row, catch-up has no start and internal_only leaves nothing.
             lowest, highest = bounds.get(url, (end, -1))
             start = lowest if start is None else start
             end = min(end, highest + 1) if self.parameters.internal_only else end
@@ -118,7 +117,7 @@ class GapReport(Report):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the line of each log, what was left to the live server, and the logs that could not be asked."""
+        """Return a line for each log, what was left to the live server, and the logs that could not be reached."""
         found = {"logs": self.summary(), **left_tables(self.left_to_server)}
         if self.unavailable:
             found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
@@ -126,19 +125,19 @@ class GapReport(Report):
 
     @property
     def remark(self) -> str:
-        """What to say beside the gaps; "" if there is nothing."""
+        """What was left to the live server, in words; "" if nothing was."""
         if not self.left_to_server:
             return ""
         named = f"logs={len(self.left_to_server)} entries={left_facts(self.left_to_server)['left_to_server']}"
-        return f"left to the live server, which runs by its state file (internal_only: false fetches it too) {named}"
+        return f"left to the live server, which is running (internal_only: false fetches it too) {named}"
 
     def check(self) -> None:
-        """Raise unless every chosen log could be asked.
+        """Raise unless every chosen log could be reached.
 
         Raises
         ------
         LogUnavailableError
-            Names the logs that could not, and what to do about each.
+            Names the logs that could not be reached, and what to do about each.
         """
         if self.unavailable:
             url = self.unavailable[0].url
@@ -151,16 +150,16 @@ class GapReport(Report):
 
 
 class ChosenLogs:
-    """Logs that parameters name, opened when somebody is to ask them.
+    """The logs that parameters name; they are opened at the first need.
 
     Attributes
     ----------
     failed
-        One error for each that cannot be opened at all.
+        One error for each log that cannot be opened at all.
     urls
-        The canonical URLs of the others.
+        Canonical URLs of the others.
     names
-        Canonical URL -> what to call the log, of those that have a name.
+        Canonical URL -> name, of the logs that have one.
     """
 
     def __init__(self, chosen: Sequence[LogParameter], parameters: Parameters) -> None:
@@ -172,17 +171,17 @@ class ChosenLogs:
 
     @cached_property
     def opened(self) -> tuple[Log, ...]:
-        """The others, which have not been asked for anything by that."""
+        """The logs of `urls`; opening sends no request."""
         return open_logs(self._chosen, user_agent=self._parameters.need("user_agent"))[0]
 
     def close(self) -> None:
-        """Close the connections of those that are open."""
+        """Close the connections of open logs."""
         for log in vars(self).pop("opened", ()):
             log.close()
 
 
 def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
-    """Open logs, which asks none of them; return them, and the errors of those that cannot be opened."""
+    """Open logs without sending a request; return them, and an error for each that cannot be opened."""
 
     def open_one(log: LogParameter) -> Log:
         if error := why_unusable(log):
@@ -199,14 +198,14 @@ def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple
 
 
 def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable | None]:
-    """Return ``(main, staging)``; None for a table that does not exist, or is not named (staging only).
+    """Return ``(main, staging)``; None for a table that does not exist, or for staging if it is not named.
 
     Raises
     ------
     ParameterError
-        `main_path` is missing, or one of the two tables is or lies inside the other.
+        `main_path` is missing, or the two tables are one, or one lies inside the other.
     TableError
-        One of them is not a table of ours, or cannot be opened.
+        One of them is not a table of CT entries, or cannot be opened.
     """
     main_path, staging_path = parameters.need("main_path"), parameters.staging_path
     if staging_path is not None:
@@ -218,22 +217,22 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
 
 @checked
 def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
-    """Find out what the parameters come to; nothing is created or changed.
+    """Find the gaps that the parameters ask for; nothing is created or changed.
 
     Parameters
     ----------
     parameters
-        What is asked.
+        Which tables, logs and indices.
     verb
-        ``"append"`` where the gaps are to be filled then: the table to write to is checked for that before any log is
+        ``"append"`` if the gaps are to be filled next: checks that the table can be written to before any log is
         asked.
 
     Raises
     ------
     ParameterError
-        Something is missing or contradicts itself, or no log is left that has a ceiling.
+        Something is missing or contradictory, or no log has a ceiling.
     SchemaMismatchError
-        A table is not one of ours, or demands what we do not do.
+        A table is not one of CT entries, or requires a feature that ctkit lacks.
     TableError
         A table cannot be opened.
     """
@@ -242,38 +241,16 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         _check_target(main, staging, parameters)
     if main is None:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
-    state_file, stretch = parameters.state_file, {"from_index": parameters.from_index, "to_index": parameters.to_index}
-    if parameters.ceiling == "state" and state_file is None:
-        raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
-    # A server that runs has created its table before it fetched anything.
-    served = main if parameters.internal_only is None and is_alive(state_file) else None
-    state = read_state(state_file) if state_file and (parameters.ceiling == "state" or served) else {}
+    by_state = parameters.ceiling == "state"
+    state, served = _read_state(parameters, main)
     chosen = choose_logs(parameters)
-    if parameters.ceiling == "state":
-        others = sorted(state.keys() - {canonical_url(log.url) for log in chosen})
-        if others and parameters.log_filter is None:
-            # As where the live server follows its built-in list, which its configuration does not name.
-            logger.warning(
-                "logs of the state file that nobody named, skipping count=%d %s", len(others), first_of(others)
-            )
-        within = find_within([canonical_url(log.url) for log in chosen], state, **stretch)
-        if not within:
-            raise ParameterError(
-                f"no logs have ceiling values from state file {state_file}; compare its URLs with those of the logs, "
-                "or give ceiling: log"
-            )
-        chosen = [log for log in chosen if canonical_url(log.url) in within]
-    logs = ChosenLogs(chosen, parameters)
+    logs = ChosenLogs(_with_ceiling(chosen, state, parameters) if by_state else chosen, parameters)
     try:
-        unavailable = logs.failed
-        if parameters.ceiling == "log":
-            sizes, silent = _ask_sizes(logs.opened)
-            unavailable += silent
-            within = find_within(sizes, sizes, **stretch)
-        within = {url: within[url] for url in logs.urls if url in within}
+        ceilings, silent = ({url: state[url] for url in logs.urls}, ()) if by_state else _ask_sizes(logs.opened)
+        unavailable = (*logs.failed, *silent)
+        within = find_within(ceilings, from_index=parameters.from_index, to_index=parameters.to_index)
         left = leave_to_server(within, state, served, staging) if served else {}
-        gaps = _find_gaps(parameters, main, staging, within) if within else GAP_SCHEMA.empty_table()
-        left = {url: stretch for url, stretch in left.items() if url in within}
+        gaps = _find_gaps(parameters, main, staging, within)
         if not within and not unavailable:
             raise ParameterError(
                 f"no log has a row in main_path {parameters.main_path}, nor in staging: catch-up has nowhere to start; "
@@ -282,17 +259,57 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
     except BaseException:
         logs.close()
         raise
+    left = {url: stretch for url, stretch in left.items() if url in within}
     return GapReport(parameters, logs, main, staging, within, gaps, unavailable, left)
 
 
+def _read_state(parameters: Parameters, main: DeltaTable | None) -> tuple[dict[str, int], DeltaTable | None]:
+    """Return the indices in the state file, if they are needed, and main if the live server is writing to it now."""
+    state_file, by_state = parameters.state_file, parameters.ceiling == "state"
+    if by_state and state_file is None:
+        raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
+    # A running server has created its table before it fetches anything.
+    served = main if parameters.internal_only is None and is_alive(state_file) else None
+    return (read_state(state_file) if state_file and (by_state or served) else {}), served
+
+
+def _with_ceiling(
+    chosen: Sequence[LogParameter], state: Mapping[str, int], parameters: Parameters
+) -> list[LogParameter]:
+    """Return the chosen logs that the state file lists; warn of the others, and of logs that only the file lists.
+
+    Raises
+    ------
+    ParameterError
+        It lists none of them.
+    """
+    by_url = {canonical_url(log.url): log for log in chosen}
+    for url in by_url:
+        if url not in state:
+            logger.warning("log not in state file, skipping (no ceiling reference) url=%s", url)
+    others = sorted(state.keys() - by_url.keys())
+    if others and parameters.log_filter is None:
+        # The live server follows its built-in list where its configuration names none.
+        logger.warning(
+            "the state file lists logs that no parameter names, skipping count=%d %s", len(others), first_of(others)
+        )
+    found = [log for url, log in by_url.items() if url in state]
+    if not found:
+        raise ParameterError(
+            f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of the "
+            "logs, or give ceiling: log"
+        )
+    return found
+
+
 def _ask_sizes(logs: Sequence[Log]) -> tuple[dict[str, int], tuple[LogError, ...]]:
-    """Return the tree size of each log by its URL, and the errors of those that did not give it in time."""
+    """Return the tree size of each log by its URL, and an error for each log that did not give it in time."""
 
     def ask(log: Log) -> int:
         return log.get_checkpoint().tree_size
 
     answers = dict(zip(logs, ask_each(ask, logs, seconds=SECONDS_TO_ANSWER), strict=True))
-    # A host that counts requests is not dead: whoever is on it waits for a turn.
+    # A host that limits its rate (429) is alive: its logs get the time that they need.
     waiting = [log for log, size in answers.items() if isinstance(size, LogUnavailableError) and log.pace.limited]
     answers.update(zip(waiting, ask_each(ask, waiting), strict=True))
     sizes = {log.url: size for log, size in answers.items() if not isinstance(size, LogError)}
@@ -305,7 +322,7 @@ def _find_gaps(
     staging: DeltaTable | None,
     within: dict[str, tuple[int | None, int]],
 ) -> pa.Table:
-    """Find the gaps, and take logs out of `within` that catch-up skips."""
+    """Find the gaps; remove logs without a row from `within` in catch-up."""
     gaps = find_gaps(main, staging, within=within, internal_only=bool(parameters.internal_only))
     with_gaps = set(gaps["source_url"].unique().to_pylist())
     startless = [url for url, (start, _) in within.items() if start is None and url not in with_gaps]
@@ -316,7 +333,7 @@ def _find_gaps(
 
 
 def _check_target(main: DeltaTable | None, staging: DeltaTable | None, parameters: Parameters) -> None:
-    """Refuse a table to write to that demands what we do not do; warn of a main that staging cannot be merged into."""
+    """Refuse a table that we cannot write to; warn if staging could not be merged into main."""
     if staging:
         check_features(staging, "append")
     try:
@@ -325,7 +342,7 @@ def _check_target(main: DeltaTable | None, staging: DeltaTable | None, parameter
     except SchemaMismatchError as error:
         if parameters.staging_path is None:
             raise
-        logger.warning("what is staged cannot be merged as main is now: %s", error)
+        logger.warning("staging cannot be merged into main as it is now: %s", error)
 
 
 def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:

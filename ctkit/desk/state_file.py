@@ -1,20 +1,16 @@
-"""Ceilings: up to which index each log may be asked, from the live server's state file or from the log itself."""
+"""Ceilings, the first index of each log that must not be asked for; the live server's state file holds them."""
 
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 from ctkit.ranges import LARGEST_TREE
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 logger = get_logger(__name__)
 
@@ -23,14 +19,13 @@ def read_state(path: str | Path) -> dict[str, int]:
     """Return ``current_index`` of each log in a state file of the live server.
 
     ``current_index`` is the next index that the server will fetch: an exclusive ceiling. Reading is lenient where
-    the server is strict: a byte order mark, a trailing slash, a missing ``version`` and missing other fields do no
-    harm, and an entry that cannot be used is skipped with a warning. Of two entries for one log the lower ceiling
-    counts.
+    the server is strict: a byte order mark, a trailing slash, a missing ``version`` and other missing fields do no
+    harm, and an unusable entry is skipped with a warning. Of two entries for one log the lower ceiling counts.
 
     Raises
     ------
     ParameterError
-        The file cannot be read, or is no JSON object with an object ``logs``.
+        The file cannot be read, or is not a JSON object with an object ``logs``.
     """
     try:
         state = json.loads(Path(local_path(str(path))).read_text(encoding="utf-8-sig"))
@@ -57,14 +52,14 @@ def read_state(path: str | Path) -> dict[str, int]:
 
 
 def write_state(path: str | Path, ceilings: Mapping[str, int]) -> None:
-    """Write a state file in the strict form that the live server reads, all or nothing.
+    """Write a state file in the strict form that the live server reads, atomically.
 
     Parameters
     ----------
     path
-        Replaced if it exists; a reader sees the old file or the new one.
+        Replaced if it exists; readers see either the old file or the new one.
     ceilings
-        ``current_index`` by the log's URL; it is written as ``tree_size`` too.
+        ``current_index`` by the log's URL; it is also written as ``tree_size``.
     """
     now = int(time.time())
     logs = {
@@ -80,34 +75,29 @@ def write_state(path: str | Path, ceilings: Mapping[str, int]) -> None:
 
 
 def find_within(
-    urls: Iterable[str], ceilings: Mapping[str, int], *, from_index: int | None = None, to_index: int | None = None
+    ceilings: Mapping[str, int], *, from_index: int | None = None, to_index: int | None = None
 ) -> dict[str, tuple[int | None, int]]:
-    """Return the stretch of each log in which gaps are looked for, ``[start, end)``.
+    """Return the stretch ``[start, end)`` of each log that is to be searched for gaps.
 
     Parameters
     ----------
-    urls
-        Canonical URLs. A log without a ceiling is left out with a warning.
     ceilings
         The first index that must not be asked for, by canonical URL.
     from_index
-        First index, for every log; None for catch-up, where the table's own first row counts.
+        First index, for every log; None for catch-up, which begins at the table's first row.
     to_index
-        Exclusive end; None for the ceiling. It is never more than the ceiling.
+        Exclusive end, at most the ceiling; None for the ceiling.
 
     Examples
     --------
-    >>> find_within(["https://a.example"], {"https://a.example": 100}, from_index=10, to_index=500)
+    >>> find_within({"https://a.example": 100}, from_index=10, to_index=500)
     {'https://a.example': (10, 100)}
-    >>> find_within(["https://a.example"], {"https://a.example": 100})
+    >>> find_within({"https://a.example": 100})
     {'https://a.example': (None, 100)}
     """
     within: dict[str, tuple[int | None, int]] = {}
-    for url in urls:
-        if url not in ceilings:
-            logger.warning("log not in state file, skipping (no ceiling reference) url=%s", url)
-            continue
-        end = ceilings[url] if to_index is None else min(to_index, ceilings[url])
-        # A log that ends before from_index has nothing to look for: an empty stretch, not a reversed one.
+    for url, ceiling in ceilings.items():
+        end = ceiling if to_index is None else min(to_index, ceiling)
+        # A log that ends before from_index gets an empty stretch, not a reversed one.
         within[url] = (None if from_index is None else min(from_index, end), end)
     return within
