@@ -76,15 +76,16 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
     @wraps(function)
     def check(*args: P.args, **kwargs: P.kwargs) -> R:
         given = signature.bind(*args, **kwargs)
-        problems = []
+        problems: dict[str, str] = {}
         for name in adapters().keys() & given.arguments.keys():
             try:
                 given.arguments[name] = adapters()[name].validate_python(given.arguments[name], strict=True)
             except ValidationError as error:
                 problem = error.errors(include_url=False)[0]
-                problems.append(describe(problem, function.__name__, (name, *problem["loc"])))
+                place = (name, *problem["loc"])
+                problems[dotted(place)] = describe(problem, function.__name__, place)
         if problems:
-            raise ParameterError(*sorted(problems))
+            raise ParameterError(*(problems[key] for key in sorted(problems)), keys=tuple(sorted(problems)))
         return function(*given.args, **given.kwargs)
 
     return check
@@ -127,7 +128,7 @@ def describe(problem: ErrorDetails, origin: str, place: Sequence[int | str], kno
     known
         The keys that there are, for one that is not.
     """
-    named, kind, context = f"{origin}: {'.'.join(map(str, place))}", problem["type"], problem.get("ctx", {})
+    named, kind, context = f"{origin}: {dotted(place)}", problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
         return f"{named}: unknown key; {did_you_mean(str(place[-1]), known) or 'known are ' + ', '.join(known)}"
     if kind == "missing":
@@ -143,6 +144,17 @@ def describe(problem: ErrorDetails, origin: str, place: Sequence[int | str], kno
     said = f"{named}: {message.replace('input should', 'it should')}, but is {shown(given)}"
     words = re.findall("'([^']*)'", context["expected"]) if kind == "literal_error" and isinstance(given, str) else []
     return "; ".join(filter(None, [said, did_you_mean(str(given), words) if words else ""]))
+
+
+def dotted(place: Sequence[int | str]) -> str:
+    """Return a place in nested values as text.
+
+    Examples
+    --------
+    >>> dotted(("logs", 0, "url"))
+    'logs.0.url'
+    """
+    return ".".join(map(str, place))
 
 
 _WORDS = {

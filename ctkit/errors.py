@@ -134,4 +134,16 @@ class StalePreviewError(TableError):
 
 
 class ParameterError(CtkitError, ValueError):
-    """A parameter is missing, unknown, of the wrong type, or contradicts another."""
+    """A parameter is missing, unknown, of the wrong type, or contradicts another.
+
+    Parameters
+    ----------
+    *messages
+        What is wrong, a line for each.
+    keys
+        The parameters or arguments, as dotted paths such as ``logs.0.url``; empty where no single one is wrong.
+    """
+
+    def __init__(self, *messages: str, keys: tuple[str, ...] = ()) -> None:
+        super().__init__(*messages)
+        self.keys = keys

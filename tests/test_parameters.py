@@ -433,14 +433,14 @@ def test_tables_as_paths(tmp_path, key):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("delta_sink: [1]", "delta_sink: it should be a dict"),
+        ("delta_sink: [1]", "delta_sink: it should be a mapping"),
         ("custom_logs: {}", "custom_logs: it should be a list"),
         ("custom_logs: [a.example]", "custom_logs: each should be {name, url}"),
         ("static_logs: [{name: A}]", "logs.0.url"),
-        ("targets: [a]", "targets: it should be a dict"),
-        ("targets: {a: data/main}", "targets.a: it should be a dict, but is 'data/main'"),
+        ("targets: [a]", "targets: it should be a mapping"),
+        ("targets: {a: data/main}", "targets.a: it should be a mapping, but is 'data/main'"),
         ("delta_sink: {table_path: 5}", "main_path: it should be a path, but is 5"),
-        ("delta_sink: {table_path: 5", "is no YAML"),
+        ("delta_sink: {table_path: 5", "is not YAML"),
     ],
 )
 def test_server_config_when_wrong(write, text, message):

@@ -41,7 +41,7 @@ def read_flags(arguments: argparse.Namespace) -> Parameters:
         return read_parameters(arguments.file, **given)
     except ParameterError as error:
         named = (re.sub(r"^argument: (\w+)", lambda key: f"argument {_typed(key[1])}", line) for line in error.args)
-        raise ParameterError(*named) from None
+        raise ParameterError(*named, keys=error.keys) from None
 
 
 def literal(text: str) -> object:

@@ -1,4 +1,4 @@
-"""Files that parameters come from: YAML of ours, and the live server's configuration."""
+"""The files that parameters are read from: our own YAML, and the live server's configuration."""
 
 import os
 from pathlib import Path
@@ -12,13 +12,13 @@ from ctkit.paths import local_path
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which a key given twice is an error, and a date stays the text that it is, as in papermill."""
+    """YAML in which a repeated key is an error, and a date stays text, as in papermill."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping; refuse a key that is given twice."""
         seen = set()
         for key, _ in node.value:
-            # Other keys than texts and numbers are refused below.
+            # Keys other than texts and numbers are refused below.
             if isinstance(key, yaml.ScalarNode):
                 if key.value in seen:
                     raise yaml.MarkedYAMLError(problem=f"key {key.value} is given twice", problem_mark=key.start_mark)
@@ -26,7 +26,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        """Put in the members of merged mappings (``<<``), each key once: aliases may bring them a million times."""
+        """Insert the members of merged mappings (``<<``), each key once: aliases can repeat them a million times."""
         super().flatten_mapping(node)
         members = {}
         for key, value in node.value:
@@ -40,9 +40,9 @@ Loader.yaml_implicit_resolvers = {
 }
 
 
-# A value that is not what its tag says, such as !!bool maybe, ends in whatever PyYAML stumbles over.
+# A value that does not fit its tag, such as !!bool maybe, raises whatever PyYAML runs into.
 NO_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, RecursionError)
-"""What `Loader` raises on a text that is no YAML."""
+"""What `Loader` raises for a text that is not YAML."""
 
 
 def read_yaml(file: str | Path) -> dict[str, object]:
@@ -51,7 +51,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     Raises
     ------
     ParameterError
-        The file cannot be read, is no YAML, gives a key twice, or is no mapping with text keys.
+        The file cannot be read, is not YAML, repeats a key, or is not a mapping with text keys.
     """
     path = Path(local_path(str(file)))
     try:
@@ -59,11 +59,11 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise ParameterError(f"{path} cannot be read ({error}); name another file") from error
     except NO_YAML as error:
-        raise ParameterError(f"{path} is no YAML; correct it: {' '.join(str(error).split())}") from error
+        raise ParameterError(f"{path} is not YAML; correct it: {' '.join(str(error).split())}") from error
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise ParameterError(f"{path} is no list of 'key: value' lines; correct it")
+        raise ParameterError(f"{path} is not a list of 'key: value' lines; correct it")
     return values
 
 
@@ -72,63 +72,77 @@ def read_server_config(file: str | Path, *, needs_table: bool = True) -> dict[st
 
     ``delta_sink.table_path``, or the ``table_path`` of the only one of its ``targets``, is `main_path`,
     ``ct_log.state_file`` `state_file`, ``ct_logs_url`` `log_list`, and ``custom_logs`` (RFC 6962) and ``static_logs``
-    (Static CT) are `logs`. The server's built-in defaults are not assumed: what neither the file nor the environment
-    says is not given. Other keys are the server's business.
+    (Static CT) are `logs`. The server's built-in defaults are not assumed: a key that neither the file nor the
+    environment sets is not given. Other keys are ignored.
 
     Parameters
     ----------
     file
         The configuration.
     needs_table
-        Whether it is an error that there are several targets and nothing tells which of them is main.
+        Whether several targets are an error, because nothing tells which one is main.
 
     Raises
     ------
     ParameterError
-        The file cannot be read, or a section that is used has another shape than the server's, or there are several
-        targets.
+        The file cannot be read, a section that is used is not of the server's form, or there are several targets.
     """
-    path = Path(local_path(str(file)))
-    try:
-        config = read_yaml(path)
-    except ParameterError as error:
-        raise ParameterError(f"server_config: {error}") from error
+    config = _ServerConfig(Path(local_path(str(file))))
+    environment = os.environ.get
+    main_path = environment("CERTSTREAM_DELTA_SINK_TABLE_PATH") or config.path_under("delta_sink", "table_path")
+    return {
+        "main_path": main_path or config.target(needs_table=needs_table),
+        "state_file": environment("CERTSTREAM_CT_LOG_STATE_FILE") or config.path_under("ct_log", "state_file"),
+        "log_list": environment("CERTSTREAM_CT_LOGS_URL") or config.values.get("ct_logs_url") or None,
+        "logs": [*config.logs("custom_logs", "rfc6962"), *config.logs("static_logs", "static-ct")] or None,
+    }
 
-    def section(name: str, kind: type) -> Any:
-        value = config.get(name)
+
+class _ServerConfig:
+    """The live server's configuration; sections of another type than the server's are refused."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            self.values = read_yaml(path)
+        except ParameterError as error:
+            raise ParameterError(f"server_config: {error}") from error
+
+    def logs(self, section: str, protocol: str) -> list[dict[str, object]]:
+        """Return the logs of a section, as values of the parameter `logs`."""
+        logs = self._section(section, list)
+        for log in logs:
+            if not isinstance(log, dict):
+                raise ParameterError(f"{self._path}: {section}: each should be {{name, url}}, but one is {shown(log)}")
+        return [{"name": log.get("name"), "url": log.get("url"), "protocol": protocol} for log in logs]
+
+    def path_under(self, section: str, key: str) -> object:
+        """Return a path that a section gives."""
+        return self._resolved(self._section(section, dict).get(key))
+
+    def target(self, *, needs_table: bool) -> object:
+        """Return the table path of the only target; the environment overrides it."""
+        targets = {}
+        for name, target in self._section("targets", dict).items():
+            if not isinstance(target, dict):
+                raise ParameterError(f"{self._path}: targets.{name}: it should be a mapping, but is {shown(target)}")
+            given = os.environ.get(f"CERTSTREAM_TARGETS_{str(name).upper()}_TABLE_PATH")
+            targets[str(name)] = given or self._resolved(target.get("table_path"))
+        if len(targets) > 1 and needs_table:
+            named = ", ".join(targets)
+            raise ParameterError(f"{self._path}: targets: main may be any of {named}; give its path as main_path")
+        return next(iter(targets.values()), None)
+
+    def _section(self, name: str, kind: type) -> Any:
+        value = self.values.get(name)
         if value is not None and not isinstance(value, kind):
-            raise ParameterError(f"{path}: {name}: it should be a {kind.__name__}, but is {shown(value)}")
+            wanted = "mapping" if kind is dict else "list"
+            raise ParameterError(f"{self._path}: {name}: it should be a {wanted}, but is {shown(value)}")
         return kind() if value is None else value
 
-    def beside(value: object) -> object:
+    def _resolved(self, value: object) -> object:
+        """Return a path relative to the configuration's folder; what is not text is left for `Parameters` to refuse."""
         if not isinstance(value, str) or not value:
             return value or None
         bare = local_path(value)
-        return bare if "://" in bare else str(path.parent / bare)
-
-    logs = []
-    for name, protocol in [("custom_logs", "rfc6962"), ("static_logs", "static-ct")]:
-        for log in section(name, list):
-            if not isinstance(log, dict):
-                raise ParameterError(f"{path}: {name}: each should be {{name, url}}, but one is {shown(log)}")
-            logs.append({"name": log.get("name"), "url": log.get("url"), "protocol": protocol})
-    environment = os.environ.get
-    main_path = environment("CERTSTREAM_DELTA_SINK_TABLE_PATH") or beside(section("delta_sink", dict).get("table_path"))
-    if not main_path:
-        targets = {}
-        for name, target in section("targets", dict).items():
-            if not isinstance(target, dict):
-                raise ParameterError(f"{path}: targets.{name}: it should be a dict, but is {shown(target)}")
-            given = environment(f"CERTSTREAM_TARGETS_{str(name).upper()}_TABLE_PATH")
-            targets[str(name)] = given or beside(target.get("table_path"))
-        if len(targets) > 1 and needs_table:
-            raise ParameterError(
-                f"{path}: targets: main may be any of {', '.join(targets)}; give its path as main_path"
-            )
-        main_path = next(iter(targets.values()), None)
-    return {
-        "main_path": main_path,
-        "state_file": environment("CERTSTREAM_CT_LOG_STATE_FILE") or beside(section("ct_log", dict).get("state_file")),
-        "log_list": environment("CERTSTREAM_CT_LOGS_URL") or config.get("ct_logs_url") or None,
-        "logs": logs or None,
-    }
+        return bare if "://" in bare else str(self._path.parent / bare)

@@ -37,6 +37,7 @@ from ctkit.arguments import (
     check_header,
     checked,
     describe,
+    dotted,
     shown,
 )
 from ctkit.desk.parameter_files import read_server_config, read_yaml
@@ -122,7 +123,7 @@ class _Checked(BaseModel):
             try:
                 super().__init__(**values)
             except ValidationError as error:
-                raise ParameterError(*(_describe(problem, {}, type(self)) for problem in error.errors())) from None
+                raise _error_of(error, {}, type(self)) from None
 
         # As pydantic marks its own: model_validate() is not to go by way of it.
         __init__.__pydantic_base_init__ = True
@@ -274,7 +275,7 @@ class Parameters(_Checked):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            raise ParameterError(*(_describe(problem, origins, cls) for problem in error.errors())) from None
+            raise _error_of(error, origins, cls) from None
 
     def need(self, key: str) -> str:
         """Return the text under `key`.
@@ -288,7 +289,9 @@ class Parameters(_Checked):
         if value is None:
             about = type(self).model_fields[key].description
             flag = "--" + key.replace("_", "-")
-            raise ParameterError(f"{key} is missing ({about}); give it in the parameter file, or as {flag}")
+            raise ParameterError(
+                f"{key} is missing ({about}); give it in the parameter file, or as {flag}", keys=(key,)
+            )
         return str(value)
 
 
@@ -320,6 +323,12 @@ def read_parameters(file: str | Path | None = None, **overrides: object) -> Para
     if file is not None:
         layers.append((str(file), read_yaml(file)))
     return Parameters._from(*layers)
+
+
+def _error_of(error: ValidationError, origins: Mapping[str, str], model: type[BaseModel]) -> ParameterError:
+    problems = error.errors()
+    keys = tuple(dotted(problem["loc"]) for problem in problems if problem["loc"])
+    return ParameterError(*(_describe(problem, origins, model) for problem in problems), keys=keys)
 
 
 def _describe(problem: ErrorDetails, origins: Mapping[str, str], model: type[BaseModel]) -> str:

@@ -49,23 +49,22 @@ def run_notebook(
 ) -> int:
     """Run a notebook from top to bottom and keep it, with all outputs, as a record.
 
-    The first SIGINT, SIGTERM or SIGHUP interrupts the running cell, which may take as long as it needs to finish; a
-    second one gives up on it. What the notebook did so far is recorded in either case. In a thread other than the main
-    one, signals are left to whoever started it.
+    The first SIGINT, SIGTERM or SIGHUP interrupts the running cell, which may take all the time it needs to finish; a
+    second one aborts it. Either way, the record shows what the notebook has done. Outside the main thread, signals are
+    not handled.
 
-    A notebook for the kernel ``python3`` runs in the Python that runs this, whatever kernel has that name on the
-    machine.
+    A notebook for the kernel ``python3`` runs in the current Python, whatever kernel of that name is installed.
 
     Parameters
     ----------
     notebook
-        Its parameters are the names that the cell with the tag ``parameters`` assigns, in whatever form.
+        Its parameters are the names that the cell tagged ``parameters`` assigns, in any form.
     parameters
-        Values to set, as typed by hand; each must be declared by the notebook. A `main_path` among them is created by
-        a merge only if `create_main` says so.
+        Values typed by hand; the notebook must declare each of them. If `main_path` is one, a merge creates that table
+        only if `create_main` says so.
     shared
-        Values from a parameter file that serves other notebooks and commands too: those that ctkit knows and this
-        notebook does not declare are left out, and a log line names them. `parameters` count first.
+        Values from a parameter file that other notebooks and commands use too: keys that ctkit knows and this notebook
+        does not declare are left out, and a log line names them. `parameters` override them.
     output
         Where to keep the record; ``runs/<notebook>-<UTC time>.ipynb`` if None. It appears when the run has ended.
     cwd
@@ -79,48 +78,23 @@ def run_notebook(
     Raises
     ------
     ParameterError
-        The notebook cannot be read or does not declare a parameter, a value cannot be written into it, or looks like a
-        secret, which papermill would write into the record. Nothing has been run or written then.
+        The notebook cannot be read or does not declare a parameter, or a value cannot be written into it or looks like
+        a secret, which papermill would write into the record. Nothing was run or written.
     """
     notebook = Path(notebook)
     values = _check_parameters(notebook, parameters, shared or {})
     if cwd is not None and not Path(cwd).is_dir():
-        raise ParameterError(f"{cwd} is no folder to run a notebook in; name one")
+        raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in")
     if left_out := [key for key, value in (shared or {}).items() if value is not None and key not in values]:
         logger.info("parameters left out, which the notebook does not declare keys=%s", ",".join(left_out))
     record = _reserve_record(notebook) if output is None else Path(output)
     record.parent.mkdir(parents=True, exist_ok=True)
     partial = _partial_of(record)
-    watched = is_watched()
-    status, problem = "complete", ""
-    try:
-        papermill.execute_notebook(
-            _as_template(notebook),
-            _as_template(partial),
-            values,
-            engine_name="ctkit",
-            progress_bar=watched,
-            log_output=not watched,
-            # Not papermill's cwd, which would be that of all threads.
-            folder=cwd,
-        )
-    except PapermillExecutionError as error:
-        status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
-        problem = f"In [{error.exec_count}] {error.ename}: {error.evalue}"
-    except KeyboardInterrupt:
-        status, problem = "interrupted", "stopped by a signal"
-    except RuntimeError as error:  # nbclient: the kernel died or does not answer
-        status, problem = "failed", str(error)
-    except NoSuchKernel as error:
-        partial.unlink()
-        raise ParameterError(f"{notebook}: {error}; install that kernel, or correct the notebook's") from error
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    status, problem = _execute(notebook, partial, values, cwd)
     try:
         with _signals_to(signal.SIG_IGN):
             results = _finish(partial, record, status)
-    except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill had written it
+    except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill wrote it
         partial.unlink(missing_ok=True)
         logger.error("run %s before it began, nothing is recorded error=%s", status, problem)
         return 1
@@ -134,10 +108,39 @@ def run_notebook(
     return 1
 
 
+def _execute(notebook: Path, partial: Path, values: Mapping[str, object], folder: str | Path | None) -> tuple[str, str]:
+    """Run a notebook, writing it to `partial`; return how the run ended, and why if not well."""
+    watched = is_watched()
+    try:
+        papermill.execute_notebook(
+            _as_template(notebook),
+            _as_template(partial),
+            values,
+            engine_name="ctkit",
+            progress_bar=watched,
+            log_output=not watched,
+            # papermill's cwd would change that of all threads.
+            folder=folder,
+        )
+    except PapermillExecutionError as error:
+        status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
+        return status, f"In [{error.exec_count}] {error.ename}: {error.evalue}"
+    except KeyboardInterrupt:
+        return "interrupted", "stopped by a signal"
+    except RuntimeError as error:  # nbclient: the kernel died or does not answer
+        return "failed", str(error)
+    except NoSuchKernel as error:
+        partial.unlink()
+        raise ParameterError(f"{notebook}: {error}; install that kernel, or correct the notebook's") from error
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    return "complete", ""
+
+
 def find_runbook(name: str) -> Path:
     """Return the path of one of ctkit's own notebooks: ``audit``, ``backfill``, ``merge`` or ``preview``."""
-    # Inside the package where it was installed from a wheel, beside it in a checkout. What lies beside an installed
-    # package is somebody else's.
+    # A wheel has them inside the package, a checkout beside it. Folders beside an installed package are not ours.
     package = Path(__file__).parents[1]
     inside = package / "notebooks"
     return (inside if inside.is_dir() else package.parent / "notebooks") / f"{name}.ipynb"
@@ -146,7 +149,7 @@ def find_runbook(name: str) -> Path:
 def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], output: str | Path) -> None:
     """Write a copy of a notebook with its parameters filled in, to be opened and run by hand.
 
-    Those that the notebook does not declare are left out.
+    Parameters that the notebook does not declare are left out.
 
     Raises
     ------
@@ -163,34 +166,35 @@ def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], out
 def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
     """Return the values to inject; refuse what the notebook does not declare, what cannot be injected, and secrets."""
     declared = _declared_in(notebook)
-    if not declared and (own or shared):
-        message = (
-            f"has no cell with the tag parameters that assigns any, so that {', '.join({**shared, **own})} cannot be"
-        )
-        raise ParameterError(f"notebook {notebook} {message} set; give the cell that assigns them this tag")
-    for key in [*own, *(key for key in shared if key not in Parameters.model_fields)]:
-        if key not in declared:
+    given = {**shared, **own}
+    if not declared and given:
+        message = f"no cell tagged parameters assigns any of {', '.join(given)}; tag the cell that does"
+        raise ParameterError(f"notebook {notebook}: {message}", keys=tuple(given))
+    for key in given:
+        # Of a shared file, this notebook may not need every key.
+        if key not in declared and (key in own or key not in Parameters.model_fields):
             hint = did_you_mean(key, declared) or f"it declares {', '.join(declared)}"
-            raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}")
-    values = {key: _as_literal(key, value) for key, value in {**shared, **own}.items() if key in declared}
+            raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}", keys=(key,))
+    values = {key: _as_literal(key, value) for key, value in given.items() if key in declared}
     if own.get("main_path") is not None and "create_main" in declared and values.get("create_main") is None:
-        # As for `ctkit merge`: a path typed by hand may be mistyped.
+        # As in `ctkit merge`: a path typed by hand may be mistyped.
         values["create_main"] = False
     for key, value in values.items():
         if _SECRET_KEY.search(key) or _SECRET_VALUE.search(str(value)):
             raise ParameterError(
                 f"parameter {key} looks like a secret, which papermill would write into the output notebook; "
-                "give it in the environment"
+                "give it in the environment",
+                keys=(key,),
             )
     return values
 
 
 def _declared_in(notebook: Path) -> list[str]:
-    """Return the names that the parameters cell assigns; papermill's own inspection reads one line at a time."""
+    """Return the names that the parameters cell assigns; papermill's own inspection reads single lines only."""
     if notebook.suffix not in (".ipynb", ".json"):
-        # papermill would read it, and complain.
+        # papermill would only warn.
         hint = "; a parameter file is given with -f" if notebook.suffix in (".yaml", ".yml") else ""
-        raise ParameterError(f"{notebook} is no notebook, whose name ends in .ipynb; name one{hint}")
+        raise ParameterError(f"{notebook} is not a notebook: its name does not end in .ipynb; name one that does{hint}")
     try:
         book = load_notebook_node(str(notebook.absolute()))
         nb_kernel_name(book)
@@ -214,7 +218,7 @@ def _declared_in(notebook: Path) -> list[str]:
 
 
 def _as_literal(key: str, value: object) -> object:
-    """Return a value that papermill writes into a notebook as it is: of others it writes the text."""
+    """Return a value that papermill can write into a notebook; of others it would write the text."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, os.PathLike):
@@ -223,16 +227,18 @@ def _as_literal(key: str, value: object) -> object:
         return [_as_literal(key, each) for each in value]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
         return {name: _as_literal(key, each) for name, each in value.items()}
-    raise ParameterError(f"parameter {key} holds {shown(value)}, which no notebook can be given; give it as text")
+    raise ParameterError(
+        f"parameter {key} holds {shown(value)}, which a notebook cannot be given; give it as text", keys=(key,)
+    )
 
 
 def _as_template(path: Path) -> str:
-    # papermill formats every path with the parameters; braces of our own are none of its business.
+    # papermill formats paths with the parameters: escape braces.
     return str(path.absolute()).replace("{", "{{").replace("}", "}}")
 
 
 def _reserve_record(notebook: Path) -> Path:
-    """Return a path in ``runs/`` that no other run has."""
+    """Return a path in ``runs/`` that no other run uses."""
     Path("runs").mkdir(exist_ok=True)
     base = f"{notebook.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     names = (Path("runs", f"{base}{suffix}.ipynb") for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
@@ -240,13 +246,13 @@ def _reserve_record(notebook: Path) -> Path:
 
 
 def _reserve(record: Path) -> bool:
-    """Create the partial file of a record, which keeps the name from other runs, unless one of those has it."""
+    """Create the partial file of a record, which reserves the name; return False if another run has it."""
     partial = _partial_of(record)
     try:
         partial.touch(exist_ok=False)
     except FileExistsError:
         return False
-    # If another run had the name and ended just now, its partial file has become the record.
+    # A run that had the name and has just ended has moved its partial file to the record.
     if record.exists():
         partial.unlink()
         return False
@@ -258,7 +264,7 @@ def _partial_of(record: Path) -> Path:
 
 
 def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
-    """Mark the record with how the run ended and move it to its place; return the facts of each report in it."""
+    """Mark the record with the run's status and move it into place; return the facts of each report in it."""
     book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
     # papermill's own status says "completed" for cells that were interrupted or never run.
     book.metadata["ctkit"] = {"status": status}
@@ -274,7 +280,7 @@ def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
 
 
 class _KernelSpecs(KernelSpecManager):
-    """Knows as ``python3`` the Python that runs this; a kernel of the user's of that name may be any other one."""
+    """Takes the current Python for ``python3``; an installed kernel of that name may run another one."""
 
     def get_kernel_spec(self, kernel_name: str) -> KernelSpec:
         if kernel_name.lower() == NATIVE_KERNEL_NAME:
@@ -292,21 +298,21 @@ class _Kernel(AsyncKernelManager):
     async def shutdown_kernel(  # type: ignore[override]
         self, now: bool = False, restart: bool = False
     ) -> None:
-        # Not as jupyter_client does it, which interrupts the kernel first: one without a cell complains of that.
+        # jupyter_client interrupts the kernel first, and a kernel that runs no cell logs an error then.
         await self.request_shutdown()
         await self.finish_shutdown()
         await self.cleanup_resources()
 
 
 class _Client(PapermillNotebookClient):  # type: ignore[misc]
-    """Executes the cells, and lets the kernel know of a signal when there is a cell to interrupt."""
+    """Executes the cells, and interrupts the kernel on a signal if a cell is running."""
 
     interrupted = False
     running = False
 
     def start_new_kernel(self, **kwargs: Any) -> None:
         if self.km.ipykernel:
-            # It warns on each start that it listens on the loopback interface.
+            # It warns at each start that it listens on the loopback interface.
             self.extra_arguments = ["--IPKernelApp.log_level=ERROR"]
         super().start_new_kernel(**kwargs)
 
@@ -316,7 +322,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         return super().execute_cell(*args, **kwargs)
 
     def process_message(self, message: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        # A kernel ignores SIGINT while no cell runs; "execute_input" tells that one does.
+        # A kernel ignores SIGINT while no cell runs; "execute_input" says that one does.
         if message["msg_type"] == "execute_input":
             self.running = True
             if self.interrupted:
@@ -328,13 +334,13 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
         return super().process_message(message, *args, **kwargs)
 
     def log_output_message(self, output: Any) -> None:
-        # What cells print and log; papermill would add the text of every table that they show.
+        # Only what cells print and log; papermill would add the text of every table.
         if output.output_type == "stream":
             for line in output.text.removesuffix("\n").split("\n"):
                 logger.info("%s", line)
 
     def _log_progress(self, content: dict[str, Any]) -> None:
-        # An output with an id is one that is drawn anew, such as a progress bar: a line for each time.
+        # An output with an id, such as a progress bar, is redrawn: log a line for each update.
         if self.log_output and (content.get("transient") or {}).get("display_id"):
             logger.info("progress %s", content["data"].get("text/plain", "").strip())
 
@@ -346,12 +352,12 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
                 return
             raise KeyboardInterrupt
         self.interrupted = True
-        logger.warning("stopping: waiting for the running cell, a second signal gives up signal=%s", signum)
+        logger.warning("stopping after the running cell, a second signal aborts it signal=%s", signum)
         if self.running:
             self._interrupt_kernel()
 
     def _interrupt_kernel(self) -> None:
-        # The kernel is in a session of its own: neither Ctrl+C nor the end of this process would interrupt it.
+        # The kernel has a session of its own, so Ctrl+C does not reach it.
         os.kill(self.km.provisioner.process.pid, signal.SIGINT)
 
 
@@ -390,18 +396,18 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
 papermill_engines.register("ctkit", _Engine)
 
 
-# What papermill says of names that only `_declared_in` sees.
+# papermill's warnings about names that only `_declared_in` finds.
 _UNTRUE = ("Passed unknown parameter", "Unable to parse line")
 logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith(_UNTRUE))
 
 
 @contextmanager
 def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Handle signals so; those of a process belong to its main thread."""
+    """Handle the signals that stop a run; Python lets only the main thread do so."""
     if not in_main_thread():
         yield
         return
-    # What is ignored on purpose (nohup) stays so.
+    # A signal that is ignored on purpose (nohup) stays ignored.
     before = {each: known for each in STOPS if (known := signal.getsignal(each)) is not signal.SIG_IGN}
     for each in before:
         signal.signal(each, handler)

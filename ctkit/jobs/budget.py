@@ -33,7 +33,7 @@ class Budget:
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if value is not None and not 0 < value < float("inf"):
-                raise ParameterError(f"{name} is {value}: give a number above 0, or None for no limit")
+                raise ParameterError(f"{name} is {value}: give a number above 0, or None for no limit", keys=(name,))
 
 
 def share(total: int, needs: Mapping[str, int]) -> dict[str, int]:
