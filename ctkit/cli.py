@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import add_flags, literal, read_flags
@@ -24,19 +24,21 @@ from ctkit.desk.terminal import (
     text_of,
     write,
 )
-from ctkit.errors import CtkitError, ParameterError, TableError
+from ctkit.errors import CtkitError, ParameterError
 from ctkit.visible import get_logger, visible
 
-# What takes long to import, a command imports once its words and its parameter file are read: help, and what is wrong
-# with either, come at once.
+if TYPE_CHECKING:
+    from ctkit.report import Report
+
+# Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
+# come at once.
 
 logger = get_logger(__name__)
 
 SHOWN = 20
-"""Lines of a table that a terminal is good for."""
+"""Rows of a table that a terminal shows."""
 
-
-_NOBODY = "no log could be asked"
+_NO_LOG = "no log could be asked"
 _BUDGET = ("max_requests", "max_entries", "deadline")
 
 
@@ -46,15 +48,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Parameters
     ----------
     argv
-        Words after ``ctkit``; those of the process if None.
+        The arguments after ``ctkit``; those of the process if None.
 
     Returns
     -------
     int
-        0 if everything that was asked for is done or there was nothing to do, 1 for anything else: an error, an
+        0 if everything that was asked for is done or there was nothing to do; 1 for anything else: an error, an
         interrupt, or a hole that a run planned to fill and did not.
     """
-    # Nothing follows the command of a process, and what has been done is not undone by an interrupt on the way out.
+    # A process ends after its command, so its signal handlers need not be restored.
     with interrupted_by_signals(restore=argv is not None):
         code = _run(argv)
         let_finish()
@@ -72,14 +74,14 @@ def _run(argv: Sequence[str] | None) -> int:
             code: int = arguments.command(arguments)
             return code
     except KeyboardInterrupt:
-        return fail("Interrupted: nothing is half done; the same command goes on from here.")
+        return fail("Interrupted. Nothing is half done: run the same command to go on.")
     except OutputError as error:
         return fail(error)
     except CtkitError as error:
         return fail(f"Error: {error}")
     except OSError as error:
         problem = visible(str(error))
-        return fail(f"Error: {problem}; nothing is half done: correct that, then run the same command again")
+        return fail(f"Error: {problem}. Nothing is half done: correct this, then run the same command again")
     except SystemExit as exit_:  # argparse, for --help
         return int(exit_.code or 0)
 
@@ -95,13 +97,13 @@ def gaps(arguments: argparse.Namespace) -> int:
                 logger.info("%s", gap_report.remark)
             write("[")
             separator = "\n"
-            # One batch at a time: there can be more gaps than Python objects have room.
+            # One batch at a time: there can be more gaps than fit in memory as Python objects.
             for batch in gap_report.gaps.to_batches(max_chunksize=65_536):
                 write(separator + ",\n".join(map(json.dumps, batch.to_pylist())))
                 separator = ",\n"
             print_lines("\n]")
         else:
-            print_lines(text_of(gap_report.summary()) if gap_report.within else _NOBODY)
+            print_lines(text_of(gap_report.summary()) if gap_report.within else _NO_LOG)
             if gap_report.remark:
                 print_lines(visible(gap_report.remark))
         gap_report.check()
@@ -109,12 +111,12 @@ def gaps(arguments: argparse.Namespace) -> int:
 
 
 def backfill(arguments: argparse.Namespace) -> int:
-    """Fetch what is missing, or show what that would take."""
+    """Fetch what is missing, or show what fetching it would take."""
     parameters = read_flags(arguments)
     if arguments.dry_run:
         return _dry_run(parameters, as_json=arguments.json)
     if arguments.json:
-        raise ParameterError("--json is for --dry-run; give both")
+        raise ParameterError("--json needs --dry-run; give both")
     from ctkit.desk.gap_report import report_gaps
     from ctkit.desk.verbs import fill_gaps
 
@@ -128,8 +130,8 @@ def backfill(arguments: argparse.Namespace) -> int:
         report = fill_gaps(gap_report, on_progress=on_progress)
         let_finish()
         logger.info("%s", report)
-        for left in report.left.logs:
-            logger.info("left source_url=%s entries=%d requests=%d", left.source_url, left.wanted, left.requests)
+        for log in report.left.logs:
+            logger.info("left source_url=%s entries=%d requests=%d", log.source_url, log.wanted, log.requests)
         if report.stopped_by and not (report.holes and not any(report.written.values())):
             logger.warning("stopped by the budget, run again to go on stopped_by=%s", ",".join(report.stopped_by))
         report.check()
@@ -146,12 +148,12 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
         if as_json:
             print_lines(json.dumps({**plan.facts(), "by_log": [asdict(log) for log in plan.logs]}, indent=1))
         else:
-            nothing = "no gaps, nothing to ask for" if gap_report.within else _NOBODY
+            nothing = "no gaps, nothing to fetch" if gap_report.within else _NO_LOG
             if gap_report.within and gap_report.unavailable:
-                nothing = "no gaps of the logs that could be asked"
+                nothing = "no gaps in the logs that could be asked"
             print_lines(text_of(plan.table()) if plan.logs else nothing, plan)
         if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:
-            logger.warning("the plan is of all that is missing, budget not applied %s", " ".join(limits))
+            logger.warning("the plan covers everything that is missing, without the budget %s", " ".join(limits))
         gap_report.check()
     return 0
 
@@ -166,11 +168,11 @@ def merge(arguments: argparse.Namespace) -> int:
     if arguments.undo:
         version = undo_staged(parameters)
         let_finish()
-        logger.info("merge undone, its rows are staged again main_path=%s version=%d", parameters.main_path, version)
+        logger.info("merge undone, rows are staged again main_path=%s version=%d", parameters.main_path, version)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     if parameters.create_main is None and arguments.main_path is not None:
-        # A path typed by hand may be mistyped; one in a file was there for the backfill.
+        # A path typed by hand may be mistyped; one in a file was used by the backfill.
         parameters = parameters.model_copy(update={"create_main": False})
     report = merge_staged(parameters)
     let_finish()
@@ -192,40 +194,40 @@ def audit(arguments: argparse.Namespace) -> int:
             write(piece)
         print_lines("")
     else:
-        from ctkit.report import left_out
-
-        for heading, table in report.tables().items():
-            if len(table):
-                shown = "\n".join(table[""]) if "" in table else text_of(table.head(SHOWN))
-                more = left_out(table, SHOWN)
-                print_lines(heading, shown, *([f"{more}; --json lists them"] if more else []), "")
+        _print_tables(report, advice="; --json lists them")
     logger.info("%s", report)
     report.check()
     return 0
 
 
 def repair(arguments: argparse.Namespace) -> int:
-    """Take repeated rows out of main."""
-    main_path = read_flags(arguments).need("main_path")
+    """Remove repeated rows from main."""
+    parameters = read_flags(arguments)
+    parameters.need("main_path")
+    from ctkit.desk.gap_report import find_main
     from ctkit.lake import repair as repair_module
-    from ctkit.lake.table import find_table
-    from ctkit.report import left_out
 
-    main = find_table(main_path)
-    if main is None:
-        raise TableError(main_path, "there is no table there; name the main table")
-    report = repair_module.repair(main, dry_run=arguments.dry_run)
+    report = repair_module.repair(find_main(parameters), dry_run=arguments.dry_run)
     let_finish()
-    # Before anything is printed, which may fail: it is done.
+    # Before printing, which may fail: the repair is done.
     logger.info("%s", report)
-    for heading, table in report.tables().items():
-        if len(table):
-            more = left_out(table, SHOWN)
-            print_lines(heading, text_of(table.head(SHOWN)), *([more] if more else []), "")
+    _print_tables(report)
     if not report.repeated:
         print_lines("no repeated rows")
     report.check()
     return 0
+
+
+def _print_tables(report: "Report", *, advice: str = "") -> None:
+    """Print the first rows of each table; `advice` says how to see the others."""
+    from ctkit.report import left_out
+
+    for heading, table in report.tables().items():
+        if len(table):
+            more = left_out(table, SHOWN)
+            # A table without a heading is text.
+            rows = "\n".join(table[""]) if "" in table else text_of(table.head(SHOWN))
+            print_lines(heading, rows, *([more + advice] if more else []), "")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -255,7 +257,7 @@ def completion(arguments: argparse.Namespace) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """Usage errors have exit code 1, like every other error."""
+    """Usage errors end with exit code 1, like every other error."""
 
     def error(self, message: str) -> NoReturn:
         raise SystemExit(fail(f"{self.format_usage()}Error: {visible(message)}"))
@@ -271,14 +273,14 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples, and to 80 columns."""
+    """Keeps the lines of the examples, and wraps text at 80 columns."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 80) - 2)
 
 
 class _Version(argparse.Action):
-    """Prints the version, which takes a while to find."""
+    """Prints the version; finding it takes a while, so only when asked."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
         from importlib.metadata import version
@@ -291,7 +293,7 @@ def _parser() -> _Parser:
     parser = _Parser(
         prog="ctkit",
         description="Make a Delta Lake table of Certificate Transparency entries complete, and prove it.",
-        epilog="Exit code: 0 everything asked for is done, 1 anything else. See `ctkit COMMAND --help`.",
+        epilog="Exit code: 0 if everything asked for is done, else 1. See `ctkit COMMAND --help`.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
@@ -319,11 +321,13 @@ def _parser() -> _Parser:
         "-f ct.yaml --dry-run",
         "-f ct.yaml --verify entries --deadline 3600",
     )
-    filled.add_argument("--dry-run", action="store_true", help="show what would be asked for; change nothing")
+    filled.add_argument("--dry-run", action="store_true", help="show what would be fetched; change nothing")
     filled.add_argument("--json", action="store_true", help="print the plan of --dry-run as {..., by_log: [...]}")
     merged = add(merge, "move staging into main, in one commit; removes staging", "-f ct.yaml", "--undo -f ct.yaml")
     merged.add_argument(
-        "--undo", action="store_true", help="take the last merge out of main again, if it is main's last commit"
+        "--undo",
+        action="store_true",
+        help="undo the last merge, if it is main's last commit, and stage its rows",
     )
     audited = add(
         audit,
@@ -333,7 +337,7 @@ def _parser() -> _Parser:
     )
     audited.add_argument("--json", action="store_true", help="print one JSON object")
     repaired = add(
-        repair, "take repeated rows out of main, in one commit", "-f ct.yaml --dry-run", "--main-path data/main"
+        repair, "remove repeated rows from main, in one commit", "-f ct.yaml --dry-run", "--main-path data/main"
     )
     repaired.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
     for added in (found, filled, merged, audited, repaired):
@@ -357,10 +361,10 @@ def _parser() -> _Parser:
     )
     shown = add(demo, "run the whole cycle on embedded logs", "", "/tmp/demo --serve")
     shown.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
-    shown.add_argument("--serve", action="store_true", help="keep the logs up afterwards, for JupyterLab")
+    shown.add_argument("--serve", action="store_true", help="keep the logs running afterwards, for JupyterLab")
     completed = add(
         completion,
-        "print what makes a shell complete the words of ctkit",
+        "print the completion script for a shell",
         "bash > ~/.local/share/bash-completion/completions/ctkit",
         "fish > ~/.config/fish/completions/ctkit.fish",
     )

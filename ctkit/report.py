@@ -1,29 +1,31 @@
-"""Reports: what a verb found or did, as a value that a notebook shows and a machine reads."""
+"""Reports: what a verb found or did, shown by notebooks and read by programs."""
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import date
+from itertools import islice
 from numbers import Number
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from ctkit.ranges import RangeSet
 from ctkit.visible import visible
 
 RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
-"""Output of a notebook cell that holds a report's facts; whoever runs the notebook reads it from there."""
+"""MIME type of a cell's output that holds a report's facts, for the program that runs the notebook."""
 
 ROWS = "rows"
-"""Attribute of a table that is a part of one with so many rows."""
+"""Attribute of a table that shows only a part: the number of rows of the whole."""
 
 SHOWN = 50
-"""Rows of a table that a notebook shows."""
+"""Rows that a notebook shows of each table."""
 
 IGNORED_BY_MATHJAX = "tex2jax_ignore mathjax_ignore"
-"""Classes of an HTML element in which MathJax, of versions 2 and 3, leaves dollar signs alone."""
+"""Classes of an HTML element in which MathJax 2 and 3 leave dollar signs alone."""
 
-# One line for each row, however long its texts; in a widget tables stand to the left, as elsewhere.
+# One line for each row, however long its texts; tables are left-aligned in widgets too.
 _STYLE = (
     "<style>.ctkit-report {overflow-x: auto} .ctkit-report table {margin: 0} .ctkit-report td "
     "{white-space: nowrap !important; max-width: 30em; overflow: hidden; text-overflow: ellipsis}</style>"
@@ -69,7 +71,7 @@ class Report:
 
 
 def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """Return rows as they are shown: whole numbers stay whole beside what is None, which is left blank.
+    """Return rows as a table for display: None is blank, and integers beside it stay integers.
 
     Examples
     --------
@@ -81,18 +83,30 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def visible_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table as people see it: column names and cells with what comes from outside made visible."""
+    """Return a table for display, with invisible characters in column names and cells made visible."""
     return table.rename(columns=lambda name: visible(str(name))).map(_visible_cell)
 
 
 def left_out(table: pd.DataFrame, shown: int) -> str:
-    """Say how many rows there are beside the first `shown`; nothing if there are none."""
+    """Say how many rows follow the first `shown`; "" if none do."""
     rows = table.attrs.get(ROWS, len(table))
     return f"... and {rows - shown:,} more" if rows > shown else ""
 
 
+def first_of(items: Collection[object] | RangeSet, most: int) -> str:
+    """Return the first items as text, and how many more there are.
+
+    Examples
+    --------
+    >>> first_of(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, islice(items, most))) + more
+
+
 def to_html(text: str) -> str:
-    """Return text from outside for a place in HTML between tags or within quotes."""
+    """Return text for use in HTML, between tags or within quotes, with invisible characters made visible."""
     return html.escape(visible(text))
 
 

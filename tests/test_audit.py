@@ -799,7 +799,7 @@ def test_recheck_when_the_log_gives_other_entries(place):
     report = place.audit(recheck="unproven")
 
     assert (ranges(report.logs[0].unproven), report.logs[0].differing.size) == ([(40, 41)], 0)
-    with pytest.raises(LogProtocolError, match=r"\[40, 41\) not what the log's tree of 600 entries has"):
+    with pytest.raises(LogProtocolError, match=r"\[40, 41\) not what the log's tree of 600 entries holds"):
         report.check()
 
 

@@ -106,7 +106,7 @@ def test_help(ctkit, words):
         (["backfill", "--from", "five"], "Error: argument --from: it should be a whole number, but is 'five'"),
         (["backfill", "--staging-path"], "Error: argument --staging-path: expected one argument"),
         (["merge", "--from", "5"], "Error: unknown argument --from"),
-        (["backfill", "--json"], "Error: --json is for --dry-run; give both"),
+        (["backfill", "--json"], "Error: --json needs --dry-run; give both"),
         (["backfill", "--deadline", "noon"], "Error: argument --deadline: it should be a number, but is 'noon'"),
         (["backfill", "--max-requests", "0"], "Error: argument --max-requests: it should be greater than 0, but is 0"),
         (["gaps", "--max-requests", "5"], "Error: unknown argument --max-requests; see --help"),
@@ -626,7 +626,7 @@ def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
     code, out, _ = ctkit("backfill", "-f", write_file(logs=[{"url": LOG, "protocol": "rfc6962"}]), "--dry-run")
 
     assert code == 0
-    assert out.splitlines()[0] == "no gaps, nothing to ask for"
+    assert out.splitlines()[0] == "no gaps, nothing to fetch"
 
 
 def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, folder, monkeypatch):
@@ -651,11 +651,11 @@ def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, f
 
 
 def test_backfill_dry_run_with_a_budget(ctkit, two_logs):
-    """The plan is of all that is missing, and says so."""
+    """The plan covers everything that is missing, and says so."""
     code, out, err = ctkit("backfill", "-f", two_logs[1], "--dry-run", "--max-entries", "5", "--deadline", "2")
 
     assert (code, "entries_wanted=2000" in out) == (0, True)
-    assert "WARNING the plan is of all that is missing, budget not applied max_entries=5 deadline=2.0\n" in err
+    assert "WARNING the plan covers everything that is missing, without the budget max_entries=5 deadline=2.0\n" in err
 
 
 @pytest.mark.parametrize(
@@ -744,7 +744,7 @@ def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch)
     check_table(find_table("staging"), {urls[1]: alive}, {urls[1]: (0, 30)}, source_names={urls[1]: urls[1]})
 
     code, out, _ = ctkit("backfill", "-f", write_file(logs=logs, ceiling="log"), "--from", "0", "--dry-run")
-    assert (code, out.splitlines()[0]) == (1, "no gaps of the logs that could be asked")
+    assert (code, out.splitlines()[0]) == (1, "no gaps in the logs that could be asked")
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
@@ -780,10 +780,10 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
             process.kill()
 
     assert process.returncode == 1
-    assert err.endswith("Interrupted: nothing is half done; the same command goes on from here.\n")
+    assert err.endswith("Interrupted. Nothing is half done: run the same command to go on.\n")
     written = find_table("staging").count()
     assert 0 < written < 5000, err
-    assert f"WARNING backfill interrupted, what had come is written written={written} wanted=5000\n" in err
+    assert f"WARNING backfill interrupted, arrived rows are written written={written} wanted=5000\n" in err
 
     slowness = 0.0
     code, _, err = ctkit("backfill", "-f", file)

@@ -85,4 +85,4 @@ sys.exit(main())
     done = run(code, "gaps", "--main-path", str(tmp_path / "main"))
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Interrupted: nothing is half done; the same command goes on from here.\n"
+    assert done.stderr == "Interrupted. Nothing is half done: run the same command to go on.\n"

@@ -24,7 +24,7 @@ from ctkit.wire.extra_data import FAULTS
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=10)
-NOT_THERE = "not what the log's tree of {size} entries has there"
+NOT_THERE = "not what the log's tree of {size} entries holds there"
 
 each_protocol = pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
 
@@ -279,7 +279,7 @@ def test_backfill_of_a_log_without_a_key(tmp_path, opened, protocol, caplog):
     with caplog.at_level(logging.WARNING, "ctkit"):
         report = fill(log, table)
 
-    assert caplog.messages == [f"log's key is not known, its tree head is not verified url={log.url}"]
+    assert caplog.messages == [f"the log's key is not known, its tree head is not verified url={log.url}"]
     assert (report.complete, report.unsigned, report.facts()["unsigned"]) == (True, (log.url,), 1)
     assert [record.signed for _, record in read_provenance(table)] == [False]
 
@@ -400,7 +400,7 @@ def test_backfill_of_entries_that_are_not_signed_yet(tmp_path, opened, protocol)
 
     check_table(table, {log.url: fake}, {log.url: (590, 610)})
     reasons = {
-        "rfc6962": "the log has signed 610 entries, and not this one yet; run again later",
+        "rfc6962": "the log has signed 610 entries, but not this one yet; run again later",
         "static-ct": "the log has no data tile with entry 610 yet (tree size 610); run again later",
     }
     assert report.holes == (Hole(log.url, 610, 640, reasons[protocol], lasting=False),)

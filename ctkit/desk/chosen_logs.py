@@ -1,4 +1,4 @@
-"""Which logs parameters name: those given by hand, those of a log list, or both; none of them is asked."""
+"""Which logs the parameters name: in `logs`, in a log list, or in both. No request is sent to any of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
+from ctkit.report import first_of
 from ctkit.urls import canonical_url, host_of
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import check_public_key
@@ -13,20 +14,20 @@ from ctkit.wire.checkpoint import check_public_key
 logger = get_logger(__name__)
 
 SHOWN = 20
-"""How many logs a message lists."""
+"""Logs that a message lists."""
 
 
 def choose_logs(parameters: Parameters) -> list[LogParameter]:
-    """Return the logs that the parameters name, each once, without asking any of them.
+    """Return the logs that the parameters name, each once; no request is sent to any of them.
 
-    Those of `logs` come first and count where a log of `log_list` has the same URL; only a key that they lack is taken
-    from there. Logs that the list calls retired or rejected are left out, as by the live server; name one in `logs` to
-    read it all the same.
+    Those of `logs` come first, and override a log of `log_list` with the same URL; only a missing key is taken from the
+    list. Logs that the list calls retired or rejected are left out, as in the live server; name one in `logs` to read
+    it anyway.
 
     Raises
     ------
     ParameterError
-        No log is named, or none matches `log_filter`; the message lists what there is.
+        No log is named, or none matches `log_filter`; the message lists the logs that there are.
     """
     return choose_of(parameters, listed_logs(parameters))
 
@@ -36,22 +37,22 @@ def listed_logs(parameters: Parameters) -> list[LogDescription]:
     if parameters.log_list is None:
         return []
     key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
-    # A file is read by nobody who would have to know.
+    # Only a host needs to know who asks.
     asks = parameters.log_list.startswith(("http://", "https://"))
     user_agent = parameters.need("user_agent") if asks else ""
-    # The live server takes an empty list beside logs of its own.
+    # The live server accepts an empty list if its configuration names logs.
     return read_log_list(parameters.log_list, user_agent=user_agent, key=key, may_be_empty=bool(parameters.logs))
 
 
 def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[LogParameter]:
-    """Return what `choose_logs` does, of a log list that is read."""
+    """Return what `choose_logs` returns, from a log list that has been read."""
     by_url = _united(parameters.logs or ())
     of_list: set[str] = set()
     for log in listed:
         if log.url in of_list:
-            logger.warning("log is in the log list twice, reading it as it comes first url=%s", log.url)
+            logger.warning("log is in the log list twice, using its first entry url=%s", log.url)
         of_list.add(log.url)
-        # model_construct: whatever URL and key a list gives is the list's business.
+        # model_construct: a bad URL or key in a list costs that log only (`why_unusable`).
         key = log.key or None
         given = LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol, key=key)
         first = by_url.setdefault(log.url, given)
@@ -64,18 +65,18 @@ def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
         raise ParameterError(
-            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known)}"
+            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known, SHOWN)}"
         )
     return chosen
 
 
 def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:
-    """Return logs by their canonical URL, with all that is said of each.
+    """Return logs by their canonical URL, with everything that is given for each.
 
     Raises
     ------
     ParameterError
-        Different things are said of one.
+        A log is given twice, with different values.
     """
     by_url: dict[str, LogParameter] = {}
     for log in logs:
@@ -83,23 +84,24 @@ def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:
         if (first := by_url.setdefault(url, log)) is log:
             continue
         logger.warning("log is named twice, reading it once url=%s", url)
-        known, said = _said(first), _said(log)
-        if different := [key for key in known.keys() & said.keys() if known[key] != said[key]]:
-            raise ParameterError(f"{url} is named twice in logs, with another {' and '.join(different)}; name it once")
-        by_url[url] = first.model_copy(update=said)
+        known, new = _given(first), _given(log)
+        if different := sorted(key for key in known.keys() & new.keys() if known[key] != new[key]):
+            message = f"{url} is named twice in logs, with a different {' and '.join(different)}; name it once"
+            raise ParameterError(message, keys=tuple(different))
+        by_url[url] = first.model_copy(update=new)
     return by_url
 
 
-def _said(log: LogParameter) -> dict[str, Any]:
-    """Return what is said of a log beside its URL."""
-    said = {"name": log.name, "protocol": None if log.protocol == "auto" else log.protocol, "key": log.key}
-    return {key: value for key, value in said.items() if value is not None}
+def _given(log: LogParameter) -> dict[str, Any]:
+    """Return the values that are given for a log, apart from its URL."""
+    values = {"name": log.name, "protocol": None if log.protocol == "auto" else log.protocol, "key": log.key}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def why_unusable(log: LogParameter) -> LogError | None:
-    """Return what is wrong with a log whose URL or key cannot be used, which costs that log only.
+    """Return what is wrong with the URL or key that a log list gives for a log, if anything is.
 
-    Such a log comes from a log list: those of `logs` were checked when read.
+    The logs of `logs` were checked when they were read.
     """
     url = canonical_url(log.url)
     try:
@@ -112,9 +114,3 @@ def why_unusable(log: LogParameter) -> LogError | None:
     except ValueError as error:
         return LogUnavailableError(url, f"the log list gives a key that cannot be used: {error}")
     return None
-
-
-def first_of(names: Sequence[str]) -> str:
-    """Return the first names as text, and how many more there are."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

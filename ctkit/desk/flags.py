@@ -1,4 +1,4 @@
-"""The flags of the command line, made from the keys of a parameter file."""
+"""Command-line flags, made from the keys of a parameter file."""
 
 import argparse
 import re
@@ -12,7 +12,7 @@ from ctkit.errors import ParameterError
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``-f``, and a flag for each key that the parser's command uses; ``ctkit.desk.parameters.Flag`` says which."""
+    """Add ``-f``, and a flag for each key that the parser's command uses, as ``ctkit.desk.parameters.Flag`` says."""
     command = parser.prog.split()[-1]
     group = parser.add_argument_group("parameters", "also keys of the parameter file")
     group.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
@@ -29,12 +29,12 @@ def flag_of(key: str) -> Flag:
 
 
 def read_flags(arguments: argparse.Namespace) -> Parameters:
-    """Return the parameters that flags, and the file behind ``-f``, come to.
+    """Return the parameters from the flags and from the file that ``-f`` names.
 
     Raises
     ------
     ParameterError
-        As `ctkit.read_parameters`; it names flags as they are typed.
+        As for `ctkit.read_parameters`; flags are named as they are typed.
     """
     given = {key: value for key, value in vars(arguments).items() if key in Parameters.model_fields}
     try:
@@ -45,7 +45,7 @@ def read_flags(arguments: argparse.Namespace) -> Parameters:
 
 
 def literal(text: str) -> object:
-    """Return what a text is as YAML; the text itself if it is none."""
+    """Return the value of a YAML text; the text itself if it is not YAML."""
     try:
         return yaml.load(text, Loader)
     except NO_YAML:
@@ -61,7 +61,7 @@ def _typed(key: str) -> str:
 
 
 def _kind(key: str, flag: Flag) -> dict[str, Any]:
-    """Return how argparse reads a flag. `Parameters` checks what it comes to, as it checks a file."""
+    """Return how argparse reads a flag. `Parameters` checks its value, as it checks a file's."""
     kind = Parameters.model_fields[key].annotation
     words = "|".join(_words(kind))
     if kind is bool:
@@ -81,6 +81,6 @@ _NUMBERS = ("N", "SECONDS")
 
 
 def _words(kind: Any) -> list[str]:
-    """Return the words of a Literal, wherever in a type it is."""
+    """Return the words of the Literals inside a type."""
     words = get_args(kind)
     return list(words) if get_origin(kind) is Literal else [word for inner in words for word in _words(inner)]

@@ -11,11 +11,11 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked
-from ctkit.desk.chosen_logs import choose_logs, first_of, why_unusable
+from ctkit.desk.chosen_logs import SHOWN, choose_logs, why_unusable
 from ctkit.desk.live import is_alive, leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.state_file import find_within, read_state
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, SchemaMismatchError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
 from ctkit.jobs.backfill_report import left_facts, left_tables
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.features import Verb
@@ -24,7 +24,7 @@ from ctkit.lake.table import check_as_der, check_features, check_separate, find_
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log, open_log
-from ctkit.report import Report
+from ctkit.report import Report, first_of
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
@@ -215,6 +215,23 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
     return tables
 
 
+def find_main(parameters: Parameters) -> DeltaTable:
+    """Return the main table.
+
+    Raises
+    ------
+    ParameterError
+        `main_path` is missing.
+    TableError
+        There is no table, or it cannot be opened.
+    """
+    main_path = parameters.need("main_path")
+    main = find_table(main_path)
+    if main is None:
+        raise TableError(main_path, "there is no table there; name the main table")
+    return main
+
+
 @checked
 def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
     """Find the gaps that the parameters ask for; nothing is created or changed.
@@ -267,7 +284,8 @@ def _read_state(parameters: Parameters, main: DeltaTable | None) -> tuple[dict[s
     """Return the indices in the state file, if they are needed, and main if the live server is writing to it now."""
     state_file, by_state = parameters.state_file, parameters.ceiling == "state"
     if by_state and state_file is None:
-        raise ParameterError("state_file is missing; give it, or ceiling: log to ask the logs themselves")
+        message = "state_file is missing; give it, or ceiling: log to ask the logs themselves"
+        raise ParameterError(message, keys=("state_file",))
     # A running server has created its table before it fetches anything.
     served = main if parameters.internal_only is None and is_alive(state_file) else None
     return (read_state(state_file) if state_file and (by_state or served) else {}), served
@@ -290,9 +308,8 @@ def _with_ceiling(
     others = sorted(state.keys() - by_url.keys())
     if others and parameters.log_filter is None:
         # The live server follows its built-in list where its configuration names none.
-        logger.warning(
-            "the state file lists logs that no parameter names, skipping count=%d %s", len(others), first_of(others)
-        )
+        named = first_of(others, SHOWN)
+        logger.warning("the state file lists logs that no parameter names, skipping count=%d %s", len(others), named)
     found = [log for url, log in by_url.items() if url in state]
     if not found:
         raise ParameterError(

@@ -1,4 +1,4 @@
-"""The live server beside us: whether it runs, and what is left to it then."""
+"""Whether the live server is running, and what is left to it then."""
 
 import os
 import time
@@ -15,20 +15,20 @@ from ctkit.visible import get_logger
 logger = get_logger(__name__)
 
 SECONDS_ALIVE = 300.0
-"""A state file that is younger is that of a server that runs.
+"""A state file younger than this means that the server is running.
 
-It saves its state every 30 seconds if it has fetched anything since, and its sink writes what it has fetched every 30
-seconds: ten times as long leaves room for slow disks, a long flush and another `flush_interval_secs`. An older file
-comes from a server that has ended, or has fetched nothing since: what lies below its indices is in its table by then,
-or lost.
+The server saves its state every 30 seconds if it has fetched anything, and its sink writes what was fetched every 30
+seconds; ten times as long leaves room for slow disks, a long flush and another `flush_interval_secs`. An older file
+means that the server has ended or has fetched nothing since: entries below its indices are in its table by now, or
+lost.
 """
 
 
 def is_alive(path: str | Path | None) -> bool:
-    """Tell whether the live server runs, by the age of its state file (`SECONDS_ALIVE`); not so without one.
+    """Tell whether the live server is running, by the age of its state file (`SECONDS_ALIVE`); False without one.
 
-    Clocks may differ by as much. A file that is from further ahead than that tells nothing: its server may have ended
-    long ago, and it would count as young until its time has come. It is taken for an old one, and a log line says so.
+    Clocks may differ by that much. A file from further in the future says nothing: its server may have ended long ago,
+    and the file would seem young until that time has come. It counts as old, and a log line says so.
     """
     if path is None:
         return False
@@ -38,8 +38,8 @@ def is_alive(path: str | Path | None) -> bool:
         return False
     if age <= -SECONDS_ALIVE:
         logger.warning(
-            "state file is from the future, so that its server is taken to have ended; "
-            "if it runs, give internal_only: true state_file=%s seconds_ahead=%d",
+            "state file is from the future, taking its server to have ended; "
+            "if it is running, give internal_only: true state_file=%s seconds_ahead=%d",
             path,
             -age,
         )
@@ -54,16 +54,16 @@ def leave_to_server(
 ) -> dict[str, tuple[int, int]]:
     """Cut off from `within` what the live server may hold in memory, and return that.
 
-    It fetches a log in order and writes to main in that order: what is missing below the log's highest row there, it
-    does not have. Rows at or above its `current_index` are not its own, and neither are those of staging. All of a log
-    without a row in main is left to it: a few seconds after it has begun with a log, there is one.
+    The server fetches each log in order and writes to main in that order, so it does not hold what is missing below the
+    log's highest row in main. Rows at or above its `current_index` are not its own, nor are rows of staging. A log
+    without a row in main is left to it entirely: the first row comes a few seconds after the server starts on a log.
 
     Parameters
     ----------
     within
         Canonical URL -> ``[start, end)``, None as start for catch-up; changed in place.
     ceilings
-        The server's `current_index` of each log that it follows; what lies above is for it to fetch.
+        The server's `current_index` of each log that it follows.
     """
     stretches = {url: (0, ceilings[url]) for url in within if url in ceilings}
     rows = find_covered(stretches, main)
@@ -75,7 +75,7 @@ def leave_to_server(
         if known < end:
             within[url] = (None if start is None else min(start, known), known)
             if start is None and not known:
-                # Where catch-up begins: without a row in either table nowhere, and nothing is left then.
+                # Catch-up starts at staging's first row; without a row in either table it starts nowhere.
                 start, _ = first_and_last([url], staging).get(url, (end, end))
             left[url] = (max(start or 0, known), end)
     return {url: (start, end) for url, (start, end) in left.items() if start < end}

@@ -347,7 +347,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""
         if self.interrupted:
-            # A terminal that closes sends it more than once, by the shell and by the kernel.
+            # A closing terminal sends it twice: from the shell and from the kernel.
             if signum == signal.SIGHUP:
                 return
             raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""The terminal of a command: what is printed and told there, and the signals that come from it."""
+"""The terminal of a command: its output, its log, and the signals that come from it."""
 
 import logging
 import os
@@ -21,33 +21,33 @@ if TYPE_CHECKING:
 logger = get_logger(__name__)
 
 SECONDS_PER_LINE = 60.0
-"""Where nothing is drawn, a line so often tells that a run is alive."""
+"""Where no progress bar is drawn, a line this often shows that a run is alive."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that interrupt a run."""
 
 
 def in_main_thread() -> bool:
-    """Return whether this is the thread that signals of a process belong to."""
+    """Return whether this is the thread that handles the signals of the process."""
     return threading.current_thread() is threading.main_thread()
 
 
 def is_watched() -> bool:
-    """Return whether somebody sees on a terminal what is told; Python has no stderr where the caller closed it."""
+    """Return whether stderr is a terminal; Python has none if the caller closed it."""
     return sys.stderr is not None and sys.stderr.isatty()
 
 
 class OutputError(Exception):
-    """What a command prints cannot be written; nothing can be printed any more."""
+    """The output of a command cannot be written."""
 
 
 def write(text: str, *, flush: bool = False) -> None:
-    """Print to stdout; what is not flushed may fail later.
+    """Print to stdout; without `flush`, the error may come at a later write.
 
     Raises
     ------
     OutputError
-        Python has no stdout, because the caller closed it, or nothing can be written to it.
+        The caller has closed stdout, or it cannot be written.
     """
     if sys.stdout is None:
         if text:
@@ -60,14 +60,14 @@ def write(text: str, *, flush: bool = False) -> None:
             sys.stdout.flush()
     except (OSError, ValueError) as error:
         with suppress(OSError, ValueError):
-            # The interpreter must not try once more on its way out.
+            # So that the interpreter does not try again when it exits.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         message = f"Error: stdout cannot be written ({error}); write it elsewhere, then run the same command again"
         raise OutputError(message) from error
 
 
 def text_of(table: "pd.DataFrame") -> str:
-    """Return a table as text, with what comes from outside made visible."""
+    """Return a table as text, with invisible characters made visible."""
     from ctkit.report import visible_table
 
     return visible_table(table).to_string(index=False)
@@ -79,7 +79,7 @@ def print_lines(*lines: object) -> None:
 
 
 def fail(message: object) -> int:
-    """Say on stderr what went wrong, if anybody is there to hear; return the exit code."""
+    """Print an error to stderr, if that is open; return the exit code."""
     if sys.stderr is not None:
         with suppress(OSError):
             print(message, file=sys.stderr)
@@ -104,9 +104,9 @@ def log_to_stderr() -> Iterator[None]:
 
 @contextmanager
 def interrupted_by_signals(*, restore: bool) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt like Ctrl+C, also where a shell started us in the background.
+    """Let SIGTERM and SIGHUP interrupt like Ctrl+C, even if a shell started us in the background.
 
-    A SIGHUP that is ignored on purpose (nohup) stays so. Signals of a process belong to its main thread.
+    A SIGHUP that is ignored on purpose (nohup) stays ignored. Outside the main thread, nothing is done.
     """
     if not in_main_thread():
         yield
@@ -114,7 +114,7 @@ def interrupted_by_signals(*, restore: bool) -> Iterator[None]:
     before = {each: signal.getsignal(each) for each in STOPS}
 
     def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        # A terminal that closes sends it more than once, by the shell and by the kernel.
+        # A closing terminal sends it twice: from the shell and from the kernel.
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         raise KeyboardInterrupt
 
@@ -130,7 +130,7 @@ def interrupted_by_signals(*, restore: bool) -> Iterator[None]:
 
 
 def let_finish() -> None:
-    """Ignore interrupts from here on: what was asked for is done, and only remains to be told."""
+    """Ignore interrupts from here on: the work is done, only its result remains to be printed."""
     if in_main_thread():
         for each in STOPS:
             signal.signal(each, signal.SIG_IGN)
@@ -144,7 +144,7 @@ def show_progress() -> Iterator["Callable[[Progress], None]"]:
 
         def say(done: "Progress") -> None:
             nonlocal last, said_at
-            # Where nothing is written, a line a minute tells that the run is alive.
+            # While nothing is written, a line a minute shows that the run is alive.
             if done != last or time.monotonic() - said_at >= SECONDS_PER_LINE:
                 last, said_at = done, time.monotonic()
                 logger.info("rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version)

@@ -1,4 +1,4 @@
-"""What parameters come to, done, the same for notebooks and commands: plan, backfill, merge, undo, audit."""
+"""The verbs as parameters call for them, the same for notebooks and commands: plan, backfill, merge, undo, audit."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -7,9 +7,9 @@ import pandas as pd
 
 from ctkit.arguments import checked
 from ctkit.desk.chosen_logs import choose_of, listed_logs
-from ctkit.desk.gap_report import GapReport, find_tables, open_logs
+from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
 from ctkit.desk.parameters import Parameters
-from ctkit.errors import ParameterError, StalePreviewError, TableError
+from ctkit.errors import ParameterError, StalePreviewError
 from ctkit.jobs.audit import audit
 from ctkit.jobs.audit_report import AuditReport
 from ctkit.jobs.backfill import backfill
@@ -37,7 +37,7 @@ def fill_gaps(
     gap_report
         From `report_gaps`.
     gaps
-        What to fill, as chosen from the report's gaps; None for all of them.
+        The part of the report's gaps to fill; None for all of them.
     on_progress
         Called after each commit.
     """
@@ -69,32 +69,32 @@ def fill_gaps(
 
 @checked
 def plan_gaps(gap_report: GapReport, gaps: Gaps | None = None) -> Plan:
-    """Tell what `fill_gaps` will ask for; nothing is created or changed.
+    """Return what `fill_gaps` will ask for; nothing is created or changed.
 
-    A log of which it is not known how many entries a page has is asked for one page.
+    A log whose page size is not known is asked for one page.
 
     Parameters
     ----------
     gap_report
         From `report_gaps`.
     gaps
-        What to fill, as chosen from the report's gaps; None for all of them.
+        The part of the report's gaps to fill; None for all of them.
     """
     return plan_backfill(gap_report.logs, gap_report.gaps if gaps is None else gaps)
 
 
 @checked
 def preview_staged(parameters: Parameters) -> MergePreview:
-    """Tell what a merge of the staging table into main would do; nothing is created or changed.
+    """Return what a merge of the staging table into main would do; nothing is created or changed.
 
-    A staging table that does not exist is shown as one without rows, at version -1.
+    A staging table that does not exist counts as one without rows, at version -1.
 
     Raises
     ------
     ParameterError
-        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other.
+        `staging_path` or `main_path` is missing, or the two tables are one, or one lies inside the other.
     TableError
-        A table is not one of ours, or cannot be read.
+        A table is not one of CT entries, or cannot be read.
     """
     staging_path = str(table_path(parameters.need("staging_path")))
     main_path = str(table_path(parameters.need("main_path")))
@@ -102,7 +102,7 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     if staging is None:
         version = None if main is None else main.version()
         return MergePreview(staging_path, main_path, -1, version, 0, 0, 0, 0, pd.DataFrame(), pd.DataFrame())
-    # A main that does not exist has no name of its own.
+    # A main table that does not exist has no name in the preview.
     return replace(preview_merge(staging, main), main=main_path)
 
 
@@ -110,27 +110,27 @@ def preview_staged(parameters: Parameters) -> MergePreview:
 def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None) -> MergeReport:
     """Merge the staging table into main; nothing is created if nothing is staged.
 
-    What an earlier merge left of a staging table that it had merged is removed.
+    If an earlier merge could not remove all of its staging table, the rest is removed now.
 
     Parameters
     ----------
     parameters
-        `staging_path`, `main_path`, `confirmed` and `create_main` count. Where `create_main` is not given, a main table
-        that is not there is created.
+        `staging_path`, `main_path`, `confirmed` and `create_main` are used. A missing main table is created unless
+        `create_main` is False.
     expected
-        From `preview_staged`: merge only if both tables are as they were then.
+        From `preview_staged`: merge only if neither table has changed since.
 
     Raises
     ------
     ParameterError
-        `staging_path` or `main_path` is missing, or one of the two tables is or lies inside the other; or there is no
-        main table, and none is to be created.
+        `staging_path` or `main_path` is missing, or the two tables are one, or one lies inside the other; or there is
+        no main table, and `create_main` is False.
     StalePreviewError
-        A table moved since the preview.
+        A table changed since the preview.
     UnconfirmedMergeError
         Staging looks like a main table.
     TableError
-        As `ctkit.merge_staging`: main has nothing of staging, staging is intact.
+        As `ctkit.merge_staging`: nothing was merged, staging is intact.
     """
     staging_path = str(table_path(parameters.need("staging_path")))
     main_path = str(table_path(parameters.need("main_path")))
@@ -138,7 +138,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     version = -1 if staging is None else staging.version()
     if expected and version != expected.staging_version:
         now = f"at {version}" if staging else "gone"
-        message = f"was previewed at version {expected.staging_version} and is {now} now; preview again"
+        message = f"was previewed at version {expected.staging_version} and is now {now}; preview again"
         raise StalePreviewError(staging_path, message)
     if staging is not None and files_of(staging):
         if main is None:
@@ -164,41 +164,34 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
 
 @checked
 def undo_staged(parameters: Parameters) -> int:
-    """Take the last merge out of main again, and stage its rows: in `staging_path`, or where they came from.
+    """Undo the last merge: take its rows out of main and stage them, in `staging_path` or where they came from.
 
-    Returns main's version.
+    Returns main's new version.
 
     Raises
     ------
     ParameterError
         `main_path` is missing.
     TableError
-        There is no main table, or its last commit is not a merge, or its rows cannot be staged.
+        There is no main table, its last commit is not a merge, or its rows cannot be staged.
     """
-    main_path = parameters.need("main_path")
-    main = find_table(main_path)
-    if main is None:
-        raise TableError(main_path, "there is no table there; name the main table")
-    return undo_merge(main, parameters.staging_path)
+    return undo_merge(find_main(parameters), parameters.staging_path)
 
 
 @checked
 def audit_main(parameters: Parameters) -> AuditReport:
-    """Tell how complete the main table is up to the tree head of each log, and what of it is proven.
+    """Report how complete the main table is up to the tree head of each log, and which rows are proven.
 
     With `recheck`, rows are compared with the logs' entries again. Nothing is changed.
 
     Raises
     ------
     ParameterError
-        Something is missing, or no log is named, or one has no entry at `from_index` or after it.
+        Something is missing, no log is named, or a log has no entry at or above `from_index`.
     TableError
         There is no main table, or it cannot be read.
     """
-    main_path = parameters.need("main_path")
-    main = find_table(main_path)
-    if main is None:
-        raise TableError(main_path, "there is no table there; name the main table")
+    main = find_main(parameters)
     listed = listed_logs(parameters)
     logs, unavailable = open_logs(choose_of(parameters, listed), user_agent=parameters.need("user_agent"))
     try:

@@ -1,4 +1,4 @@
-"""Gaps -> fetch -> write: the verb that fills a table."""
+"""The verb that fills a table: gaps -> fetch -> write."""
 
 import queue
 import threading
@@ -38,25 +38,25 @@ from ctkit.wire.rows import count_unreadable, read_rows
 logger = get_logger(__name__)
 
 READ_AHEAD = 16
-"""Batches that may wait for the writer: about 20 kB to 5 MB each."""
+"""Batches that may wait for the writer, of about 20 kB to 5 MB each."""
 
 PAGES_AHEAD = 64
-"""Pages of all logs together that are fetched ahead of the writer."""
+"""Pages, of all logs together, that are fetched ahead of the writer."""
 
 LOGS_AT_ONCE = 16
-"""So many logs are read at a time; the others wait for their turn."""
+"""Logs that are read at a time; the others wait their turn."""
 
 SECONDS_PER_PROGRESS = 10.0
-"""Progress is told at least so often, whether anything comes or not."""
+"""Progress is reported at least this often, whether anything arrives or not."""
 
 _GRACE = 5.0
-"""Seconds after the end of a run in which what has arrived may still be proven."""
+"""Seconds after the end of a run in which entries that have arrived may still be proven."""
 
 _POLL = 0.1
-"""Seconds between two looks at what comes, and at whether anybody still takes it."""
+"""Seconds between two checks whether something has arrived, or is still wanted."""
 
 _NOTHING = Arrival("", pa.record_batch({}), (), 0)
-"""Nothing has come for a while: what is due is due all the same."""
+"""Nothing has arrived for a while; a commit may be due all the same."""
 
 
 @checked
@@ -75,9 +75,9 @@ def backfill(
 ) -> BackfillReport:
     """Fetch the missing entries and append them to a table.
 
-    Everything that can be had is written, a commit every few seconds of work; what cannot is in the report. Gaps that
-    somebody filled since they were found are left alone, so that the same call can be made again. On Ctrl+C
-    (``KeyboardInterrupt``) the rows that have arrived are written before it goes on.
+    Every entry that the logs give is written, in a commit every few seconds; the report names the others. Gaps that
+    have been filled since they were found are skipped, so the same call can be repeated. On Ctrl+C, the rows that have
+    arrived are written before ``KeyboardInterrupt`` is raised.
 
     Parameters
     ----------
@@ -86,42 +86,41 @@ def backfill(
     gaps
         What to fetch: the table that `ctkit.find_gaps` returned, or a part of it.
     table
-        What to write to: staging, or main itself.
+        Where to write: staging, or main itself.
     main
-        Where to look for the ``source_name`` of a log that has no name of its own.
+        Where to look for the ``source_name`` of a log that is given without a name.
     seen
-        ``"log"``: the column ``seen`` is the entry's own log timestamp. ``"fetched"``: the time of its download, as the
-        live server has it.
+        ``"log"``: the column ``seen`` is the entry's log timestamp. ``"fetched"``: it is the time of download, as in
+        the live server.
     verify
-        ``"off"``: nothing. ``"heads"``: before anything of a log is asked for, its tree head is, and its signature is
-        verified where the log's key is known; where it is not, the log is read even if its tree head cannot be.
-        ``"entries"``: also, only those entries are written that are proven to be in the tree of that head, and whose
-        pre-certificate and chain, which the log does not sign, belong to what it signed
-        (`ctkit.wire.extra_data.find_faults`). Nobody vouches for the signature in a pre-certificate, for an issuer that
-        a log names and does not have, and for the end of a chain where the log does not say which roots it accepts.
-        What was verified is noted in each commit (`ctkit.lake.provenance`).
+        ``"off"``: nothing. ``"heads"``: each log's tree head is fetched first, and its signature verified if the log's
+        key is known; a log without a known key is read even if its tree head is unreadable. ``"entries"``: also, only
+        those entries are written that are proven to be in the tree of that head, and whose pre-certificate and chain,
+        which the log does not sign, match what it signed (`ctkit.wire.extra_data.find_faults`). Not verified are the
+        signature in a pre-certificate, an issuer that a log names but does not have, and the end of a chain if the log
+        does not say which roots it accepts. Each commit records what was verified (`ctkit.lake.provenance`).
     max_requests, max_entries, deadline
-        The budget: requests for entries that may be sent, repeated ones included; entries that may be written; seconds
-        after which no request starts and those under way are ended. Logs have equal shares of the first two, as far as
-        they need them. What was fetched is written, and the report says what is left: the same call goes on with it.
+        The budget: requests for entries that may be sent, retries included; entries that may be written; seconds after
+        which no request starts and those under way are ended. Logs share the first two equally, up to their needs. What
+        was fetched is written, and the report says what is left; the same call goes on with it.
     on_progress
-        Called after each commit, and every `SECONDS_PER_PROGRESS` where there is none, in the calling thread.
+        Called in the calling thread after each commit, and every `SECONDS_PER_PROGRESS` between commits.
 
     Raises
     ------
     ParameterError
-        An argument is of the wrong kind, a gap of a log that is not among `logs`; nothing was fetched or written.
+        An argument is of the wrong kind, or a gap is in a log that is not among `logs`; nothing was fetched or written.
     SchemaMismatchError
-        The table demands of those who add to it what we do not do, or main of those who read it; nothing
-        was asked of any log.
+        The table cannot be appended to, or main cannot be read, because it requires a feature that ctkit lacks; no log
+        was asked.
     TableError
-        Another run writes to the table, or a commit failed; earlier commits stay.
+        Another run is writing to the table, or a commit failed; earlier commits stay.
     """
     budget = Budget(max_requests, max_entries, deadline)
     by_url = logs_of(ranges_by_log(gaps), logs)
     if main is not None:
         check_features(main, "read")
-    stop, interrupted = threading.Event(), threading.Event()
+    stop, interrupted = threading.Event(), False
     commits: queue.SimpleQueue[Progress | None] = queue.SimpleQueue()
 
     def run() -> BackfillReport:
@@ -129,15 +128,15 @@ def backfill(
             with hold(table) as held:
                 check_features(held, "append")
                 report = _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
-            if interrupted.is_set():
+            if interrupted:
                 written, wanted = sum(report.written.values()), sum(report.wanted.values())
-                logger.warning("backfill interrupted, what had come is written written=%d wanted=%d", written, wanted)
+                logger.warning("backfill interrupted, arrived rows are written written=%d wanted=%d", written, wanted)
             return report
         finally:
             commits.put(None)
 
-    # An interrupt reaches the main thread only, and the main thread only listens: it never falls between a commit and
-    # its bookkeeping, and the lock is held until what has arrived is written.
+    # An interrupt reaches the main thread only, and that only listens: so it never falls between a commit and its
+    # bookkeeping, and the lock is held until the rows that have arrived are written.
     try:
         with ThreadPoolExecutor(1, "backfill") as runner:
             try:
@@ -146,12 +145,12 @@ def backfill(
                     if on_progress:
                         on_progress(progress)
             except KeyboardInterrupt:
-                interrupted.set()
+                interrupted = True
                 raise
             finally:
                 stop.set()
     finally:
-        # What was written after an interrupt is told as well.
+        # Rows that were written after an interrupt count as well.
         while on_progress and not commits.empty():
             if late := commits.get():
                 on_progress(late)
@@ -171,9 +170,9 @@ def _run(
     stop: threading.Event,
     on_progress: Callable[[Progress], None],
 ) -> BackfillReport:
-    """Fetch and write until everything is there, the budget is spent, or `stop` is set; the table is held."""
+    """Fetch and write until nothing is missing, the budget is spent, or `stop` is set; the table is locked."""
     began = time.monotonic()
-    # Somebody may have filled some of the gaps since they were found: this very call, made a second time.
+    # Some gaps may have been filled since they were found, by an earlier call for instance.
     missing = still_missing(gaps, table)
     nameless = any(by_url[url].name is None for url in missing)
     names, as_der = source_names(main, table) if nameless else {}, as_der_type(table)
@@ -206,13 +205,13 @@ def _run(
                 holes.append(Hole.of(arrival))
             else:
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
-                # Also where it has no rows: a commit may be due.
+                # Even without rows: a commit may be due.
                 yield arrival.rows
             if time.monotonic() - told >= SECONDS_PER_PROGRESS:
                 tell()
 
     def describe(rows: pa.Table) -> dict[str, str]:
-        # What is fetched for a main table may be many times as much as that has.
+        # Tells a merge that this table is staging for `main`, however much larger it gets.
         return fetching.describe(rows) | ({} if main is None else {STAGED_FOR: str(main.metadata().id)})
 
     fetching = _Fetching(by_url, missing, budget, read, verify, stop)
@@ -241,16 +240,16 @@ def _run(
 
 
 class _Fetching:
-    """Fetches from many logs at once, as far as the budget goes.
+    """Fetches from many logs at once, within the budget.
 
     Attributes
     ----------
     left
-        By URL what was left because of the budget; complete when the arrivals have ended.
+        By URL, what was left because of the budget; complete when the arrivals have ended.
     heads
-        By URL the tree head that was verified.
+        By URL, the tree head that was verified.
     unsigned
-        Logs whose tree heads no signature was verified of: their keys are not known.
+        Logs whose tree heads have no verified signature, because their keys are not known.
     """
 
     def __init__(
@@ -272,27 +271,24 @@ class _Fetching:
         self.left = {url: rest for url, (_, rest) in parts.items() if len(rest)}
         self._limits = {"max_entries": bool(self.left), "max_requests": False, "deadline": False}
         planned = {log.source_url: log for log in plan_ranges(logs, self._wanted).logs}
-        # As long as the page size is a guess, that may be too few; no log needs more requests than entries.
+        # While the page size is a guess, the plan's requests may be too few; one for each entry is always enough.
         needs = {url: log.requests if logs[url].page_size_known else log.wanted for url, log in planned.items()}
         self._requests = Requests(budget.max_requests, needs)
-        # Those that need few requests first: a deadline costs the fewest logs then.
+        # Logs that need few requests go first, so that a deadline leaves as few logs as possible.
         self._order = sorted(planned, key=lambda url: planned[url].requests)
         self._unfinished = set(planned)
         self._arrivals: queue.Queue[Arrival | LogError | None] = queue.Queue(READ_AHEAD)
-        self._expired, self._given_up, self._hurry = threading.Event(), threading.Event(), threading.Event()
+        self._expired = self._given_up = False
+        self._hurry = threading.Event()
 
     @property
     def stopped_by(self) -> tuple[str, ...]:
-        """Names of the limits that something was left because of."""
+        """Names of the limits that were reached."""
         return tuple(name for name, is_spent in self._limits.items() if is_spent)
 
     def arrivals(self, seconds: float | None) -> Generator[Arrival | LogError, None, None]:
-        """Yield what comes, and `_NOTHING` while nothing does, until it is all there or so many seconds are over."""
-        deadline = threading.Timer(min(max(seconds or 0, 0), threading.TIMEOUT_MAX), self._expire)
-        deadline.daemon = True
-        if seconds is not None:
-            deadline.start()
-        threading.Thread(target=self._hurry_up, name="hurry", daemon=True).start()
+        """Yield what arrives, and `_NOTHING` while nothing does, to the end or until `seconds` have passed."""
+        threading.Thread(target=self._watch, args=(seconds,), name="deadline", daemon=True).start()
         fetching: list[Future[None]] = []
         with ThreadPoolExecutor(max(1, min(len(self._order), LOGS_AT_ONCE)), "log") as pool:
             try:
@@ -302,21 +298,18 @@ class _Fetching:
                     while (arrival := self._next()) is not None:
                         yield arrival
             finally:
-                deadline.cancel()
-                # After a failed commit nothing more can be kept: let the fetching threads end.
-                self._given_up.set()
+                # After a failed commit nothing more can be written: let the fetching threads end.
+                self._given_up = True
                 self._stop.set()
         self._hurry.set()
-        for each in fetching:
-            each.result()
+        for log in fetching:
+            log.result()
 
-    def _expire(self) -> None:
-        self._expired.set()
-        self._stop.set()
-
-    def _hurry_up(self) -> None:
-        """Leave those who prove what has arrived some time after the end of the run."""
-        self._stop.wait()
+    def _watch(self, seconds: float | None) -> None:
+        """Stop the run after `seconds`; let proofs go on for `_GRACE` after its end."""
+        if not self._stop.wait(None if seconds is None else min(max(seconds, 0), threading.TIMEOUT_MAX)):
+            self._expired = True
+            self._stop.set()
         self._hurry.wait(_GRACE)
         self._hurry.set()
 
@@ -344,13 +337,13 @@ class _Fetching:
                     decode=partial(self._read, log),
                 )
                 if self._verify == "entries":
-                    # What has arrived may still be proven when nothing new is asked for.
+                    # Entries that have arrived may still be proven after the run has stopped.
                     arrivals = prove_arrivals(log, self.heads, arrivals, stop=self._hurry)
                 left = yield from arrivals
                 if left.size == wanted.size:
                     error = unanswered(log)
-            # No budget is the reason where a log that was asked did not answer at all, unless it was only slow.
-            is_slow = isinstance(error, LogUnavailableError) and self._expired.is_set() and not log.in_trouble
+            # A log that gave no answer is a hole, not left by the budget, unless it was only too slow for the deadline.
+            is_slow = isinstance(error, LogUnavailableError) and self._expired and not log.in_trouble
             if error and not is_slow:
                 error.start, error.end = int(wanted.starts[0]), int(wanted.ends[-1])
                 yield error
@@ -358,27 +351,27 @@ class _Fetching:
         if len(left):
             self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, RangeSet.of())])
             self._limits["max_requests"] |= self._requests.refused
-            self._limits["deadline"] |= self._expired.is_set()
+            self._limits["deadline"] |= self._expired
 
     def _verify_head(self, log: Log) -> LogError | None:
-        """Ask for the log's tree head, which verifies it; return what is wrong with it."""
+        """Fetch and verify the log's tree head; return what is wrong with it."""
         if log.key is None:
-            logger.warning("log's key is not known, its tree head is not verified url=%s", log.url)
+            logger.warning("the log's key is not known, its tree head is not verified url=%s", log.url)
         try:
             self.heads[log.url] = ask(log, log.get_checkpoint, self._stop)
         except LogError as error:
             if self._verify == "entries" or log.key is not None or not isinstance(error, UnreadableHeadError):
                 return error
-            # Nothing would be verified of it.
+            # Without a key, nothing of it would be verified anyway.
             logger.warning("log is read without its tree head reason=%s", error)
         if log.key is None:
             self.unsigned.append(log.url)
         return None
 
     def describe(self, rows: pa.Table) -> dict[str, str]:
-        """Return what a commit is to say of its rows."""
-        of_each = rows.group_by("source_url", use_threads=False)
-        bounds = of_each.aggregate([("cert_index", kind) for kind in ("min", "max", "count")])
+        """Return what a commit records about its rows."""
+        by_log = rows.group_by("source_url", use_threads=False)
+        bounds = by_log.aggregate([("cert_index", kind) for kind in ("min", "max", "count")])
         return metadata_of(
             [
                 Provenance(
@@ -387,7 +380,7 @@ class _Fetching:
                     end=of_log["cert_index_max"] + 1,
                     rows=of_log["cert_index_count"],
                     tree_size=head.tree_size,
-                    # The head of an empty tree, from a backend that is far behind, says nothing of any row.
+                    # The head of an empty tree, from a backend that is far behind, proves no row.
                     root_hash=head.root_hash if head.tree_size else b"",
                     verified=self._verify if head.tree_size else "off",
                     signed=head.tree_size > 0 and self._logs[url].key is not None,
@@ -401,14 +394,14 @@ class _Fetching:
         return PAGES_AHEAD // max(1, min(len(self._unfinished), LOGS_AT_ONCE))
 
     def _next(self) -> Arrival | LogError | None:
-        """Return what came from any log; `_NOTHING` where nothing has for a while, None where a log has no more."""
+        """Return the next arrival of any log; `_NOTHING` after `_POLL` seconds, None at the end of a log."""
         try:
             return self._arrivals.get(timeout=_POLL)
         except queue.Empty:
             return _NOTHING
 
     def _put(self, arrival: Arrival | LogError | None) -> None:
-        while not self._given_up.is_set():
+        while not self._given_up:
             with suppress(queue.Full):
                 return self._arrivals.put(arrival, timeout=_POLL)
         return None

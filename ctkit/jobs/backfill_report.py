@@ -1,4 +1,4 @@
-"""What a backfill comes to: how far it is, and what it did."""
+"""The progress of a backfill, and its report."""
 
 import re
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import pandas as pd
 from ctkit.arguments import Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.jobs.plan import Plan
-from ctkit.report import Report, frame_of
+from ctkit.report import Report, first_of, frame_of
 from ctkit.wire.checkpoint import Checkpoint
 
 _RUN_AGAIN = re.compile(r"; run again( later)?$")
@@ -23,7 +23,7 @@ class Hole:
     Attributes
     ----------
     lasting
-        Whether running again will hardly help, because the log broke its protocol there.
+        Whether running again is unlikely to help, because the log broke its protocol there.
     """
 
     source_url: str
@@ -34,7 +34,7 @@ class Hole:
 
     @classmethod
     def of(cls, error: LogError) -> Self:
-        """Return the hole that an error of the log leaves; one that names no entries is raised."""
+        """Return the hole that an error of the log leaves; raise an error that names no entries."""
         if error.start is None or error.end is None:
             raise error
         lasting = isinstance(error, LogProtocolError | CheckpointError)
@@ -43,7 +43,7 @@ class Hole:
 
 @dataclass(frozen=True, repr=False)
 class Progress(Report):
-    """How far a backfill is; given to `on_progress` after each commit, and in between where nothing comes.
+    """The progress of a backfill; given to `on_progress` after each commit, and now and then in between.
 
     Attributes
     ----------
@@ -79,27 +79,27 @@ class BackfillReport(Report):
     wanted, written
         Source URL -> entries planned, entries committed.
     holes
-        What was planned and not written.
+        Entries that were planned and not written.
     unreadable
-        Rows whose certificate could not be read: bytes and hashes are there, the parsed columns are empty.
+        Rows whose certificate could not be parsed: bytes and hashes are there, the parsed columns are empty.
     missing_issuers
-        Source URL -> hex SHA-256 of the issuers that the log names but does not have; `chain` leaves them out.
+        Source URL -> hex SHA-256 of the issuers that the log names but does not have; `chain` lacks them.
     seconds
         Duration.
     stopped_by
         Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``.
     left
-        What it takes to fetch what was left because of them, in another run.
+        What it takes to fetch the entries that were left because of them, in another run.
     verify
         What was verified: ``"off"``, ``"heads"`` or ``"entries"``.
     heads
-        Source URL -> the tree head that was verified, or that entries were proven against.
+        Source URL -> the tree head that was verified, or that entries were proven with.
     unsigned
-        Logs whose key is not known: of their tree heads no signature was verified.
+        Logs whose tree heads have no verified signature, because their keys are not known.
     unavailable
-        One error for each log that could not even be asked for its gaps.
+        One error for each log whose gaps are not known, because it could not be reached.
     left_to_server
-        Source URL -> ``[start, end)`` that was left to the live server because that runs.
+        Source URL -> ``[start, end)`` that was left to the live server, which is running.
     """
 
     table: str
@@ -125,25 +125,25 @@ class BackfillReport(Report):
 
     @property
     def title(self) -> str:  # type: ignore[override]
-        """What became of the run."""
+        """Whether the run is complete."""
         if self.complete:
             return "backfill complete"
         return "backfill incomplete" if self._missing() or self.unavailable else "backfill stopped"
 
     @property
     def complete(self) -> bool:
-        """Whether every planned entry was written, and every log could be asked what to plan."""
+        """Whether every planned entry was written, and the gaps of every log are known."""
         return self.written == self.wanted and not self.unavailable
 
     def check(self) -> None:
-        """Raise unless every planned entry was written, or left for no other reason than the budget.
+        """Raise unless every planned entry was written, or left because of the budget.
 
         Raises
         ------
         LogUnavailableError
-            Names the holes. What was fetched is in the table; running again asks for the rest only.
+            Names the holes. What was fetched is in the table; another run fetches only the rest.
         LogProtocolError
-            Likewise, where the log broke its protocol in every hole, so that running again will hardly help.
+            Likewise, if the logs broke their protocol in every hole, so that another run is unlikely to help.
         """
         missing = self._missing()
         if not missing:
@@ -158,18 +158,17 @@ class BackfillReport(Report):
         raise error(url, f"{message}; {advice}")
 
     def _missing(self) -> list[str]:
-        """Say of each log what is missing other than by the budget, and why."""
+        """Return, for each log, what is missing for other reasons than the budget, and why."""
         left = {log.source_url: log.wanted for log in self.left.logs}
-        said = []
+        lines = []
         for url, wanted in self.wanted.items():
             missing = wanted - self.written[url] - left.get(url, 0)
             holes = [hole for hole in self.holes if hole.source_url == url]
-            # Whether to run again is said once, of all of them.
-            named = ", ".join(f"[{hole.start}, {hole.end}) {_RUN_AGAIN.sub('', hole.reason)}" for hole in holes[:5])
-            more = f", and {len(holes) - 5} more" if len(holes) > 5 else ""
+            # Whether to run again is said once, for all of them.
+            named = [f"[{hole.start}, {hole.end}) {_RUN_AGAIN.sub('', hole.reason)}" for hole in holes]
             if missing:
-                said.append(f"{url}: {missing} entries are still missing: {named}{more}")
-        return said
+                lines.append(f"{url}: {missing} entries are still missing: {first_of(named, 5)}")
+        return lines
 
     def facts(self) -> dict[str, Any]:
         """Return the totals."""
@@ -191,7 +190,7 @@ class BackfillReport(Report):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the counts of each log, and the holes."""
+        """Return the counts of each log, the holes, and what was left and why."""
         counts = [
             {
                 "log": url,
@@ -217,11 +216,15 @@ class BackfillReport(Report):
 
 
 def left_facts(left: Mapping[str, tuple[int, int]]) -> dict[str, int]:
-    """Return how many entries were left to the live server, if any were."""
+    """Return the number of entries that were left to the live server, if any were."""
     return {"left_to_server": sum(end - start for start, end in left.values())} if left else {}
 
 
 def left_tables(left: Mapping[str, tuple[int, int]]) -> dict[str, pd.DataFrame]:
-    """Return what was left to the live server of each log, if anything was."""
+    """Return what was left to the live server, by log, if anything was."""
     lines = [{"log": url, "from": start, "to": end, "entries": end - start} for url, (start, end) in left.items()]
-    return {"left to the live server, which runs (internal_only: false fetches it)": frame_of(lines)} if lines else {}
+    return (
+        {"left to the live server, which is running (internal_only: false fetches it)": frame_of(lines)}
+        if lines
+        else {}
+    )

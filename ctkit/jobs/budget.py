@@ -1,4 +1,4 @@
-"""What a run may cost, and how logs share it."""
+"""The budget of a run, and how logs share it."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -9,12 +9,12 @@ from ctkit.errors import ParameterError
 
 @dataclass(frozen=True)
 class Budget:
-    """What a run may cost; None where there is no limit.
+    """The limits of a run; None for no limit.
 
     Attributes
     ----------
     max_requests
-        Requests for entries that may be sent, repeated ones included. Others are not counted: tree heads, issuers.
+        Requests for entries that may be sent, retries included. Tree heads and issuers do not count.
     max_entries
         Entries that may be written.
     deadline
@@ -37,7 +37,7 @@ class Budget:
 
 
 def share(total: int, needs: Mapping[str, int]) -> dict[str, int]:
-    """Divide `total`: nobody gets more than needed, and nobody less than another who could do with less.
+    """Divide `total` fairly: nobody gets more than they need, and what they do not need goes to the others.
 
     Examples
     --------
@@ -45,23 +45,24 @@ def share(total: int, needs: Mapping[str, int]) -> dict[str, int]:
     {'b': 10, 'a': 45, 'c': 45}
     """
     shares = {}
-    for served, (name, need) in enumerate(sorted(needs.items(), key=lambda each: (each[1], each[0]))):
+    for served, (name, need) in enumerate(sorted(needs.items(), key=lambda item: (item[1], item[0]))):
         shares[name] = min(need, total // (len(needs) - served))
         total -= shares[name]
     return shares
 
 
 class Requests:
-    """Counts the requests of many logs, in many threads, and says when there may be no more.
+    """Counts the requests of many logs, in many threads, and says when no more may be sent.
 
-    Each log has its share of `limit`. What nobody needs, and what a log has left in the end, is for whoever needs more.
+    Each log has its share of `limit`. Requests that no share needs, or that a log has left at its end, go to any log
+    that needs more.
 
     Parameters
     ----------
     limit
         Requests that may be sent; None for any number.
     needs
-        By log, what it is expected to need.
+        By log, the requests that it is expected to need.
 
     Attributes
     ----------
@@ -77,7 +78,7 @@ class Requests:
         self.refused = False
 
     def has_any(self, url: str) -> bool:
-        """Tell whether a request may be sent to a log at all, without counting one."""
+        """Tell whether another request may be sent to a log, without counting it."""
         with self._lock:
             if self._limit is None or self._left[url] or self._spare:
                 return True
@@ -85,7 +86,7 @@ class Requests:
             return False
 
     def counter(self, url: str) -> Callable[[], bool]:
-        """Return what tells whether one more request may be sent to a log, and counts it."""
+        """Return a function that tells whether another request may be sent to a log, and counts it."""
 
         def take() -> bool:
             with self._lock:
@@ -103,7 +104,7 @@ class Requests:
         return take
 
     def finish(self, url: str) -> None:
-        """Leave to others what a log did not need."""
+        """Leave to other logs the requests that this one did not need."""
         with self._lock:
             self._spare += self._left[url]
             self._left[url] = 0

@@ -1,4 +1,4 @@
-"""Gaps -> requests: what a backfill will cost, as a value to look at before it runs."""
+"""What a backfill will take, in requests, bytes and time, before it runs."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,49 +18,49 @@ from ctkit.report import Report
 from ctkit.urls import host_of
 
 ENTRY_BYTES: dict[LogProtocol | Literal["auto"], int] = {"rfc6962": 6067, "static-ct": 1776, "auto": 6067}
-"""Bytes of an entry in an answer, unpacked, of a log that was not asked for any yet.
+"""Bytes of an entry in an uncompressed answer, assumed until the log has sent entries.
 
-Means over recorded answers of public logs: 330 entries of three logs that speak RFC 6962 (5,505 to 6,241 by log; in
-base64, each with its whole chain), and 1,280 entries in the data tiles of two Static CT logs (1,586 and 2,537). The
-larger one counts where it is not known which a log speaks.
+Means over recorded answers of public logs: 330 entries of three RFC 6962 logs (5,505 to 6,241 by log; base64, each with
+its whole chain), and 1,280 entries in the data tiles of two Static CT logs (1,586 and 2,537). For a log whose protocol
+is not known, the larger one is assumed.
 """
 
 LATENCY = 0.25
-"""Seconds until an answer begins, of a host that was not asked yet."""
+"""Seconds until an answer begins, assumed until the host has been asked."""
 
 BANDWIDTH = 10e6
-"""Bytes a second, of a host that was not asked for entries yet."""
+"""Bytes per second, assumed until the host has sent entries."""
 
 Term = Literal["requests", "bytes", "latency"]
 
 
 @dataclass(frozen=True)
 class LogPlan:
-    """What it takes to fetch what is wanted of one log.
+    """What it takes to fetch the missing entries of one log.
 
     Attributes
     ----------
     source_url, protocol
-        The log, and how it is read; ``"auto"`` where that is not known yet.
+        The log, and its protocol; ``"auto"`` if that is not known yet.
     page_size
-        Entries of a whole page, or tile.
+        Entries in a full page or tile.
     requests
-        Pages or tiles that hold a wanted entry; each is asked for once.
+        Pages or tiles that hold a wanted entry; each is fetched once.
     wanted
         Entries that are missing.
     vain
-        Entries that come with them and are dropped. A partial tile is taken for a full one.
+        Entries that come with them and are dropped. A partial tile counts as a full one.
     bytes
-        Of all answers together, unpacked.
+        Of all answers together, uncompressed.
     seconds
-        How long that takes, with nothing in the way but the term that `binds`.
+        How long that takes if only the term that `binds` counts.
     binds
         What takes longest: the rate of ``"requests"`` that the host allows, the ``"bytes"``, or the ``"latency"`` of
-        the requests, as many at a time as the host is asked now.
+        the requests at the host's current concurrency.
     assumed
-        Which of the numbers are not known of this log yet and assumed. `rate`: no limit is known.
+        The numbers that are assumed, because they are not known of this log yet. `rate`: no limit is known.
     extra
-        What may be asked for beside, nobody knows how often: the issuers of a Static CT log, each once.
+        Further requests, of which the number is not known: the issuers of a Static CT log, each once.
     """
 
     source_url: str
@@ -78,14 +78,14 @@ class LogPlan:
 
 @dataclass(frozen=True, repr=False)
 class Plan(Report):
-    """What a backfill will ask for; nothing of it has run.
+    """What a backfill will ask for.
 
     Attributes
     ----------
     logs
-        A line for each log that misses something.
+        One for each log with missing entries.
     unavailable
-        Errors of the logs among them that were asked and did not answer: what is said of them is assumed.
+        One error for each of these logs that did not answer: its numbers are assumed.
     """
 
     logs: tuple[LogPlan, ...]
@@ -105,7 +105,7 @@ class Plan(Report):
 
     @property
     def seconds(self) -> float:
-        """How long the slowest host takes: hosts are asked side by side, logs of one host share its pace."""
+        """How long the slowest host takes: hosts are asked in parallel, logs of one host share its pace."""
         of_host: dict[str, float] = defaultdict(float)
         for log in self.logs:
             of_host[host_of(log.source_url)] += log.seconds
@@ -138,13 +138,13 @@ class Plan(Report):
 
 
 def _shown(seconds: float) -> str:
-    # A log can claim so many entries, and be so slow, that no timedelta is as long.
+    # A log can claim more entries than a timedelta can count seconds for.
     return "below 1 s" if seconds < 1 else str(timedelta(seconds=round(min(seconds, 1e13))))
 
 
 @checked
 def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
-    """Tell what it takes to fill gaps.
+    """Return what it takes to fill gaps.
 
     Parameters
     ----------
@@ -153,14 +153,13 @@ def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
     gaps
         What to fetch: the table that `ctkit.find_gaps` returned, or a part of it.
     ask
-        Whether to ask each log whose page size is not known for one page, so that the plan is true. It is the first
-        page of the log, and nothing of it is written. A log that gives none within
-        `ctkit.logs.ask_each.SECONDS_TO_ANSWER` is named, and planned all the same with what is assumed.
+        Whether to fetch the first page of each log whose page size is not known; nothing of it is written. A log that
+        gives none within `ctkit.logs.ask_each.SECONDS_TO_ANSWER` is named, and planned with assumed numbers.
 
     Raises
     ------
     ParameterError
-        A gap is of a log that is not among `logs`.
+        A gap is in a log that is not among `logs`.
     """
     ranges = ranges_by_log(gaps)
     chosen = logs_of(ranges, logs)
@@ -181,12 +180,13 @@ def logs_of(urls: Iterable[str], logs: Sequence[Log]) -> dict[str, Log]:
     """
     by_url = {log.url: log for log in logs}
     if unknown := sorted(set(urls) - by_url.keys()):
-        raise ParameterError(f"gaps name {unknown}, but no such log was given; give it, or leave those gaps out")
+        message = f"gaps name {unknown}, but no such log was given; give it, or leave those gaps out"
+        raise ParameterError(message, keys=("gaps",))
     return {url: by_url[url] for url in urls}
 
 
 def plan_ranges(logs: Mapping[str, Log], ranges: Mapping[str, RangeSet]) -> Plan:
-    """Return the plan for what is wanted of each log, by URL, as far as the logs are known; none of them is asked."""
+    """Return the plan for the ranges wanted of each log, by URL, from what is known of the logs; none is asked."""
     return Plan(tuple(_plan_log(logs[url], wanted) for url, wanted in sorted(ranges.items()) if len(wanted)))
 
 

@@ -1,4 +1,4 @@
-"""What has arrived -> what is proven: rows are held back until the log's tree shows that they are what it signed."""
+"""Proof of what arrives: rows are held back until the log's Merkle tree shows that they are what it signed."""
 
 import threading
 import time
@@ -29,21 +29,21 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 PAGES_AT_ONCE = 64
-"""So many pages are proven together: a long stretch takes no more proofs than a short one."""
+"""Pages that are proven together: a long stretch needs no more proofs than a short one."""
 
 SECONDS_AT_ONCE = 10.0
-"""Nothing that a slow log has brought is held back for longer."""
+"""Rows of a slow log are held back for no longer than this."""
 
 _POLL = 0.1
-"""Seconds between two looks at what is due while nothing comes."""
+"""Seconds between two checks whether a proof is due while nothing arrives."""
 
-_STRIKES = 3
-"""So many proofs in a row that could not be had, and the log is not asked for another."""
+_FAILED_PROOFS = 3
+"""Consecutive proofs that failed, after which stretches are no longer halved to find the entry to blame."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arrival:
-    """Rows of one page, or a part of it.
+    """Rows of a page, or of a part of it.
 
     Attributes
     ----------
@@ -54,13 +54,13 @@ class Arrival:
     missing_issuers
         As in `ctkit.wire.entries.EntryBlock`.
     start
-        Index of the first entry of the page that came.
+        Index of the first entry that the log sent.
     leaf_hashes
-        Of all entries that came, wanted or not; empty where nobody asks for proofs.
+        Of all entries that the log sent, wanted or not; empty if no proof is wanted.
     faults
-        uint8, for each row what is wrong with it, as `ctkit.wire.extra_data.find_faults` tells; empty as well.
+        uint8, the fault of each row (`ctkit.wire.extra_data.find_faults`); empty if no proof is wanted.
     ends
-        By row, in which certificate its chain ends, as `ctkit.wire.extra_data.find_ends` tells.
+        Row -> the certificate in which its chain ends (`ctkit.wire.extra_data.find_ends`).
     """
 
     source_url: str
@@ -73,7 +73,7 @@ class Arrival:
 
     @property
     def end(self) -> int:
-        """The index after the last entry of the page that came."""
+        """The index after the last entry that the log sent."""
         return self.start + len(self.leaf_hashes)
 
 
@@ -84,28 +84,28 @@ def prove_arrivals(
     *,
     stop: threading.Event,
 ) -> Generator[Arrival | LogError, None, RangeSet]:
-    """Pass on what is proven to be in the log's tree.
+    """Pass on the rows that are proven to be in the log's tree.
 
     Parameters
     ----------
     log
-        Whose entries they are.
+        The log that the entries are from.
     heads
-        The log's tree head, by its URL. Where entries lie beyond it, the log's next one takes its place, after it is
-        shown to be of the same tree.
+        The log's tree head, by its URL. If entries lie beyond it, the log's newest one replaces it, once it is shown to
+        be of the same tree.
     arrivals
-        In the order of their indices, as `ctkit.logs.fetch.fetch_blocks` brings them; another thread waits for them, so
-        that what has come is held back for no longer than `SECONDS_AT_ONCE` if nothing comes after it.
+        In the order of their indices, as from `ctkit.logs.fetch.fetch_blocks`. Another thread waits for them, so that
+        rows are held back for no longer than `SECONDS_AT_ONCE` if nothing follows them.
     stop
         When set, the log is not asked any more, and what is not proven by then is not passed on.
 
     Yields
     ------
     Arrival
-        As it came, without the rows that are not what the log signed, or have a fault.
+        As it arrived, without rows that have a fault or are not what the log signed.
     LogError
-        As it came, or for ``[start, end)`` of rows that are not passed on: a `LogProtocolError` where the tree has
-        something else or the row has a fault, another where the proof cannot be had.
+        As it arrived, or for rows ``[start, end)`` that are not passed on: a `LogProtocolError` if the tree differs or
+        the row has a fault, another one if no proof could be fetched.
 
     Returns
     -------
@@ -133,7 +133,7 @@ def prove_arrivals(
 
 
 def _coming(arrivals: Generator[T, None, R]) -> Generator[T | None, None, R]:
-    """Pass on what comes, and yield None now and then while nothing does: another thread waits for it."""
+    """Yield what arrives, and None every `_POLL` seconds while nothing does; another thread waits for it."""
     asked: SimpleQueue[bool] = SimpleQueue()
     answers: SimpleQueue[Future[T]] = SimpleQueue()
 
@@ -172,34 +172,34 @@ class _Prover:
     Attributes
     ----------
     left
-        Indices of rows whose proof was not asked for to the end, because the run was stopped.
+        Indices of rows that were not proven because the run was stopped.
     """
 
     def __init__(self, log: Log, heads: MutableMapping[str, Checkpoint], stop: threading.Event) -> None:
         self._log, self._heads, self._stop = log, heads, stop
-        self._strikes = 0
+        self._failures = 0
         self._roots: Roots | None = None
         self.left: list[RangeSet] = []
 
     def prove(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
-        """Prove pages, those that follow each other together."""
-        cuts = [at for at, (one, other) in enumerate(pairwise(pages), 1) if one.end != other.start]
+        """Prove pages, adjacent ones together."""
+        cuts = [number for number, (one, next_) in enumerate(pairwise(pages), 1) if one.end != next_.start]
         for first, last in pairwise([0, *cuts, len(pages)]):
             if first < last:
                 yield from self._prove_stretch(pages[first:last])
 
     def _prove_stretch(self, pages: Sequence[Arrival]) -> Iterator[Arrival | LogError]:
-        """Prove pages that follow each other; if that cannot be had of all together, one half and then the other."""
+        """Prove adjacent pages together; if that fails, each half by itself."""
         try:
             proven = ask(self._log, partial(self._compare, pages), self._stop)
             found = [self._judge_ends(page) for page in pages]
-            self._strikes = 0
+            self._failures = 0
         except LogError as error:
             if self._stop.is_set():
                 self.left += [RangeSet.holding(page.rows["cert_index"].to_numpy()) for page in pages]
                 return
-            self._strikes += 1
-            if len(pages) > 1 and self._strikes < _STRIKES:
+            self._failures += 1
+            if len(pages) > 1 and self._failures < _FAILED_PROOFS:
                 yield from self._prove_stretch(pages[: len(pages) // 2])
                 yield from self._prove_stretch(pages[len(pages) // 2 :])
                 return
@@ -214,16 +214,16 @@ class _Prover:
             signed, beyond = proven[index - pages[0].start], index >= size
             right = signed & (faults == 0)
             yield page if right.all() else replace(page, rows=page.rows.filter(pa.array(right)))
-            differing = f"not what the log's tree of {size} entries has there; {REPORT}"
+            differing = f"not what the log's tree of {size} entries holds there; {REPORT}"
             yield from self._lost(index[~signed & ~beyond], LogProtocolError, differing)
-            early = f"the log has signed {size} entries, and not this one yet; run again later"
+            early = f"the log has signed {size} entries, but not this one yet; run again later"
             yield from self._lost(index[beyond], LogUnavailableError, early)
             for fault in np.unique(faults[signed & (faults > 0)]).tolist():
                 of_fault = index[signed & (faults == fault)]
                 yield from self._lost(of_fault, LogProtocolError, f"{FAULTS[fault]}; {REPORT}")
 
     def _judge_ends(self, page: Arrival) -> NDArray[np.uint8]:
-        """Return the faults of a page, after asking which roots the log accepts if that matters."""
+        """Return the faults of a page; ask the log which roots it accepts if that matters."""
         if not page.ends:
             return page.faults
         if self._roots is None:
@@ -239,12 +239,12 @@ class _Prover:
         except LogError as error:
             if self._stop.is_set():
                 raise
-            # Entries are what the log signed all the same; they do not wait for what it may never say.
-            logger.warning("accepted roots cannot be had, ends of chains are believed reason=%s", error)
+            # The log may never say which roots it accepts, and its entries are what it signed in any case.
+            logger.warning("accepted roots are not known, ends of chains are not verified reason=%s", error)
             return None
 
     def _compare(self, pages: Sequence[Arrival]) -> NDArray[np.bool_]:
-        """Return for each entry of the pages whether it is what the log signed."""
+        """Return, for each entry of the pages, whether it is what the log signed."""
         start, end = pages[0].start, pages[-1].end
         last = int(pages[-1].rows["cert_index"][-1].as_py())
         head = self._heads[self._log.url]
@@ -252,7 +252,7 @@ class _Prover:
             newer = self._log.get_checkpoint()
             self._log.check_consistency(head, newer)
             self._heads[self._log.url] = head = newer
-        # What is beyond the tree head even so waits for another run.
+        # Entries beyond the newest tree head are left to another run.
         covered = max(min(end, head.tree_size) - start, 0)
         hashes = [leaf_hash for page in pages for leaf_hash in page.leaf_hashes][:covered]
         proven = np.zeros(end - start, bool)
@@ -262,5 +262,5 @@ class _Prover:
 
     def _lost(self, index: Int64s, kind: type[LogError], message: str) -> Iterator[LogError]:
         """Yield an error for each stretch of indices."""
-        for each in RangeSet.holding(index):
-            yield kind(self._log.url, message, start=each.start, end=each.end)
+        for stretch in RangeSet.holding(index):
+            yield kind(self._log.url, message, start=stretch.start, end=stretch.end)
