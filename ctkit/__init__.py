@@ -2,24 +2,24 @@
 
 With parameters, as notebooks and commands do it::
 
-    read_parameters, Parameters    what to do: from a YAML file, or the names in a notebook
+    read_parameters, Parameters    what to do: from a YAML file, or from the names in a notebook
     report_gaps -> GapReport       what is missing from main and staging
     plot_gaps, GapPreview          the gaps as a picture; a widget to choose from them
-    plan_gaps -> Plan, LogPlan     what fetching them takes
-    fill_gaps -> BackfillReport    fetch them into staging; ProgressBar shows how far it is
-    preview_staged -> MergePreview what a merge would do; MergePreviewPanel asks and does it
-    merge_staged -> MergeReport    staging into main, in one commit; undo_staged takes it back
+    plan_gaps -> Plan, LogPlan     what it takes to fetch them
+    fill_gaps -> BackfillReport    fetches them into staging; ProgressBar shows the progress
+    preview_staged -> MergePreview what a merge would do; MergePreviewPanel has a button for it
+    merge_staged -> MergeReport    merges staging into main, in one commit; undo_staged undoes that
     audit_main -> AuditReport      what is complete, and what is proven
-    repair -> RepairReport         of rows with one key keep one
+    repair -> RepairReport         keeps one of several rows with the same key
 
 Step by step, with logs and tables of your own::
 
     open_log, read_log_list        a Log: its Checkpoint, its entries as an EntryBlock, their proof
     open_table, find_table         a deltalake.DeltaTable of CT entries
-    rows_of                        its rows as an ibis table, to ask whatever you like
-    find_gaps                      source_url, start, end: half-open, ascending; IndexRange is one of them
-    plan_backfill, backfill        the missing entries into a table; a Hole is what could not be had
-    preview_merge, merge_staging   staging into main; undo_merge takes it back
+    rows_of                        its rows as an ibis table, for any question
+    find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
+    plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
+    preview_merge, merge_staging   merges staging into main; undo_merge undoes that
     audit                          completeness and proof up to the tree head of each log
 
 Errors are `CtkitError`: `LogError` (`LogUnavailableError`, `LogProtocolError`, `CheckpointError`), `TableError`

@@ -1,4 +1,4 @@
-"""What people give, checked where it enters: keys of parameter files, and arguments of functions in Python."""
+"""Checks of what users give: the keys of parameter files, and the arguments of functions."""
 
 import difflib
 import inspect
@@ -20,7 +20,7 @@ R = TypeVar("R")
 
 
 def _as_int(value: object) -> object:
-    # NumPy's and Arrow's whole numbers are as good as Python's; True is none.
+    # NumPy's and Arrow's integers are accepted like Python's; booleans are not.
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
@@ -31,7 +31,7 @@ def _with_hyphen(value: object) -> object:
 WholeNumber = Annotated[int, BeforeValidator(_as_int)]
 Index = Annotated[WholeNumber, Field(ge=0, lt=1 << 63)]
 Count = Annotated[WholeNumber, Field(gt=0)]
-# Longer than a lock can wait is no deadline.
+# Locks cannot wait longer than this.
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Ceiling = Literal["state", "log"]
 DerForm = Literal["binary", "text"]
@@ -40,10 +40,10 @@ Rechecked = Literal["unproven", "all"]
 Verify = Literal["off", "heads", "entries"]
 """What is verified: nothing, the signatures of tree heads, or also that each entry is in the tree that the log signed.
 
-How parameters, flags and commits spell it.
+Parameters, flags and commits use these words.
 """
 ProtocolChoice = Annotated[Literal["auto", "rfc6962", "static-ct"], BeforeValidator(_with_hyphen)]
-"""How to read a log; ``static_ct`` is taken for ``static-ct``."""
+"""The protocol of a log; ``static_ct`` means ``static-ct``."""
 
 _SOURCES = {
     "DeltaTable": "an open table, from ctkit.open_table",
@@ -52,25 +52,25 @@ _SOURCES = {
     "GapReport": "what ctkit.report_gaps returned",
     "str": "text",
 }
-"""What an argument of a class is, and where people get it."""
+"""Class of an argument -> what it is, and where it comes from."""
 
 
 def checked(function: Callable[P, R]) -> Callable[P, R]:
     """Check the arguments of each call by their annotations, as strictly as a parameter file, before it begins.
 
-    Of a class of our own or of a library, an argument must be an instance.
+    Where the annotation is a class, the argument must be an instance of it.
 
     Raises
     ------
     ParameterError
-        By the function that is returned; it names each argument that is wrong, and the words that there are.
+        Raised by the function that is returned; it names each wrong argument, and the words that are allowed.
     """
     signature = inspect.signature(function)
 
     @cache
     def adapters() -> dict[str, TypeAdapter[Any]]:
         hints = get_type_hints(function, include_extras=True)
-        named = (each.name for each in signature.parameters.values() if each.kind is not each.VAR_KEYWORD)
+        named = (value.name for value in signature.parameters.values() if value.kind is not value.VAR_KEYWORD)
         return {name: TypeAdapter(_instances(hints[name])) for name in named}
 
     @wraps(function)
@@ -92,14 +92,14 @@ def checked(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def _instances(hint: Any) -> Any:
-    """Return a type in which pydantic asks for instances of classes, instead of looking into them."""
+    """Return a type for which pydantic checks that objects are instances, and does not look into them."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, UnionType):
-        kinds = [each for each in inner if each is not NoneType]
+        kinds = [kind for kind in inner if kind is not NoneType]
         kind = _instances(kinds[0]) if len(kinds) == 1 else _instance_of(*kinds)
         return kind if len(kinds) == len(inner) else kind | None
     if origin in (Sequence, Mapping, tuple):
-        return origin[tuple(_instances(each) for each in inner)]
+        return origin[tuple(map(_instances, inner))]
     if isinstance(hint, type) and hint.__module__ != "builtins":
         return _instance_of(hint)
     return hint
@@ -117,16 +117,16 @@ def _instance_of(*kinds: type) -> Any:
 
 
 def describe(problem: ErrorDetails, origin: str, place: Sequence[int | str], known: Sequence[str] = ()) -> str:
-    """Return one line about what pydantic found: where, what it should be, what it is.
+    """Return one line about a problem that pydantic found: where it is, what is expected, what was given.
 
     Parameters
     ----------
     origin
-        Who gave it: a file, or a function that was called.
+        Where the value comes from: a file, or the function that was called.
     place
-        Key or argument, and what is wrong inside of it.
+        The key or argument, and the path to what is wrong inside it.
     known
-        The keys that there are, for one that is not.
+        The keys that exist, for a suggestion if a key is unknown.
     """
     named, kind, context = f"{origin}: {dotted(place)}", problem["type"], problem.get("ctx", {})
     if kind == "extra_forbidden":
@@ -171,33 +171,33 @@ _WORDS = {
     "string_unicode": "it should be text",
     "tuple_type": "it should be a list",
 }
-"""What pydantic says in words of Python, by the kind of problem."""
+"""Plain words in place of pydantic's, by the kind of problem."""
 
 
 def check_header(text: str) -> str:
-    """Return a text that an HTTP header can carry as it is, and every log reads the same.
+    """Return a text if an HTTP header can carry it unchanged.
 
     Raises
     ------
     ValueError
-        It holds a control character, a line break for instance, or one that is not ASCII; the message shows the first.
+        It holds a control character, such as a line break, or is not ASCII; the message shows the first such character.
     """
-    if odd := next((each for each in text if not (each.isascii() and each.isprintable())), None):
+    if odd := next((character for character in text if not (character.isascii() and character.isprintable())), None):
         raise ValueError(f"it holds {odd!a}, which an HTTP header cannot carry; use ASCII without line breaks")
     return text
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
-    """Return a question that names the word which is most like another, or nothing if none is."""
+    """Return a question that suggests the most similar known word; "" if none is similar."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else ""
 
 
 def shown(value: object) -> str:
-    """Return a value for a message, in short: by its aliases, a small file may hold a value without end."""
+    """Return a value for a message, shortened: through aliases, a small file can hold an enormous value."""
     try:
         return _SHORT.repr(value)
-    except ValueError:  # Python does not write out whole numbers of more than 4300 digits
+    except ValueError:  # Python does not convert integers of more than 4300 digits
         return "a number of thousands of digits"
 
 

@@ -8,7 +8,7 @@ _FILE_URI = re.compile(r"file:(//(localhost(?=/))?|(?=/))", re.IGNORECASE)
 
 
 def local_path(text: str) -> str:
-    """Return the path that a text names: itself, or what a ``file://`` URI says, percent-decoded.
+    """Return the path that a text names: the text itself, or the decoded path of a ``file://`` URI.
 
     As in the live server's configuration, a URI may hold a relative path: ``file://./data/main``.
 
@@ -18,5 +18,5 @@ def local_path(text: str) -> str:
     ('/srv/my state.json', './data', 'a%20b')
     """
     uri = _FILE_URI.match(text)
-    # Bytes that are not UTF-8 are written as Python has them in the names of files.
+    # Bytes that are not UTF-8 are decoded as Python decodes file names.
     return unquote(text[uri.end() :], errors="surrogateescape") if uri else text

@@ -1,8 +1,8 @@
-"""One set of parameters for a notebook, papermill, the command line and a scheduler.
+"""One set of parameters for notebooks, papermill, the command line and schedulers.
 
-Relative paths are relative to the working directory of whoever asks, because papermill hands a notebook bare values
-and not the file that they came from. Only what the live server's own ``config.yaml`` says is relative to that file's
-folder, where the server is usually started.
+Relative paths are relative to the working directory, because papermill gives a notebook bare values and not the file
+that they came from. Only paths in the live server's ``config.yaml`` are relative to that file's folder, where the
+server is usually started.
 """
 
 import os
@@ -52,9 +52,9 @@ def _as_text(value: object) -> object:
 
 
 def _check_path(value: object) -> str:
-    # Not pydantic's text, which has no room for the surrogates in names of files that are not UTF-8.
+    # Not pydantic's text, which refuses the surrogates that stand for bytes that are not UTF-8.
     text = _as_text(value)
-    # What is at its ends is part of a name, too; a NUL is of none.
+    # Spaces at either end are part of the name; a NUL never is.
     if not isinstance(text, str) or not text.strip() or "\0" in local_path(text):
         raise ValueError(f"it should be a path, but is {shown(value)}")
     return text
@@ -65,11 +65,11 @@ FilePath = Annotated[str, PlainValidator(lambda value: local_path(_check_path(va
 
 
 def _check_url(url: str) -> str:
-    # httpx and pyarrow would be most of what `ctkit --help` has to import.
+    # Imported here, because `ctkit --help` does not need httpx and pyarrow.
     from ctkit.urls import canonical_url, host_of
 
     if not _LOG_URL.fullmatch(url):
-        raise ValueError(f"{shown(url)} is no URL of a log: give one like https://log.example/2026h2")
+        raise ValueError(f"{shown(url)} is not the URL of a log: give one like https://log.example/2026h2")
     host_of(canonical_url(url))
     return url
 
@@ -82,18 +82,18 @@ UserAgent = Annotated[Text, AfterValidator(check_header)]
 
 
 class Flag(NamedTuple):
-    """What the command line makes of a key: a flag of some commands.
+    """The command-line flag of a key.
 
     Attributes
     ----------
     commands
-        Their names, separated by spaces.
+        The commands that take it, separated by spaces.
     metavar
-        What stands for its value in help; a number is ``N`` or ``SECONDS``, and words speak for themselves.
+        Its value in help: ``N`` or ``SECONDS`` for a number; empty if the help lists the values.
     name
         As it is typed; empty for the key with hyphens.
     about
-        What it is, where that differs from the key.
+        Its help, if that differs from the key's description.
     """
 
     commands: str
@@ -115,7 +115,7 @@ LogKey = Annotated[bytes, BeforeValidator(_read_key)]
 
 
 class _Checked(BaseModel):
-    """A model that also raises our error where it is made by its name."""
+    """A model whose constructor raises our own error."""
 
     if not TYPE_CHECKING:
 
@@ -125,24 +125,24 @@ class _Checked(BaseModel):
             except ValidationError as error:
                 raise _error_of(error, {}, type(self)) from None
 
-        # As pydantic marks its own: model_validate() is not to go by way of it.
+        # As pydantic marks its own constructor: model_validate() then bypasses this one.
         __init__.__pydantic_base_init__ = True
 
 
 class LogParameter(_Checked):
-    """One log, as the parameter `logs` names it.
+    """A log in the parameter `logs`.
 
     Attributes
     ----------
     url
         With or without ``https://`` and trailing slash. For a Static CT log the monitoring prefix.
     name
-        Stored as ``source_name``; None to use what the table already has for this URL.
+        Stored as ``source_name``; None for the name that the table already has for this URL.
     protocol
         ``auto`` asks the log.
     key
-        DER of the log's ``SubjectPublicKeyInfo``, given so or as base64 as in a log list; None to believe tree heads
-        without a signature.
+        DER of the log's ``SubjectPublicKeyInfo``, given as bytes or as base64, as in a log list; None to accept tree
+        heads without verifying their signature.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -154,9 +154,9 @@ class LogParameter(_Checked):
 
 
 class Parameters(_Checked):
-    """What to do: which tables, which logs, which indices.
+    """Which tables, which logs, which indices, and how.
 
-    None means "not given" for every key. What is needed depends on the verb, and is asked for there.
+    None means "not given" for every key. Each verb raises an error for a key that it needs.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -173,33 +173,33 @@ class Parameters(_Checked):
     logs: Annotated[
         Annotated[tuple[LogParameter, ...], Field(strict=False)] | None,
         Flag(_LOGS, "URL", "--log-url", about="a log to read, by its URL; once for each log"),
-    ] = Field(None, description="logs to read: a list of {name, url, protocol, key}")
+    ] = Field(None, description="logs to read: list of {name, url, protocol, key}")
     log_list: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
-        None, description="log list of format v3, as file or URL; joined to logs"
+        None, description="log list (v3 JSON), file or URL; added to logs"
     )
     log_list_key: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
         None, description="PEM or DER file of the key that signs the log list"
     )
     log_filter: Annotated[Text | None, Flag(_LOGS, "SUBSTRING", name="--logs")] = Field(
-        None, description="keep logs with this in their name or URL, in any case"
+        None, description="keep logs with this text in their name or URL; case does not matter"
     )
     from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
-        None, description="first index wanted of every log; not given: catch-up"
+        None, description="first index to fetch of every log; not given: catch-up"
     )
     to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
         None, description="index to stop before; never above the ceiling"
     )
     ceiling: Annotated[Ceiling, Flag(_GAPS)] = Field(
-        "state", description="what bounds a log: state file, or its checkpoint"
+        "state", description="where a log ends: state (the state file) or log (its own tree size)"
     )
     internal_only: Annotated[bool | None, Flag(_GAPS)] = Field(
-        None, description="leave what lies after a log's last row to the live server; not given: while that runs"
+        None, description="leave entries after a log's last row to the live server; not given: while it is running"
     )
     seen: Annotated[Seen, Flag("backfill")] = Field(
-        "log", description="column seen: the entry's timestamp, or time of fetch"
+        "log", description="column seen: log (the entry's timestamp) or fetched (time of download)"
     )
     as_der: Annotated[DerForm | None, Flag("backfill")] = Field(
-        None, description="how a new table holds certificates: binary, or text for older live servers"
+        None, description="how a new table stores certificates: binary, or text for older live servers"
     )
     verify: Annotated[
         Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)], Flag("backfill")
@@ -208,7 +208,7 @@ class Parameters(_Checked):
         description="what to verify: off, heads (signatures) or entries (also inclusion)",
     )
     max_requests: Annotated[Count | None, Flag("backfill", "N")] = Field(
-        None, description="requests for entries that a backfill may send, repeated ones included"
+        None, description="requests for entries that a backfill may send, retries included"
     )
     max_entries: Annotated[Count | None, Flag("backfill", "N")] = Field(
         None, description="entries that a backfill may write"
@@ -217,22 +217,20 @@ class Parameters(_Checked):
         None, description="seconds after which a backfill starts no request and ends those under way"
     )
     recheck: Annotated[Rechecked | None, Flag("audit")] = Field(
-        None, description="audit: compare rows with the logs' entries again, those that are not proven, or all"
+        None, description="audit: compare rows with the logs' entries again: unproven or all"
     )
-    require_proof: Annotated[bool, Flag("audit")] = Field(
-        False, description="audit: rows that are not proven make it fail"
-    )
+    require_proof: Annotated[bool, Flag("audit")] = Field(False, description="audit: fail if rows are not proven")
     confirmed: Annotated[bool, Flag("merge", name="--yes")] = Field(
         False, description="merge a staging table even if it looks like a main table"
     )
     create_main: Annotated[bool | None, Flag("merge", name="--create")] = Field(
-        None, description="merge: create the main table if there is none; not given: unless its path was typed by hand"
+        None, description="merge: create a missing main table; not given: unless its path was typed by hand"
     )
     user_agent: Annotated[UserAgent | None, Flag(_LOGS, "TEXT")] = Field(
-        None, description="how to introduce yourself to logs, with a contact"
+        None, description="how to introduce yourself to logs, with a mail address or URL"
     )
     server_config: Annotated[FilePath | None, Flag(_ALL, "FILE")] = Field(
-        None, description="the live server's config.yaml: fills what is not given"
+        None, description="the live server's config.yaml: supplies what is not given"
     )
 
     @model_validator(mode="after")
@@ -243,24 +241,24 @@ class Parameters(_Checked):
 
     @classmethod
     def of(cls, namespace: Mapping[str, object]) -> Self:
-        """Return the parameters that `namespace` holds under their names: ``Parameters.of(globals())`` in a notebook.
+        """Return the parameters among the names in `namespace`: ``Parameters.of(globals())`` in a notebook.
 
         Raises
         ------
         ParameterError
-            A value is of the wrong kind; the message names it.
+            A value is of the wrong kind; `ctkit.ParameterError.keys` names it.
         """
         return cls._from(("notebook", {key: namespace[key] for key in cls.model_fields if key in namespace}))
 
     @classmethod
     def _from(cls, *layers: tuple[str, Mapping[str, object]]) -> Self:
-        """Return what the layers say, each called by its origin; the first that gives a key counts."""
+        """Return the parameters from several layers, each named by its origin; earlier ones override later ones."""
         given = cls._validate(*layers)
         if given.server_config is None:
             return given
         server = read_server_config(given.server_config, needs_table=given.main_path is None)
         if given.logs is not None or given.log_list is not None:
-            # Which logs is one question: the server's list must not widen the answer that somebody gave.
+            # The server's list must not add to the logs that were given.
             del server["logs"], server["log_list"]
         return cls._validate(*layers, (given.server_config, server))
 
@@ -297,19 +295,19 @@ class Parameters(_Checked):
 
 @checked
 def read_parameters(file: str | Path | None = None, **overrides: object) -> Parameters:
-    """Return the parameters in a YAML file, with `overrides` in place of what it says.
+    """Return the parameters in a YAML file, with `overrides`.
 
     Parameters
     ----------
     file
-        A YAML mapping, as papermill's ``-f`` takes it; None for `overrides` alone.
+        A YAML mapping, as for papermill's ``-f``; None for `overrides` alone.
     **overrides
-        By key; None leaves the file's value.
+        By key; None keeps the file's value.
 
     Raises
     ------
     ParameterError
-        The file cannot be read, or a key is unknown, or a value is of the wrong kind; the message names each.
+        The file cannot be read, a key is unknown, or a value is of the wrong kind; the message names each.
 
     Examples
     --------

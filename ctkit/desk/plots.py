@@ -1,4 +1,4 @@
-"""Pictures of gaps. They are PNG, which stays in an executed notebook wherever that is looked at."""
+"""Pictures of gaps, as PNG, which every viewer of an executed notebook shows."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -19,10 +19,10 @@ from ctkit.urls import canonical_url
 from ctkit.visible import visible
 
 MOST_LOGS = 40
-"""So many bars at the most: of more logs, those that miss most."""
+"""Most bars in a picture; of more logs, those with the most missing entries are shown."""
 
 _WIDTH = 1000
-"""Of the picture, in pixels; a bar takes the part between `_LEFT` and `_RIGHT`."""
+"""Width of the picture in pixels; bars run from `_LEFT` to `_RIGHT`, as fractions of it."""
 _LEFT, _RIGHT = 0.32, 0.78
 _PIXELS = round(_WIDTH * (_RIGHT - _LEFT))
 _LONGEST_NAME = 42
@@ -32,12 +32,12 @@ _TEXT, _SMALL_TEXT = "#24323d", "#62727f"
 
 
 class Picture(Figure):
-    """A matplotlib figure that a notebook shows without pyplot, which would keep every figure in memory."""
+    """A matplotlib figure that a notebook shows without pyplot, which keeps every figure in memory."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         width, height = self.get_size_inches() * self.dpi
         png = BytesIO()
-        # Twice the pixels that it takes on the page, for screens that have them.
+        # Twice the pixels, for high-resolution screens.
         self.savefig(png, format="png", dpi=2 * self.dpi)
         return png.getvalue(), {"width": int(width), "height": int(height)}
 
@@ -51,17 +51,17 @@ ReportOrGaps = Annotated[GapReport | pa.Table, PlainValidator(_check)]
 
 @checked
 def plot_gaps(gaps: ReportOrGaps, within: Within | None = None) -> Picture:
-    """Draw a bar for each log, from the first to the last index where gaps were looked for; what is missing is red.
+    """Draw a bar for each log, over the indices that were searched for gaps; what is missing is red.
 
-    However small, a gap is seen: a pixel with any missing index is tinted, the darker the more it misses.
+    Even the smallest gap is visible: a pixel with any missing index is tinted, and darker the more are missing.
 
     Parameters
     ----------
     gaps
         A gap report, or gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
     within
-        URL -> ``[start, end)`` of its bar, as given to `ctkit.find_gaps`. Where it is not given, a bar runs from the
-        log's first gap to its last one. A gap report knows it.
+        URL -> ``[start, end)`` of its bar, as given to `ctkit.find_gaps`; a gap report knows it. Without it, a bar runs
+        from the log's first gap to its last one.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def plot_gaps(gaps: ReportOrGaps, within: Within | None = None) -> Picture:
 
 @dataclass(frozen=True, eq=False)
 class _Bar:
-    """One log: what is missing of ``[start, end)``."""
+    """A log, and what is missing in ``[start, end)``."""
 
     name: str
     start: int
@@ -98,7 +98,7 @@ class _Bar:
         return np.diff(_missing_below(self.missing, edges)) / ((self.end - self.start) / _PIXELS)
 
     def captions(self) -> tuple[str, str]:
-        """Return how many gaps there are, and what they miss."""
+        """Return the number of gaps, and of missing entries."""
         gaps, missing = len(self.missing), self.missing.size
         if not gaps:
             return "no gap", "complete"
@@ -111,13 +111,13 @@ def _bar(name: str, missing: RangeSet, stretch: tuple[int | None, int] | None) -
     first, last = (int(missing.starts[0]), int(missing.ends[-1])) if len(missing) else (0, 0)
     start, end = stretch or (first, last)
     if start is None:
-        # Where the log's first row is, only its gaps can tell.
+        # The log's first row is not known; its first gap comes after it.
         start = first if len(missing) else end
     return _Bar(name, start, end, missing.between(start, end))
 
 
 def _missing_below(missing: RangeSet, index: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how many indices are missing below each of the given ones, fractions of an index included."""
+    """Return the number of missing indices below each of the given ones, fractions of an index included."""
     before = np.concatenate([[0], np.cumsum(missing.ends - missing.starts)])
     begun = np.searchsorted(missing.starts, index, side="right")
     ends = np.concatenate([[-np.inf], missing.ends])
@@ -129,7 +129,7 @@ def _draw(bars: list[_Bar], *, left_out: int) -> Picture:
     picture = Picture(figsize=(_WIDTH / 100, 0.5 * rows + 0.4), dpi=100, facecolor="white")
     # One axes for all: a row is one unit high, rows go down, and x runs from the left edge to the right one.
     axes = picture.add_axes((0, 0, 1, 1))
-    # Dollar signs in a name are no formula.
+    # Dollar signs in a name do not start a formula.
     plain: dict[str, Any] = {"va": "center", "parse_math": False, "usetex": False}
     head: dict[str, Any] = {**plain, "size": 9, "color": _TEXT}
     small: dict[str, Any] = {**plain, "size": 7, "color": _SMALL_TEXT}
@@ -143,11 +143,11 @@ def _draw(bars: list[_Bar], *, left_out: int) -> Picture:
         axes.text(_RIGHT + 0.01, row + 0.76, missing, **small)
     if not bars:
         axes.text(0.5, 0.5, "no log to show", ha="center", **head)
-    for at, (label, colour) in zip((0, 0.09, 0.22), _KEY.items(), strict=True):
-        axes.scatter(_LEFT + at + 0.005, rows + 0.36, marker="s", s=36, color=colour)
-        axes.text(_LEFT + at + 0.015, rows + 0.36, label, **small)
+    for offset, (label, colour) in zip((0, 0.09, 0.22), _KEY.items(), strict=True):
+        axes.scatter(_LEFT + offset + 0.005, rows + 0.36, marker="s", s=36, color=colour)
+        axes.text(_LEFT + offset + 0.015, rows + 0.36, label, **small)
     if left_out:
-        axes.text(_RIGHT + 0.01, rows + 0.36, f"{left_out} more logs miss less", **small)
+        axes.text(_RIGHT + 0.01, rows + 0.36, f"{left_out} logs with fewer missing entries", **small)
     # After the images, which move the limits.
     axes.set(xlim=(0, 1), ylim=(rows + 0.8, 0))
     axes.set_axis_off()
@@ -157,7 +157,7 @@ def _draw(bars: list[_Bar], *, left_out: int) -> Picture:
 def _colours(shares: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the shares as one row of pixels, shaped ``(1, pixels, 3)``."""
     present, little, all_ = (np.array(to_rgb(colour)) for colour in _KEY.values())
-    # Rounding leaves shares that are not quite zero; one index of a log of a trillion is more than this.
+    # Rounding leaves shares slightly above zero; one index in a log of a trillion is more than this.
     missing = shares[:, None] > 1e-10
     return np.where(missing, little + shares[:, None] * (all_ - little), present)[None].clip(0, 1)
 
@@ -166,5 +166,5 @@ def _shortened(name: str) -> str:
     name = visible(name).removeprefix("https://").removeprefix("http://")
     if len(name) <= _LONGEST_NAME:
         return name
-    # The end of a URL tells one shard from the next.
+    # Shards differ at the end of their URLs.
     return f"{name[: _LONGEST_NAME // 2 - 1]}\u2026{name[-_LONGEST_NAME // 2 :]}"

@@ -1,7 +1,7 @@
-"""What an analyst touches in a notebook: choose gaps, look at a merge and do it, watch a backfill.
+"""Widgets for notebooks: choose gaps, preview a merge and run it, watch a backfill.
 
-Widgets are a convenience and reports are the record: each one shows a report, which an executed notebook keeps as HTML
-where no widget can be drawn, and none of them ever waits for a click.
+Widgets are a convenience, reports are the record: each widget shows a report, which an executed notebook keeps as HTML
+where no widget can be drawn, and none ever waits for a click.
 """
 
 import time
@@ -31,21 +31,21 @@ from ctkit.visible import get_logger, visible
 logger = get_logger(__name__)
 
 LARGEST = 8
-"""How many gaps are shown one by one; there may be 50 million."""
+"""Gaps that are listed one by one; there may be 50 million."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChosenGaps(Report):
-    """Which of the gaps that were found are chosen.
+    """Which of the gaps are chosen.
 
     Attributes
     ----------
     found, chosen
         Columns ``source_url, start, end``, half-open.
     names
-        Source URL -> what the log is called.
+        Source URL -> name of the log.
     plan
-        What it takes to fill those that are chosen; None where the logs are not known.
+        What it takes to fill the chosen gaps; None if the logs are not known.
     """
 
     found: pa.Table
@@ -56,7 +56,7 @@ class ChosenGaps(Report):
     title = "gaps chosen"
 
     def facts(self) -> dict[str, Any]:
-        """Return the totals, in gaps and in the entries that they miss."""
+        """Return the totals, in gaps and in missing entries."""
         return {
             "gaps_chosen": self.chosen.num_rows,
             "gaps_found": self.found.num_rows,
@@ -65,13 +65,13 @@ class ChosenGaps(Report):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what is chosen of each log, and the largest of the chosen gaps."""
+        """Return what is chosen in each log, and the largest of the chosen gaps."""
         if not self.found.num_rows:
             return {}
         found, of_chosen = _count_by_log(self.found), _count_by_log(self.chosen)
         logs = found.add_suffix(" found").join(of_chosen.add_suffix(" chosen")).fillna(0).astype(int).reset_index()
         chosen = _with_missing(self.chosen)
-        if len(chosen):  # of nothing, Arrow 21 cannot select anything
+        if len(chosen):  # Arrow 21 cannot select from an empty table
             chosen = chosen.take(pc.select_k_unstable(chosen, LARGEST, [("missing", "descending")]))
         shown = chosen.to_pandas(use_threads=False)
         tables = {"by log": logs, f"the largest {len(shown)}": shown}
@@ -81,7 +81,7 @@ class ChosenGaps(Report):
 
 
 class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
-    """Shows gaps and lets the analyst choose some of them: by log, by size, by index.
+    """Shows gaps, and lets the analyst choose among them by log, size and index.
 
     Parameters
     ----------
@@ -91,13 +91,13 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
     Attributes
     ----------
     value : pyarrow.Table
-        The chosen gaps ``[start, end)``, to be given to `ctkit.backfill`; all of them at first.
+        The chosen gaps ``[start, end)``, to be passed to `ctkit.backfill`; all of them at first.
     logs : ipywidgets.SelectMultiple
         Source URLs whose gaps are chosen.
     smallest, largest : ipywidgets.BoundedIntText
-        Gaps that miss at least, and at most, so many entries are chosen.
+        Fewest and most missing entries of a chosen gap.
     start, end : ipywidgets.BoundedIntText
-        What lies in ``[start, end)`` is chosen; a gap that goes beyond is cut there.
+        Gaps are chosen within ``[start, end)``, and cut there if they reach beyond.
 
     Examples
     --------
@@ -127,9 +127,9 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
         self.logs = ipywidgets.SelectMultiple(
             options=options, value=tuple(counts.index), rows=min(max(len(options), 2), 10), layout=wide
         )
-        self.smallest = _number(1, largest, 1, "at least", "entries that a chosen gap misses")
-        self.largest = _number(1, largest, largest, "at most", "entries that a chosen gap misses")
-        self.start = _number(0, end, 0, "from index", "first index that is chosen")
+        self.smallest = _number(1, largest, 1, "at least", "missing entries of a chosen gap")
+        self.largest = _number(1, largest, largest, "at most", "missing entries of a chosen gap")
+        self.start = _number(0, end, 0, "from index", "first index to choose")
         self.end = _number(0, end, end, "to index", "index to stop before")
         self._shown = ipywidgets.HTML()
         super().__init__(
@@ -147,7 +147,7 @@ class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def report(self) -> ChosenGaps:
-        """What is chosen now, for a record."""
+        """The current choice."""
         plan = None if self._logs is None else plan_backfill(self._logs, self.value, ask=False)
         return ChosenGaps(self._found, self.value, self._names, plan)
 
@@ -176,23 +176,23 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
     Parameters
     ----------
     staging
-        What was previewed; or the table to merge from, to be previewed now.
+        A preview; or the table to merge from, which is previewed now.
     main
-        The table to merge into, where `staging` is a table.
+        The table to merge into, if `staging` is a table.
 
     Attributes
     ----------
     value : MergeReport or None
-        What the merge did; None as long as there was none.
+        What the merge did; None before it.
     preview : MergePreview
-        What is shown, and what the button merges. If a table moved meanwhile, nothing is merged and this is a new one.
+        What is shown, and what the button merges. If a table has changed since, nothing is merged, and a new preview is
+        shown.
     button : ipywidgets.Button
-        Cannot be pressed while a merge runs, after one is done, when nothing is staged, and while a box is shown that
-        is not ticked.
+        Disabled while a merge runs and after it, if nothing is staged, and while a box that is shown is not ticked.
     confirmed : ipywidgets.Checkbox
-        Shown where the staging table looks like a main table; to be ticked before it is merged.
+        Shown if the staging table looks like a main table; must be ticked to merge it.
     create_main : ipywidgets.Checkbox
-        Shown where there is no main table; to be ticked before one is created.
+        Shown if there is no main table; must be ticked to create one.
     """
 
     value = traitlets.Instance(MergeReport, allow_none=True)
@@ -219,7 +219,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     @property
     def report(self) -> MergePreview | MergeReport:
-        """What the panel has come to, for a record: the merge, or what one would do."""
+        """The report of the merge; before it, the preview."""
         return self.value or self.preview
 
     @property
@@ -242,7 +242,7 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
         self.button.tooltip = visible(f"insert {preview.inserted:,} rows into {preview.main}")
 
     def _merge(self, _: object) -> None:
-        # A second click may have been on its way before the button was seen to be disabled.
+        # A second click may arrive before the front end has disabled the button.
         if self.button.disabled:
             return
         self.button.disabled = True
@@ -253,9 +253,9 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._outcome.value = _framed(self.value)
         except (StalePreviewError, UnconfirmedMergeError) as error:
             self._outcome.value = _problem(error)
-            self._look_again()
+            self._preview_again()
         except Exception as error:
-            # Nobody else would show it: a front end keeps what a click raises to itself.
+            # A front end does not show what a click raises.
             self._outcome.value = _problem(error)
             if not isinstance(error, CtkitError):
                 logger.exception("merge failed staging=%s main=%s", self.preview.staging, self.preview.main)
@@ -264,18 +264,18 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
             self._enable()
 
     def _enable(self, _: object = None) -> None:
-        """Let the button be pressed where there is something to merge, and no doubt left."""
+        """Enable the button if there is something to merge and every box that is shown is ticked."""
         settled = all(box.value or not asks for box, asks in self._asked().items())
         self.button.disabled = self.value is not None or not self.preview.staging_rows or not settled
 
     def _asked(self) -> dict[ipywidgets.Checkbox, bool]:
-        """Return for each box whether it must be ticked."""
+        """Return, for each box, whether it must be ticked."""
         return {
             self.confirmed: bool(self.preview.doubts),
             self.create_main: self.preview.main_version is None and self.preview.staging_rows > 0,
         }
 
-    def _look_again(self) -> None:
+    def _preview_again(self) -> None:
         try:
             self._show(preview_staged(self._parameters))
         except CtkitError as error:
@@ -289,9 +289,9 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
 
 
 class ProgressBar:
-    """Shows how far a backfill is, in one output that is drawn anew after each commit.
+    """Shows the progress of a backfill, in one output that is redrawn after each commit.
 
-    Unlike a widget it stays in an executed notebook: ``backfill(..., on_progress=ProgressBar())``.
+    Unlike a widget, it stays in an executed notebook: ``backfill(..., on_progress=ProgressBar())``.
     """
 
     def __init__(self) -> None:
@@ -348,7 +348,7 @@ def _number(low: int, high: int, value: int, about: str, tooltip: str) -> ipywid
 
 
 def _framed(report: Report) -> str:
-    """Return the report with the looks of an ordinary output."""
+    """Return the report as HTML that looks like an ordinary output."""
     return f"<div class='jp-RenderedHTMLCommon'>{report._repr_html_()}</div>"
 
 
@@ -359,5 +359,5 @@ def _problem(error: Exception) -> str:
 
 
 def _as_text(report: Report) -> dict[str, str]:
-    """Return what viewers and logs that draw no widgets show in its place."""
+    """Return what viewers that cannot draw widgets show instead."""
     return {"text/html": report._repr_html_(), "text/plain": str(report)}

@@ -1,4 +1,4 @@
-"""Look at a table and its logs again: how complete it is, and what of it is proven to be the log's."""
+"""The audit of a table against its logs: how complete it is, and which rows are proven to be the logs' own."""
 
 import threading
 from collections import defaultdict
@@ -23,7 +23,7 @@ from ctkit.ranges import END, RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 
 LOGS_AT_ONCE = 4
-"""So many logs are rechecked at a time; each holds some ten thousand entries in memory."""
+"""Logs that are rechecked at a time; each holds some ten thousand entries in memory."""
 
 
 @checked
@@ -38,39 +38,40 @@ def audit(
     recheck: Rechecked | None = None,
     require_proof: bool = False,
 ) -> AuditReport:
-    """Tell which entries have a row, and which rows are proven, up to the tree head that each log gives now.
+    """Report which entries have a row, and which rows are proven, up to each log's current tree head.
 
-    Nothing is changed. Every tree head that a commit of the table names is compared with the one of now; rows that were
-    proven with one that is not its beginning are not proven. Every file that can hold a row of these logs is read to
-    its last byte, and the certificates of all their rows are hashed.
+    Nothing is changed. Every tree head that a commit of the table names is compared with the current one: rows that
+    were proven with a head that the current tree does not extend are not proven. Every file that can hold a row of
+    these logs is read to its last byte, and the certificates of all their rows are hashed.
 
     Parameters
     ----------
     logs
-        Where to ask; other logs' rows are not looked at.
+        The logs to ask; rows of other logs are ignored.
     main
-        The table, at the version that counts.
+        The table, at the version to audit.
     from_index, to_index
-        Of every log the stretch ``[from_index, to_index)`` is looked at, as far as its tree goes.
+        The stretch ``[from_index, to_index)`` of every log is audited, up to its tree size.
     final_heads
-        By canonical URL, the tree head that a log list calls the final one of a log that does not grow any more.
+        By canonical URL, the tree head that a log list calls final, of a log that no longer grows.
     unavailable
-        Errors of logs that could not even be opened: they are in the report like those that do not answer.
+        One error for each log that could not be opened; the report names it like a log that does not answer.
     recheck
-        Fetch entries again, prove them, and compare them with their rows column by column: those of rows that are not
-        proven, or of all rows in the stretch.
+        Fetch entries again, prove them, and compare them with their rows column by column: the entries of unproven
+        rows, or of all rows in the stretch.
     require_proof
-        Whether rows that are not proven make the audit fail.
+        Whether unproven rows make the audit fail.
 
     Raises
     ------
     ParameterError
-        An argument is of the wrong kind, `from_index` is not below `to_index`, or a log has no entry at it or after it.
+        An argument is of the wrong kind, `from_index` is not below `to_index`, or a log has no entry at or above it.
     TableError
-        The table's log cannot be read, or another table is in its place.
+        The table's log cannot be read, or another table has taken its place.
     """
     if to_index is not None and from_index >= to_index:
-        raise ParameterError(f"from_index {from_index} is not below to_index {to_index}; correct one of them")
+        message = f"from_index {from_index} is not below to_index {to_index}; correct one of them"
+        raise ParameterError(message, keys=("from_index", "to_index"))
     folder = folder_of(main)
     check_features(main, "read")
     statements = read_statements(main)
@@ -91,7 +92,7 @@ def audit(
     audits = [_look_at_rows(look, rows[look.url], from_index, to_index) for look in looks]
     if recheck:
         audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck, damaged)
-    audits = sorted(audits, key=lambda each: each.source_url)
+    audits = sorted(audits, key=lambda audit: audit.source_url)
     kept = [statement.version for statement in statements]
     forgotten = RangeSet.of((0, main.version() + 1)).minus(RangeSet.holding(np.array(kept, np.int64)))
     return AuditReport(folder, main.version(), tuple(audits), damaged, forgotten, require_proof)
@@ -99,7 +100,7 @@ def audit(
 
 @dataclass(frozen=True, eq=False)
 class _Look:
-    """What asking one log came to: its tree head of now, if it gave one, beside those that are remembered."""
+    """What one log answered: its current tree head, if it gave one, and whether that extends the remembered ones."""
 
     url: str
     current: Checkpoint | None
@@ -114,13 +115,13 @@ def _unseen(error: LogError, records: Sequence[Provenance], final: Checkpoint | 
 
 
 def _look(log: Log, records: Sequence[Provenance], final: Checkpoint | None) -> _Look:
-    """Ask for the tree head of now, and for the proofs that it continues the others."""
+    """Ask for the current tree head, and for proofs that it extends the others."""
     current = log.get_checkpoint()
     problems: list[LogError] = []
 
     def is_beginning(old: Checkpoint) -> bool | None:
         if any(isinstance(problem, LogUnavailableError) for problem in problems):
-            return None  # what holds for one proof holds for the next
+            return None  # the next proof would fail, too
         try:
             log.check_consistency(old, current)
         except CheckpointError as error:
@@ -132,8 +133,8 @@ def _look(log: Log, records: Sequence[Provenance], final: Checkpoint | None) -> 
         return True
 
     if final and is_beginning(final) and current.tree_size > final.tree_size:
-        message = f"the tree of {final.tree_size} entries is the final one by the log list, and now it has"
-        problems.append(CheckpointError(log.url, f"{message} {current.tree_size}: get the list anew, and {REPORT}"))
+        message = f"the log list calls the tree of {final.tree_size} entries final, and it now has {current.tree_size}"
+        problems.append(CheckpointError(log.url, f"{message}: download the list again, and {REPORT}"))
     heads = tuple(
         replace(head, consistent=is_beginning(Checkpoint.remembered(log.url, head.tree_size, head.root_hash)))
         for head in _heads_of(records)
@@ -142,7 +143,7 @@ def _look(log: Log, records: Sequence[Provenance], final: Checkpoint | None) -> 
 
 
 def _heads_of(records: Sequence[Provenance]) -> Iterator[RememberedHead]:
-    """Yield each tree head that the records of one log name, once, ascending."""
+    """Yield each tree head that the records of one log name, once, in ascending order."""
     naming: dict[tuple[int, bytes], list[Provenance]] = defaultdict(list)
     for record in records:
         if record.tree_size:
@@ -157,15 +158,15 @@ def _check_start(look: _Look, from_index: int) -> None:
     head = look.final or look.current
     if head and from_index >= max(head.tree_size, 1):
         message = f"from_index {from_index} is not below the tree size {head.tree_size} of {look.url}"
-        raise ParameterError(f"{message}: give a lower one, or leave that log out")
+        raise ParameterError(f"{message}: give a lower one, or leave that log out", keys=("from_index",))
 
 
 def _look_at_rows(look: _Look, rows: Rows, from_index: int, to_index: int | None) -> LogAudit:
-    """Hold what the table says of one log against what the log said."""
+    """Compare the table's rows of one log with what the log answered."""
     head, present = look.final or look.current, rows.present
     size = head.tree_size if head else int(present.ends[-1]) if len(present) else 0
-    # A backend that is behind does not contradict rows of a larger tree that the log has shown before.
-    larger = [] if look.final else [each.tree_size for each in look.heads if each.consistent is not False]
+    # A backend that lags behind does not contradict rows under a larger tree that the log has shown before.
+    larger = [] if look.final else [head.tree_size for head in look.heads if head.consistent is not False]
     limit = max([size, *larger])
     end = size if to_index is None else min(to_index, size)
     start = min(from_index, end)
@@ -203,14 +204,16 @@ def _kind_of_head(look: _Look) -> TreeHead:
 
 
 def _believed(statements: Iterable[Statement], looks: Sequence[_Look]) -> Iterator[Statement]:
-    """Yield the statements; what was proven with a tree that its log contradicts is not proven."""
+    """Yield the statements; records under a tree head that the log contradicts prove nothing."""
     wrong = {
         (look.url, head.tree_size, head.root_hash) for look in looks for head in look.heads if head.consistent is False
     }
     for statement in statements:
         records = tuple(
-            replace(each, verified="off") if (each.source_url, each.tree_size, each.root_hash) in wrong else each
-            for each in statement.records
+            replace(record, verified="off")
+            if (record.source_url, record.tree_size, record.root_hash) in wrong
+            else record
+            for record in statement.records
         )
         yield statement._replace(records=records)
 
@@ -223,10 +226,7 @@ def _recheck(
     which: Literal["unproven", "all"],
     damaged: Mapping[str, str],
 ) -> list[LogAudit]:
-    """Compare rows with their logs, of several logs at a time; a log that gives no tree head is left out.
-
-    So are damaged files.
-    """
+    """Compare rows with their logs, several logs at a time; skip logs without a tree head, and damaged files."""
     stop = threading.Event()
 
     def recheck(pair: tuple[_Look, LogAudit]) -> LogAudit:
@@ -245,7 +245,7 @@ def _recheck(
 
 
 def _with(found: LogAudit, current: Checkpoint, rechecked: Recheck) -> LogAudit:
-    """Add what a recheck has shown."""
+    """Add the result of a recheck."""
     present = RangeSet.joined((found.proven, found.unproven))
     proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing)
     return replace(

@@ -1,4 +1,4 @@
-"""What an audit found out: how complete a table is, and what of it is proven to be the log's."""
+"""The report of an audit: how complete a table is, and which rows are proven to be the logs' own."""
 
 import base64
 import json
@@ -13,33 +13,33 @@ from ctkit.arguments import Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.lake.digests import MEND
 from ctkit.ranges import RangeSet
-from ctkit.report import ROWS, Report, frame_of
+from ctkit.report import ROWS, Report, first_of, frame_of
 from ctkit.wire.checkpoint import Checkpoint
 
 SHOWN = 1000
-"""So many ranges of each kind are shown to people for a log; all count, and all are in JSON."""
+"""Ranges of each kind that are shown for a log; all count, and JSON has all."""
 
 _PIECE = 65_536
-"""Ranges that are written together."""
+"""Ranges that are written to JSON at a time."""
 
 NAMED = 5
-"""So many of them are named in an error."""
+"""Ranges, files or problems that an error names."""
 
 MEANING = (
-    "The table alone tells which entries have a row, and whether the bytes of each certificate have the SHA-256 that "
-    "stands beside them.",
-    "A row holds neither leaf hash nor timestamped entry, so only the log can tell whether it is the log's. Proven is "
-    "what a commit of this table says it has compared with the log's tree, as long as its files are byte for byte as "
-    "it wrote them (ctkit puts their SHA-256 into their names) and its tree head is the beginning of the log's tree of "
-    "now.",
-    "Files of other writers have no such name. Their rows are not proven; of bytes that have changed in them an audit "
-    "finds what makes a column unreadable, what does not fit a page checksum, where the writer has set one, and "
-    "certificates that do not have the SHA-256 beside them.",
-    "Not proven is not wrong: rows of the live server, rows written without proof, rows that a compaction has "
-    "rewritten, and those whose commit is no longer in the table's log. A recheck compares them with the log again.",
-    "Rows of logs that were not asked for are not looked at.",
-    "What logs sign is the certificate, or the TBSCertificate of a precertificate, with type and timestamp; the "
-    "signature of a precertificate and the chain are the log's word only.",
+    "The table alone shows which entries have a row, and whether each certificate has the SHA-256 in its row.",
+    "A row holds neither leaf hash nor timestamped entry, so only the log can tell whether it is the log's. A row is "
+    "proven if a commit of this table records that it was compared with the log's tree, its file is byte for byte as "
+    "written (ctkit puts the SHA-256 of a file into its name), and the log's current tree extends the recorded one. "
+    "Whoever can write the table's _delta_log can forge such records; --recheck all asks the logs again.",
+    "Files of other writers have no such name. Their rows are not proven; of changed bytes in them, an audit finds "
+    "those that make a column unreadable, break a page checksum (if the writer sets them), or leave a certificate "
+    "without its SHA-256.",
+    "Not proven does not mean wrong: such are rows of the live server, rows written without proof, rows that a "
+    "compaction has rewritten, and rows whose commit is no longer in the table's log. A recheck compares them with the "
+    "log again.",
+    "Rows of logs that you do not name are ignored.",
+    "Logs sign the certificate, or the TBSCertificate of a precertificate, with its type and timestamp; they do not "
+    "sign the signature of a precertificate, nor the chain.",
 )
 
 
@@ -63,13 +63,13 @@ class RememberedHead:
     Attributes
     ----------
     tree_size, root_hash
-        As a commit has them.
+        As in the commit.
     verified
         The most that was verified with it.
     signed
         Whether its signature was verified then.
     consistent
-        Whether its tree is the beginning of the log's tree of now; None if that could not be found out.
+        Whether the log's current tree extends it; None if the log gave no proof.
     """
 
     tree_size: int
@@ -81,37 +81,37 @@ class RememberedHead:
 
 @dataclass(frozen=True, eq=False)
 class LogAudit:
-    """What was found out about one log and its rows.
+    """The audit of one log and its rows.
 
     Attributes
     ----------
     source_url
         The log.
     head
-        The log's own tree head of now, else the final one that a log list gives; None if there is neither.
+        The final tree head that a log list gives, else the log's current one; None if there is neither.
     tree_head
-        Which it is: the log's, its signature verified (``"signed"``) or its key unknown (``"unsigned"``); the log
-        list's (``"listed"``); none (``"not known"``).
+        Where the log's current head stands: its signature verified (``"signed"``) or its key not known
+        (``"unsigned"``). Without one: the log list's (``"listed"``), or none (``"not known"``).
     final
         Whether the log list says that the tree never grows beyond `head`.
     start, end
-        The stretch ``[start, end)`` that was looked at. Without a `head` it ends with the last row.
+        The audited stretch ``[start, end)``. Without a `head` it ends with the last row.
     rows, beyond
-        Rows in that stretch, and at or above the size of every tree that the log has shown.
+        Rows in that stretch, and rows beyond every tree that the log has shown.
     missing, proven, unproven
-        Entries without a row; entries with a row that is proven, or is not. Together they are the stretch.
+        Entries without a row; with a proven row; with a row that is not proven. Together they are the stretch.
     repeated
         Entries of the stretch with several rows.
     proven_under
-        Size of the largest tree that rows were proven with, and that the log does not contradict; 0 without one.
+        Size of the largest tree that rows were proven with and that the log does not contradict; 0 without one.
     altered
-        Rows, of the whole log, whose certificate does not have the SHA-256 beside it.
+        Rows, of the whole log, whose certificate does not have the SHA-256 in the row.
     differing, columns
-        Rows that a recheck found to differ from the log's entries; index -> names of the columns, of the first ones.
+        Rows that a recheck found to differ from the log's entries; index -> names of the columns, of the first rows.
     heads
-        The tree heads that commits name, ascending.
+        The tree heads that commits name, in ascending order.
     problems
-        What the log contradicts, or could not be asked.
+        What the log contradicts, or did not answer.
     """
 
     source_url: str
@@ -135,7 +135,7 @@ class LogAudit:
 
     @property
     def verdict(self) -> str:
-        """The last word: ``"complete"``, and ``"complete for good"`` for all of a log that never grows again."""
+        """The result in a word: ``"complete for good"`` is all of a log that no longer grows."""
         if any(isinstance(problem, CheckpointError) for problem in self.problems):
             return "contradicted"
         if self.beyond or len(self.altered) or len(self.differing):
@@ -149,26 +149,30 @@ class LogAudit:
 
     @property
     def ranges(self) -> dict[str, RangeSet]:
-        """What is listed range by range, by heading."""
+        """The ranges of each kind, by heading."""
         covered = RangeSet.joined((self.proven, self.unproven))
         kinds = (covered, self.missing, self.repeated, self.proven, self.unproven, self.altered, self.differing)
         return dict(zip(RANGES, kinds, strict=True))
 
     def flaws(self, *, require_proof: bool) -> list[tuple[str, str]]:
-        """Return what is wrong with the rows, in words, each with what to do about it."""
-        backfill, look = "backfill what is missing", "look at what contradicts"
+        """Return what is wrong with the rows, each with what to do about it."""
+        backfill, look = "backfill what is missing", "look at the rows that contradict the log"
         found = [
             (self.missing, "entries are missing", backfill),
-            (self.repeated, "entries have several rows", "remove those that repeat another (ctkit repair)"),
+            (self.repeated, "entries have several rows", "remove the repeated rows (ctkit repair)"),
             (self.altered, "rows hold a certificate without its SHA-256", look),
             (self.differing, "rows differ from the log's entries", look),
             (self.unproven if require_proof else RangeSet.of(), "rows are not proven", "recheck them (--recheck)"),
         ]
-        flaws = [(f"{ranges.size} {what}: {first_of(ranges)}", advice) for ranges, what, advice in found if len(ranges)]
-        return flaws + ([(f"{self.beyond} rows lie beyond the tree of now", look)] if self.beyond else [])
+        flaws = [
+            (f"{ranges.size} {what}: {first_of(ranges, NAMED)}", advice)
+            for ranges, what, advice in found
+            if len(ranges)
+        ]
+        return flaws + ([(f"{self.beyond} rows lie beyond the log's tree", look)] if self.beyond else [])
 
     def line(self) -> dict[str, Any]:
-        """Return what is said in one line: short names, JSON values."""
+        """Return the facts that fit in one line: short names, JSON values."""
         return {
             "log": self.source_url,
             "verdict": self.verdict,
@@ -187,7 +191,7 @@ class LogAudit:
         }
 
     def details(self, limit: int | None = None) -> dict[str, Any]:
-        """Return what takes many lines, by heading: JSON values; of ranges the first `limit` of each kind."""
+        """Return the details by heading, as JSON values; of ranges, the first `limit` of each kind."""
         root_hashes = [base64.b64encode(head.root_hash).decode() for head in self.heads]
         return {
             "log": self.source_url,
@@ -212,16 +216,16 @@ class AuditReport(Report):
     main
         The table's folder.
     version
-        The version that was looked at.
+        The version that was audited.
     logs
-        One for each log that was asked for, by URL.
+        The audit of each log, by URL.
     damaged
-        Name of each file, of those that can hold rows of these logs, that is not what was written or cannot be read
-        whole -> why. None of its rows is proven, and those whose keys cannot be read are missing.
+        Name -> problem, of each file that can hold rows of these logs and is not as it was written, or cannot be read
+        to its end. None of its rows is proven, and rows whose keys cannot be read are missing.
     forgotten
-        Versions whose commits the table's log no longer has: if they called rows proven, nobody knows.
+        Versions whose commits the table's log no longer has: what they had proven is not known.
     require_proof
-        Whether rows that are not proven make it fail.
+        Whether unproven rows make the audit fail.
     """
 
     main: str
@@ -233,12 +237,12 @@ class AuditReport(Report):
 
     @property
     def title(self) -> str:  # type: ignore[override]
-        """What it comes to."""
+        """The result."""
         return "audit passed" if self.passed else "audit failed"
 
     @property
     def passed(self) -> bool:
-        """Whether all that was asked for is complete, and proven where that is required, and nothing contradicts."""
+        """Whether everything is complete, and proven if that is required, and nothing contradicts the logs."""
         flawed = any(log.problems or log.flaws(require_proof=self.require_proof) for log in self.logs)
         return not (flawed or self.damaged)
 
@@ -248,12 +252,12 @@ class AuditReport(Report):
         Raises
         ------
         CheckpointError
-            A log contradicts itself, or its log list: believe nothing of it.
+            A log contradicts itself or its log list: do not trust it.
         TableError
             A file is damaged; entries are missing or have several rows; rows contradict their log, or are not proven
-            where that is required.
+            though that is required.
         LogUnavailableError, LogProtocolError
-            A log could not be asked: something is not known.
+            A log did not answer, so the result is not known.
         """
         problems = [problem for log in self.logs for problem in log.problems]
         flaws = [
@@ -262,9 +266,8 @@ class AuditReport(Report):
             for flaw, advice in log.flaws(require_proof=self.require_proof)
         ]
         if self.damaged:
-            names = [f"{name} ({why})" for name, why in islice(self.damaged.items(), NAMED)]
-            others = f" and {len(self.damaged) - NAMED} more" if len(self.damaged) > NAMED else ""
-            flaws.insert(0, (f"{len(self.damaged)} files are damaged: {', '.join(names)}{others}", MEND))
+            names = [f"{name} ({why})" for name, why in self.damaged.items()]
+            flaws.insert(0, (f"{len(names)} files are damaged: {first_of(names, NAMED)}", MEND))
         named = [f"{problem.url}: {_where(problem)}{problem.message}" for problem in problems[:NAMED]]
         more = [f"and {len(problems) - NAMED} more like these"] if len(problems) > NAMED else []
         message = "; ".join([*named, *more, *(flaw for flaw, _ in flaws)])
@@ -296,7 +299,7 @@ class AuditReport(Report):
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the line of each log, its problems, ranges and tree heads, and what all this tells."""
+        """Return a line for each log, its problems, ranges and tree heads, and what the audit can and cannot tell."""
         details = [log.details(SHOWN) for log in self.logs]
 
         def table_of(heading: str) -> pd.DataFrame:
@@ -316,9 +319,9 @@ class AuditReport(Report):
         if not len(self.forgotten):
             return []
         return [
-            f"The table's log no longer has the commits of versions {first_of(self.forgotten)}: a checkpoint has "
-            "cleaned them up, as it does with those older than delta.logRetentionDuration (30 days where the table "
-            "does not say otherwise). Rows that they called proven are not proven any more; recheck them (--recheck). "
+            f"The table's log no longer has the commits of versions {first_of(self.forgotten, NAMED)}: a checkpoint "
+            "has removed them, as it does with commits older than delta.logRetentionDuration (30 days by default). "
+            "Rows that they had proven are no longer proven; recheck them (--recheck). "
             f"To keep commits longer: DeltaTable({self.main!r}).alter.set_table_properties("
             "{'delta.logRetentionDuration': 'interval 36500 days'})"
         ]
@@ -337,31 +340,27 @@ class AuditReport(Report):
         return {**self._json_head(), "details": [{**log.line(), **log.details()} for log in self.logs]}
 
     def json_pieces(self) -> Iterator[str]:
-        """Yield the text of `to_json`, piece by piece: there can be more ranges than Python objects have room."""
+        """Yield the text of `to_json` in pieces: there can be more ranges than fit in memory as Python objects."""
         yield json.dumps(self._json_head())[:-1] + ', "details": ['
         for number, log in enumerate(self.logs):
             listed = {**log.line(), **log.details(0)}
             yield ",\n" * (number > 0) + json.dumps({name: listed[name] for name in listed if name not in RANGES})[:-1]
             for heading, ranges in log.ranges.items():
                 yield f', "{heading}": ['
-                for at in range(0, len(ranges), _PIECE):
-                    starts, ends = (each[at : at + _PIECE].tolist() for each in (ranges.starts, ranges.ends))
-                    pairs = zip(starts, ends, strict=True)
-                    yield ",\n" * (at > 0) + ",\n".join(f'{{"start": {start}, "end": {end}}}' for start, end in pairs)
+                for first in range(0, len(ranges), _PIECE):
+                    piece = slice(first, first + _PIECE)
+                    pairs = zip(ranges.starts[piece].tolist(), ranges.ends[piece].tolist(), strict=True)
+                    yield ",\n" * (first > 0) + ",\n".join(
+                        f'{{"start": {start}, "end": {end}}}' for start, end in pairs
+                    )
                 yield "]"
             yield "}"
         yield "]}"
 
 
 def _listed(ranges: RangeSet, limit: int | None) -> list[dict[str, int]]:
-    return [asdict(each) for each in islice(ranges, limit)]
+    return [asdict(stretch) for stretch in islice(ranges, limit)]
 
 
 def _where(problem: LogError) -> str:
     return "" if problem.start is None else f"[{problem.start}, {problem.end}) "
-
-
-def first_of(ranges: RangeSet) -> str:
-    """Return the first `NAMED` ranges as text, and how many more there are."""
-    more = f" and {len(ranges) - NAMED} more" if len(ranges) > NAMED else ""
-    return ", ".join(map(str, islice(ranges, NAMED))) + more

@@ -1,4 +1,4 @@
-"""Rows of a table beside the log's own entries: fetched again, proven, and compared column by column."""
+"""The comparison of a table's rows with the log's entries: fetched again, proven, and compared column by column."""
 
 import threading
 from collections.abc import Mapping
@@ -31,30 +31,30 @@ from ctkit.wire.rows import read_rows
 logger = get_logger(__name__)
 
 MEMORY = "1GB"
-"""For DuckDB, which reads certificates; a row group of the live server's takes some of it in each thread."""
+"""Memory for DuckDB: each of its threads holds the certificates of a row group, which the live server makes large."""
 
 ROWS_AT_ONCE = 16_384
 BYTES_AT_ONCE = 64 << 20
-"""So many rows are compared at once; whichever of the two is less."""
+"""Rows that are compared at a time, whichever limit is reached first."""
 
 SHOWN = 1000
-"""Of so many differing rows the columns are named; of the others the index only."""
+"""Differing rows of which the columns are named; of the others, only the index is."""
 
 
 @dataclass(frozen=True, eq=False)
 class Recheck:
-    """What the comparison of some rows of one log with its entries came to.
+    """The result of comparing rows of one log with its entries.
 
     Attributes
     ----------
     equal
-        Rows that are what the log has, and that is under the tree head.
+        Rows that equal the log's entries, which are proven to be under the tree head.
     differing
-        Rows that are not.
+        Rows that differ.
     columns
         Index -> names of the differing columns, of the first `SHOWN` rows of `differing`.
     errors
-        What could not be had or proven, each with its ``[start, end)``.
+        Entries that could not be fetched or proven, each with its ``[start, end)``.
     """
 
     equal: RangeSet
@@ -79,11 +79,11 @@ def recheck_rows(
     head
         The tree head to prove the entries with.
     wanted
-        The rows to compare. One that is in no file that counts is neither equal nor differing.
+        The rows to compare. Rows that are in none of the files are neither equal nor differing.
     stop
-        When set, what has arrived counts.
+        When set, only entries that have arrived are compared.
     without
-        Names of files that are left out, because they are damaged.
+        Names of damaged files, which are skipped.
     """
     as_der = as_der_type(table)
 
@@ -113,14 +113,14 @@ def recheck_rows(
 
 
 class _Comparison:
-    """Rows of one log as they should be, beside those of a table.
+    """Compares the expected rows of one log with those of a table.
 
     Attributes
     ----------
     equal, differing
-        Indices of rows that are what they should be, and of rows that are not.
+        Indices of rows that are as expected, and of rows that are not.
     columns
-        Index -> names of the differing columns, of the first `SHOWN`.
+        Index -> names of the differing columns, of the first `SHOWN` rows.
     """
 
     def __init__(self, table: DeltaTable, log: Log, without: Mapping[str, object]) -> None:
@@ -133,15 +133,15 @@ class _Comparison:
         self._rows = self._bytes = 0
 
     def add(self, arrival: Arrival) -> None:
-        """Take rows as they should be, to be compared soon."""
+        """Take expected rows, to be compared soon."""
         rows = arrival.rows
         columns = {
             name: cast_column(rows[name], plain_type(rows[name].type)) for name in ("cert_index", *questions.COMPARED)
         }
         if arrival.missing_issuers:
-            # The table may have them: the log had them once.
+            # The log may have had them when the row was written.
             columns["chain"] = pa.nulls(len(rows), columns["chain"].type)
-        # A log that speaks both protocols may have been read by either.
+        # A log that speaks both protocols may have been read through either.
         index = rows["cert_index"].to_numpy()
         columns["get_entries_url"] = get_entries_urls(self._url, index)
         columns["data_tile_url"] = data_tile_urls(self._url, index)
@@ -152,7 +152,7 @@ class _Comparison:
             self.compare()
 
     def compare(self) -> None:
-        """Compare what waits."""
+        """Compare the rows that have been taken."""
         if not self._rows:
             return
         rows = pa.concat_tables(self._waiting)
@@ -168,7 +168,7 @@ class _Comparison:
                 last=last,
             ).to_pyarrow()
         differs = pc.not_equal(found["columns"], "")
-        # Not what was asked for: a row that could not be found is not what it should be.
+        # Only rows that were found: a missing row is not equal.
         self.equal.append(RangeSet.holding(found["cert_index"].filter(pc.invert(differs)).to_numpy()))
         found = found.filter(differs)
         self.differing.append(RangeSet.holding(found["cert_index"].to_numpy()))
