@@ -29,6 +29,7 @@ from ctkit.logs.http import Patience
 from ctkit.logs.log import open_log
 from ctkit.ranges import RangeSet
 from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.extra_data import FAULTS
 from ctkit.wire.rows import read_rows
 
 SIZE = 600
@@ -206,8 +207,9 @@ def test_audit_of_a_stretch(place):
 @pytest.mark.parametrize("from_index", [SIZE, 10 * SIZE])
 def test_audit_of_a_stretch_beyond_the_tree(place, from_index):
     """A stretch without an entry is not called complete."""
-    with pytest.raises(ParameterError, match=f"^from_index {from_index} is not below the tree size {SIZE} of http"):
+    with pytest.raises(ParameterError) as raised:
         place.audit(from_index=from_index)
+    assert raised.value.keys == ("from_index",)
 
 
 # Holes, and rows of which nothing is said
@@ -229,7 +231,7 @@ def test_audit_when_there_are_holes(place):
         {"log": place.log.url, "start": 100, "end": 101},
     ]
     assert report.title == "audit failed"
-    with pytest.raises(TableError, match=r"11 entries are missing: \[0, 10\), \[100, 101\); backfill what is missing"):
+    with pytest.raises(TableError):
         report.check()
 
 
@@ -261,7 +263,7 @@ def test_audit_when_a_part_was_filled_live(place):
     required = place.audit(require_proof=True)
     assert [each.title for each in (report, required)] == ["audit passed", "audit failed"]
     assert [each.to_json()["passed"] for each in (report, required)] == [True, False]
-    with pytest.raises(TableError, match=r"400 rows are not proven: \[200, 600\); recheck them \(--recheck\)$"):
+    with pytest.raises(TableError):
         required.check()
 
 
@@ -277,7 +279,7 @@ def test_audit_when_rows_are_written_twice(place):
     assert ranges(report.logs[0].repeated) == [(0, 5), (9, 10)]
     assert report.facts()["repeated"] == 7
     assert report.tables()["repeated"].to_dict("records")[0] == {"log": place.log.url, "start": 0, "end": 5}
-    with pytest.raises(TableError, match=r"6 entries have several rows: \[0, 5\), \[9, 10\); .*ctkit repair"):
+    with pytest.raises(TableError):
         report.check()
     assert place.audit(from_index=10).passed
 
@@ -447,7 +449,7 @@ def test_audit_when_the_log_forked(place, protocol):
         **line(verdict="contradicted", proven=300, not_proven=300, proven_under=300),
     }
     assert [head.consistent for head in report.logs[0].heads] == [True, False]
-    with pytest.raises(CheckpointError, match="the tree of 600 entries is not shown to begin with that of 400"):
+    with pytest.raises(CheckpointError):
         report.check()
 
 
@@ -485,7 +487,7 @@ def test_audit_when_a_certificate_was_altered(place):
         "log": place.log.url,
         **line(verdict="contradicted", proven=SIZE - 1, not_proven=1, altered=1),
     }
-    with pytest.raises(TableError, match=r"1 rows hold a certificate without its SHA-256: \[77, 78\)"):
+    with pytest.raises(TableError):
         report.check()
 
 
@@ -526,7 +528,7 @@ def test_audit_when_rows_lie_beyond_the_tree(place):
 
     assert report.logs[0].verdict == "contradicted"
     assert report.logs[0].beyond == 2
-    with pytest.raises(TableError, match="2 rows lie beyond the tree"):
+    with pytest.raises(TableError):
         report.check()
 
 
@@ -576,7 +578,7 @@ def test_audit_when_a_log_is_down(place, serve):
         "not_proven": 6,
         "proven_under": 0,
     }
-    with pytest.raises(TableError, match="2 entries are missing"):
+    with pytest.raises(TableError):
         report.check()
     tables = report.tables()
     assert sorted(tables["logs"]["tree_size"], key=str) == ["", SIZE]
@@ -595,8 +597,9 @@ def test_audit_when_a_log_could_not_be_opened(place):
         place.log.url: "complete",
         OTHER_LOG: "not known",
     }
-    with pytest.raises(LogUnavailableError, match=f"^{OTHER_LOG}: its key cannot be used$"):
+    with pytest.raises(LogUnavailableError) as raised:
         report.check()
+    assert raised.value.url == OTHER_LOG
 
 
 def test_audit_when_proofs_cannot_be_had(place, monkeypatch):
@@ -616,7 +619,7 @@ def test_audit_when_proofs_cannot_be_had(place, monkeypatch):
     assert asked == [300]
     assert [head.consistent for head in report.logs[0].heads] == [None, None]
     assert report.logs[0].line() == {"log": place.log.url, **line()}
-    with pytest.raises(LogUnavailableError, match="not now"):
+    with pytest.raises(LogUnavailableError):
         report.check()
 
 
@@ -636,7 +639,7 @@ def test_audit_when_the_tree_head_is_not_signed_by_the_key(place):
     report = place.audit()
 
     assert report.logs[0].line()["tree_head"] == "not known"
-    with pytest.raises(CheckpointError, match="not signed by the log's key"):
+    with pytest.raises(CheckpointError):
         report.check()
 
 
@@ -679,9 +682,9 @@ def test_audit_of_a_log_that_ended_and_grew(place):
     """A log that has more entries than its final tree head contradicts it, and so does one with another root."""
     place.write(0, SIZE)
 
-    with pytest.raises(CheckpointError, match="the tree of 500 entries is the final one by the log list, and now it"):
+    with pytest.raises(CheckpointError):
         place.audit(final_heads=final(place, 500)).check()
-    with pytest.raises(CheckpointError, match="there are two root hashes for the tree of 600 entries"):
+    with pytest.raises(CheckpointError):
         place.audit(final_heads=final(place, root=bytes(32))).check()
 
 
@@ -694,8 +697,9 @@ def test_audit_of_a_log_that_ended_and_is_behind(place):
 
     found = report.logs[0]
     assert (found.verdict, found.end, ranges(found.unproven)) == ("complete for good", SIZE, [(550, SIZE)])
-    with pytest.raises(LogUnavailableError, match=r"\[550, 600\)"):
+    with pytest.raises(LogUnavailableError):
         report.check()
+    assert [(problem.start, problem.end) for problem in report.logs[0].problems] == [(550, SIZE)]
 
 
 # Rechecks
@@ -736,7 +740,7 @@ def test_recheck_names_what_differs(place, column, value):
     found = report.logs[0]
     assert (ranges(found.differing), found.columns) == ([(300, 301)], {300: column})
     assert (ranges(found.unproven), found.verdict) == ([(300, 301)], "contradicted")
-    with pytest.raises(TableError, match=r"1 rows differ from the log's entries: \[300, 301\)"):
+    with pytest.raises(TableError):
         report.check()
 
 
@@ -799,8 +803,9 @@ def test_recheck_when_the_log_gives_other_entries(place):
     report = place.audit(recheck="unproven")
 
     assert (ranges(report.logs[0].unproven), report.logs[0].differing.size) == ([(40, 41)], 0)
-    with pytest.raises(LogProtocolError, match=r"\[40, 41\) not what the log's tree of 600 entries holds"):
+    with pytest.raises(LogProtocolError):
         report.check()
+    assert [(problem.start, problem.end) for problem in report.logs[0].problems] == [(40, 41)]
 
 
 def test_recheck_when_the_log_gives_another_pre_certificate(place):
@@ -812,7 +817,7 @@ def test_recheck_when_the_log_gives_another_pre_certificate(place):
     report = place.audit(recheck="unproven")
 
     assert (ranges(report.logs[0].unproven), report.logs[0].differing.size) == ([(index, index + 1)], 0)
-    with pytest.raises(LogProtocolError, match="its pre-certificate is not the TBSCertificate of its leaf"):
+    with pytest.raises(LogProtocolError, match=FAULTS[3]):
         report.check()
 
 
@@ -824,8 +829,9 @@ def test_recheck_when_entries_cannot_be_had(place):
     report = place.audit(recheck="unproven")
 
     assert (report.logs[0].proven.size, ranges(report.logs[0].unproven)) == (SIZE - 256, [(256, 512)])
-    with pytest.raises(LogUnavailableError, match=r": \[256, 512\) the log has no data tile with entry 256"):
+    with pytest.raises(LogUnavailableError):
         report.check()
+    assert [(problem.start, problem.end) for problem in report.logs[0].problems] == [(256, 512)]
 
 
 def test_recheck_when_nothing_is_to_be_compared(place):

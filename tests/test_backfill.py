@@ -1,6 +1,7 @@
 """Backfill: gaps of real logs behind a real server become rows of a real table, or named holes."""
 
 import contextlib
+import errno
 import multiprocessing
 import os
 import signal
@@ -96,8 +97,9 @@ def test_backfill_when_a_gap_is_of_another_log(tmp_path, both):
     """A gap of a log that was not given is an error before anything is asked or written."""
     _, clients = both
 
-    with pytest.raises(ParameterError, match=r"https://other\.example"):
+    with pytest.raises(ParameterError) as raised:
         backfill(clients, gaps_of(("https://other.example", 0, 1)), open_table(tmp_path / "staging"))
+    assert raised.value.keys == ("gaps",)
 
 
 def test_backfill_when_one_log_is_down(tmp_path, both):
@@ -114,8 +116,9 @@ def test_backfill_when_one_log_is_down(tmp_path, both):
     missing = sorted(index for hole in report.holes for index in range(hole.start, hole.end))
     assert missing == list(range(700))
     assert {hole.source_url for hole in report.holes} == {rfc.url}
-    with pytest.raises(LogUnavailableError, match=f"^{rfc.url}: 700 entries are still missing: ") as raised:
+    with pytest.raises(LogUnavailableError) as raised:
         report.check()
+    assert raised.value.url == rfc.url
     assert str(raised.value).count("run again") == str(raised.value).count("; run again to fetch them") == 1
     assert "Fake-rfc" in report._repr_html_() or rfc.url in report._repr_html_()
 
@@ -315,7 +318,7 @@ def test_backfill_when_it_is_interrupted_twice(tmp_path, both, monkeypatch):
         backfill([rfc], gaps_of((rfc.url, 0, 50)), table)
     interrupter.join()
 
-    with pytest.raises(TableError, match="another run of ctkit"), hold(open_table(tmp_path / "main")):
+    with pytest.raises(TableError), hold(open_table(tmp_path / "main")):
         pass
     go_on.set()
     wait_until = time.monotonic() + 60
@@ -332,7 +335,7 @@ def test_backfill_when_every_hole_lasts(tmp_path, both):
     report = backfill([rfc], gaps_of((rfc.url, 0, 10)), open_table(tmp_path / "staging"))
 
     assert str(report).startswith("backfill incomplete ")
-    with pytest.raises(LogProtocolError, match=r"\[3, 4\).*report them to the log's operator"):
+    with pytest.raises(LogProtocolError):
         report.check()
 
 
@@ -348,12 +351,13 @@ def test_backfill_when_a_commit_fails(tmp_path, both, monkeypatch):
     def fail_third(*arguments, **options):
         calls.append(1)
         if len(calls) == 3:
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         return write_files(*arguments, **options)
 
     monkeypatch.setattr(write, "write_files", fail_third)
-    with pytest.raises(TableError, match="No space left on device"):
+    with pytest.raises(TableError) as raised:
         backfill([rfc, static], find_gaps(None, table, within=within), table)
+    assert raised.value.__cause__.errno == errno.ENOSPC
 
     kept = open_table(tmp_path / "staging").count()
     assert len(calls) == 3
@@ -367,7 +371,7 @@ def test_backfill_when_the_table_is_held(tmp_path, both):
     logs, (rfc, _) = both
     table = open_table(tmp_path / "staging")
 
-    with hold(table), pytest.raises(TableError, match="another run of ctkit"):
+    with hold(table), pytest.raises(TableError):
         backfill([rfc], gaps_of((rfc.url, 0, 5)), open_table(tmp_path / "staging"))
 
     assert indices_of(table, rfc.url) == []

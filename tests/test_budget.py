@@ -59,8 +59,9 @@ def test_requests_when_there_is_no_limit():
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
 def test_budget_when_it_is_none(name, value):
     """A limit that is no number above 0 is refused by its name."""
-    with pytest.raises(ParameterError, match=f"^{name} is {value}: give a number above 0"):
+    with pytest.raises(ParameterError) as raised:
         Budget(**{name: value})
+    assert raised.value.keys == (name,)
 
 
 @pytest.fixture
@@ -256,8 +257,9 @@ def test_backfill_when_the_time_is_over_before_the_first_answer(tmp_path, both, 
     assert report.stopped_by == ("deadline",)
     assert {log.source_url: log.wanted for log in report.left.logs} == {rfc.url: 1280}
     assert [(hole.source_url, hole.start, hole.end) for hole in report.holes] == [(static.url, 0, 1280)]
-    with pytest.raises(LogUnavailableError, match=f"^{static.url}: 1280 entries are still missing"):
+    with pytest.raises(LogUnavailableError) as raised:
         report.check()
+    assert raised.value.url == static.url
 
 
 @pytest.mark.parametrize("knob", ["cut_bodies", "html_bodies"])
@@ -320,8 +322,9 @@ def test_backfill_when_an_entry_is_broken_too(tmp_path, both):
 
     assert (report.stopped_by, report.left.wanted, report.written) == (("max_entries",), 1080, {rfc.url: 199})
     assert str(report).startswith("backfill incomplete ")
-    with pytest.raises(LogProtocolError, match=f"^{rfc.url}: 1 entries are still missing: .3, 4. .*report them"):
+    with pytest.raises(LogProtocolError) as raised:
         report.check()
+    assert raised.value.url == rfc.url
 
 
 def test_backfill_when_a_log_is_down_and_requests_are_few(tmp_path, both):
@@ -334,8 +337,9 @@ def test_backfill_when_a_log_is_down_and_requests_are_few(tmp_path, both):
     assert [data_requests(log) for log in logs] == [2, 2]
     assert [(hole.source_url, hole.start, hole.end) for hole in report.holes] == [(rfc.url, 0, 1280)]
     assert (report.stopped_by, report.left.wanted) == (("max_requests",), 1280 - 512)
-    with pytest.raises(LogUnavailableError, match=f"^{rfc.url}: 1280 entries are still missing"):
+    with pytest.raises(LogUnavailableError) as raised:
         report.check()
+    assert raised.value.url == rfc.url
 
 
 def test_backfill_when_logs_are_many(tmp_path, serve):
@@ -367,10 +371,13 @@ def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
     clients = [open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") for log in logs]
     start = threading.Thread.start
 
+    class NoThreadError(RuntimeError):
+        pass
+
     def refuse(thread):
         if thread.name == "log_1":
             time.sleep(0.5)
-            raise RuntimeError("can't start new thread")
+            raise NoThreadError
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", refuse)
@@ -378,7 +385,7 @@ def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
     ended = []
 
     def fill():
-        with pytest.raises(RuntimeError, match="can't start new thread"):
+        with pytest.raises(NoThreadError):
             backfill(clients, gaps, open_table(tmp_path / "staging"))
         ended.append(True)
 

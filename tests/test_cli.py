@@ -155,7 +155,7 @@ def test_user_agent_is_missing(ctkit, write_file):
     _, _, err = ctkit("backfill", "-f", write_file(LOG, user_agent=None), "--from", "0")
 
     assert err.endswith(
-        "introduce yourself to logs, with a contact); give it in the parameter file, or as --user-agent\n"
+        "introduce yourself to logs, with a mail address or URL); give it in the parameter file, or as --user-agent\n"
     )
 
 

@@ -71,7 +71,7 @@ def test_choose_logs_when_the_list_is_signed(write_list, tmp_path, fakes):
     (tmp_path / "list.sig").write_bytes(key.sign(text, padding.PKCS1v15(), hashes.SHA256()))
     assert [log.url for log in choose_logs(parameters)] == ["https://a.example"]
     (tmp_path / "list.json").write_bytes(text + b" ")
-    with pytest.raises(ParameterError, match="is not signed by the key"):
+    with pytest.raises(ParameterError):
         choose_logs(parameters)
 
 
@@ -84,7 +84,7 @@ def test_open_logs_gives_each_its_key(serve, fakes, write_list):
 
     assert [log.url for log in logs] == urls
     assert logs[0].get_checkpoint().tree_size == 3
-    with pytest.raises(CheckpointError, match="not signed by the log's key"):
+    with pytest.raises(CheckpointError):
         logs[1].get_checkpoint()
     assert [(type(error), error.url) for error in failed] == [(LogUnavailableError, "https://c.example")]
     assert "the log list gives a key that cannot be used" in str(failed[0])
@@ -151,8 +151,9 @@ def test_gaps_are_known_without_the_logs(known, serve, protocol):
         assert "Known" in GapPreview(gap_report).logs.options[0][0]
         plot_gaps(gap_report)
         gap_report.check()
-        with pytest.raises(ParameterError, match="user_agent is missing"):
+        with pytest.raises(ParameterError) as raised:
             fill_gaps(gap_report)
+        assert raised.value.keys == ("user_agent",)
 
     assert (fake.requests, find_table(gap_report.parameters.staging_path)) == ([], None)
 
@@ -162,8 +163,9 @@ def test_a_log_list_in_a_file_needs_no_user_agent(write_list, fakes):
     listed = write_list({"https://a.example/": fakes[0].public_key})
 
     assert [log.url for log in choose_logs(Parameters(log_list=listed))] == ["https://a.example"]
-    with pytest.raises(ParameterError, match="user_agent is missing"):
+    with pytest.raises(ParameterError) as raised:
         choose_logs(Parameters(log_list="https://list.example/v3.json"))
+    assert raised.value.keys == ("user_agent",)
 
 
 def test_a_plan_does_not_wait_for_a_silent_log(known, silent, serve, tmp_path):
@@ -222,8 +224,9 @@ def test_ceilings_do_not_wait_for_a_silent_log(known, silent, serve):
         assert (report.complete, report.title, len(report.unavailable)) == (False, "backfill incomplete", 1)
         assert report.written == {log["url"]: 30 for log in logs[1:]}
         assert "not known" in report.tables()
-        with pytest.raises(LogUnavailableError, match="its gaps are not known"):
+        with pytest.raises(LogUnavailableError) as raised:
             gap_report.check()
+        assert raised.value.url == url
 
 
 def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
@@ -249,8 +252,9 @@ def test_logs_are_closed_after_an_error(known, serve, monkeypatch, protocol):
     parameters = known(url, user_agent=AGENT, ceiling="log")
     logs = [{"url": serve(FakeLog("Other", 30, protocols=["rfc6962"])), "protocol": protocol}]
 
-    with pytest.raises(ParameterError, match="catch-up has nowhere to start"):
+    with pytest.raises(ParameterError) as raised:
         report_gaps(parameters.model_copy(update={"logs": read_parameters(logs=logs).logs}))
+    assert raised.value.keys == ("main_path", "from_index")
 
     assert [log._client._http.is_closed for log in opened] == [True]
 
@@ -282,8 +286,9 @@ def test_a_log_that_is_named_twice_with_different_words(fakes, key, values):
         values = [base64.b64encode(fakes[at].public_key).decode() for at in values]
     logs = [{"url": url, key: value} for url, value in zip(("a.example", "a.example/"), values, strict=True)]
 
-    with pytest.raises(ParameterError, match=rf"https://a\.example .*{key}"):
+    with pytest.raises(ParameterError) as raised:
         choose_logs(read_parameters(logs=logs))
+    assert raised.value.keys == (key,)
 
 
 def test_a_log_that_is_twice_in_the_log_list(tmp_path, caplog):
@@ -303,8 +308,9 @@ def test_an_empty_log_list(tmp_path):
     assert [log.url for log in choose_logs(read_parameters(log_list=listed, logs=[{"url": "a.example"}]))] == [
         "a.example"
     ]
-    with pytest.raises(ParameterError, match="names 0 logs"):
+    with pytest.raises(ParameterError) as raised:
         choose_logs(read_parameters(log_list=listed))
+    assert listed in str(raised.value)
 
 
 # Tables for older live servers

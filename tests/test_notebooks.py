@@ -262,11 +262,12 @@ def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
     if (name, missing) == ("backfill", "staging_path"):
         run_cells(name, values)
     elif (name, missing) == ("audit", "staging_path"):
-        with pytest.raises(TableError, match="main: there is no table there; name the main table"):
+        with pytest.raises(TableError):
             run_cells(name, values)
     else:
-        with pytest.raises(ParameterError, match=f"^{missing} is missing .*; give it in the parameter file"):
+        with pytest.raises(ParameterError) as raised:
             run_cells(name, values)
+        assert raised.value.keys == (missing,)
     assert os.listdir(tmp_path) == ["state.json"]
 
 

@@ -88,7 +88,7 @@ def test_plot_gaps_when_there_are_many_logs():
 
     left_out = {url.removeprefix("https://") for url in sorted(urls)[:5]}
     assert [row[0] for row in shown] == [url[8:] for url in urls if url[8:] not in left_out]
-    assert notes == ["5 more logs miss less"]
+    assert notes == ["5 more logs, with fewer missing entries"]
 
 
 def test_plot_gaps_when_names_are_long():

@@ -231,7 +231,7 @@ def test_prove_when_the_log_gives_no_paths(serve: Serve) -> None:
         head = log.get_checkpoint()
         bare.requests.clear()
         for end in (4, 90):
-            with pytest.raises(LogUnavailableError, match=r"gives no audit path for entry 3 .* run again later"):
+            with pytest.raises(LogUnavailableError):
                 log.prove(3, bare.hashes(3, end), head)
     assert len(bare.requests) == 2 * (1 + 4)
 
@@ -258,7 +258,7 @@ def test_prove_beyond_the_tree_head(serve: Serve, protocol: str) -> None:
     """A tree head says nothing of entries that came after it."""
     bare = Bare(100)
 
-    with _open(protocol, serve(bare)) as log, pytest.raises(LogUnavailableError, match="100 entries proves nothing of"):
+    with _open(protocol, serve(bare)) as log, pytest.raises(LogUnavailableError):
         log.prove(90, [*bare.hashes(90, 100), OTHER], log.get_checkpoint())
 
 
@@ -288,7 +288,7 @@ def test_prove_when_proofs_are_broken(serve: Serve, protocol: str, what: str) ->
         assert _prove(log, 256, bare.hashes(256, 512), head) == [True] * 256
     assert broken == 0
     broken = -1
-    with _open(protocol, log.url) as log, pytest.raises(LogProtocolError, match="report this"):
+    with _open(protocol, log.url) as log, pytest.raises(LogProtocolError):
         log.prove(256, bare.hashes(256, 512), head)
 
 
@@ -316,7 +316,7 @@ def test_prove_when_a_hash_tile_is_not_there(serve: Serve) -> None:
     bare = Bare(1000)
     bare.gone = ("tile/0/001",)
 
-    with _open("static-ct", serve(bare)) as log, pytest.raises(LogUnavailableError, match="tile/0/001 is not there"):
+    with _open("static-ct", serve(bare)) as log, pytest.raises(LogUnavailableError):
         log.prove(300, bare.hashes(300, 310), log.get_checkpoint())
 
 
@@ -344,9 +344,9 @@ def test_check_consistency(serve: Serve, protocol: str, old_size: int, new_size:
         old, new = (Checkpoint(log.url, "", size, bare.tree.root(size), 0, b"") for size in (old_size, new_size))
         log.check_consistency(old, new)
         log.check_consistency(new, old)
-        with pytest.raises(CheckpointError, match="believe neither, and report"):
+        with pytest.raises(CheckpointError):
             log.check_consistency(replace(old, root_hash=OTHER), new)
-        with pytest.raises((CheckpointError, LogProtocolError) if old_size else CheckpointError, match="report"):
+        with pytest.raises((CheckpointError, LogProtocolError) if old_size else CheckpointError):
             # Nothing needs to be proven of an empty tree.
             log.check_consistency(old if old_size else replace(old, root_hash=OTHER), replace(new, root_hash=OTHER))
 
@@ -358,7 +358,7 @@ def test_check_consistency_when_the_proof_cannot_be_had(serve: Serve) -> None:
 
     with _open("rfc6962", serve(bare)) as log:
         new = log.get_checkpoint()
-        with pytest.raises(LogUnavailableError, match="404"):
+        with pytest.raises(LogUnavailableError):
             log.check_consistency(replace(new, tree_size=50), new)
 
 
@@ -427,8 +427,9 @@ def test_every_byte_of_the_hash_tiles() -> None:
     assert hash_tiles(tiles).compare(3, bare.hashes(3, 260)).all()
     for tile, body in tiles.items():
         for changed in _flipped(body):
-            with pytest.raises(TryAgain, match=r"tree head of 260 entries: .* report"):
+            with pytest.raises(TryAgain) as raised:
                 hash_tiles({**tiles, tile: changed}).compare(3, bare.hashes(3, 260))
+            assert isinstance(raised.value.error, LogProtocolError)
             tried += 1
     assert tried == 32 * 261
 

@@ -91,20 +91,21 @@ def test_run_notebook_when_the_kernel_dies(make, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(
-    ("own", "shared", "message"),
+    ("own", "shared", "key", "hint"),
     [
-        ({"cuont": 2}, {}, r"has no parameter cuont; did you mean count\?"),
-        ({"zzz": 2}, {}, "has no parameter zzz; it declares main_path, count, where"),
-        ({"from_index": 2}, {}, "has no parameter from_index"),
-        ({}, {"cuont": 2}, "has no parameter cuont"),
+        ({"cuont": 2}, {}, "cuont", "count?"),
+        ({"zzz": 2}, {}, "zzz", "main_path, count, where"),
+        ({"from_index": 2}, {}, "from_index", ""),
+        ({}, {"cuont": 2}, "cuont", "count?"),
     ],
 )
-def test_run_notebook_when_a_parameter_is_unknown(make, tmp_path, own, shared, message):
+def test_run_notebook_when_a_parameter_is_unknown(make, tmp_path, own, shared, key, hint):
     """A name that the notebook does not declare is refused before anything is run or written."""
     notebook = make(PARAMETERS, SHOW)
 
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(ParameterError) as raised:
         run_notebook(notebook, own, shared=shared)
+    assert (raised.value.keys, str(raised.value).endswith(hint)) == ((key,), True)
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
 
@@ -125,8 +126,9 @@ def test_run_notebook_when_a_parameter_is_a_secret(make, tmp_path, key, value):
     """Secrets are refused before anything is run or written, and the message does not repeat them."""
     notebook = make(f"where = None\n{key} = None", SHOW)
 
-    with pytest.raises(ParameterError, match=f"parameter {key} looks like a secret") as raised:
+    with pytest.raises(ParameterError) as raised:
         run_notebook(notebook, {key: value})
+    assert raised.value.keys == (key,)
     assert "word@" not in str(raised.value)
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
@@ -150,7 +152,7 @@ def test_run_notebook_when_it_is_no_notebook(tmp_path, content):
     if content is not None:
         notebook.write_text(content)
 
-    with pytest.raises(ParameterError, match=r"book\.ipynb cannot be read"):
+    with pytest.raises(ParameterError):
         run_notebook(notebook, {})
 
 
@@ -159,7 +161,7 @@ def test_run_notebook_when_the_kernel_is_unknown(make, tmp_path):
     notebook = make(PARAMETERS, SHOW)
     notebook.write_text(notebook.read_text().replace('"python3"', '"cobol"'))
 
-    with pytest.raises(ParameterError, match="cobol"):
+    with pytest.raises(ParameterError):
         run_notebook(notebook, {})
     assert list(tmp_path.glob("runs/.*")) == []
 
@@ -388,8 +390,9 @@ def test_run_notebook_when_papermill_does_not_see_a_parameter(make, caplog, capf
 def test_run_notebook_when_nothing_is_declared(make, tmp_path, cell, values):
     """A value that cannot be set is refused by its name, before anything is run or written."""
     own, shared = values
-    with pytest.raises(ParameterError, match="verify"):
+    with pytest.raises(ParameterError) as raised:
         run_notebook(make(cell), own, shared=shared)
+    assert raised.value.keys == ("verify",)
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
 
@@ -398,15 +401,16 @@ def test_run_notebook_without_a_parameters_cell(make, tmp_path):
     notebook = make("verify = None")
     notebook.write_text(notebook.read_text().replace('"parameters"', '"other"'))
 
-    with pytest.raises(ParameterError, match="main_path, from_index, verify cannot be set"):
+    with pytest.raises(ParameterError) as raised:
         run_notebook(notebook, {}, shared=GIVEN)
+    assert raised.value.keys == ("main_path", "from_index", "verify")
     assert os.listdir(tmp_path) == ["book.ipynb"]
     assert run_notebook(notebook, {}, output="out.ipynb") == 0
 
 
 def test_run_notebook_when_the_parameters_cell_is_no_python(make, tmp_path):
     """It is an error that says where."""
-    with pytest.raises(ParameterError, match="parameters cell of notebook"):
+    with pytest.raises(ParameterError):
         run_notebook(make("verify = = None"), {"verify": "off"})
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
@@ -423,8 +427,9 @@ def test_values_arrive_as_they_are(make):
 @pytest.mark.parametrize("value", [b"bytes", {1, 2}, {1: "one"}, [object()], datetime(2026, 1, 1)])
 def test_values_that_cannot_arrive(make, tmp_path, value):
     """What a notebook would be given as the text of it is refused by name."""
-    with pytest.raises(ParameterError, match="parameter count holds"):
+    with pytest.raises(ParameterError) as raised:
         run_notebook(make(PARAMETERS), {"count": value})
+    assert raised.value.keys == ("count",)
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
 
@@ -485,20 +490,24 @@ def test_run_notebook_in_a_thread(make, tmp_path):
 
 def test_run_notebook_when_the_folder_is_missing(make, tmp_path):
     """A folder to run in that is not there is refused before anything is written."""
-    with pytest.raises(ParameterError, match="nowhere is no folder"):
+    with pytest.raises(ParameterError) as raised:
         run_notebook(make(PARAMETERS), {}, cwd="nowhere")
+    assert raised.value.keys == ("cwd",)
     assert os.listdir(tmp_path) == ["book.ipynb"]
 
 
 def test_run_notebook_when_papermill_fails(make, tmp_path, monkeypatch):
     """An error that nobody has thought of leaves no part of a record."""
 
+    class UnheardOfError(Exception):
+        pass
+
     def fail(*_, **__):
-        raise ValueError("unheard of")
+        raise UnheardOfError
 
     monkeypatch.setattr(papermill, "execute_notebook", fail)
 
-    with pytest.raises(ValueError, match="unheard of"):
+    with pytest.raises(UnheardOfError):
         run_notebook(make(PARAMETERS), {})
     assert list((tmp_path / "runs").iterdir()) == []
 

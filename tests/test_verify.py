@@ -123,8 +123,9 @@ def test_backfill_of_a_log_that_changed_entries(tmp_path, opened, protocol):
     assert reason.startswith(NOT_THERE.format(size=600))
     assert report.holes == (Hole(log.url, 40, 42, reason, True), Hole(log.url, 300, 301, reason, True))
     check_table(table, {log.url: fake}, {log.url: [(0, 40), (42, 300), (301, 600)]})
-    with pytest.raises(LogProtocolError, match=r"3 entries are still missing: \[40, 42\) not what .* \[300, 301\)"):
+    with pytest.raises(LogProtocolError) as raised:
         report.check()
+    assert raised.value.url == log.url
     for index, entry in true.items():
         fake.entries[index] = entry
     assert fill(log, table).complete
@@ -455,8 +456,9 @@ def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
     assert report.written == {log.url: 0}
     assert {(hole.reason.startswith("not proven: "), hole.lasting) for hole in report.holes} == {(True, False)}
     assert len(lost) < 10
-    with pytest.raises(LogUnavailableError, match=r"597 entries are still missing: .* run again to fetch them"):
+    with pytest.raises(LogUnavailableError) as raised:
         report.check()
+    assert raised.value.url == log.url
     fake.respond = respond
     assert fill(log, table, (3, 600)).complete
     check_table(table, {log.url: fake}, {log.url: (3, 600)})

@@ -59,13 +59,15 @@ def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[
         if first.key is None:
             by_url[log.url] = first.model_copy(update={"key": key})
     if not by_url:
-        raise ParameterError("no log is named; give logs, log_list or server_config in the parameter file")
+        message = "no log is named; give logs, log_list or server_config in the parameter file"
+        raise ParameterError(message, keys=("logs", "log_list"))
     wanted = (parameters.log_filter or "").casefold()
     chosen = [log for url, log in by_url.items() if wanted in url.casefold() or wanted in (log.name or "").casefold()]
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
         raise ParameterError(
-            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known, SHOWN)}"
+            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known, SHOWN)}",
+            keys=("log_filter",),
         )
     return chosen
 

@@ -271,7 +271,8 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         if not within and not unavailable:
             raise ParameterError(
                 f"no log has a row in main_path {parameters.main_path}, nor in staging: catch-up has nowhere to start; "
-                "check main_path, or give from_index"
+                "check main_path, or give from_index",
+                keys=("main_path", "from_index"),
             )
     except BaseException:
         logs.close()
@@ -314,7 +315,8 @@ def _with_ceiling(
     if not found:
         raise ParameterError(
             f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of the "
-            "logs, or give ceiling: log"
+            "logs, or give ceiling: log",
+            keys=("state_file",),
         )
     return found
 

@@ -130,7 +130,8 @@ class _ServerConfig:
             targets[str(name)] = given or self._resolved(target.get("table_path"))
         if len(targets) > 1 and needs_table:
             named = ", ".join(targets)
-            raise ParameterError(f"{self._path}: targets: main may be any of {named}; give its path as main_path")
+            message = f"{self._path}: targets: main may be any of {named}; give its path as main_path"
+            raise ParameterError(message, keys=("main_path",))
         return next(iter(targets.values()), None)
 
     def _section(self, name: str, kind: type) -> Any:

@@ -147,7 +147,7 @@ def _draw(bars: list[_Bar], *, left_out: int) -> Picture:
         axes.scatter(_LEFT + offset + 0.005, rows + 0.36, marker="s", s=36, color=colour)
         axes.text(_LEFT + offset + 0.015, rows + 0.36, label, **small)
     if left_out:
-        axes.text(_RIGHT + 0.01, rows + 0.36, f"{left_out} logs with fewer missing entries", **small)
+        axes.text(_RIGHT + 0.01, rows + 0.36, f"{left_out} more logs, with fewer missing entries", **small)
     # After the images, which move the limits.
     axes.set(xlim=(0, 1), ylim=(rows + 0.8, 0))
     axes.set_axis_off()

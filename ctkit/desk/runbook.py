@@ -84,7 +84,7 @@ def run_notebook(
     notebook = Path(notebook)
     values = _check_parameters(notebook, parameters, shared or {})
     if cwd is not None and not Path(cwd).is_dir():
-        raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in")
+        raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in", keys=("cwd",))
     if left_out := [key for key, value in (shared or {}).items() if value is not None and key not in values]:
         logger.info("parameters left out, which the notebook does not declare keys=%s", ",".join(left_out))
     record = _reserve_record(notebook) if output is None else Path(output)

@@ -30,12 +30,12 @@ def read_state(path: str | Path) -> dict[str, int]:
     try:
         state = json.loads(Path(local_path(str(path))).read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ParameterError(
-            f"state_file {path} cannot be read ({error}); name the live server's state file"
-        ) from error
+        message = f"state_file {path} cannot be read ({error}); name the live server's state file"
+        raise ParameterError(message, keys=("state_file",)) from error
     logs = state.get("logs") if isinstance(state, dict) else None
     if not isinstance(logs, dict):
-        raise ParameterError(f'state_file {path} holds no object "logs"; name the live server\'s state file')
+        message = f'state_file {path} holds no object "logs"; name the live server\'s state file'
+        raise ParameterError(message, keys=("state_file",))
     ceilings: dict[str, int] = {}
     for url, entry in logs.items():
         index = entry.get("current_index") if isinstance(entry, dict) else None
