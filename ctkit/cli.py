@@ -16,11 +16,12 @@ from ctkit.desk.parameters import Parameters
 from ctkit.desk.terminal import (
     OutputError,
     fail,
-    interrupted_by_signals,
+    interrupt,
     let_finish,
     log_to_stderr,
     print_lines,
     show_progress,
+    signals_to,
     text_of,
     write,
 )
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupt, or a hole that a run planned to fill and did not.
     """
     # A process ends after its command, so its signal handlers need not be restored.
-    with interrupted_by_signals(restore=argv is not None):
+    with signals_to(interrupt, restore=argv is not None):
         code = _run(argv)
         let_finish()
         try:

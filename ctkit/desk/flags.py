@@ -25,7 +25,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 def flag_of(key: str) -> Flag:
     """Return the flag of a key."""
-    return next(each for each in Parameters.model_fields[key].metadata if isinstance(each, Flag))
+    return next(item for item in Parameters.model_fields[key].metadata if isinstance(item, Flag))
 
 
 def read_flags(arguments: argparse.Namespace) -> Parameters:

@@ -5,8 +5,7 @@ import os
 import re
 import signal
 import symtable
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -28,7 +27,7 @@ from traitlets import default
 
 from ctkit.arguments import did_you_mean, shown
 from ctkit.desk.parameters import Parameters
-from ctkit.desk.terminal import STOPS, in_main_thread, is_watched
+from ctkit.desk.terminal import in_main_thread, is_watched, signals_to
 from ctkit.errors import ParameterError
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.visible import get_logger
@@ -92,7 +91,7 @@ def run_notebook(
     partial = _partial_of(record)
     status, problem = _execute(notebook, partial, values, cwd)
     try:
-        with _signals_to(signal.SIG_IGN):
+        with signals_to(signal.SIG_IGN):
             results = _finish(partial, record, status)
     except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill wrote it
         partial.unlink(missing_ok=True)
@@ -224,9 +223,9 @@ def _as_literal(key: str, value: object) -> object:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if isinstance(value, list | tuple):
-        return [_as_literal(key, each) for each in value]
+        return [_as_literal(key, element) for element in value]
     if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {name: _as_literal(key, each) for name, each in value.items()}
+        return {name: _as_literal(key, element) for name, element in value.items()}
     raise ParameterError(
         f"parameter {key} holds {shown(value)}, which a notebook cannot be given; give it as text", keys=(key,)
     )
@@ -385,7 +384,7 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
             log_output=log_output,
         )
         try:
-            with _signals_to(client.interrupt):
+            with signals_to(client.interrupt):
                 client.execute(**({} if folder is None else {"cwd": str(folder)}))
         finally:
             # Jupyter makes a loop for each thread and closes none.
@@ -399,20 +398,3 @@ papermill_engines.register("ctkit", _Engine)
 # papermill's warnings about names that only `_declared_in` finds.
 _UNTRUE = ("Passed unknown parameter", "Unable to parse line")
 logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith(_UNTRUE))
-
-
-@contextmanager
-def _signals_to(handler: Callable[[int, FrameType | None], None] | signal.Handlers) -> Iterator[None]:
-    """Handle the signals that stop a run; Python lets only the main thread do so."""
-    if not in_main_thread():
-        yield
-        return
-    # A signal that is ignored on purpose (nohup) stays ignored.
-    before = {each: known for each in STOPS if (known := signal.getsignal(each)) is not signal.SIG_IGN}
-    for each in before:
-        signal.signal(each, handler)
-    try:
-        yield
-    finally:
-        for each, known in before.items():
-            signal.signal(each, known)

@@ -103,37 +103,40 @@ def log_to_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def interrupted_by_signals(*, restore: bool) -> Iterator[None]:
-    """Let SIGTERM and SIGHUP interrupt like Ctrl+C, even if a shell started us in the background.
+def signals_to(
+    handler: Callable[[int, FrameType | None], None] | signal.Handlers, *, restore: bool = True
+) -> Iterator[None]:
+    """Handle the signals that stop a run, even if a shell started us in the background.
 
     A SIGHUP that is ignored on purpose (nohup) stays ignored. Outside the main thread, nothing is done.
     """
     if not in_main_thread():
         yield
         return
-    before = {each: signal.getsignal(each) for each in STOPS}
-
-    def stop(signum: int, frame: FrameType | None) -> NoReturn:
-        # A closing terminal sends it twice: from the shell and from the kernel.
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    for each in STOPS:
-        if each != signal.SIGHUP or before[each] is not signal.SIG_IGN:
-            signal.signal(each, stop)
+    before = {number: signal.getsignal(number) for number in STOPS}
+    if before[signal.SIGHUP] is signal.SIG_IGN:
+        del before[signal.SIGHUP]
+    for number in before:
+        signal.signal(number, handler)
     try:
         yield
     finally:
-        if restore:
-            for each, handler in before.items():
-                signal.signal(each, handler)
+        for number, known in before.items() if restore else ():
+            signal.signal(number, known)
+
+
+def interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    """Handle a signal like Ctrl+C."""
+    # A closing terminal sends SIGHUP twice: from the shell and from the kernel.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def let_finish() -> None:
     """Ignore interrupts from here on: the work is done, only its result remains to be printed."""
     if in_main_thread():
-        for each in STOPS:
-            signal.signal(each, signal.SIG_IGN)
+        for number in STOPS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager

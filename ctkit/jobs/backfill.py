@@ -181,11 +181,11 @@ def _run(
     missing_issuers: dict[str, set[str]] = defaultdict(set)
     holes: list[Hole] = []
     unreadable = 0
-    told = began
+    reported = began
 
-    def tell() -> None:
-        nonlocal told
-        told = time.monotonic()
+    def report_progress() -> None:
+        nonlocal reported
+        reported = time.monotonic()
         on_progress(Progress(sum(wanted.values()), sum(written.values()), table.version()))
 
     def read(log: Log, block: EntryBlock, wanted: NDArray[np.bool_]) -> Arrival:
@@ -207,8 +207,8 @@ def _run(
                 missing_issuers[arrival.source_url].update(arrival.missing_issuers)
                 # Even without rows: a commit may be due.
                 yield arrival.rows
-            if time.monotonic() - told >= SECONDS_PER_PROGRESS:
-                tell()
+            if time.monotonic() - reported >= SECONDS_PER_PROGRESS:
+                report_progress()
 
     def describe(rows: pa.Table) -> dict[str, str]:
         # Tells a merge that this table is staging for `main`, however much larger it gets.
@@ -221,7 +221,7 @@ def _run(
             unreadable += count_unreadable(rows)
             for count in rows["source_url"].value_counts().to_pylist():
                 written[count["values"]] += count["counts"]
-            tell()
+            report_progress()
     return BackfillReport(
         table=folder_of(table),
         version=table.version(),

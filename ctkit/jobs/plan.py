@@ -127,10 +127,10 @@ class Plan(Report):
         table = pd.DataFrame([asdict(log) for log in self.logs], columns=[field.name for field in fields(LogPlan)])
         table["seconds"] = [_shown(log.seconds) for log in self.logs]
         table["assumed"] = table["assumed"].map(", ".join)
-        return table.rename(columns={"source_url": "log", "vain": "in vain", "seconds": "time"})
+        return table.rename(columns={"source_url": "log", "vain": "not wanted", "seconds": "time"})
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return the line of each log, and the logs that did not answer."""
+        """Return a line for each log, and the logs that did not answer."""
         found = {"by log": self.table()}
         if self.unavailable:
             found["did not answer"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
