@@ -1,16 +1,14 @@
 """Reports: what a verb found or did, shown by notebooks and read by programs."""
 
 import html
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
-from itertools import islice
 from numbers import Number
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from ctkit.ranges import RangeSet
 from ctkit.visible import visible
 
 RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
@@ -91,18 +89,6 @@ def left_out(table: pd.DataFrame, shown: int) -> str:
     """Say how many rows follow the first `shown`; "" if none do."""
     rows = table.attrs.get(ROWS, len(table))
     return f"... and {rows - shown:,} more" if rows > shown else ""
-
-
-def first_of(items: Collection[object] | RangeSet, most: int) -> str:
-    """Return the first items as text, and how many more there are.
-
-    Examples
-    --------
-    >>> first_of(["a", "b", "c"], 2)
-    'a, b and 1 more'
-    """
-    more = f" and {len(items) - most} more" if len(items) > most else ""
-    return ", ".join(map(str, islice(items, most))) + more
 
 
 def to_html(text: str) -> str:

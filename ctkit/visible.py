@@ -2,8 +2,10 @@
 
 import logging
 import re
+from collections.abc import Iterator
+from itertools import islice
 from numbers import Number
-from typing import Any
+from typing import Any, Protocol
 
 # Unicode's Default_Ignorable_Code_Point has letters and marks too, which `str.isprintable` lets pass; U+2800 is blank.
 _INVISIBLE = re.compile(
@@ -29,6 +31,23 @@ def visible(text: str) -> str:
         each if each.isprintable() and not _INVISIBLE.match(each) else each.encode("unicode_escape").decode()
         for each in text
     )
+
+
+class _Items(Protocol):
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[object]: ...
+
+
+def first_of(items: _Items, most: int) -> str:
+    """Return the first `most` items as text, and how many more there are.
+
+    Examples
+    --------
+    >>> first_of("abcde", 3)
+    'a, b, c and 2 more'
+    """
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, islice(items, most))) + more
 
 
 class _VisibleArguments(logging.Filter):

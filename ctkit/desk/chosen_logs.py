@@ -6,14 +6,13 @@ from typing import Any
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
-from ctkit.report import first_of
 from ctkit.urls import canonical_url, host_of
-from ctkit.visible import get_logger
+from ctkit.visible import first_of, get_logger
 from ctkit.wire.checkpoint import check_public_key
 
 logger = get_logger(__name__)
 
-SHOWN = 20
+NAMED = 20
 """Logs that a message lists."""
 
 
@@ -66,7 +65,7 @@ def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
         raise ParameterError(
-            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known, SHOWN)}",
+            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known, NAMED)}",
             keys=("log_filter",),
         )
     return chosen

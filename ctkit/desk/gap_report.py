@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked
-from ctkit.desk.chosen_logs import SHOWN, choose_logs, why_unusable
+from ctkit.desk.chosen_logs import NAMED, choose_logs, why_unusable
 from ctkit.desk.live import is_alive, leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.state_file import find_within, read_state
@@ -24,9 +24,9 @@ from ctkit.lake.table import check_as_der, check_features, check_separate, find_
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log, open_log
-from ctkit.report import Report, first_of
+from ctkit.report import Report
 from ctkit.urls import canonical_url
-from ctkit.visible import get_logger
+from ctkit.visible import first_of, get_logger
 
 T = TypeVar("T")
 
@@ -309,7 +309,7 @@ def _with_ceiling(
     others = sorted(state.keys() - by_url.keys())
     if others and parameters.log_filter is None:
         # The live server follows its built-in list where its configuration names none.
-        named = first_of(others, SHOWN)
+        named = first_of(others, NAMED)
         logger.warning("the state file lists logs that no parameter names, skipping count=%d %s", len(others), named)
     found = [log for url, log in by_url.items() if url in state]
     if not found:

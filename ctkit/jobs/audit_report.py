@@ -13,7 +13,8 @@ from ctkit.arguments import Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.lake.digests import MEND
 from ctkit.ranges import RangeSet
-from ctkit.report import ROWS, Report, first_of, frame_of
+from ctkit.report import ROWS, Report, frame_of
+from ctkit.visible import first_of
 from ctkit.wire.checkpoint import Checkpoint
 
 SHOWN = 1000

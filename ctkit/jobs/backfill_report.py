@@ -10,7 +10,8 @@ import pandas as pd
 from ctkit.arguments import Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.jobs.plan import Plan
-from ctkit.report import Report, first_of, frame_of
+from ctkit.report import Report, frame_of
+from ctkit.visible import first_of
 from ctkit.wire.checkpoint import Checkpoint
 
 _RUN_AGAIN = re.compile(r"; run again( later)?$")
