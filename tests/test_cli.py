@@ -30,6 +30,7 @@ from ctkit.logs.log import open_log
 
 NEW = "https://new.example/2027h1"
 COMMAND = Path(sys.executable).with_name("ctkit")
+MERGE = ("merge", "--staging-path", "staging", "--main-path", "main")
 
 
 @pytest.fixture(autouse=True)
@@ -166,17 +167,10 @@ def test_server_config_is_missing(ctkit, write_file):
     assert err.startswith("Error: server_config: nowhere.yaml cannot be read (")
 
 
-def test_python_m_ctkit():
-    """The package can be run where the command is not on the path."""
-    done = subprocess.run([sys.executable, "-m", "ctkit", "merge"], capture_output=True, text=True, check=False)
-
-    assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "Error: merge requires --staging-path <PATH>\n"
-
-
-def test_ac4_5_merge_without_staging_path():
-    """The installed command says exactly what is missing, on stderr, with exit code 1."""
-    done = subprocess.run([COMMAND, "merge"], capture_output=True, text=True, check=False)
+@pytest.mark.parametrize("command", [[COMMAND], [sys.executable, "-m", "ctkit"]], ids=["installed", "module"])
+def test_ac4_5_merge_without_staging_path(command):
+    """The installed command, and the package, say exactly what is missing, on stderr, with exit code 1."""
+    done = subprocess.run([*command, "merge"], capture_output=True, text=True, check=False)
 
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "Error: merge requires --staging-path <PATH>\n"
@@ -184,7 +178,7 @@ def test_ac4_5_merge_without_staging_path():
 
 def test_ac4_1_merge_when_staging_is_missing(ctkit, folder):
     """Missing staging is nothing to do, unless its path is mistyped: exit code 0, a warning, and nothing is created."""
-    code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    code, out, err = ctkit(*MERGE)
 
     assert (code, out) == (0, "")
     assert "WARNING staging table does not exist, nothing to merge staging_path=staging" in err
@@ -194,7 +188,7 @@ def test_ac4_1_merge_when_staging_is_missing(ctkit, folder):
 def test_ac4_1_merge_when_staging_is_empty(ctkit, folder):
     """Empty staging is nothing to do: exit code 0, says so, and is kept."""
     open_table("staging")
-    code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    code, out, err = ctkit(*MERGE)
 
     assert (code, out) == (0, "")
     assert "INFO staging table is empty, nothing to merge staging_path=staging" in err
@@ -209,12 +203,12 @@ def test_merge_removes_what_an_interrupted_merge_left(ctkit, folder):
     foreign.write_text("not ours")
     warning = "WARNING staging is not removed staging_path=staging: "
     for _ in range(2):
-        code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main", "--create")
+        code, _, err = ctkit(*MERGE, "--create")
         assert (code, err.count(warning)) == (0, 1)
         assert names(folder) == {"main", "staging"}
 
     foreign.unlink()
-    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    code, _, err = ctkit(*MERGE)
 
     assert code == 0
     assert "staging table is empty, nothing to merge" in err
@@ -247,7 +241,7 @@ def test_ac4_3_merge_when_the_commit_fails(ctkit, folder, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr("ctkit.lake.merge.commit_files", fail)
-    code, out, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    code, out, err = ctkit(*MERGE)
 
     assert (code, out) == (1, "")
     assert err.splitlines()[-1].startswith("Error: ")
@@ -262,7 +256,7 @@ def test_merge_when_a_table_is_not_ours(ctkit, folder):
     staging = folder / "staging" / "_delta_log"
     staging.mkdir(parents=True)
     (staging / f"{0:020}.json").write_text("no commit")
-    code, _, err = ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    code, _, err = ctkit(*MERGE)
 
     assert code == 1
     assert re.search("^Error: .*staging: cannot be opened as a Delta table", err, re.MULTILINE)
@@ -447,7 +441,7 @@ def test_main_leaves_signals_as_they_were(ctkit):
     """Who calls main from Python keeps the handlers that were set up."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = [signal.getsignal(each) for each in signals]
-    ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    ctkit(*MERGE)
 
     assert [signal.getsignal(each) for each in signals] == before
 
@@ -611,7 +605,7 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
     code, out, _ = ctkit("backfill", "-f", file, "--dry-run")
     assert code == 0
     head, first, second, total = out.splitlines()
-    assert head.split()[:6] == ["log", "protocol", "page_size", "requests", "wanted", "in"]
+    assert head.split()[:6] == ["log", "protocol", "page_size", "requests", "wanted", "not"]
     assert first.split()[:6] == [rfc, "rfc6962", "100", "10", "1000", "0"]
     assert second.split()[:6] == [static, "static-ct", "256", "4", "1000", "24"]
     assert total.startswith("plan logs=2 requests=14 entries_wanted=2000 ")
@@ -833,7 +827,7 @@ def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
 def test_main_leaves_logging_as_it_was(ctkit):
     """Who calls main from Python keeps the logging that was set up."""
     before = list(logging.getLogger("ctkit").handlers)
-    ctkit("merge", "--staging-path", "staging", "--main-path", "main")
+    ctkit(*MERGE)
 
     assert logging.getLogger("ctkit").handlers == before
 
