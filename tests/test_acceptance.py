@@ -214,7 +214,7 @@ def test_ac2_4_tables_that_are_missing(world, capsys, caplog):
 
 
 def test_ac3_merge_inserts_what_main_lacks(world, caplog):
-    """AC3.1 to 3.5: missing rows are inserted, known and repeated ones skipped, the sums are told, staging is gone."""
+    """AC3.1 to 3.5: missing rows are inserted, known and repeated ones skipped, sums reported, staging removed."""
     file = world.write_files()
     world.fill(world.staging, (0, 90, 120), (1, 250, 300))
     twin = world.fill(world.folder / "twin", (0, 110, 130))

@@ -339,7 +339,7 @@ def test_audit_of_files_that_others_wrote_under_our_words(place):
 
 
 @pytest.mark.parametrize("added_again", [True, False])
-def test_audit_when_a_file_was_written_anew_in_its_place(place, added_again):
+def test_audit_when_a_file_was_rewritten_in_its_place(place, added_again):
     """Other rows under the name of a file that held proven ones are not proven, for old and new handles."""
     place.write(0, 300)
     old, (file,) = open_table(place.folder / "main"), files_of(place.main)[:1]
@@ -380,9 +380,9 @@ def test_audit_when_the_history_is_gone(place):
     assert report.passed
     assert report.facts()["forgotten"] == 2
     assert report.to_json()["forgotten_versions"] == [{"start": 0, "end": 2}]
-    told = report.tables()["what this tells"][""].to_list()[-1]
-    assert "[0, 2)" in told
-    assert "delta.logRetentionDuration" in told
+    text = report.tables()["what this tells"][""].to_list()[-1]
+    assert "[0, 2)" in text
+    assert "delta.logRetentionDuration" in text
     assert place.line(recheck="unproven") == line()
 
 
@@ -390,8 +390,8 @@ def test_advice_keeps_commits(place):
     """The property that the report advises is one that deltalake heeds."""
     place.write(0, SIZE)
     clean_up(place, 0)
-    told = place.audit().tables()["what this tells"][""].to_list()[-1]
-    exec(told.partition("longer: ")[2], {"DeltaTable": DeltaTable})
+    text = place.audit().tables()["what this tells"][""].to_list()[-1]
+    exec(text.partition("longer: ")[2], {"DeltaTable": DeltaTable})
     log = place.folder / "main" / "_delta_log"
     os.utime(log / f"{1:020}.json", (0, 0))
 
@@ -769,7 +769,7 @@ def test_recheck_allows_what_is_free(place):
 
 
 def test_recheck_when_an_issuer_is_gone(place):
-    """Where the log lacks an issuer now, a chain that has it is not held against the row."""
+    """A row whose chain has an issuer that the log no longer has does not differ."""
     place.write(0, SIZE, recorded=False)
     place.fake.issuer_status = dict.fromkeys(place.fake.issuers, 404)
 
@@ -793,7 +793,7 @@ def test_recheck_of_a_few_rows_asks_for_their_pages(place):
 
 
 def test_recheck_when_the_log_gives_other_entries(place):
-    """Entries that are not in the log's own tree prove nothing, and are held against the log, not the rows."""
+    """Entries that are not in the log's own tree prove nothing: the log is at fault, not the rows."""
     place.write(0, SIZE, recorded=False)
     one = place.fake.entries[40]
     place.fake.entries[40] = type(one)(
@@ -809,7 +809,7 @@ def test_recheck_when_the_log_gives_other_entries(place):
 
 
 def test_recheck_when_the_log_gives_another_pre_certificate(place):
-    """What the log does not sign is held against its leaves here too."""
+    """A recheck also compares `extra_data`, which no log signs, with the leaves."""
     place.write(0, SIZE, recorded=False)
     index, one = next((at, entry) for at, entry in enumerate(place.fake.entries) if entry.entry_type == 1)
     place.fake.entries[index] = replace(one, certificate=one.certificate + b"\0")

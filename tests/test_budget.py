@@ -25,7 +25,7 @@ IMPATIENT = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
 
 @given(st.integers(0, 200), st.dictionaries(st.text(max_size=2), st.integers(0, 100), max_size=6))
 def test_share_is_fair(total, needs):
-    """All is given if it is needed, nobody gets more than that, and who gets less has as much as any other, but one."""
+    """Nobody gets more than they need, all is given if needed, and those who get less get equal shares, but for one."""
     shares = share(total, needs)
 
     assert shares.keys() == needs.keys()
@@ -36,7 +36,7 @@ def test_share_is_fair(total, needs):
 
 
 def test_requests_when_a_log_needs_more_than_was_planned():
-    """A log has its own share; what was planned for nobody, and what another has left, is for whoever asks."""
+    """Each log has its share; requests that no share needs, or that another log has left, go to any log."""
     requests = Requests(7, {"a": 2, "b": 4})
 
     taken = [requests.counter(url)() for url in "aaaabb"]
@@ -123,7 +123,7 @@ def test_backfill_when_requests_are_few(tmp_path, both):
 
 
 def test_backfill_when_requests_are_few_and_tried_again(tmp_path, both):
-    """A request that is sent again counts again: 3 pages and 2 tiles come of 8 requests, 3 of them in vain."""
+    """A retry counts: 8 requests, of which 3 fail, bring 3 pages and 2 tiles."""
     logs, clients = both
     logs[0].busy, logs[1].busy = [503], [429, 502]
     table = open_table(tmp_path / "staging")
@@ -200,7 +200,7 @@ def test_backfill_when_a_log_needs_less_than_it_might(tmp_path, both):
 
 
 def test_backfill_when_entries_are_few(tmp_path, both):
-    """Not one more is written, each log has half of them, from its lowest gap on, and no page is asked for in vain."""
+    """No more are written, each log has half of them from its lowest gap on, and no unneeded page is fetched."""
     logs, (rfc, static) = both
     table = open_table(tmp_path / "staging")
     for size, requests in [(150, [2, 1]), (300, [4, 3])]:
@@ -314,7 +314,7 @@ def test_backfill_begins_with_what_needs_few_requests(tmp_path, both, monkeypatc
 
 
 def test_backfill_when_an_entry_is_broken_too(tmp_path, both):
-    """A hole beside what the budget left is an error that names the hole, and does not count what was left."""
+    """A hole is an error even if the budget left other entries, and does not count those."""
     logs, (rfc, _) = both
     logs[0].broken_leaves = {3}
 
@@ -366,7 +366,7 @@ def test_backfill_when_logs_are_many(tmp_path, serve):
 
 
 def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
-    """A run that gets no thread for its second log ends with that error, instead of waiting for ever."""
+    """A run that gets no thread for its second log ends with that error, and does not hang."""
     logs = [FakeLog(f"Log {number}", 5000, protocols=["rfc6962"], page_size=100) for number in range(2)]
     clients = [open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") for log in logs]
     start = threading.Thread.start
@@ -399,7 +399,7 @@ def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
 
 
 def test_backfill_when_gaps_are_a_table_of_texts(tmp_path, both):
-    """Gaps that somebody made by hand, with URLs as plain text, are gaps as well."""
+    """Gaps made by hand, with URLs as plain text, work too."""
     _, (rfc, _) = both
     gaps = pa.table({"source_url": [rfc.url] * 2, "start": [9, 3], "end": [10, 4]})
 

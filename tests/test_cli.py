@@ -42,7 +42,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def ctkit(capsys):
-    """Run a command; return its exit code, what it printed, and what it told on stderr."""
+    """Run a command; return its exit code, and what it printed on stdout and stderr."""
 
     def ctkit(*words):
         capsys.readouterr()
@@ -63,7 +63,7 @@ def write_file(folder):
             "state_file": "state.json",
             "logs": [{"url": url} for url in urls],
             "user_agent": "tests of ctkit, nobody@example.org",
-            # However new their state file is, no server runs beside these tests.
+            # The tests write new state files, but no live server is running.
             "internal_only": False,
         }
         given = {key: value for key, value in {**values, **parameters}.items() if value is not None}
@@ -161,7 +161,7 @@ def test_user_agent_is_missing(ctkit, write_file):
 
 
 def test_server_config_is_missing(ctkit, write_file):
-    """The error names the parameter, beside the path."""
+    """The error names the parameter and the path."""
     _, _, err = ctkit("gaps", "-f", write_file(LOG, server_config="nowhere.yaml"))
 
     assert err.startswith("Error: server_config: nowhere.yaml cannot be read (")
@@ -375,12 +375,12 @@ def test_when_the_output_cannot_be_written(parameter_file, words, where, unbuffe
     for descriptor in {target, writer}:
         os.close(descriptor)
 
-    told = [line for line in done.stderr.splitlines() if line.startswith("Error: ") and "stdout" in line]
-    assert (done.returncode, len(told)) == (1, 1), done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("Error: ") and "stdout" in line]
+    assert (done.returncode, len(errors)) == (1, 1), done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
     if "audit" not in words:  # which tells of the entries that are missing, too
-        assert [line for line in done.stderr.splitlines() if not line.startswith("20")] == told
+        assert [line for line in done.stderr.splitlines() if not line.startswith("20")] == errors
 
 
 @pytest.mark.parametrize("closed", [(1,), (1, 2)], ids=["stdout", "both"])
@@ -613,7 +613,7 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
 
 
 def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
-    """It says so, and asks nobody."""
+    """It says so, and sends no request."""
     make_table(folder / "main", make_rows([10, 11]))
     write_state("state.json", {LOG: 12})
 

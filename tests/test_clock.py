@@ -23,11 +23,11 @@ from ctkit.wire.checkpoint import Checkpoint
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 ANY_TIME = 30
-"""Seconds after which a test gives up on what it waits for."""
+"""Seconds after which a test stops waiting."""
 
 
 class StallingLog(FakeLog):
-    """Answers for its first page and then, for entries, not before it is told to."""
+    """Answers for its first page; for other entries, only when it may."""
 
     go_on: threading.Event
     went_on = False
@@ -70,7 +70,7 @@ def test_rows_are_committed_when_nothing_more_comes(tmp_path, stalling, monkeypa
     check_table(table, {log.url: fake}, {log.url: (0, 300)})
 
 
-def test_progress_is_told_when_nothing_comes(tmp_path, stalling, monkeypatch):
+def test_progress_is_reported_when_nothing_comes(tmp_path, stalling, monkeypatch):
     """A run that waits for its log is heard of all the same."""
     fake, log = stalling
     monkeypatch.setattr(backfill_module, "SECONDS_PER_PROGRESS", 0.05)
@@ -86,8 +86,8 @@ def test_progress_is_told_when_nothing_comes(tmp_path, stalling, monkeypatch):
     assert (heard[0], heard[-1], fake.went_on) == (Progress(200, 0, 0), Progress(200, 200, 1), True)
 
 
-def test_progress_is_told_after_an_interrupt(tmp_path, stalling, monkeypatch):
-    """What is written because of Ctrl+C is told as well: the last number is that of the table."""
+def test_progress_is_reported_after_an_interrupt(tmp_path, stalling, monkeypatch):
+    """Rows that are written after Ctrl+C are reported too: the last number is that of the table."""
     _, log = stalling
     monkeypatch.setattr(backfill_module, "SECONDS_PER_PROGRESS", 0.05)
     table = open_table(tmp_path / "staging")
@@ -105,7 +105,7 @@ def test_progress_is_told_after_an_interrupt(tmp_path, stalling, monkeypatch):
 
 
 def test_pages_are_passed_on_when_nothing_more_comes(monkeypatch):
-    """What has come is proven in time though who brings it is stuck; then the rest, and what was left is told."""
+    """What has arrived is proven in time even if nothing follows; then the rest, and what was left is returned."""
     monkeypatch.setattr(prove, "SECONDS_AT_ONCE", 0.05)
     log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))
     go_on, passed_on = threading.Event(), []

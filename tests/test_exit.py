@@ -24,7 +24,7 @@ PACKAGE = Path(__file__).parents[1] / "ctkit"
 
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda path: path.stem)
 def test_no_thread_of_arrow_is_given_memory(path):
-    """Nobody waits for Arrow's threads: one that drops Python's memory when Python has ended aborts the process.
+    """Python does not wait for Arrow's threads: one that drops Python's memory afterwards aborts the process.
 
     What is grouped or turned into pandas must therefore say ``use_threads=False``, nothing is read from files or bytes
     of Python's by threads, and DuckDB gets streams, which it reads itself; of a table, Arrow's threads would read.
@@ -140,7 +140,7 @@ def test_fetch_in_a_forked_child():
 
 
 def test_tables_in_a_forked_child(tmp_path):
-    """A child of a process that has used tables is told so, by whatever it begins with."""
+    """A forked child of a process that has used tables gets an error from any function."""
     made = make_table(tmp_path / "main", make_rows([1]))
 
     for begin in (lambda: find_table(tmp_path / "main"), lambda: find_gaps(made, within={LOG: (0, 9)})):

@@ -95,16 +95,16 @@ def test_open_logs_gives_each_its_key(serve, fakes, write_list):
 # Who is asked, and when
 
 
-class UntoldLog(FakeLog):
-    """Answers nothing before it is told to."""
+class SilentLog(FakeLog):
+    """Answers nothing before it may."""
 
-    told: threading.Event
+    may_answer: threading.Event
     outlasted = False
-    """Whether somebody has waited longer than the log has held out, which is less than ordinary patience."""
+    """Whether a request outlasted the log, which holds out for less than ordinary patience."""
 
     def respond(self, request):
         """Wait, if it is to."""
-        self.outlasted |= not self.told.wait(15)
+        self.outlasted |= not self.may_answer.wait(15)
         return super().respond(request)
 
 
@@ -113,10 +113,10 @@ def silent(serve, monkeypatch):
     """Return the URL of a log that takes requests and does not answer, with the log; few wait for it for long."""
     monkeypatch.setattr("ctkit.jobs.plan.SECONDS_TO_ANSWER", 0.5)
     monkeypatch.setattr("ctkit.desk.gap_report.SECONDS_TO_ANSWER", 0.5)
-    fake = UntoldLog("Silent", 30, protocols=["rfc6962"])
-    fake.told = threading.Event()
+    fake = SilentLog("Silent", 30, protocols=["rfc6962"])
+    fake.may_answer = threading.Event()
     yield serve(fake), fake
-    fake.told.set()
+    fake.may_answer.set()
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def known(tmp_path):
 
 @pytest.mark.parametrize("protocol", ["auto", "rfc6962", "static-ct"])
 def test_gaps_are_known_without_the_logs(known, serve, protocol):
-    """With the ceilings of a state file nobody is asked, and nobody has to introduce himself."""
+    """With the ceilings of a state file no log is asked, and no user agent is needed."""
     fake = FakeLog(size=30)
     url = serve(fake)
 
@@ -159,7 +159,7 @@ def test_gaps_are_known_without_the_logs(known, serve, protocol):
 
 
 def test_a_log_list_in_a_file_needs_no_user_agent(write_list, fakes):
-    """It is read from the disk; only a host has to be told who asks."""
+    """It is read from the disk; only a host needs to know who asks."""
     listed = write_list({"https://a.example/": fakes[0].public_key})
 
     assert [log.url for log in choose_logs(Parameters(log_list=listed))] == ["https://a.example"]
@@ -198,7 +198,7 @@ def test_a_backfill_does_not_wait_for_a_silent_log(known, silent, serve, tmp_pat
     def listen(progress):
         written.append(progress.written)
         if progress.written >= 300:
-            fake.told.set()
+            fake.may_answer.set()
 
     with closing(report_gaps(parameters)) as gap_report, pytest.MonkeyPatch.context() as patch:
         patch.setattr("ctkit.lake.write.SECONDS_PER_COMMIT", 0.05)
@@ -230,7 +230,7 @@ def test_ceilings_do_not_wait_for_a_silent_log(known, silent, serve):
 
 
 def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
-    """A 429 is an answer: who is told to come back in a second does so."""
+    """A 429 is an answer: the request is repeated after the second that it asks for."""
     fake = FakeLog(size=30, protocols=["rfc6962"])
     url = serve(fake)
     logs = [{"url": url, "protocol": "rfc6962"}]
@@ -281,7 +281,7 @@ def test_a_log_that_is_named_twice(caplog, fakes):
     ("key", "values"), [("name", ("A", "B")), ("protocol", ("rfc6962", "static-ct")), ("key", (0, 1))]
 )
 def test_a_log_that_is_named_twice_with_different_words(fakes, key, values):
-    """Nobody can tell which of them is meant."""
+    """It is not known which of them is meant."""
     if key == "key":
         values = [base64.b64encode(fakes[at].public_key).decode() for at in values]
     logs = [{"url": url, key: value} for url, value in zip(("a.example", "a.example/"), values, strict=True)]
@@ -301,7 +301,7 @@ def test_a_log_that_is_twice_in_the_log_list(tmp_path, caplog):
 
 
 def test_an_empty_log_list(tmp_path):
-    """It is one beside logs of one's own, as for the live server, and none without them."""
+    """It is accepted together with `logs`, as by the live server, and refused without them."""
     (tmp_path / "list.json").write_text('{"operators": []}')
     listed = (tmp_path / "list.json").as_uri()
 

@@ -1,4 +1,4 @@
-"""Beside the live server: what it may still hold in memory is left to it, as long as it runs."""
+"""The live server: what it may hold in memory is left to it while it is running."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def gaps_of(gap_report):
     ],
 )
 def test_is_alive(tmp_path, caplog, seconds, alive):
-    """A server runs if its state file is young, by clocks that differ a little; one from further ahead is told."""
+    """A server is running if its state file is young, even if clocks differ a little; one from the future is logged."""
     (tmp_path / "state.json").write_text("{}")
     age(tmp_path / "state.json", seconds)
 
@@ -115,7 +115,7 @@ def test_rows_of_staging_and_above_the_index_are_not_those_of_the_server(tmp_pat
     ],
 )
 def test_a_log_without_a_row_in_main_is_left_to_the_server(tmp_path, find, stretch, gaps, left):
-    """Which part of it the server has in memory, nobody can tell."""
+    """It is not known which part of it the server has in memory."""
     make_table(tmp_path / "main", make_rows([5, 9]))
     write_state(tmp_path / "state.json", {LOG: 20, OTHER_LOG: 30})
 
@@ -192,7 +192,7 @@ def test_a_backfill_says_what_was_left(tmp_path, find, serve, caplog):
 
 
 def test_gaps_says_what_was_left(tmp_path, capsys):
-    """The command tells it beside the table, and leaves its JSON alone."""
+    """The command says so below the table, and not in its JSON."""
     make_table(tmp_path / "main", make_rows([5, 9]))
     write_state(tmp_path / "state.json", {LOG: 20})
     words = ["gaps", "--main-path", str(tmp_path / "main"), "--state-file", str(tmp_path / "state.json")]

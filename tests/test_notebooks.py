@@ -177,7 +177,7 @@ def test_backfill(cycle):
 
 
 def test_preview_before_a_merge(cycle):
-    """The second preview shows no gap, and what the merge will insert, as HTML beside the widget too."""
+    """The second preview shows no gap, and what the merge will insert, in the widget and as HTML."""
     book = read(cycle.after / "2-preview.ipynb")
 
     assert result(book, "missing")["gaps"] == 0

@@ -51,7 +51,7 @@ def test_example_file_is_read(file):
 
 
 def test_example_files_are_there():
-    """There is a file for the demo, for public logs of both protocols, and for catch-up beside the live server."""
+    """There is a file for the demo, for public logs of both protocols, and for catch-up with a live server."""
     assert {file.stem for file in FILES} >= {"demo", "public-rfc6962", "public-static-ct", "catch-up"}
 
 
@@ -250,7 +250,7 @@ def test_read_yaml_when_a_key_is_given_twice(write):
 
 
 def test_read_yaml_when_a_merged_key_is_given_again(write):
-    """A key that comes by a merge may be given anew, wherever the mapping is merged into another."""
+    """A key from a merged mapping may be overridden, wherever the mapping is merged."""
     text = "outer:\n  inner: &inner {<<: {key: 1, other: 2}, key: 3}\nagain: {<<: *inner}"
 
     inner = {"key": 3, "other": 2}
@@ -296,7 +296,7 @@ def test_read_yaml_dates_stay_text(write):
 
 
 def test_need_when_missing():
-    """What a verb needs and nobody gave is an error that names the key and says what it is."""
+    """A missing key that a verb needs is an error that names it."""
     with pytest.raises(ParameterError) as raised:
         Parameters().need("main_path")
     assert raised.value.keys == ("main_path",)
@@ -356,7 +356,7 @@ def test_server_config_environment(write, monkeypatch):
 
 
 def test_server_environment_without_server_config(monkeypatch):
-    """The live server's environment means nothing to somebody who did not ask for its configuration."""
+    """The live server's environment counts only together with its configuration."""
     monkeypatch.setenv("CERTSTREAM_DELTA_SINK_TABLE_PATH", "/srv/table")
 
     assert read_parameters() == Parameters()

@@ -32,7 +32,7 @@ def pace(**known):
 
 
 def plain_log(url=RFC, protocol="rfc6962", **known):
-    """Return a log that nobody can ask."""
+    """Return a log that does not answer."""
     shown = {"page_size": 256, "page_size_known": True, "entry_bytes": None, "pace": pace()}
     return SimpleNamespace(url=url, protocol=protocol, **{**shown, **known})
 
@@ -50,7 +50,7 @@ def plan_one(log, *ranges):
 
 
 def test_plan_of_both_protocols():
-    """Each page or tile is counted once; in vain comes all else of a tile, and what lies between the gaps of a page."""
+    """Each page or tile counts once; not wanted is the rest of a tile, and what lies between the gaps of a page."""
     ranges = [(5, 7), (200, 210), (300, 1000)]
     logs = [plain_log(), plain_log(STATIC, "static-ct")]
     gaps = pa.concat_tables([gaps_of(log.url, *ranges) for log in logs])
@@ -114,7 +114,7 @@ def test_plan_names_the_term_that_binds(known, seconds, binds):
 
 @pytest.mark.parametrize(("rate", "shown"), [(10, "below 1 s"), (5, "0:00:01"), (1 / 60, "0:05:00")])
 def test_plan_shows_how_long_it_takes(rate, shown):
-    """Time is told in whole seconds, but what takes less than one is not told as none."""
+    """Times are whole seconds, but less than one second is not shown as zero."""
     log = plain_log(pace=pace(concurrency=100.0, rate=rate, bandwidth=1e9))
 
     (time,) = plan_backfill([log], gaps_of(log.url, (0, 5 * 256)), ask=False).table()["time"]
@@ -214,7 +214,7 @@ def holes():
 
 @pytest.mark.parametrize("alignment", [1, 64])
 def test_a_thousand_gaps_in_40_pages(tmp_path, serve, holes, alignment):
-    """Of a log that nobody knows yet, they are filled with 40 requests at the most; the plan says 40, and is kept."""
+    """In a log that is not known yet, they are filled with at most 40 requests, as the plan says."""
     log = FakeLog("Thrifty", 2560, protocols=["rfc6962"], page_size=64)
     log.page_alignment = alignment
     url = serve(log)

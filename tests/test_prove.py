@@ -52,7 +52,7 @@ class Bare(EmbeddedLog):
         self.extend(size)
 
     def extend(self, size: int) -> None:
-        """Append so many leaves."""
+        """Append this many leaves."""
         for number in range(self.tree.size, self.tree.size + size):
             leaf_hash = hash_leaf(number.to_bytes(4))
             self._index_by_leaf_hash[leaf_hash] = number
@@ -117,7 +117,7 @@ def test_prove_entries_of_a_log(serve: Serve, protocol: str, start: int, end: in
 
 @each_protocol
 def test_prove_when_entries_differ(serve: Serve, protocol: str) -> None:
-    """Exactly the wrong entries are named, be they at the ends, beside each other, or in the last tile."""
+    """Exactly the wrong entries are named, at the ends, next to each other, or in the last tile."""
     bare = Bare(3000)
     hashes = bare.hashes(10, 3000)
 
@@ -223,7 +223,7 @@ def test_prove_when_a_leaf_is_there_twice(serve: Serve) -> None:
 
 
 def test_prove_when_the_log_gives_no_paths(serve: Serve) -> None:
-    """Nothing is called wrong where no audit path can be had; it is not asked for without end."""
+    """Without audit paths nothing is called wrong, and the requests for them come to an end."""
     bare = Bare(100)
     bare.gone = (BY_HASH, BY_INDEX)
 
@@ -237,7 +237,7 @@ def test_prove_when_the_log_gives_no_paths(serve: Serve) -> None:
 
 
 def test_prove_when_many_entries_differ(serve: Serve) -> None:
-    """The search has an end, and takes large subtrees first; what it has not told apart is not proven."""
+    """The search has an end and takes large subtrees first; what it has not reached is not proven."""
     bare = Bare(5000)
     wrong = [*range(200, 1200), 2500]
 
@@ -463,7 +463,7 @@ def test_every_byte_of_an_audit_path(serve: Serve) -> None:
 
 @each_protocol
 def test_prove_is_the_same_whatever_the_order(serve: Serve, protocol: str) -> None:
-    """Stretches of any length, one after the other with one client, are all told apart from wrong ones."""
+    """Stretches of any length, one after the other with one client, are all distinguished from wrong ones."""
     bare = Bare(777)
     random = Random(7)
 

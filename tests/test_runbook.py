@@ -213,7 +213,7 @@ def test_run_notebook_when_signalled(make, tmp_path, signum, seconds):
 
 
 def test_run_notebook_when_signalled_twice(make, tmp_path):
-    """A second signal gives up on the cell; there is a record all the same."""
+    """A second signal aborts the cell; there is a record even so."""
     make(PARAMETERS, SLOW.replace("SECONDS", "60"))
     process = start(tmp_path)
     process.send_signal(signal.SIGTERM)
@@ -250,7 +250,7 @@ class Noon(datetime):
 
 
 def test_run_notebook_keeps_runs_of_one_second_apart(make, tmp_path, monkeypatch):
-    """Each run has a record of its own, also beside one that is still running."""
+    """Each run has a record of its own, even while another is running."""
     monkeypatch.setattr("ctkit.desk.runbook.datetime", Noon)
     notebook = make(PARAMETERS, SHOW)
     execute = papermill.execute_notebook
@@ -303,7 +303,7 @@ def test_run_notebook_when_signalled_before_it_began(make, tmp_path, monkeypatch
 
 
 def test_run_notebook_tells_progress(make, caplog):
-    """An output that is drawn anew is a line in the log each time; one that is drawn once is not."""
+    """An output that is redrawn is a log line each time; one that is drawn once is not."""
     caplog.set_level("INFO", logger="ctkit")
     draw = """
     class Text(str):
@@ -335,7 +335,7 @@ FORMS = {
     "equals signs": "main_path = 'a=b'\nfrom_index = None  # x == y\nverify = dict(a=1)\n",
     "several lines": "main_path = (\n    None\n)\nfrom_index = [\n    1,\n]\nverify = \\\n    None\n",
     "inside of others": "if True:\n    main_path = None\nfor from_index in []:\n    pass\n(verify := None)\n",
-    "beside magic": "%matplotlib inline\nmain_path = None\nfrom_index = None\n!true\nverify = None\n",
+    "with magic": "%matplotlib inline\nmain_path = None\nfrom_index = None\n!true\nverify = None\n",
 }
 GIVEN = {"main_path": "data/main", "from_index": 0, "verify": "entries"}
 
@@ -497,7 +497,7 @@ def test_run_notebook_when_the_folder_is_missing(make, tmp_path):
 
 
 def test_run_notebook_when_papermill_fails(make, tmp_path, monkeypatch):
-    """An error that nobody has thought of leaves no part of a record."""
+    """An unexpected error leaves no part of a record."""
 
     class UnheardOfError(Exception):
         pass
@@ -541,7 +541,7 @@ def test_lines_of_a_notebook_are_visible(make, caplog):
 
 @pytest.mark.parametrize("installed", [True, False])
 def test_find_runbook(tmp_path, monkeypatch, installed):
-    """Installed, the runbooks lie inside the package, whatever is beside it; in a checkout they lie beside it."""
+    """A wheel has the runbooks inside the package, a checkout next to it."""
     ours = tmp_path / ("ctkit/notebooks" if installed else "notebooks")
     ours.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir(exist_ok=True)

@@ -438,7 +438,7 @@ def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
 
 @each_protocol
 def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
-    """Entries whose proof cannot be had just now are holes; the next run writes them."""
+    """Entries that cannot be proven now are holes; the next run writes them."""
     fake = FakeLog(size=600, page_size=32)
     log, table = opened(fake, protocol), open_table(tmp_path / "staging")
     respond = fake.respond

@@ -91,7 +91,7 @@ def test_gap_preview_when_there_are_very_many():
 
 
 def test_gap_preview_when_a_keyword_is_unknown():
-    """A misspelt keyword is an error, not a trait that nobody reads."""
+    """A misspelt keyword is an error, not an unused trait."""
     with pytest.raises(TypeError):
         GapPreview(GAPS, lgos=())
 
@@ -160,7 +160,7 @@ def test_panel_when_a_table_moved(tables, moved):
 
 
 def test_panel_when_staging_has_gone(tables):
-    """Where somebody else has merged meanwhile, nothing is left to press for."""
+    """After a merge by someone else the button is disabled."""
     first, second = MergePreviewPanel(*tables), MergePreviewPanel(*tables)
     first.button.click()
     second.button.click()
@@ -184,7 +184,7 @@ def test_panel_when_another_run_holds_the_table(tables):
 
 
 def test_panel_when_the_merge_breaks(tables, monkeypatch, caplog):
-    """Also an error that nobody thought of is shown, with its type, and logged."""
+    """An unexpected error is shown, with its type, and logged."""
     panel = MergePreviewPanel(*tables)
     monkeypatch.setattr("ctkit.desk.widgets.merge_staged", lambda *_, **__: [][1])
     panel.button.click()
@@ -235,7 +235,7 @@ def test_panel_when_a_keyword_is_unknown(tables):
 
 
 def test_progress_bar_when_rows_are_committed(monkeypatch):
-    """It is one display, drawn anew; its text has counts, share and version, its HTML a bar."""
+    """It is one display that is redrawn; its text has counts, share and version, its HTML a bar."""
     shown = []
 
     class Handle:
