@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from ctkit.cli import _parser, main
-from ctkit.desk.flags import flag_of, read_flags
-from ctkit.desk.parameters import Parameters, read_parameters
+from ctkit.desk.flags import read_flags
+from ctkit.desk.parameters import Parameters, flag_name, flag_of, read_parameters
 from ctkit.errors import ParameterError
 
 COMMANDS = next(action for action in _parser()._actions if action.dest == "COMMAND" or action.choices).choices
@@ -41,11 +41,6 @@ WORDS = {
 }
 
 
-def typed(key):
-    """Return the flag of a key."""
-    return flag_of(key).name or "--" + key.replace("_", "-")
-
-
 @pytest.mark.parametrize("key", Parameters.model_fields)
 def test_a_flag_means_what_its_key_does(tmp_path, monkeypatch, key):
     """Typed for each command that has it, a flag comes to the same parameters as the key in a file."""
@@ -56,7 +51,7 @@ def test_a_flag_means_what_its_key_does(tmp_path, monkeypatch, key):
     commands = flag_of(key).commands.split()
 
     for command in commands:
-        arguments = _parser().parse_args([command, typed(key), *([] if word is None else [word])])
+        arguments = _parser().parse_args([command, flag_name(key), *([] if word is None else [word])])
         assert read_flags(arguments) == read_parameters("ct.yaml")
     assert commands
     assert set(commands) <= set(COMMANDS)
@@ -76,7 +71,7 @@ def test_logs_are_named_one_by_one():
     assert [log.url for log in read_flags(arguments).logs] == ["a.example", "b.example"]
 
 
-def test_errors_name_flags_as_they_are_typed():
+def test_errors_name_flags_as_they_are_flag_name():
     """On the command line, what is wrong is a flag; each has a line of its own."""
     arguments = _parser().parse_args(["backfill", "--from", "x", "--verify", "all", "--log-url", "https://"])
 

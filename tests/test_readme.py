@@ -11,8 +11,7 @@ import pytest
 
 from ctkit.cli import _parser
 from ctkit.demo import cycle
-from ctkit.desk.flags import flag_of
-from ctkit.desk.parameters import Parameters, read_parameters
+from ctkit.desk.parameters import Parameters, flag_of, read_parameters
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

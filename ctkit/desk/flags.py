@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args, get_origin
 import yaml
 
 from ctkit.desk.parameter_files import NO_YAML, Loader
-from ctkit.desk.parameters import Flag, Parameters, read_parameters
+from ctkit.desk.parameters import Flag, Parameters, flag_name, flag_of, read_parameters
 from ctkit.errors import ParameterError
 
 
@@ -20,12 +20,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         flag = flag_of(key)
         if command in flag.commands:
             about = flag.about or (field.description or "").removeprefix(f"{command}: ")
-            group.add_argument(flag.name or _hyphens(key), dest=key, help=about, **_kind(key, flag))
-
-
-def flag_of(key: str) -> Flag:
-    """Return the flag of a key."""
-    return next(item for item in Parameters.model_fields[key].metadata if isinstance(item, Flag))
+            group.add_argument(flag_name(key), dest=key, help=about, **_kind(key, flag))
 
 
 def read_flags(arguments: argparse.Namespace) -> Parameters:
@@ -40,7 +35,7 @@ def read_flags(arguments: argparse.Namespace) -> Parameters:
     try:
         return read_parameters(arguments.file, **given)
     except ParameterError as error:
-        named = (re.sub(r"^argument: (\w+)", lambda key: f"argument {_typed(key[1])}", line) for line in error.args)
+        named = (re.sub(r"^argument: (\w+)", lambda key: f"argument {flag_name(key[1])}", line) for line in error.args)
         raise ParameterError(*named, keys=error.keys) from None
 
 
@@ -50,14 +45,6 @@ def literal(text: str) -> object:
         return yaml.load(text, Loader)
     except NO_YAML:
         return text
-
-
-def _hyphens(key: str) -> str:
-    return "--" + key.replace("_", "-")
-
-
-def _typed(key: str) -> str:
-    return (flag_of(key).name if key in Parameters.model_fields else "") or _hyphens(key)
 
 
 def _kind(key: str, flag: Flag) -> dict[str, Any]:

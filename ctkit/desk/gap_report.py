@@ -1,9 +1,9 @@
 """From parameters to logs, tables and gaps, the same for notebooks and commands."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, TypeVar
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -27,8 +27,6 @@ from ctkit.logs.log import Log, open_log
 from ctkit.report import Report
 from ctkit.urls import canonical_url
 from ctkit.visible import first_of, get_logger
-
-T = TypeVar("T")
 
 logger = get_logger(__name__)
 
@@ -194,7 +192,9 @@ def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple
             return AutoLog(log.url, user_agent=user_agent, name=log.name, key=log.key, open=open_it)
         return open_it()
 
-    return _split(ask_each(open_one, chosen))
+    answers = ask_each(open_one, chosen)
+    opened = tuple(answer for answer in answers if not isinstance(answer, LogError))
+    return opened, tuple(answer for answer in answers if isinstance(answer, LogError))
 
 
 def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable | None]:
@@ -362,13 +362,3 @@ def _check_target(main: DeltaTable | None, staging: DeltaTable | None, parameter
         if parameters.staging_path is None:
             raise
         logger.warning("staging cannot be merged into main as it is now: %s", error)
-
-
-def _split(answers: Iterable[T | LogError]) -> tuple[tuple[T, ...], tuple[LogError, ...]]:
-    good, bad = [], []
-    for answer in answers:
-        if isinstance(answer, LogError):
-            bad.append(answer)
-        else:
-            good.append(answer)
-    return tuple(good), tuple(bad)

@@ -286,11 +286,19 @@ class Parameters(_Checked):
         value = getattr(self, key)
         if value is None:
             about = type(self).model_fields[key].description
-            flag = "--" + key.replace("_", "-")
-            raise ParameterError(
-                f"{key} is missing ({about}); give it in the parameter file, or as {flag}", keys=(key,)
-            )
+            message = f"{key} is missing ({about}); give it in the parameter file, or as {flag_name(key)}"
+            raise ParameterError(message, keys=(key,))
         return str(value)
+
+
+def flag_of(key: str) -> Flag:
+    """Return the flag of a key."""
+    return next(item for item in Parameters.model_fields[key].metadata if isinstance(item, Flag))
+
+
+def flag_name(key: str) -> str:
+    """Return the flag of a key as it is typed."""
+    return flag_of(key).name or "--" + key.replace("_", "-")
 
 
 @checked
