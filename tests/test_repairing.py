@@ -161,6 +161,18 @@ def test_repair_carries_records_over(tmp_path):
     assert proven_of(main) == [*range(10), 20]
 
 
+def test_repair_where_records_contradict(tmp_path):
+    """Rows of which one record says that they are proven, and another that they are not, are not proven afterwards."""
+    main = open_table(tmp_path / "main")
+    said = [record(0, 10), record(3, 5, verified="heads")]
+    write_entries(main, make_rows([*range(10), 7]), metadata=metadata_of(said))
+    before = proven_of(main)
+
+    assert repair(main).removed == 1
+
+    assert before == proven_of(main) == [0, 1, 2, 5, 6, 7, 8, 9]
+
+
 def test_repair_when_rows_contradict(tmp_path):
     """Different certificates under one key are for a person: both rows stay, and the report says so."""
     main = make_table(

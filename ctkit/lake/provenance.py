@@ -117,7 +117,7 @@ class Statement(NamedTuple):
     records
         What it says; nothing, if it is somebody else's.
     files
-        Absolute paths of those of the table's files that the commit added.
+        Absolute paths of the files that the commit added; later commits may have taken some out again.
     """
 
     version: int
@@ -136,8 +136,7 @@ def read_statements(table: DeltaTable) -> list[Statement]:
     TableError
         A commit cannot be read at all, or the table is another one by now.
     """
-    folder, present = folder_of(table), set(files_of(table))
-    found = []
+    folder, found = folder_of(table), []
     for version, actions in kept_commits(table):
         records: Sequence[Provenance] = ()
         info = commit_info(actions)
@@ -152,8 +151,8 @@ def read_statements(table: DeltaTable) -> list[Statement]:
                     version,
                     error,
                 )
-        added = {f"{folder}/{name}" for name in files_added(actions)}
-        found.append(Statement(version, tuple(records), frozenset(added & present)))
+        files = frozenset(f"{folder}/{name}" for name in files_added(actions))
+        found.append(Statement(version, tuple(records), files))
     return found
 
 
