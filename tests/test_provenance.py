@@ -296,3 +296,11 @@ def test_records_when_others_write_beside_them(tmp_path):
     )
 
     assert read_provenance(DeltaTable(tmp_path / "main")) == []
+
+
+def test_kept_versions_of_an_old_handle(tmp_path):
+    """What was committed after the version of a handle is none of its history."""
+    old = make_table(tmp_path / "main", make_rows([1]))
+    write_entries(open_table(tmp_path / "main"), make_rows([2]))
+
+    assert commits.kept_versions(old) == [0, 1]
