@@ -242,6 +242,14 @@ def run(arguments: argparse.Namespace) -> int:
     return code
 
 
+def notebooks(arguments: argparse.Namespace) -> int:
+    """Copy the runbooks."""
+    from ctkit.desk.runbook import copy_runbooks
+
+    print_lines(*map(str, copy_runbooks(arguments.dir)))
+    return 0
+
+
 def demo(arguments: argparse.Namespace) -> int:
     """Show the whole cycle."""
     from ctkit.demo.cycle import run
@@ -346,10 +354,12 @@ def _parser() -> _Parser:
     ran = add(
         run,
         "run a notebook through papermill; its record goes to runs/",
-        "notebooks/backfill.ipynb -f ct.yaml",
-        "notebooks/audit.ipynb -f ct.yaml -p recheck all",
+        "backfill -f ct.yaml",
+        "my-audit.ipynb -f ct.yaml -p recheck all",
     )
-    ran.add_argument("notebook", metavar="NOTEBOOK")
+    ran.add_argument(
+        "notebook", metavar="NOTEBOOK", help="a file, or a runbook of ctkit: audit, backfill, merge or preview"
+    )
     ran.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); -p overrides it")
     ran.add_argument(
         "-p",
@@ -360,6 +370,8 @@ def _parser() -> _Parser:
         default=[],
         help="one parameter; its value is read as YAML",
     )
+    copied = add(notebooks, "copy the runbooks of ctkit to a folder, to be edited", "notebooks", "/srv/ct/notebooks")
+    copied.add_argument("dir", metavar="DIR", help="folder for the copies")
     shown = add(demo, "run the whole cycle on embedded logs", "", "/tmp/demo --serve")
     shown.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
     shown.add_argument("--serve", action="store_true", help="keep the logs running afterwards, for JupyterLab")

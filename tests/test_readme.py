@@ -71,7 +71,7 @@ def test_readme_lists_every_runbook():
     """The table of runbooks has each notebook, and no other."""
     notebooks = (Path(__file__).parents[1] / "notebooks").glob("*.ipynb")
 
-    assert sorted(first_cells("Runbooks and schedules")) == sorted(f"notebooks/{path.name}" for path in notebooks)
+    assert sorted(first_cells("Runbooks and schedules")) == sorted(path.stem for path in notebooks)
 
 
 def blocks(heading, language):

@@ -16,7 +16,15 @@ import nbformat
 import papermill
 import pytest
 
-from ctkit.desk.runbook import _Client, _reserve, find_runbook, prepare_notebook, run_notebook
+from ctkit.desk.runbook import (
+    RUNBOOKS,
+    _Client,
+    _reserve,
+    copy_runbooks,
+    find_runbook,
+    prepare_notebook,
+    run_notebook,
+)
 from ctkit.errors import ParameterError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -548,3 +556,33 @@ def test_find_runbook(tmp_path, monkeypatch, installed):
     monkeypatch.setattr("ctkit.desk.runbook.__file__", str(tmp_path / "ctkit" / "desk" / "runbook.py"))
 
     assert find_runbook("merge") == ours / "merge.ipynb"
+
+
+def test_run_a_runbook_by_name(tmp_path, monkeypatch):
+    """A runbook is found by its name, wherever one is; a file of that name is a file."""
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(ParameterError) as raised:
+        run_notebook("audit", {"recheckk": "all"})
+    assert raised.value.keys == ("recheckk",)
+
+    (tmp_path / "audit").write_text("mine")
+    with pytest.raises(ParameterError) as raised:
+        run_notebook("audit", {"recheckk": "all"})
+    assert raised.value.keys == ()
+
+
+def test_copy_runbooks(tmp_path):
+    """All of them are copied, or none: what is there is not overwritten."""
+    copies = copy_runbooks(tmp_path / "deep" / "notebooks")
+
+    assert [copy.stem for copy in copies] == [*RUNBOOKS]
+    assert all(copy.read_bytes() == find_runbook(copy.stem).read_bytes() for copy in copies)
+    copies[0].write_text("edited")
+    copies[1].unlink()
+    with pytest.raises(ParameterError):
+        copy_runbooks(tmp_path / "deep" / "notebooks")
+    assert (copies[0].read_text(), copies[1].exists()) == ("edited", False)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ParameterError):
+        copy_runbooks(tmp_path / "file")

@@ -17,7 +17,7 @@ import yaml
 
 from ctkit.demo.embedded import EmbeddedLog, make_log
 from ctkit.demo.server import LogServer
-from ctkit.desk.runbook import find_runbook, prepare_notebook, run_notebook
+from ctkit.desk.runbook import RUNBOOKS, find_runbook, prepare_notebook, run_notebook
 from ctkit.desk.state_file import write_state
 from ctkit.desk.terminal import write
 from ctkit.errors import ParameterError
@@ -168,9 +168,9 @@ class _Demo:
             ("4. Merge: staging into main, in one commit", "merge"),
         ]
         for title, name in steps:
-            _tell(f"{title}\n   ctkit run notebooks/{name}.ipynb -f {self._shown('parameters.yaml')}")
+            _tell(f"{title}\n   ctkit run {name} -f {self._shown('parameters.yaml')}")
             record = self.folder / "runs" / f"{name}.ipynb"
-            if code := run_notebook(find_runbook(name), {}, shared=self._parameters, output=record):
+            if code := run_notebook(name, {}, shared=self._parameters, output=record):
                 _tell(f"   failed; its record is {record}")
                 return code
             _tell(f"   record: {self._shown(f'runs/{name}.ipynb')}\n")
@@ -188,7 +188,7 @@ class _Demo:
         for log in self.logs:
             log.grow(NEW_ENTRIES)
         self._write_files()
-        for name in ("preview", "backfill", "merge", "audit"):
+        for name in RUNBOOKS:
             prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
         _tell(
             f"\nBoth logs have grown by {NEW_ENTRIES:,} entries and stay up until you press Ctrl+C:\n"

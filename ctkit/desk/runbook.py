@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import shutil
 import signal
 import symtable
 from collections.abc import Mapping
@@ -34,6 +35,9 @@ from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
 
+RUNBOOKS = ("audit", "backfill", "merge", "preview")
+"""The notebooks that come with ctkit."""
+
 _SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
 _SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
 
@@ -57,7 +61,8 @@ def run_notebook(
     Parameters
     ----------
     notebook
-        Its parameters are the names that the cell tagged ``parameters`` assigns, in any form.
+        A path, or one of `RUNBOOKS`. Its parameters are the names that the cell tagged ``parameters`` assigns, in any
+        form.
     parameters
         Values typed by hand; the notebook must declare each of them. If `main_path` is one, a merge creates that table
         only if `create_main` says so.
@@ -80,7 +85,8 @@ def run_notebook(
         The notebook cannot be read or does not declare a parameter, or a value cannot be written into it or looks like
         a secret, which papermill would write into the record. Nothing was run or written.
     """
-    notebook = Path(notebook)
+    is_runbook = str(notebook) in RUNBOOKS and not Path(notebook).is_file()
+    notebook = find_runbook(str(notebook)) if is_runbook else Path(notebook)
     values = _check_parameters(notebook, parameters, shared or {})
     if cwd is not None and not Path(cwd).is_dir():
         raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in", keys=("cwd",))
@@ -138,11 +144,31 @@ def _execute(notebook: Path, partial: Path, values: Mapping[str, object], folder
 
 
 def find_runbook(name: str) -> Path:
-    """Return the path of one of ctkit's own notebooks: ``audit``, ``backfill``, ``merge`` or ``preview``."""
+    """Return the path of one of the `RUNBOOKS`."""
     # A wheel has them inside the package, a checkout beside it. Folders beside an installed package are not ours.
     package = Path(__file__).parents[1]
     inside = package / "notebooks"
     return (inside if inside.is_dir() else package.parent / "notebooks") / f"{name}.ipynb"
+
+
+def copy_runbooks(folder: str | Path) -> list[Path]:
+    """Copy the runbooks to a folder, to be edited; return the copies.
+
+    Raises
+    ------
+    ParameterError
+        The folder has one of them, or cannot be written. Nothing was copied.
+    """
+    copies = [Path(folder) / f"{name}.ipynb" for name in RUNBOOKS]
+    if there := [str(copy) for copy in copies if copy.exists()]:
+        raise ParameterError(f"{', '.join(there)}: there already; name another folder, or remove what is there")
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for copy in copies:
+            shutil.copyfile(find_runbook(copy.stem), copy)
+    except OSError as error:
+        raise ParameterError(f"runbooks cannot be copied ({error}); name another folder") from error
+    return copies
 
 
 def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], output: str | Path) -> None:
@@ -192,8 +218,9 @@ def _declared_in(notebook: Path) -> list[str]:
     """Return the names that the parameters cell assigns; papermill's own inspection reads single lines only."""
     if notebook.suffix not in (".ipynb", ".json"):
         # papermill would only warn.
-        hint = "; a parameter file is given with -f" if notebook.suffix in (".yaml", ".yml") else ""
-        raise ParameterError(f"{notebook} is not a notebook: its name does not end in .ipynb; name one that does{hint}")
+        hint = did_you_mean(str(notebook), RUNBOOKS) or f"name one that does, or a runbook: {', '.join(RUNBOOKS)}"
+        hint += "; a parameter file is given with -f" if notebook.suffix in (".yaml", ".yml") else ""
+        raise ParameterError(f"{notebook} is not a notebook: its name does not end in .ipynb; {hint}")
     try:
         book = load_notebook_node(str(notebook.absolute()))
         nb_kernel_name(book)
