@@ -19,12 +19,12 @@ import ctkit
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.querying import source_names
+from ctkit.lake.reasons import first_line
 from ctkit.lake.table import (
     as_der_type,
     check_separate,
     files_of,
     find_table,
-    first_line,
     folder_of,
     hold,
     open_table,

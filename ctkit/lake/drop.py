@@ -15,7 +15,8 @@ from ctkit.errors import TableError
 from ctkit.lake.commits import commit_info, files_named, files_removed, kept_commits, read_commit
 from ctkit.lake.files import DataFile
 from ctkit.lake.links import commit_files
-from ctkit.lake.table import files_of, first_line, folder_of, hold, table_path
+from ctkit.lake.reasons import first_line
+from ctkit.lake.table import files_of, folder_of, hold, table_path
 from ctkit.schema import PARTITION
 
 MERGED = "ctkit.merged"

@@ -19,7 +19,8 @@ from ctkit.lake.digests import digest_in, is_damaged
 from ctkit.lake.files import FileBounds, cast_column
 from ctkit.lake.keys import Keys, keys_in, read_keys
 from ctkit.lake.provenance import Statement, proven_in
-from ctkit.lake.table import as_der_type, first_line, folder_of
+from ctkit.lake.reasons import first_line
+from ctkit.lake.table import as_der_type, folder_of
 from ctkit.ranges import END, Int64s, RangeSet, runs_of
 from ctkit.schema import KEY
 

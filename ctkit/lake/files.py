@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 
 from ctkit.errors import TableError
 from ctkit.lake.digests import digest_of, new_name
-from ctkit.lake.table import add_actions, first_line, folder_of, make_folder, table_path
+from ctkit.lake.reasons import first_line
+from ctkit.lake.table import add_actions, folder_of, make_folder, table_path
 from ctkit.schema import KEY, PARTITION, REPEATING
 
 Column = TypeVar("Column", pa.Array, pa.ChunkedArray)

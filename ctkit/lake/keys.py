@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ctkit.errors import CtkitError, TableError
-from ctkit.lake.table import first_line
+from ctkit.lake.reasons import first_line
 from ctkit.ranges import Int64s
 from ctkit.schema import KEY
 

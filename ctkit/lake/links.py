@@ -19,8 +19,9 @@ from ctkit.errors import TableError
 from ctkit.lake.commits import commit_path, files_added, files_removed, read_commit
 from ctkit.lake.digests import digest_in, new_name
 from ctkit.lake.files import DataFile, plain_schema, stats_of
+from ctkit.lake.reasons import first_line
 from ctkit.lake.scratch import sync, write_note
-from ctkit.lake.table import file_name, first_line, folder_of, make_folder, table_path
+from ctkit.lake.table import file_name, folder_of, make_folder, table_path
 from ctkit.schema import PARTITION
 from ctkit.visible import get_logger
 

@@ -16,7 +16,8 @@ from deltalake import DeltaTable
 from ctkit.arguments import checked
 from ctkit.errors import TableError
 from ctkit.lake import questions
-from ctkit.lake.table import add_actions, check_features, first_line, folder_of
+from ctkit.lake.reasons import first_line
+from ctkit.lake.table import add_actions, check_features, folder_of
 from ctkit.schema import PARTITION, row_schema
 
 

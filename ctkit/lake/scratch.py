@@ -14,7 +14,8 @@ from deltalake.exceptions import DeltaError
 
 from ctkit.errors import TableError
 from ctkit.lake.commits import actions_since, files_added
-from ctkit.lake.table import files_of, first_line, folder_of, make_folder, table_path
+from ctkit.lake.reasons import first_line
+from ctkit.lake.table import files_of, folder_of, make_folder, table_path
 from ctkit.schema import PARTITION
 from ctkit.visible import get_logger
 

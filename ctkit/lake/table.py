@@ -16,6 +16,7 @@ from ctkit.arguments import DerForm, checked
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
 from ctkit.lake.features import Verb, refused_features, unreadable_features
 from ctkit.lake.locks import check_lockable, lock_folder
+from ctkit.lake.reasons import first_line
 from ctkit.paths import local_path
 from ctkit.schema import PARTITION, AsDer, row_schema
 
@@ -29,12 +30,6 @@ _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 _processes: set[int] = set()
 """This process, if it has used deltalake, and those that did so before it was forked from them."""
-
-_NO_LINKS = re.compile(r"Unable to rename file: .*\(os error (1|38|95)\)")
-"""What deltalake says where the file system has no hard links, with which it commits: EPERM, ENOSYS, EOPNOTSUPP."""
-
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-
 
 _HARMLESS = {"_delta_log", "lost+found", ".DS_Store", ".gitignore", ".gitkeep", ".ipynb_checkpoints"}
 """What a folder may hold and be as good as empty; other hidden files may be those of somebody's home."""
@@ -406,18 +401,3 @@ def hold(table: DeltaTable) -> Iterator[DeltaTable]:
         yield held
     finally:
         os.close(descriptor)
-
-
-def first_line(error: Exception) -> str:
-    r"""Return the first line of an error's message, without the colours that deltalake puts into it.
-
-    The causes that deltalake puts below that line are part of it.
-
-    Examples
-    --------
-    >>> first_line(OSError("Generic error\n \x1b[31m↳\x1b[0m Permission denied\n"))
-    'Generic error: Permission denied'
-    """
-    line, *more = (_COLOUR.sub("", str(error)).strip() or type(error).__name__).splitlines()
-    told = ": ".join([line, *(cause[1:].strip() for cause in map(str.strip, more) if cause.startswith("↳"))])
-    return f"{told}: deltalake needs a file system with hard links" if _NO_LINKS.search(told) else told
