@@ -244,7 +244,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def notebooks(arguments: argparse.Namespace) -> int:
     """Copy the runbooks."""
-    from ctkit.desk.runbook import copy_runbooks
+    from ctkit.desk.shipped import copy_runbooks
 
     print_lines(*map(str, copy_runbooks(arguments.dir)))
     return 0

@@ -16,15 +16,8 @@ import nbformat
 import papermill
 import pytest
 
-from ctkit.desk.runbook import (
-    RUNBOOKS,
-    _Client,
-    _reserve,
-    copy_runbooks,
-    find_runbook,
-    prepare_notebook,
-    run_notebook,
-)
+from ctkit.desk.runbook import _Client, _reserve, prepare_notebook, run_notebook
+from ctkit.desk.shipped import RUNBOOKS, copy_runbooks, find_runbook
 from ctkit.errors import ParameterError
 
 pytestmark = pytest.mark.filterwarnings(
@@ -553,7 +546,7 @@ def test_find_runbook(tmp_path, monkeypatch, installed):
     ours = tmp_path / ("ctkit/notebooks" if installed else "notebooks")
     ours.mkdir(parents=True)
     (tmp_path / "notebooks").mkdir(exist_ok=True)
-    monkeypatch.setattr("ctkit.desk.runbook.__file__", str(tmp_path / "ctkit" / "desk" / "runbook.py"))
+    monkeypatch.setattr("ctkit.desk.shipped.__file__", str(tmp_path / "ctkit" / "desk" / "shipped.py"))
 
     assert find_runbook("merge") == ours / "merge.ipynb"
 

@@ -17,7 +17,8 @@ import yaml
 
 from ctkit.demo.embedded import EmbeddedLog, make_log
 from ctkit.demo.server import LogServer
-from ctkit.desk.runbook import RUNBOOKS, find_runbook, prepare_notebook, run_notebook
+from ctkit.desk.runbook import prepare_notebook, run_notebook
+from ctkit.desk.shipped import RUNBOOKS, find_runbook
 from ctkit.desk.state_file import write_state
 from ctkit.desk.terminal import write
 from ctkit.errors import ParameterError

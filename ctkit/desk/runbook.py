@@ -3,7 +3,6 @@
 import logging
 import os
 import re
-import shutil
 import signal
 import symtable
 from collections.abc import Mapping
@@ -28,15 +27,13 @@ from traitlets import default
 
 from ctkit.arguments import did_you_mean, shown
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.shipped import RUNBOOKS, find_runbook
 from ctkit.desk.terminal import in_main_thread, is_watched, signals_to
 from ctkit.errors import ParameterError
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
-
-RUNBOOKS = ("audit", "backfill", "merge", "preview")
-"""The notebooks that come with ctkit."""
 
 _SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
 _SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
@@ -141,34 +138,6 @@ def _execute(notebook: Path, partial: Path, values: Mapping[str, object], folder
         partial.unlink(missing_ok=True)
         raise
     return "complete", ""
-
-
-def find_runbook(name: str) -> Path:
-    """Return the path of one of the `RUNBOOKS`."""
-    # A wheel has them inside the package, a checkout beside it. Folders beside an installed package are not ours.
-    package = Path(__file__).parents[1]
-    inside = package / "notebooks"
-    return (inside if inside.is_dir() else package.parent / "notebooks") / f"{name}.ipynb"
-
-
-def copy_runbooks(folder: str | Path) -> list[Path]:
-    """Copy the runbooks to a folder, to be edited; return the copies.
-
-    Raises
-    ------
-    ParameterError
-        The folder has one of them, or cannot be written. Nothing was copied.
-    """
-    copies = [Path(folder) / f"{name}.ipynb" for name in RUNBOOKS]
-    if there := [str(copy) for copy in copies if copy.exists()]:
-        raise ParameterError(f"{', '.join(there)}: there already; name another folder, or remove what is there")
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for copy in copies:
-            shutil.copyfile(find_runbook(copy.stem), copy)
-    except OSError as error:
-        raise ParameterError(f"runbooks cannot be copied ({error}); name another folder") from error
-    return copies
 
 
 def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], output: str | Path) -> None:
