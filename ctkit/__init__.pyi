@@ -46,8 +46,8 @@ from .lake.table import find_table as find_table
 from .lake.table import open_table as open_table
 from .lake.undo import undo_merge as undo_merge
 from .logs.log import Log as Log
-from .logs.log import open_log as open_log
 from .logs.log_list import read_log_list as read_log_list
+from .logs.open import open_log as open_log
 from .ranges import IndexRange as IndexRange
 from .wire.checkpoint import Checkpoint as Checkpoint
 from .wire.entries import EntryBlock as EntryBlock

@@ -42,7 +42,9 @@ Verify = Literal["off", "heads", "entries"]
 
 Parameters, flags and commits use these words.
 """
-ProtocolChoice = Annotated[Literal["auto", "rfc6962", "static-ct"], BeforeValidator(_with_hyphen)]
+LogProtocol = Literal["rfc6962", "static-ct"]
+"""The two ways to read a log."""
+ProtocolChoice = Annotated[Literal["auto", LogProtocol], BeforeValidator(_with_hyphen)]
 """The protocol of a log; ``static_ct`` means ``static-ct``."""
 
 _SOURCES = {

@@ -11,7 +11,7 @@ from fakes import FakeLog
 from ctkit.desk.state_file import write_state
 from ctkit.jobs.backfill import backfill
 from ctkit.lake.table import open_table
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.schema import GAP_SCHEMA
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"

@@ -23,7 +23,7 @@ from ctkit.desk.state_file import write_state
 from ctkit.jobs.backfill import backfill
 from ctkit.lake import links
 from ctkit.lake.table import find_table, open_table
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.schema import row_schema
 
 USER_AGENT = "ctkit tests, nobody@example.org"

@@ -26,7 +26,7 @@ from ctkit.lake.repair import repair
 from ctkit.lake.table import files_of, open_table
 from ctkit.lake.write import write_entries
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.extra_data import FAULTS

@@ -8,7 +8,7 @@ from fakes import FakeLog
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.deadline import Deadline
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import LARGEST_PAGE
 
 AGENT = "ctkit tests, nobody@example.org"

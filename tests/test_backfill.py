@@ -21,7 +21,7 @@ from ctkit.lake import write
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import hold, open_table
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.schema import GAP_SCHEMA, row_schema
 
 USER_AGENT = "ctkit tests, nobody@example.org"

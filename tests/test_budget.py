@@ -17,7 +17,7 @@ from ctkit.jobs.budget import Budget, Requests, share
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 IMPATIENT = Patience(tries=3, first_wait=0.01, longest_wait=0.02)

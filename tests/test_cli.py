@@ -26,7 +26,7 @@ from ctkit.desk.state_file import write_state
 from ctkit.lake.table import find_table, open_table
 from ctkit.lake.write import write_entries
 from ctkit.logs.http import DEFAULT_PATIENCE
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 
 NEW = "https://new.example/2027h1"
 COMMAND = Path(sys.executable).with_name("ctkit")

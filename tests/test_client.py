@@ -12,7 +12,7 @@ from fakes import FakeLog
 from ctkit.demo.embedded import EmbeddedLog
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, ParameterError
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import Rfc6962Log
 from ctkit.logs.single_flight import Shared
 from ctkit.logs.static_ct import StaticCtLog

@@ -17,7 +17,7 @@ from ctkit.jobs.backfill_report import Progress
 from ctkit.lake import write
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 

@@ -22,7 +22,7 @@ from ctkit.lake.merge import merge_staging
 from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.table import files_of, open_table
 from ctkit.lake.write import write_entries
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.wire.rows import read_rows
 
 SIZE = 300

@@ -20,7 +20,8 @@ from ctkit.demo.embedded import EmbeddedLog
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.fetch import fetch_blocks
 from ctkit.logs.http import NotAskedError, Patience, may_ask, stopping
-from ctkit.logs.log import Log, open_log
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.entries import EntryBlock
@@ -590,7 +591,7 @@ def test_fetch_when_all_has_come_leaves_nothing() -> None:
 STOPPED_RUN = """
 import socket, threading
 from ctkit.logs.fetch import fetch_blocks
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 
 silent = socket.create_server(("127.0.0.1", 0))

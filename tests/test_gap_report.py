@@ -20,7 +20,7 @@ from ctkit.desk.verbs import fill_gaps, merge_staged, plan_gaps
 from ctkit.desk.widgets import GapPreview
 from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError, SchemaMismatchError
 from ctkit.lake.table import as_der_type, find_table, open_table
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 
 AGENT = "ctkit tests, ct@example.org"
 

@@ -16,8 +16,8 @@ from fakes import FakeLog
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
+from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import Rfc6962Log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.urls import canonical_url

@@ -35,7 +35,8 @@ from ctkit.lake.querying import read_tables, reading
 from ctkit.lake.table import find_table, open_table
 from ctkit.lake.undo import undo_merge
 from ctkit.logs.http import Patience
-from ctkit.logs.log import Log, open_log
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.schema import row_schema
 
 AGENT = "ctkit tests, ct@example.org"

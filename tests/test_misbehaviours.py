@@ -29,7 +29,8 @@ from ctkit.jobs.backfill import BackfillReport, backfill
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
 from ctkit.logs.http import Client, HttpError, Patience
-from ctkit.logs.log import Log, open_log
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.ranges import RangeSet
 

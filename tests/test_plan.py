@@ -17,7 +17,7 @@ from ctkit.jobs.plan import BANDWIDTH, ENTRY_BYTES, LATENCY, LogPlan, Plan, plan
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.schema import GAP_SCHEMA
 

@@ -14,7 +14,8 @@ from ctkit.demo.embedded import NOT_FOUND, EmbeddedLog, Request, Response
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.hash_tiles import HashTiles
 from ctkit.logs.http import Patience, TryAgain
-from ctkit.logs.log import Log, open_log
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import Rfc6962Log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.wire.checkpoint import Checkpoint, read_checkpoint

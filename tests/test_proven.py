@@ -29,7 +29,8 @@ from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.repair import repair
 from ctkit.lake.table import files_of, open_table
 from ctkit.lake.write import write_entries
-from ctkit.logs.log import Log, open_log
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.wire.rows import read_rows
 
 SIZE = 40

@@ -18,7 +18,7 @@ from ctkit.lake.gaps import find_gaps
 from ctkit.lake.provenance import Provenance
 from ctkit.lake.table import open_table
 from ctkit.logs.http import Patience
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.wire.entries import PRECERT_ENTRY
 from ctkit.wire.extra_data import FAULTS
 

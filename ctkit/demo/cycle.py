@@ -25,7 +25,7 @@ from ctkit.errors import ParameterError
 from ctkit.jobs.backfill import backfill
 from ctkit.lake.gaps import find_gaps, ranges_by_log
 from ctkit.lake.table import find_table, open_table
-from ctkit.logs.log import open_log
+from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 from ctkit.schema import GAP_SCHEMA
 

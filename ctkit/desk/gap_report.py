@@ -23,7 +23,8 @@ from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import check_as_der, check_features, check_separate, find_table
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.auto import AutoLog
-from ctkit.logs.log import Log, open_log
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.report import Report
 from ctkit.urls import canonical_url
 from ctkit.visible import first_of, get_logger

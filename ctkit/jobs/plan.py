@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from ctkit.arguments import checked
+from ctkit.arguments import LogProtocol, checked
 from ctkit.errors import LogError, ParameterError
 from ctkit.lake.gaps import Gaps, ranges_by_log
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
-from ctkit.logs.log import Log, LogProtocol, Logs
+from ctkit.logs.log import Log, Logs
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
 from ctkit.urls import host_of

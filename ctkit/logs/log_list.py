@@ -3,13 +3,13 @@
 import base64
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import pydantic
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
-from ctkit.arguments import checked
+from ctkit.arguments import LogProtocol, checked
 from ctkit.errors import LogError, ParameterError
 from ctkit.logs.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.paths import local_path
@@ -19,9 +19,6 @@ from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint, check_public_key, read_key, verify_signature
 
 logger = get_logger(__name__)
-
-LogProtocol = Literal["rfc6962", "static-ct"]
-"""The two ways to read a log, as spelled in parameters."""
 
 _LIST_LIMIT = 64 << 20
 

@@ -19,11 +19,11 @@ from ctkit.logs.audit_paths import (
     read_entry_and_proof,
     read_roots,
 )
-from ctkit.logs.client import LogClient, LogOptions
 from ctkit.logs.http import HttpError, TryAgain
+from ctkit.logs.log import Log, LogOptions
 from ctkit.logs.single_flight import Shared
 from ctkit.ranges import Int64s, RangeSet
-from ctkit.wire.checkpoint import Checkpoint, read_sth
+from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.entries import EntryBlock, decode_get_entries
 from ctkit.wire.merkle import verify_consistency
 
@@ -53,23 +53,22 @@ class _NoPathError(LogUnavailableError):
     """The log does not give the audit path of an entry."""
 
 
-class Rfc6962Log(LogClient):
-    """A log behind ``<url>/ct/v1/``; see `ctkit.logs.client.LogClient` for its parameters."""
+class Rfc6962Log(Log):
+    """A log behind ``<url>/ct/v1/``; its parameters are those of `Log`."""
 
     protocol: Literal["rfc6962"] = "rfc6962"
+    page_size = LARGEST_PAGE
+    page_size_known = False
 
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
-        self.page_size = LARGEST_PAGE
-        self.page_size_known = False
         self._known_size = 0
         self._short_stops: set[int] = set()
         self._tree: ProvenTree | None = None
         self._accepted: Shared[None, frozenset[bytes]] = Shared(self.url, 1)
 
     def _ask_for_head(self) -> Checkpoint:
-        # RFC 6962, section 4.3.
-        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_STH_LIMIT)
+        return self._get_sth()
 
     def learn_page_size(self) -> None:
         """Ask for the first page, unless it is known how many entries one has."""
@@ -81,7 +80,7 @@ class Rfc6962Log(LogClient):
                 self.page_size_known = True
 
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
-        """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `ctkit.logs.log.Log.get_entries`."""
+        """Ask for the entries ``[start, end)`` (RFC 6962, section 4.6); see `Log.get_entries`."""
         asked, known_size = min(end - start, self.page_size), max(self._known_size, self._tree_size)
         while True:
             try:
@@ -153,7 +152,7 @@ class Rfc6962Log(LogClient):
                 self.page_size_known = True
 
     def get_roots(self) -> frozenset[bytes]:
-        """Ask which roots the log accepts, once; see `ctkit.logs.log.Log.get_roots`."""
+        """Ask which roots the log accepts, once; see `Log.get_roots`."""
 
         def read(body: bytes) -> frozenset[bytes]:
             try:

@@ -10,24 +10,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
-from ctkit.logs.client import OTHER_PROTOCOL, LogClient, LogOptions
 from ctkit.logs.hash_tiles import Check, HashTiles
 from ctkit.logs.http import HttpError, PageError, TryAgain
+from ctkit.logs.log import OTHER_PROTOCOL, Log, LogOptions
 from ctkit.logs.single_flight import Shared
 from ctkit.ranges import Int64s, RangeSet
-from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError, read_checkpoint, read_sth
+from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError, read_checkpoint
 from ctkit.wire.entries import EntryBlock, decode_data_tile
 from ctkit.wire.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH
 
 _TILE_LIMIT = 64 << 20
 _BODY_LIMIT = 16 << 20
-_HEAD_LIMIT = 1 << 20
 _ISSUERS = 1 << 16
 """Certificates of issuers that are kept in memory; no log has seen as many."""
 
 
-class StaticCtLog(LogClient):
-    """A log behind a monitoring prefix; see `ctkit.logs.client.LogClient` for its parameters.
+class StaticCtLog(Log):
+    """A log behind a monitoring prefix; its parameters are those of `Log`.
 
     A hybrid log, with data tiles and signed tree heads instead of checkpoints, is one as well.
     """
@@ -45,7 +44,7 @@ class StaticCtLog(LogClient):
         self._partial_tiles: dict[int, int] = {}
 
     def _ask_for_head(self) -> Checkpoint:
-        head = self._ask_for_sth() if self._is_hybrid else self._ask_for_checkpoint()
+        head = self._get_sth() if self._is_hybrid else self._ask_for_checkpoint()
         number, width = divmod(head.tree_size, TILE_WIDTH)
         # Not that of a backend that is behind.
         self._partial_tiles[number] = max(width, self._partial_tiles.get(number, 0))
@@ -54,20 +53,16 @@ class StaticCtLog(LogClient):
     def _ask_for_checkpoint(self) -> Checkpoint:
         try:
             # Static CT API, "Checkpoints".
-            return self._client.get("/checkpoint", lambda body: read_checkpoint(body, self.url), limit=_HEAD_LIMIT)
+            return self._get_head("/checkpoint", read_checkpoint)
         except (HttpError, PageError) as error:
             if not _is_refused(error):
                 raise
             try:
-                head = self._ask_for_sth()
+                head = self._get_sth()
             except LogError:
                 raise error from None
             self._is_hybrid = True
             return head
-
-    def _ask_for_sth(self) -> Checkpoint:
-        # RFC 6962, section 4.3.
-        return self._client.get("/ct/v1/get-sth", lambda body: read_sth(body, self.url), limit=_HEAD_LIMIT)
 
     def has_tiles(self) -> bool:
         """Tell whether the log has data tiles: whoever gives checkpoints has, another is asked for the first one."""
@@ -85,7 +80,7 @@ class StaticCtLog(LogClient):
         """Do nothing: a page is a tile, and tiles have one width."""
 
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
-        """Read the entries ``[start, end)`` from the tile that holds `start`; see `ctkit.logs.log.Log.get_entries`."""
+        """Read the entries ``[start, end)`` from the tile that holds `start`; see `Log.get_entries`."""
         try:
             tile, stop = self._get_tile(start)
             self._entry_bytes.add(len(tile), (stop - 1) % TILE_WIDTH + 1)
