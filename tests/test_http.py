@@ -211,7 +211,9 @@ def test_get_logs_why_it_tries_again(serve: Serve, caplog: pytest.LogCaptureFixt
     with caplog.at_level("INFO", "ctkit.logs.http"):
         _get(serve(ScriptedLog(Response(503, b"later"), OK)))
 
-    assert re.fullmatch(r"trying again try=2 seconds=0\.\d times=1 reason=.*/x: HTTP status 503 .*", caplog.messages[0])
+    assert re.fullmatch(
+        r"retrying attempt=2 seconds=0\.\d suppressed=0 reason=.*/x: HTTP status 503 .*", caplog.messages[0]
+    )
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import TypeVar
 
 import httpx
-import tenacity
 
 from ctkit.arguments import check_header
 from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError, ParameterError
@@ -213,41 +212,23 @@ class Client:
             Nothing but HTML pages.
         """
         self.check_open()
-        stop = stopping.get(_NEVER)
-        patience, pace = self._patience, self.pace
-        is_late = tenacity.stop_before_delay(patience.total)
-
-        def is_enough(state: tenacity.RetryCallState) -> bool:
-            problem, tries = state.outcome and state.outcome.exception(), patience.tries
-            if isinstance(problem, TryAgain):
-                if isinstance(problem.error, LogProtocolError):
-                    tries = min(tries, _USELESS)
-                elif failures and isinstance(problem.error, HttpError) and (problem.error.status or 0) >= 500:
-                    tries = min(tries, failures)
-            return state.attempt_number >= tries or pace.troubles >= patience.tries or is_late(state)
-
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(TryAgain),
-            stop=is_enough,
-            wait=tenacity.wait_random_exponential(patience.first_wait, patience.longest_wait),
-            sleep=tenacity.sleep_using_event(stop),
-            before_sleep=self._log_retry,
-            reraise=True,
-        )
-
-        def ask() -> T:
+        stop, patience = stopping.get(_NEVER), self._patience
+        deadline = time.monotonic() + patience.total
+        attempt, longest = 1, patience.first_wait
+        while True:
             try:
                 return read(self._body(path, limit, binary, entries, stop))
-            except TryAgain:
-                # Also where HTTP has nothing against the answer. What a stop cut short says nothing.
+            except TryAgain as problem:
+                # Also where HTTP has nothing against the answer. What a stop cut short says nothing about the log.
                 if not stop.is_set():
                     self._gate.spoiled(self.url)
-                raise
-
-        try:
-            return retrying(ask)
-        except TryAgain as problem:
-            raise problem.error from problem.__cause__
+                wait = random.uniform(0, min(longest, patience.longest_wait))
+                is_over = self.pace.troubles >= patience.tries or time.monotonic() + wait >= deadline
+                if is_over or attempt >= _tries(problem.error, patience.tries, failures):
+                    raise problem.error from problem.__cause__
+                attempt, longest = attempt + 1, 2 * longest
+                self._log_retry(attempt, wait, problem.error)
+                stop.wait(wait)
 
     def _body(self, path: str, limit: int, binary: bool, entries: bool, stop: threading.Event) -> bytes:
         """Return the unpacked body of one answer with status 200, after redirects within the host."""
@@ -337,10 +318,19 @@ class Client:
         seconds = retry_after(response.headers.get("Retry-After", ""), time.time())
         return None if seconds is None else seconds + random.uniform(0, self._patience.first_wait)
 
-    def _log_retry(self, state: tenacity.RetryCallState) -> None:
-        if state.outcome and state.next_action and not stopped() and (times := self._gate.news()):
-            tries, seconds, reason = state.attempt_number + 1, state.next_action.sleep, state.outcome.exception()
-            logger.info("trying again try=%d seconds=%.1f times=%d reason=%s", tries, seconds, times, reason)
+    def _log_retry(self, attempt: int, seconds: float, reason: LogError) -> None:
+        if not stopped() and (times := self._gate.news()):
+            text = "retrying attempt=%d seconds=%.1f suppressed=%d reason=%s"
+            logger.info(text, attempt, seconds, times - 1, reason)
+
+
+def _tries(error: LogError, tries: int, failures: int | None) -> int:
+    """Return how many of the tries there are for an answer that ended in this error."""
+    if isinstance(error, LogProtocolError):
+        return min(tries, _USELESS)
+    if failures and isinstance(error, HttpError) and (error.status or 0) >= 500:
+        return min(tries, failures)
+    return tries
 
 
 def _always() -> bool:
