@@ -8,7 +8,7 @@ from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.urls import canonical_url, host_of
 from ctkit.visible import first_of, get_logger
-from ctkit.wire.checkpoint import check_public_key
+from ctkit.wire.signatures import check_public_key
 
 logger = get_logger(__name__)
 

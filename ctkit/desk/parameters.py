@@ -106,7 +106,7 @@ _GAPS, _LOGS, _ALL = "gaps backfill", "gaps backfill audit", "gaps backfill merg
 
 
 def _read_key(key: object) -> bytes:
-    from ctkit.wire.checkpoint import read_key
+    from ctkit.wire.signatures import read_key
 
     return read_key(key)
 

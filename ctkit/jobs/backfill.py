@@ -26,6 +26,7 @@ from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.querying import source_names
 from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.lake.write import write_batches
+from ctkit.logs.deadline import POLL
 from ctkit.logs.fetch import ask, fetch_blocks, unanswered
 from ctkit.logs.log import Log, Logs
 from ctkit.ranges import RangeSet
@@ -51,9 +52,6 @@ SECONDS_PER_PROGRESS = 10.0
 
 _GRACE = 5.0
 """Seconds after the end of a run in which entries that have arrived may still be proven."""
-
-_POLL = 0.1
-"""Seconds between two checks whether something has arrived, or is still wanted."""
 
 _NOTHING = Arrival("", pa.record_batch({}), (), 0)
 """Nothing has arrived for a while; a commit may be due all the same."""
@@ -394,14 +392,14 @@ class _Fetching:
         return PAGES_AHEAD // max(1, min(len(self._unfinished), LOGS_AT_ONCE))
 
     def _next(self) -> Arrival | LogError | None:
-        """Return the next arrival of any log; `_NOTHING` after `_POLL` seconds, None at the end of a log."""
+        """Return the next arrival of any log; `_NOTHING` after `POLL` seconds, None at the end of a log."""
         try:
-            return self._arrivals.get(timeout=_POLL)
+            return self._arrivals.get(timeout=POLL)
         except queue.Empty:
             return _NOTHING
 
     def _put(self, arrival: Arrival | LogError | None) -> None:
         while not self._given_up:
             with suppress(queue.Full):
-                return self._arrivals.put(arrival, timeout=_POLL)
+                return self._arrivals.put(arrival, timeout=POLL)
         return None

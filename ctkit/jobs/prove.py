@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.deadline import POLL
 from ctkit.logs.fetch import ask
 from ctkit.logs.log import Log
 from ctkit.ranges import Int64s, RangeSet
@@ -33,9 +34,6 @@ PAGES_AT_ONCE = 64
 
 SECONDS_AT_ONCE = 10.0
 """Rows of a slow log are held back for no longer than this."""
-
-_POLL = 0.1
-"""Seconds between two checks whether a proof is due while nothing arrives."""
 
 _FAILED_PROOFS = 3
 """Consecutive proofs that failed, after which stretches are no longer halved to find the entry to blame."""
@@ -133,7 +131,7 @@ def prove_arrivals(
 
 
 def _coming(arrivals: Generator[T, None, R]) -> Generator[T | None, None, R]:
-    """Yield what arrives, and None every `_POLL` seconds while nothing does; another thread waits for it."""
+    """Yield what arrives, and None every `POLL` seconds while nothing does; another thread waits for it."""
     asked: SimpleQueue[bool] = SimpleQueue()
     answers: SimpleQueue[Future[T]] = SimpleQueue()
 
@@ -152,7 +150,7 @@ def _coming(arrivals: Generator[T, None, R]) -> Generator[T | None, None, R]:
             asked.put(True)
             while True:
                 try:
-                    answer = answers.get(timeout=_POLL)
+                    answer = answers.get(timeout=POLL)
                     break
                 except Empty:
                     yield None

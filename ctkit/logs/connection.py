@@ -20,12 +20,10 @@ import httpcore
 import httpx
 
 from ctkit.errors import ParameterError
+from ctkit.logs.deadline import POLL
 
 ending: ContextVar[tuple[threading.Event, float]] = ContextVar("ending", default=(threading.Event(), float("inf")))
 """What ends a read of the thread that set it: an event, or a time on the monotonic clock."""
-
-_POLL = 0.1
-"""Seconds between two looks at the event."""
 
 _PORTS = {"http": 80, "https": 443}
 _GZIP = b"\x1f\x8b"
@@ -150,7 +148,7 @@ def _time_left(timeout: float | None) -> Iterator[float]:
     stop, deadline = ending.get()
     until = min(deadline, time.monotonic() + (float("inf") if timeout is None else timeout))
     while not stop.is_set() and (left := until - time.monotonic()) > 0:
-        yield min(left, _POLL)
+        yield min(left, POLL)
 
 
 class _Stream(httpcore.NetworkStream):

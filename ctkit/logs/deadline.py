@@ -1,7 +1,10 @@
-"""A time after which nobody waits any more."""
+"""How long threads wait."""
 
 import threading
 import time
+
+POLL = 0.1
+"""Seconds between two looks at an event, where a thread waits for something else."""
 
 
 class Deadline(threading.Event):

@@ -17,9 +17,10 @@ from ctkit.logs.http import DEFAULT_PATIENCE, Client, HttpError, Patience
 from ctkit.logs.pace import Pace
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.urls import canonical_url
-from ctkit.wire.checkpoint import Checkpoint, read_key, read_sth
+from ctkit.wire.checkpoint import Checkpoint, read_sth
 from ctkit.wire.entries import EntryBlock
 from ctkit.wire.merkle import EMPTY_ROOT
+from ctkit.wire.signatures import read_key
 
 OTHER_PROTOCOL = "check the URL, and the protocol, which may be wrong: auto asks the log"
 """What to do about a log that lacks what every log of its protocol has."""
@@ -85,7 +86,8 @@ class Log(ABC):
             raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
-        self._entry_bytes = Mean()
+        # Bytes of all answers with entries together, and the number of their entries.
+        self._measured = 0, 0
         self._head: Checkpoint | None = None
         self._roots: dict[int, bytes] = {}
 
@@ -123,7 +125,8 @@ class Log(ABC):
     @property
     def entry_bytes(self) -> float | None:
         """Mean bytes of an answer for each of its entries, unpacked; None before the log is asked for entries."""
-        return self._entry_bytes.value
+        size, entries = self._measured
+        return size / entries if entries else None
 
     @property
     def _tree_size(self) -> int:
@@ -291,6 +294,11 @@ class Log(ABC):
     def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
         """As `prove`, for at least one entry, all of them in the tree."""
 
+    def _measure(self, size: int, entries: int) -> None:
+        """Count the bytes of an answer, and its entries."""
+        with self._lock:
+            self._measured = self._measured[0] + size, self._measured[1] + entries
+
     def _get_sth(self) -> Checkpoint:
         # RFC 6962, section 4.3.
         return self._get_head("/ct/v1/get-sth", read_sth)
@@ -317,34 +325,6 @@ def _check_log(log: object) -> object:
 
 
 Logs = Sequence[Annotated[Log, pydantic.PlainValidator(_check_log)]]
-
-
-class Mean:
-    """A mean of what many threads measure.
-
-    Examples
-    --------
-    >>> mean = Mean()
-    >>> mean.add(300, 2)
-    >>> mean.value
-    150.0
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._total = self._count = 0
-
-    def add(self, total: int, count: int) -> None:
-        """Count `total` for `count` things together."""
-        with self._lock:
-            self._total += total
-            self._count += count
-
-    @property
-    def value(self) -> float | None:
-        """The mean of one thing; None as long as nothing was measured."""
-        with self._lock:
-            return self._total / self._count if self._count else None
 
 
 def _check_growth(older: Checkpoint, newer: Checkpoint) -> None:

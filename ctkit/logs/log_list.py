@@ -16,7 +16,8 @@ from ctkit.paths import local_path
 from ctkit.ranges import LARGEST_TREE
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
-from ctkit.wire.checkpoint import Checkpoint, check_public_key, read_key, verify_signature
+from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.signatures import check_public_key, read_key, verify_signature
 
 logger = get_logger(__name__)
 

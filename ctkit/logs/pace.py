@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
+from ctkit.logs.deadline import POLL
+
 _FIRST_CONCURRENCY = 4.0
 _LARGEST_CONCURRENCY = 32.0
 _LARGEST_EASE = 1 / 4
@@ -21,9 +23,6 @@ _IDLE = 60.0
 """Hosts count requests by the minute at the longest: after so many idle seconds a new count begins."""
 
 _LONGEST_PAUSE = 120.0
-
-_POLL = 0.1
-"""Seconds between two looks at whether a waiting thread has been stopped."""
 
 _QUIET = 60.0
 """Seconds between two lines about the troubles of one host."""
@@ -332,12 +331,12 @@ class Gate:
                     if log in self._in_trouble and self.pace.troubles >= max(tries, troubles + 1):
                         raise NoTurnError(f"the host answers nobody: {self._last.trouble}", self._last.status)
                     first = not self._under_way[log] and self._first_of(log) is mine
-                    delay = self.pace.delay(now, tries, first=first) if first or self._queue[0] is mine else _POLL
+                    delay = self.pace.delay(now, tries, first=first) if first or self._queue[0] is mine else POLL
                     if delay <= 0:
                         self.pace.sent(now)
                         self._under_way[log] += 1
                         return now
-                    mine.called.wait(min(delay, _POLL))
+                    mine.called.wait(min(delay, POLL))
             finally:
                 self._queue.remove(mine)
                 self._call(log)

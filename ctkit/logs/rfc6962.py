@@ -3,7 +3,7 @@
 import base64
 import urllib.parse
 from collections.abc import Callable, Sequence
-from typing import Literal, Unpack
+from typing import Literal, TypeVar, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,10 @@ from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.entries import EntryBlock, decode_get_entries
 from ctkit.wire.merkle import verify_consistency
 
+T = TypeVar("T")
+
 _PAGE_LIMIT = 64 << 20
-_STH_LIMIT = 1 << 20
+_PROOF_LIMIT = 1 << 20
 LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
 """Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
@@ -116,7 +118,7 @@ class Rfc6962Log(Log):
             if not len(block):
                 raise TryAgain(self._not_yet(start, end, "get-entries brought none"))
             if not block.cut:
-                self._entry_bytes.add(len(body), len(block))
+                self._measure(len(body), len(block))
             return block
 
         # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
@@ -154,14 +156,11 @@ class Rfc6962Log(Log):
     def get_roots(self) -> frozenset[bytes]:
         """Ask which roots the log accepts, once; see `Log.get_roots`."""
 
-        def read(body: bytes) -> frozenset[bytes]:
-            try:
-                return read_roots(body, self.url)
-            except LogProtocolError as error:
-                raise TryAgain(error) from error
+        def ask() -> frozenset[bytes]:
+            # RFC 6962, section 4.7.
+            return self._client.get("/ct/v1/get-roots", lambda body: self._read(read_roots, body), limit=_PAGE_LIMIT)
 
-        # RFC 6962, section 4.7.
-        return self._accepted.get(None, lambda: self._client.get("/ct/v1/get-roots", read, limit=_PAGE_LIMIT))
+        return self._accepted.get(None, ask)
 
     def provable(self, start: int, end: int) -> tuple[int, int]:
         """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""
@@ -207,11 +206,11 @@ class Rfc6962Log(Log):
         """
 
         def by_hash(body: bytes) -> _Shown:
-            found, path = read_audit_path(body, self.url)
+            found, path = self._read(read_audit_path, body)
             return found, leaf_hash, path
 
         def by_index(body: bytes) -> _Shown:
-            return index, *read_entry_and_proof(body, self.url)
+            return index, *self._read(read_entry_and_proof, body)
 
         # RFC 6962, sections 4.5 and 4.8.
         text = urllib.parse.quote(base64.b64encode(leaf_hash), safe="")
@@ -222,10 +221,7 @@ class Rfc6962Log(Log):
 
     def _ask_for_path(self, query: str, read: Callable[[bytes], _Shown], index: int, tree: ProvenTree) -> bool:
         def learn(body: bytes) -> bool:
-            try:
-                found, leaf_hash, path = read(body)
-            except LogProtocolError as error:
-                raise TryAgain(error) from error
+            found, leaf_hash, path = read(body)
             if found == index and not tree.learn(index, leaf_hash, path):
                 message = f"the audit path of entry {index} does not lead to the root hash of {tree.tree_size} entries"
                 raise LogProtocolError(self.url, f"{message}; {REPORT}")
@@ -240,16 +236,20 @@ class Rfc6962Log(Log):
 
     def _prove_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
         def check(body: bytes) -> None:
-            try:
-                proof = read_consistency(body, self.url)
-            except LogProtocolError as error:
-                raise TryAgain(error) from error
+            proof = self._read(read_consistency, body)
             if not verify_consistency(old.tree_size, old.root_hash, new.tree_size, new.root_hash, proof):
                 raise TryAgain(self._inconsistent(old, new))
 
         # RFC 6962, section 4.4.
         query = f"get-sth-consistency?first={old.tree_size}&second={new.tree_size}"
-        self._client.get(f"/ct/v1/{query}", check, limit=_STH_LIMIT)
+        self._client.get(f"/ct/v1/{query}", check, limit=_PROOF_LIMIT)
+
+    def _read(self, read: Callable[[bytes, str], T], body: bytes) -> T:
+        """Read an answer; one that cannot be read is asked for again."""
+        try:
+            return read(body, self.url)
+        except LogProtocolError as error:
+            raise TryAgain(error) from error
 
 
 def get_entries_urls(url: str, index: Int64s) -> pa.StringArray:

@@ -83,7 +83,7 @@ class StaticCtLog(Log):
         """Read the entries ``[start, end)`` from the tile that holds `start`; see `Log.get_entries`."""
         try:
             tile, stop = self._get_tile(start)
-            self._entry_bytes.add(len(tile), (stop - 1) % TILE_WIDTH + 1)
+            self._measure(len(tile), (stop - 1) % TILE_WIDTH + 1)
             block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
             chained = block.take(wanted.contains(block.index)) if wanted else block
             named = [fingerprints[at] for at in np.unique(chained.chain).tolist()]

@@ -4,31 +4,22 @@ import base64
 import json
 import re
 from dataclasses import dataclass, replace
-from enum import IntEnum
 from hashlib import sha256
 from typing import Any, Self
 
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from ctkit.errors import CheckpointError
 from ctkit.ranges import LARGEST_TREE
 from ctkit.wire.merkle import HASH_SIZE
+from ctkit.wire.signatures import SignatureAlgorithm, algorithm_of, signature_holds
 
 _LATEST = (1 << 63) - 1
 """Milliseconds since the Unix epoch in a tree head at the most."""
 _SHA256 = 4
 """``HashAlgorithm`` of RFC 5246, section 7.4.1.4.1."""
-
-
-class SignatureAlgorithm(IntEnum):
-    """``SignatureAlgorithm`` of RFC 5246, section 7.4.1.4.1, as far as logs may use it."""
-
-    RSA = 1
-    ECDSA = 3
 
 
 _NOTE_SIGNATURE_TYPE = b"\x05"
@@ -120,81 +111,7 @@ class Checkpoint:
     def _holds(self, key: PublicKeyTypes) -> bool:
         algorithm, signature = self.signature[1], self.signature[4:]
         signed = tree_head_to_sign(self.timestamp, self.tree_size, self.root_hash)
-        return algorithm == _algorithm_of(key) and _signature_holds(key, signature, signed)
-
-
-def check_public_key(public_key: bytes) -> None:
-    """Check that a key is one that a log may sign with (RFC 6962, section 2.1.4).
-
-    Parameters
-    ----------
-    public_key
-        DER of a ``SubjectPublicKeyInfo``.
-
-    Raises
-    ------
-    ValueError
-        It cannot be read, or is neither ECDSA P-256 nor RSA.
-    """
-    try:
-        key = load_der_public_key(public_key)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("it is no SubjectPublicKeyInfo; take the key of the log list") from error
-    if _algorithm_of(key) is None:
-        raise ValueError("it is neither ECDSA P-256 nor RSA, which logs sign with; take the key of the log list")
-
-
-def read_key(key: object) -> bytes:
-    """Return the DER of a log's key, which is given so, or as base64 text as in a log list.
-
-    Raises
-    ------
-    ValueError
-        It is neither, or no key that a log may sign with.
-    """
-    if isinstance(key, str):
-        try:
-            key = base64.b64decode(key, validate=True)
-        except ValueError:
-            raise ValueError("it is no base64; take the key of the log list") from None
-    if not isinstance(key, bytes):
-        raise ValueError("it should be base64 text, as in a log list, or the bytes of its DER")
-    check_public_key(key)
-    return key
-
-
-def verify_signature(public_key: bytes, signature: bytes, signed: bytes) -> bool:
-    """Tell whether a signature with SHA-256 holds.
-
-    Parameters
-    ----------
-    public_key
-        One that `check_public_key` accepts; RSA is taken with PKCS #1 v1.5, as logs and log lists do.
-    """
-    return _signature_holds(load_der_public_key(public_key), signature, signed)
-
-
-def _algorithm_of(key: PublicKeyTypes) -> SignatureAlgorithm | None:
-    match key:
-        case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
-            return SignatureAlgorithm.ECDSA
-        case rsa.RSAPublicKey():
-            return SignatureAlgorithm.RSA
-    return None
-
-
-def _signature_holds(key: PublicKeyTypes, signature: bytes, signed: bytes) -> bool:
-    try:
-        match key:
-            case ec.EllipticCurvePublicKey():
-                key.verify(signature, signed, ec.ECDSA(hashes.SHA256()))
-            case rsa.RSAPublicKey():
-                key.verify(signature, signed, padding.PKCS1v15(), hashes.SHA256())
-            case _:
-                return False
-    except InvalidSignature:
-        return False
-    return True
+        return algorithm == algorithm_of(key) and signature_holds(key, signature, signed)
 
 
 def tree_head_to_sign(timestamp: int, tree_size: int, root_hash: bytes) -> bytes:

@@ -7,15 +7,15 @@ from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from numpy.typing import NDArray
 
 from ctkit.wire.der import der
 from ctkit.wire.entries import X509_ENTRY, EntryBlock
 from ctkit.wire.names import canonical_name
+from ctkit.wire.signatures import signature_holds
 from ctkit.wire.x509 import POISON_EXTENSION
 
 FAULTS = (
@@ -278,18 +278,10 @@ def _verify(certificate: bytes, by: bytes) -> bool:
         # Logs accept keys that the library does not; but a root whose key was damaged does not sign itself.
         return is_named and certificate != by
     try:
-        if isinstance(key, rsa.RSAPublicKey):
-            key.verify(signed.signature, signed.tbs, padding.PKCS1v15(), algorithm)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signed.signature, signed.tbs, ec.ECDSA(algorithm))
-        else:
-            return False
-    except InvalidSignature:
-        return False
+        return signature_holds(key, signed.signature, signed.tbs, algorithm)
     except UnsupportedAlgorithm:
         # Some builds of the library refuse old hashes.
         return is_named
-    return True
 
 
 def read_issuer(certificate: bytes) -> Issuer | None:

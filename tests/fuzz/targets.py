@@ -26,11 +26,12 @@ from ctkit.logs.hash_tiles import HashTiles
 from ctkit.logs.http import Client, HttpError, Patience, TryAgain, retry_after
 from ctkit.logs.log_list import read_log_list, read_public_key
 from ctkit.urls import canonical_url, host_of
-from ctkit.wire.checkpoint import Checkpoint, check_public_key, read_checkpoint, read_sth, verify_signature
+from ctkit.wire.checkpoint import Checkpoint, read_checkpoint, read_sth
 from ctkit.wire.entries import EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.wire.extra_data import FAULTS, find_faults
 from ctkit.wire.merkle import HASH_SIZE, TILE_WIDTH, verify_consistency
 from ctkit.wire.rows import count_unreadable, read_rows
+from ctkit.wire.signatures import check_public_key, verify_signature
 
 URL = "https://log.example"
 AGENT = "ctkit tests, ct@example.org"

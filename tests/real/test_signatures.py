@@ -11,16 +11,10 @@ from ctkit.errors import CheckpointError, ParameterError
 from ctkit.logs.audit_paths import ProvenTree, Stretch
 from ctkit.logs.hash_tiles import HashTiles
 from ctkit.logs.log_list import read_log_list, read_public_key
-from ctkit.wire.checkpoint import (
-    Checkpoint,
-    check_public_key,
-    note_key_id,
-    read_checkpoint,
-    read_sth,
-    verify_signature,
-)
+from ctkit.wire.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth
 from ctkit.wire.entries import decode_data_tile, decode_get_entries
 from ctkit.wire.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
+from ctkit.wire.signatures import check_public_key, verify_signature
 
 URL = "https://log.example"
 
