@@ -3,16 +3,17 @@
 import os
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
 from functools import partial
 from queue import SimpleQueue
-from typing import Any, Generic, TypeAlias, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.deadline import POLL
 from ctkit.logs.http import NotAskedError, may_ask, stopping
 from ctkit.logs.log import Log
 from ctkit.ranges import END, RangeSet
@@ -20,17 +21,11 @@ from ctkit.wire.entries import EntryBlock
 
 T = TypeVar("T")
 
-_Page: TypeAlias = tuple[list[T | LogError], bool, RangeSet]
-"""What came of one page, whether the log answered for any of it, and what was left when no more could be asked for."""
-
-_STRIKES = 3
-"""So many pages in a row without any answer, and the log is asked for entries further on; if in vain, it is left."""
-
-_POLL = 0.1
-"""Seconds between two looks at `stop`."""
+_SILENT_PAGES = 3
+"""Consecutive unanswered pages before a few further on are probed; if none answers, the log is given up."""
 
 _GRACE = 2.0
-"""Seconds that requests under way have to end when the fetching is stopped; their waits end at once."""
+"""Seconds for requests under way to end when the fetching is stopped; their waits end at once."""
 
 
 def fetch_blocks(
@@ -93,61 +88,100 @@ def fetch_blocks(
         spent.set()
         return False
 
-    requests = wanted.pages(lambda: log.page_size)
-    planned = strikes = 0
-    pages: deque[tuple[RangeSet, Future[_Page[T]]]] = deque()
-    left: list[RangeSet] = []
-    reader = _PageReader(log, decode, whole, lambda: stop.is_set() or halt.is_set())
     threads = _Threads(workers, f"fetch {log.url}", halt, allows)
-
-    def read_ahead() -> int:
-        if spent.is_set():
-            return 0
-        # A log that just failed is asked for one page at a time until it answers.
-        if strikes:
-            return int(strikes < _STRIKES)
-        return max(ahead(), 1) if ahead else 2 * workers
-
+    reader = _PageReader(log, decode, whole, lambda: stop.is_set() or halt.is_set())
+    fetching = _Fetching(log, wanted, reader, threads, ahead or (lambda: 2 * workers), stop, spent)
     try:
-        while not stop.is_set():
-            while len(pages) < read_ahead() and not stop.is_set() and (page := next(requests, None)):
-                missing = wanted.between(page.start, page.end)
-                pages.append((missing, threads.submit(reader.read, missing)))
-                planned = page.end
-            if pages:
-                if not _come([pages[0][1]], stop):
-                    break
-                results, answered, unread = pages.popleft()[1].result()
-                strikes = 0 if answered else strikes + 1
-                if len(unread):
-                    left.append(unread)
-                yield from results
-            elif spent.is_set():
-                break
-            else:
-                rest = wanted.between(planned, END)
-                if not len(rest):
-                    return RangeSet.joined(left)
-                probes = [threads.submit(reader.has, index) for index in _spread(rest, log.page_size)]
-                if not _come(probes, stop):
-                    break
-                if not any(probe.result() for probe in probes) and not spent.is_set():
-                    message = f"not asked for, because {strikes} pages in a row had no answer, nor any further on"
-                    first, last = int(rest.starts[0]), int(rest.ends[-1])
-                    yield LogUnavailableError(log.url, f"{message}; run again later", start=first, end=last)
-                    return RangeSet.joined(left)
-                strikes = 0
+        yield from fetching.results()
         halt.set()
-        # An answer that has come is not thrown away.
-        done, _ = wait([reading for _, reading in pages if not reading.cancel()], timeout=_GRACE)
-        for missing, reading in pages:
-            results, _, unread = reading.result() if reading in done else ([], False, missing)
-            left.append(unread)
-            yield from results
-        return RangeSet.joined([*left, wanted.between(planned, END)])
+        return (yield from fetching.last_results())
     finally:
         halt.set()
         threads.end()
+
+
+class _Fetching(Generic[T]):
+    """The pages of one log that are under way, in order.
+
+    Parameters
+    ----------
+    ahead
+        How many pages may be under way or wait to be taken, asked before each; one always may.
+    stop, spent
+        Set when no more requests are to be sent, or may be.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        wanted: RangeSet,
+        reader: "_PageReader[T]",
+        threads: "_Threads",
+        ahead: Callable[[], int],
+        stop: threading.Event,
+        spent: threading.Event,
+    ) -> None:
+        self._log, self._wanted, self._reader, self._threads, self._ahead = log, wanted, reader, threads, ahead
+        self._stop, self._spent = stop, spent
+        self._requests = wanted.pages(lambda: log.page_size)
+        self._pages: deque[tuple[RangeSet, Future[_Page[T]]]] = deque()
+        # What lies at or beyond this index has not been asked for.
+        self._planned = 0
+        self._silent_pages = 0
+        self._unread: list[RangeSet] = []
+
+    def results(self) -> Iterator[T | LogError]:
+        """Yield what comes, until all has come, no more requests may be sent, or the log is given up."""
+        while not self._stop.is_set():
+            self._read_ahead()
+            if self._pages:
+                if not _come([self._pages[0][1]], self._stop):
+                    return
+                page = self._pages.popleft()[1].result()
+                self._silent_pages = 0 if page.answered else self._silent_pages + 1
+                self._unread.append(page.unread)
+                yield from page.results
+            elif self._spent.is_set() or not len(rest := self._wanted.between(self._planned, END)):
+                return
+            elif self._is_silent(rest):
+                pages = f"{self._silent_pages} pages in a row had no answer, nor had any further on"
+                first, last = int(rest.starts[0]), int(rest.ends[-1])
+                yield LogUnavailableError(
+                    self._log.url, f"not asked for, because {pages}; run again later", start=first, end=last
+                )
+                self._planned = END
+                return
+            else:
+                self._silent_pages = 0
+
+    def last_results(self) -> Generator[T | LogError, None, RangeSet]:
+        """Yield what has come of the pages that are under way; return what is in no result."""
+        done, _ = wait([reading for _, reading in self._pages if not reading.cancel()], timeout=_GRACE)
+        for wanted, reading in self._pages:
+            page = reading.result() if reading in done else _Page(wanted)
+            self._unread.append(page.unread)
+            yield from page.results
+        return RangeSet.joined([*self._unread, self._wanted.between(self._planned, END)])
+
+    def _read_ahead(self) -> None:
+        while len(self._pages) < self._limit() and not self._stop.is_set() and (page := next(self._requests, None)):
+            wanted = self._wanted.between(page.start, page.end)
+            self._pages.append((wanted, self._threads.submit(self._reader.read, wanted)))
+            self._planned = page.end
+
+    def _limit(self) -> int:
+        if self._spent.is_set():
+            return 0
+        # A log that just failed is asked for one page at a time until it answers.
+        if self._silent_pages:
+            return int(self._silent_pages < _SILENT_PAGES)
+        return max(self._ahead(), 1)
+
+    def _is_silent(self, rest: RangeSet) -> bool:
+        """Tell whether the log answers for none of a few entries further on, although it may be asked."""
+        probes = [self._threads.submit(self._reader.has, index) for index in _spread(rest, self._log.page_size)]
+        answers = _come(probes, self._stop) and any(probe.result() for probe in probes)
+        return not (answers or self._stop.is_set() or self._spent.is_set())
 
 
 def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
@@ -185,8 +219,44 @@ def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
     """Wait until all have a result; tell whether they have, and had it before `stop` was set."""
     pending = set(futures)
     while pending and not stop.is_set():
-        _, pending = wait(pending, timeout=_POLL)
+        _, pending = wait(pending, timeout=POLL)
     return not stop.is_set()
+
+
+class _Page(Generic[T]):
+    """What has come of one page so far.
+
+    Attributes
+    ----------
+    unread
+        What is in no result yet.
+    results
+        In the order of the indices.
+    answered
+        Whether the log answered for any of it.
+    failures, patience
+        Requests in a row that failed, and how many may until the whole page is given up.
+    suspect
+        Some entry before this index spoils every answer that it is part of.
+    """
+
+    def __init__(self, wanted: RangeSet) -> None:
+        self.unread = wanted
+        self.results: list[T | LogError] = []
+        self.answered = False
+        self.end = int(wanted.ends[-1])
+        self.failures, self.patience = 0, 2 * (self.end - int(wanted.starts[0])).bit_length()
+        self.suspect = 0
+
+    def request(self) -> tuple[int, int]:
+        """Return what to ask for next: all that is unread, or half of what is suspect."""
+        start = int(self.unread.starts[0])
+        return start, start + (self.suspect - start + 1) // 2 if start < self.suspect else self.end
+
+    def add(self, result: T | LogError, end: int) -> None:
+        """Add the result for all that is unread before `end`."""
+        self.results.append(result)
+        self.unread = self.unread.between(end, self.end)
 
 
 class _PageReader(Generic[T]):
@@ -209,59 +279,55 @@ class _PageReader(Generic[T]):
         self._answered_for: int | None = None
         self._silent_since = -1
 
-    def read(self, missing: RangeSet) -> _Page[T]:
-        """Fetch the entries `missing` from one page.
+    def read(self, wanted: RangeSet) -> _Page[T]:
+        """Fetch the entries `wanted` from one page.
 
-        An error that names no entries may be due to one of them: as long as the log has answers to something else, the
-        request is halved until that entry is found, which takes about ``2 * log2(page size)`` requests.
+        An error that names no entries may be due to one of them: as long as the log answers for others, the request is
+        halved until that entry is found, which takes about ``2 * log2(page size)`` requests.
         """
-        results: list[T | LogError] = []
-        answered = False
-        end = int(missing.ends[-1])
-        patience = 2 * (end - int(missing.starts[0])).bit_length()
-        suspect = failures = 0
+        page: _Page[T] = _Page(wanted)
         whole = self._whole
-        while len(missing) and not self._is_stopped():
-            start = int(missing.starts[0])
-            # Some entry before `suspect` cannot be had.
-            stop = start + (suspect - start + 1) // 2 if start < suspect else end
+        while len(page.unread) and not self._is_stopped():
+            start, end = page.request()
             answers = self._answers
             # Only once: after an answer that ends early the rest is asked for, not the same again.
-            asked = self._log.provable(start, stop) if whole else (start, stop)
+            asked = self._log.provable(start, end) if whole else (start, end)
             whole = False
             try:
-                block = self._log.get_entries(*asked, missing)
+                block = self._log.get_entries(*asked, page.unread)
             except NotAskedError:
                 break
             except LogError as error:
                 if self._is_stopped():
-                    # It says no more than that.
+                    # The error may be due to that.
                     break
-                if error.end is not None and error.end <= start:
-                    # It is of entries that nobody misses, which were asked for as part of the whole.
-                    continue
-                reach = stop if error.end is None else min(error.end, end)
-                if isinstance(error, LogProtocolError) and error.end is not None:
-                    answered = self._count_answer(start)
-                else:
-                    failures += 1
-                    may_be_one = error.end is None and stop - start > 1
-                    if may_be_one or reach < end:
-                        if failures > patience or not self._answers_since(answers, (start, end - 1)):
-                            reach = end
-                        elif may_be_one:
-                            suspect = stop
-                            continue
-                lost = missing.between(start, reach)
-                error.start, error.end = int(lost.starts[0]), int(lost.ends[-1])
-                results.append(error)
+                # An error may be of unwanted entries, which were asked for as part of the whole.
+                if error.end is None or error.end > start:
+                    self._fail(page, error, start, end, answers)
             else:
-                reach = int(block.index[-1]) + 1
-                failures = 0
-                answered = self._count_answer(start)
-                results.append(_DECODERS.submit(self._decode, block, missing.contains(block.index)).result())
-            missing = missing.between(reach, end)
-        return results, answered, missing
+                page.failures = 0
+                page.answered = self._count_answer(start)
+                result = _DECODERS.submit(self._decode, block, page.unread.contains(block.index)).result()
+                page.add(result, int(block.index[-1]) + 1)
+        return page
+
+    def _fail(self, page: _Page[T], error: LogError, start: int, end: int, answers: int) -> None:
+        """Note that the request ``[start, end)`` failed: it is halved, or entries are lost, up to all of the page."""
+        lost_end = end if error.end is None else min(error.end, page.end)
+        if _is_answer(error):
+            page.answered = self._count_answer(start)
+        else:
+            page.failures += 1
+            may_be_one = error.end is None and end - start > 1
+            if may_be_one or lost_end < page.end:
+                if page.failures > page.patience or not self._answers_since(answers, (start, page.end - 1)):
+                    lost_end = page.end
+                elif may_be_one:
+                    page.suspect = end
+                    return
+        lost = page.unread.between(start, lost_end)
+        error.start, error.end = int(lost.starts[0]), int(lost.ends[-1])
+        page.add(error, lost_end)
 
     def has(self, index: int) -> bool:
         """Tell whether the log answers for the entry at `index`, whether that can be read or not."""
@@ -270,7 +336,7 @@ class _PageReader(Generic[T]):
         try:
             self._log.get_entries(index, index + 1)
         except LogError as error:
-            return isinstance(error, LogProtocolError) and error.end is not None and self._count_answer(index)
+            return _is_answer(error) and self._count_answer(index)
         return self._count_answer(index)
 
     def _count_answer(self, index: int) -> bool:
@@ -290,6 +356,11 @@ class _PageReader(Generic[T]):
                 if not any(map(self.has, probes)):
                     self._silent_since = answers
         return self._answers != answers
+
+
+def _is_answer(error: LogError) -> bool:
+    """Tell whether the log has answered, with entries that cannot be read."""
+    return isinstance(error, LogProtocolError) and error.end is not None
 
 
 class _Threads:
