@@ -194,6 +194,7 @@ def _header(data: Bytes, at: int, end: int) -> tuple[int, int, int]:
 @compiled
 def _walk_certificate(data: Bytes, at: int, end: int, row: int, known: Bytes, lengths: Int64s, fields: Fields) -> bool:
     """Read one certificate; tell whether it was understood."""
+    # As many branches as a TBSCertificate has kinds of fields: parts of it would have to share all of this state.
     tag, at, end = _header(data, at, end)
     tbs_tag, at, tbs_end = _header(data, at, end)
     algorithm_tag, algorithm_at, algorithm_end = _header(data, tbs_end, end)
@@ -308,26 +309,9 @@ def _put_name(data: Bytes, at: int, end: int, texts: Texts, row: int) -> tuple[b
     starts, stops = np.full(6, -1, np.int64), np.zeros(6, np.int64)
     while at < end:
         tag, set_at, set_end = _header(data, at, end)
-        if tag == _NONE:
+        if tag == _NONE or not _find_attributes(data, set_at, set_end, starts, stops):
             return False, 0, 0
         at = set_end
-        while set_at < set_end:
-            tag, pair_at, pair_end = _header(data, set_at, set_end)
-            type_tag, type_start, type_stop = _header(data, pair_at, pair_end)
-            value_tag, start, stop = _header(data, type_stop, pair_end)
-            if tag == _NONE or type_tag == _NONE or value_tag == _NONE:
-                return False, 0, 0
-            set_at = pair_end
-            if not (type_tag == _OBJECT_IDENTIFIER and type_start == pair_at + 2 and type_stop == type_start + 3):
-                continue
-            if not (data[type_start] == 0x55 and data[type_start + 1] == 4):
-                continue
-            for number in range(6):
-                if data[type_start + 2] == _SHOWN[number]:
-                    if not _is_utf8(data, start, stop):
-                        return False, 0, 0
-                    # The last one counts.
-                    starts[number], stops[number] = start, stop
     size = texts.offsets[row]
     for number in range(6):
         if starts[number] >= 0:
@@ -338,6 +322,29 @@ def _put_name(data: Bytes, at: int, end: int, texts: Texts, row: int) -> tuple[b
             size = _copy(data, starts[number], stops[number], texts.text, size)
     texts.offsets[row + 1] = size
     return True, starts[_COMMON_NAME], stops[_COMMON_NAME] if starts[_COMMON_NAME] >= 0 else -1
+
+
+@compiled
+def _find_attributes(data: Bytes, at: int, end: int, starts: Int64s, stops: Int64s) -> bool:
+    """Note where in one ``RelativeDistinguishedName`` the values are that are shown; tell whether it is understood."""
+    while at < end:
+        tag, pair_at, pair_end = _header(data, at, end)
+        type_tag, type_start, type_stop = _header(data, pair_at, pair_end)
+        value_tag, start, stop = _header(data, type_stop, pair_end)
+        if tag == _NONE or type_tag == _NONE or value_tag == _NONE:
+            return False
+        at = pair_end
+        if not (type_tag == _OBJECT_IDENTIFIER and type_start == pair_at + 2 and type_stop == type_start + 3):
+            continue
+        if not (data[type_start] == 0x55 and data[type_start + 1] == 4):
+            continue
+        for number in range(6):
+            if data[type_start + 2] == _SHOWN[number]:
+                if not _is_utf8(data, start, stop):
+                    return False
+                # The last one counts.
+                starts[number], stops[number] = start, stop
+    return True
 
 
 # RFC 3629, section 3: the shortest form of each character, no surrogates.
@@ -387,24 +394,29 @@ def _time(data: Bytes, at: int, end: int) -> tuple[bool, int, int]:
     for place in range(start, stop - 1):
         if data[place] < 48 or data[place] > 57:
             return False, 0, stop
-    year = np.int64(0)
-    for place in range(start, start + years):
-        year = 10 * year + data[place] - 48
+    year = _pair(data, start)
     if years == 2:
         year += 1900 if year >= 50 else 2000
+    else:
+        year = 100 * year + _pair(data, start + 2)
     at = start + years
     month, day, hour = _pair(data, at), _pair(data, at + 2), _pair(data, at + 4)
     minute, second = _pair(data, at + 6), _pair(data, at + 8)
-    if year < 1 or month < 1 or month > 12 or day < 1 or hour > 23 or minute > 59 or second > 59:
-        return False, 0, stop
-    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
-    if day > _DAYS[month - 1] + (1 if is_leap and month == 2 else 0):
+    if not _is_date(year, month, day) or hour > 23 or minute > 59 or second > 59:
         return False, 0, stop
     # Days since the first of March of the year 0, of which the leap day is the last of its year.
     shifted = year - (1 if month <= 2 else 0)
     days = 365 * shifted + shifted // 4 - shifted // 100 + shifted // 400
     days += (153 * ((month + 9) % 12) + 2) // 5 + day - 1 - 719_468
     return True, 86_400 * days + 3600 * hour + 60 * minute + second, stop
+
+
+@compiled
+def _is_date(year: int, month: int, day: int) -> bool:
+    if year < 1 or month < 1 or month > 12:
+        return False
+    is_leap = year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)
+    return bool(1 <= day <= _DAYS[month - 1] + (1 if is_leap and month == 2 else 0))
 
 
 @compiled
@@ -419,10 +431,6 @@ def _pair(data: Bytes, at: int) -> int:
 #      extnID      OBJECT IDENTIFIER,
 #      critical    BOOLEAN DEFAULT FALSE,
 #      extnValue   OCTET STRING  }
-#
-# BasicConstraints ::= SEQUENCE {
-#      cA                      BOOLEAN DEFAULT FALSE,
-#      pathLenConstraint       INTEGER (0..MAX) OPTIONAL }
 @compiled
 def _walk_extensions(data: Bytes, at: int, end: int) -> tuple[bool, bool, int, int, int]:
     """Return whether all is understood, cA, the number of BasicConstraints, and where the alternative names are."""
@@ -452,17 +460,30 @@ def _walk_extensions(data: Bytes, at: int, end: int) -> tuple[bool, bool, int, i
             names_at, names_end = names_start, names_stop
         elif data[id_start + 2] == _BASIC_CONSTRAINTS:
             constraints += 1
-            tag, start, stop = _header(data, start, stop)
-            if tag != _SEQUENCE:
+            understood, says_ca = _constraints(data, start, stop)
+            if not understood:
                 return nothing
-            if start < stop:
-                tag, start, stop = _header(data, start, stop)
-                if tag == _NONE:
-                    return nothing
-                if tag == _BOOLEAN:
-                    for place in range(start, stop):
-                        is_ca |= data[place] != 0
+            is_ca |= says_ca
     return True, is_ca, constraints, names_at, names_end
+
+
+# BasicConstraints ::= SEQUENCE {
+#      cA                      BOOLEAN DEFAULT FALSE,
+#      pathLenConstraint       INTEGER (0..MAX) OPTIONAL }
+@compiled
+def _constraints(data: Bytes, at: int, end: int) -> tuple[bool, bool]:
+    """Return whether BasicConstraints are understood, and cA."""
+    tag, at, end = _header(data, at, end)
+    if tag != _SEQUENCE:
+        return False, False
+    if at == end:
+        return True, False
+    tag, start, stop = _header(data, at, end)
+    is_ca = False
+    if tag == _BOOLEAN:
+        for place in range(start, stop):
+            is_ca |= data[place] != 0
+    return tag != _NONE, is_ca
 
 
 # GeneralNames ::= SEQUENCE SIZE (1..MAX) OF GeneralName
@@ -583,6 +604,9 @@ def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
 _POISON = np.frombuffer(POISON_EXTENSION, np.uint8).copy()
 
 
+_POISON_SIZE = len(_POISON)
+
+
 @compiled
 def _matches_leaf(data: Bytes, at: int, end: int, leaf: int, leaf_end: int, key_hashes: Bytes, key_hash: int) -> bool:
     """Tell whether the leaf holds this hash of a key, and the ``TBSCertificate`` of the pre-certificate."""
@@ -592,50 +616,82 @@ def _matches_leaf(data: Bytes, at: int, end: int, leaf: int, leaf_end: int, key_
     tbs_tag, fields, tbs_end = _header(data, at, stop)
     if tag != _SEQUENCE or tbs_tag != _SEQUENCE or stop != end:
         return False
-    # The outer algorithm is that of the TBSCertificate, and its signature has no unused bits.
-    algorithm, algorithm_end, extensions, first, last = 0, 0, fields, 0, 0
-    field = 0
-    while extensions < tbs_end:
-        tag, first, last = _header(data, extensions, tbs_end)
-        if tag == _NONE or (tag == _EXTENSIONS and field < 6):
-            return False
-        if tag == _EXTENSIONS:
-            break
-        if tag != _VERSION or extensions != fields:
-            field += 1
-        if field == 2 and algorithm == 0:
-            algorithm, algorithm_end = extensions, last
-        extensions = last
-    if tag != _EXTENSIONS:
+    algorithm, algorithm_end, extensions = _find_extensions(data, fields, tbs_end)
+    if extensions == _NONE or not _is_signed_with(data, tbs_end, end, algorithm, algorithm_end):
         return False
-    tag, first, stop = _header(data, first, last)
-    outer_end = tbs_end + algorithm_end - algorithm
-    if tag != _SEQUENCE or last != tbs_end or stop != tbs_end or outer_end > end:
+    _, first, stop = _header(data, extensions, tbs_end)
+    tag, first, last = _header(data, first, stop)
+    if tag != _SEQUENCE or stop != tbs_end or last != tbs_end:
         return False
-    if not _is_same(data, tbs_end, outer_end, data, algorithm, algorithm_end):
-        return False
-    tag, signature, stop = _header(data, outer_end, end)
-    if tag != _BIT_STRING or stop != end or signature == stop or data[signature] != 0:
-        return False
+    poison = _find_poison(data, first, tbs_end)
+    return poison != _NONE and _holds_tbs(data, leaf + 42, leaf_end, fields, extensions, first, poison, tbs_end)
 
-    poison = first
-    while poison < tbs_end and not _is_same(data, poison, min(poison + 21, tbs_end), _POISON, 0, 21):
-        tag, _, poison = _header(data, poison, tbs_end)
-        if tag != _SEQUENCE:
-            return False
-    if poison == tbs_end:
+
+@compiled
+def _find_extensions(data: Bytes, fields: int, end: int) -> tuple[int, int, int]:
+    """Return where in a ``TBSCertificate`` the algorithm is, and where the extensions begin; -1 each if nowhere."""
+    at, field = fields, 0
+    algorithm, algorithm_end = _NONE, _NONE
+    while at < end:
+        tag, _, stop = _header(data, at, end)
+        if tag == _NONE:
+            break
+        if tag == _EXTENSIONS:
+            return (algorithm, algorithm_end, at) if field >= 6 else (_NONE, _NONE, _NONE)
+        if tag != _VERSION or at != fields:
+            field += 1
+            if field == 2:
+                algorithm, algorithm_end = at, stop
+        at = stop
+    return _NONE, _NONE, _NONE
+
+
+@compiled
+def _is_signed_with(data: Bytes, at: int, end: int, algorithm: int, algorithm_end: int) -> bool:
+    """Tell whether that algorithm stands at `at` too, then a signature without unused bits, up to `end`."""
+    signature = at + algorithm_end - algorithm
+    if signature > end or not _is_same(data, at, signature, data, algorithm, algorithm_end):
         return False
+    tag, start, stop = _header(data, signature, end)
+    return tag == _BIT_STRING and stop == end and start < stop and data[start] == 0
+
+
+@compiled
+def _find_poison(data: Bytes, at: int, end: int) -> int:
+    """Return where the poison is among extensions; -1 if nowhere."""
+    while at < end:
+        if _is_same(data, at, min(at + _POISON_SIZE, end), _POISON, 0, _POISON_SIZE):
+            return at
+        tag, _, at = _header(data, at, end)
+        if tag != _SEQUENCE:
+            return _NONE
+    return _NONE
+
+
+@compiled
+def _holds_tbs(
+    data: Bytes, at: int, end: int, fields: int, extensions: int, first: int, poison: int, tbs_end: int
+) -> bool:
+    """Tell whether the vector at `at` is a ``TBSCertificate``, as it is without the poison.
+
+    Parameters
+    ----------
+    fields, extensions, first, poison, tbs_end
+        Where in the pre-certificate its fields begin, the last of them, the first extension and the poison; and where
+        all of them end.
+    """
+    after = poison + _POISON_SIZE
     # Every length on the way to the extensions is shorter by that of the poison.
-    length = tbs_end - first - 21
+    length = tbs_end - first - _POISON_SIZE
     sequence = length + _header_size(length)
     tbs = extensions - fields + sequence + _header_size(sequence)
-    if leaf + 45 + tbs + _header_size(tbs) > leaf_end:
+    size = tbs + _header_size(tbs)
+    if at + 3 + size > end:
         return False
-    at = leaf + 45
     for place in range(3):
-        if data[leaf + 42 + place] != (tbs + _header_size(tbs)) >> 16 - 8 * place & 0xFF:
+        if data[at + place] != size >> 16 - 8 * place & 0xFF:
             return False
-    at = _after_header(data, at, _SEQUENCE, tbs)
+    at = _after_header(data, at + 3, _SEQUENCE, tbs)
     if at == _NONE or not _is_same(data, fields, extensions, data, at, at + extensions - fields):
         return False
     at = _after_header(data, at + extensions - fields, _EXTENSIONS, sequence)
@@ -643,7 +699,7 @@ def _matches_leaf(data: Bytes, at: int, end: int, leaf: int, leaf_end: int, key_
     return (
         at != _NONE
         and _is_same(data, first, poison, data, at, at + poison - first)
-        and _is_same(data, poison + 21, tbs_end, data, at + poison - first, at + length)
+        and _is_same(data, after, tbs_end, data, at + poison - first, at + length)
     )
 
 

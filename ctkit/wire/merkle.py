@@ -184,19 +184,37 @@ def verify_inclusion(leaf_hash: bytes, index: int, tree_size: int, proof: Sequen
     """
     if not 0 <= index < tree_size:
         return False
-    node, last = leaf_hash, tree_size - 1
-    for sibling in proof:
+    steps = _climb(index, tree_size - 1, proof)
+    node = leaf_hash
+    for sibling, is_left in steps or ():
+        node = hash_children(sibling, node) if is_left else hash_children(node, sibling)
+    return steps is not None and node == root
+
+
+def _climb(index: int, last: int, siblings: Sequence[bytes]) -> list[tuple[bytes, bool]] | None:
+    """Return for each sibling on the way from a node up whether it is the left one.
+
+    Parameters
+    ----------
+    index, last
+        Of the node, and of the last one at its height.
+
+    Returns
+    -------
+    list of tuple or None
+        None if the way to the root has another length.
+    """
+    steps = []
+    for sibling in siblings:
         if last == 0:
-            return False
-        if index % 2 or index == last:
-            node = hash_children(sibling, node)
-            # A node at the right edge without a sibling rises unchanged until it has one on its left.
-            while index % 2 == 0 and index:
-                index, last = index // 2, last // 2
-        else:
-            node = hash_children(node, sibling)
+            return None
+        is_left = index % 2 == 1 or index == last
+        steps.append((sibling, is_left))
+        # A node at the right edge without a sibling rises unchanged until it has one on its left.
+        while is_left and index % 2 == 0 and index:
+            index, last = index // 2, last // 2
         index, last = index // 2, last // 2
-    return last == 0 and node == root
+    return steps if last == 0 else None
 
 
 def verify_consistency(old_size: int, old_root: bytes, tree_size: int, root: bytes, proof: Sequence[bytes]) -> bool:
@@ -223,17 +241,13 @@ def verify_consistency(old_size: int, old_root: bytes, tree_size: int, root: byt
     if not nodes:
         return False
     old = new = nodes[0]
-    for node in nodes[1:]:
-        if last == 0:
-            return False
-        if index % 2 or index == last:
+    steps = _climb(index, last, nodes[1:])
+    for node, is_left in steps or ():
+        if is_left:
             old, new = hash_children(node, old), hash_children(node, new)
-            while index % 2 == 0 and index:
-                index, last = index // 2, last // 2
         else:
             new = hash_children(new, node)
-        index, last = index // 2, last // 2
-    return last == 0 and old == old_root and new == root
+    return steps is not None and old == old_root and new == root
 
 
 def _split(length: int) -> int:
