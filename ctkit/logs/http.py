@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import httpx
 
@@ -29,16 +29,16 @@ T = TypeVar("T")
 logger = get_logger(__name__)
 
 stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("stopping")
-"""Ends the waits and downloads of the thread that set it, as soon as the event is set."""
+"""An event that ends the waits and downloads of the thread that set this variable."""
 
 may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("may_ask")
-"""Asked before each request for entries of the thread that set it, each try included; none is sent if it says no."""
+"""Asked before each request for entries, retries included, in the thread that set it; if it says no, none is sent."""
 
 _NEVER = threading.Event()
 _USELESS = 4
-"""Answers that break the protocol, such as the page that a store shows for what it does not have, and no more tries."""
+"""Tries for answers that break the protocol, such as the page that a store shows instead of a missing object."""
 _REDIRECTS = 5
-# Not "exceeded": a deadline or a rate limit may be that, too, and asking for less does not help there.
+# Not "exceeded": that may be a deadline or a rate limit, where asking for less does not help.
 _TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
 
 
@@ -49,16 +49,16 @@ class Patience:
     Attributes
     ----------
     tries
-        Requests for one answer, the first included. As many rounds of trouble with no answer to anybody, and all that
-        wait for the host are given up with it.
+        Requests for one answer, the first included. After as many rounds of trouble without an answer to any request,
+        all requests that wait for the host are given up.
     first_wait
-        Seconds before the second try at the most; doubled for each further one, with jitter.
+        Longest wait before the second try, in seconds; doubled for each further one, with jitter.
     longest_wait
-        Seconds between two tries at the most. A log that asks for more in ``Retry-After`` is given up until then.
+        Longest wait between two tries, in seconds. A log that asks for more in ``Retry-After`` is given up.
     timeout
         Seconds to connect, and between two pieces of an answer.
     total
-        Seconds for one answer: no further try is started after them, and no download lasts longer.
+        Seconds for one answer: no retry starts after them, and no download lasts longer.
     """
 
     tries: int = 8
@@ -80,24 +80,35 @@ class HttpError(LogUnavailableError):
         HTTP status of the last answer; None where there was none.
     too_large
         The answer was refused, by the log or here, because it would be too large: ask for less.
+    retry_after
+        Seconds for which the log asks to be left alone; None if it named no time, or the request waits that long.
     """
 
-    def __init__(self, url: str, message: str, *, status: int | None = None, too_large: bool = False) -> None:
+    def __init__(
+        self,
+        url: str,
+        message: str,
+        *,
+        status: int | None = None,
+        too_large: bool = False,
+        retry_after: float | None = None,
+    ) -> None:
         super().__init__(url, message)
         self.status = status
         self.too_large = too_large
+        self.retry_after = retry_after
 
 
 class NotAskedError(HttpError):
-    """A request was not sent, because `may_ask` said no: that says nothing about the log."""
+    """A request was not sent because `may_ask` said no, which says nothing about the log."""
 
 
 class PageError(LogProtocolError):
-    """A page for people came instead of an answer."""
+    """An HTML page came instead of an answer."""
 
 
 class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by itself
-    """Raised while an answer is read: it is no use, another try may help; `error` is what to raise if none does."""
+    """Raised while an answer is read: it cannot be used, but another may; `error` is raised if none can."""
 
     def __init__(self, error: LogError) -> None:
         super().__init__(str(error))
@@ -105,21 +116,21 @@ class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by 
 
 
 class Client:
-    """GET requests below one URL, by any number of threads, at the pace that all clients of its host share.
+    """Sends GET requests below one URL, from any number of threads, at the pace that all clients of its host share.
 
     Parameters
     ----------
     url
-        What paths are appended to; also the `url` of errors.
+        Paths are appended to it; also the `url` of errors.
     user_agent
-        Who asks: must hold a mail address or a URL where the log's operator can reach you.
+        Who asks: must contain a mail address or a URL where the log's operator can reach you.
     patience
         When to give up.
 
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, `url` is not one, or the environment names a proxy or certificates that cannot
+        `user_agent` holds no contact, `url` is not a URL, or the environment names a proxy or certificates that cannot
         be used.
     """
 
@@ -135,7 +146,7 @@ class Client:
             timeout=patience.timeout,
             transport=direct,
             mounts=through,
-            # Answers do not depend on cookies, and one that is no ASCII text could not be sent back.
+            # Answers do not depend on cookies, and one that is not ASCII could not be sent back.
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=())),
         )
 
@@ -149,12 +160,12 @@ class Client:
 
     @property
     def pace(self) -> Pace:
-        """What is known of the host's pace; to be read only."""
+        """What is known of the host's pace; read only."""
         return self._gate.pace
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the last request that is over was refused, or failed."""
+        """Whether the last finished request was refused, or failed."""
         return self._gate.in_trouble(self.url)
 
     def close(self) -> None:
@@ -170,7 +181,7 @@ class Client:
             The client is closed.
         """
         if self._http.is_closed:
-            raise ParameterError(f"{self.url}: this log was closed; open it anew, with ctkit.open_log")
+            raise ParameterError(f"{self.url}: this log was closed; open it again, with ctkit.open_log")
 
     def get(
         self,
@@ -182,7 +193,7 @@ class Client:
         entries: bool = False,
         failures: int | None = None,
     ) -> T:
-        """Ask for `path` until an answer can be read, as long as patience lasts.
+        """Ask for `path` until an answer can be read, or patience runs out.
 
         Parameters
         ----------
@@ -191,14 +202,14 @@ class Client:
         read
             Makes a value of the unpacked body; may raise `TryAgain`.
         limit
-            Bytes of the body at the most, packed and unpacked.
+            Largest size of the body, in bytes, packed and unpacked.
         binary
-            The body may begin with any bytes, also by chance with those of gzip or HTML; only its header tells.
+            The body may begin with any bytes, by chance with those of gzip or HTML: only the header tells.
         entries
-            Whether this asks for entries, for which `may_ask` must be asked before each request, those that follow a
-            redirect included. What does not goes first: entries that have come may wait for it.
+            Whether this asks for entries: then `may_ask` is consulted before each request, including those that follow
+            a redirect. Other requests go first, since entries that have arrived may wait for them.
         failures
-            Answers with status 5xx after which to give up; as many as patience has tries by default.
+            Number of answers with status 5xx after which to give up; by default the tries of `patience`.
 
         Raises
         ------
@@ -219,7 +230,7 @@ class Client:
             try:
                 return read(self._body(path, limit, binary, entries, stop))
             except TryAgain as problem:
-                # Also where HTTP has nothing against the answer. What a stop cut short says nothing about the log.
+                # Also where the HTTP status is fine. What a stop cut short says nothing about the log.
                 if not stop.is_set():
                     self._gate.spoiled(self.url)
                 wait = random.uniform(0, min(longest, patience.longest_wait))
@@ -235,15 +246,15 @@ class Client:
         request = self._http.build_request("GET", self.url + path)
         for _ in range(_REDIRECTS):
             if entries and not may_ask.get(_always)():
-                raise NotAskedError(self.url, f"{path}: not asked for, because no more requests may be sent; run again")
+                raise NotAskedError(self.url, _at(path, "no more requests may be sent; run again"))
             body, following = self._ask(request, path, limit, binary, not entries, stop)
             if following is None:
                 return body
             target = following.url
             if target.host != self._host or request.url.scheme != target.scheme != "https":
-                raise HttpError(self.url, f"{path}: redirected to {target}; if that is the log, name it as its URL")
+                raise self._error(path, f"redirected to {target}; if that is the log, give it as the log's URL")
             request = following
-        raise HttpError(self.url, f"{path}: more than {_REDIRECTS} redirects; run again later")
+        raise self._error(path, f"more than {_REDIRECTS} redirects; run again later")
 
     def _ask(
         self, request: httpx.Request, path: str, limit: int, binary: bool, urgent: bool, stop: threading.Event
@@ -253,7 +264,7 @@ class Client:
         tries, pause, longest = patience.tries, patience.first_wait, min(patience.longest_wait, patience.total)
         try:
             with self._gate.turn(self.url, stop, tries=tries, pause=pause, longest=longest, urgent=urgent) as turn:
-                # Nothing is read any more after a stop or the deadline, not even the header of a slow answer.
+                # Nothing more is read after a stop or the deadline, not even the header of a slow answer.
                 ending.set((stop, turn.sent + patience.total))
                 response, body = self._send(request, limit, binary, turn, stop)
                 refusal = self._refusal(path, response.status_code, body)
@@ -263,16 +274,16 @@ class Client:
             if turn.trouble:
                 self._gate.check(longest)
         except NoTurnError as reason:
-            raise HttpError(self.url, f"{path}: {reason}", status=reason.status) from None
+            raise self._error(path, str(reason), status=reason.status, retry_after=reason.retry_after) from None
         except OversizeError:
-            message = f"{path}: the answer is larger than the {limit} bytes that are read at most; {REPORT}"
-            raise HttpError(self.url, message, too_large=True) from None
+            message = f"the answer is larger than the {limit} bytes allowed; {REPORT}"
+            raise self._error(path, message, too_large=True) from None
         except (httpx.RequestError, httpx.InvalidURL, EOFError, OSError, zlib.error) as error:
-            what = f"{path}: {type(error).__name__} {error}".rstrip()
+            what = f"{type(error).__name__} {error}".rstrip()
             if isinstance(error.__cause__ and error.__cause__.__context__, ssl.SSLCertVerificationError):
                 advice = "check the URL, and the certificates that SSL_CERT_FILE or SSL_CERT_DIR names"
-                raise HttpError(self.url, f"{what}; {advice}") from error
-            raise TryAgain(HttpError(self.url, f"{what}; run again later")) from error
+                raise self._error(path, f"{what}; {advice}") from error
+            raise TryAgain(self._error(path, f"{what}; run again later")) from error
         if response.next_request is not None:
             return b"", response.next_request
         if turn.trouble:
@@ -280,13 +291,13 @@ class Client:
         if response.status_code != 200:
             raise refusal
         if body.lstrip()[:1] == b"<" and not binary:
-            raise TryAgain(PageError(self.url, f"{path}: an HTML page; look at it in a browser"))
+            raise TryAgain(PageError(self.url, _at(path, "an HTML page; look at it in a browser")))
         return body, None
 
     def _send(
         self, request: httpx.Request, limit: int, binary: bool, turn: Turn, stop: threading.Event
     ) -> tuple[httpx.Response, bytes]:
-        """Return one answer and its unpacked body, which nobody needs of a redirect; note in `turn` how it came."""
+        """Return one answer and its unpacked body, empty for a redirect; note in `turn` how it came."""
         request.extensions["timeout"] = httpx.Timeout(self._patience.timeout).as_dict()
         try:
             response = self._http.send(request, stream=True)
@@ -304,17 +315,17 @@ class Client:
         return response, body
 
     def _refusal(self, path: str, status: int, body: bytes) -> HttpError:
-        """Return the error that an answer with another status than 200 is."""
+        """Return the error for an answer with another status than 200."""
         excerpt = re.sub(rb"[^!-~]+", b" ", body[:200]).decode()
-        return HttpError(
-            self.url,
-            f"{path}: HTTP status {status} ({excerpt}); run again later",
-            status=status,
-            too_large=status == 413 or (status in (400, 403, 500) and bool(_TOO_LARGE.search(body))),
-        )
+        too_large = status == 413 or (status in (400, 403, 500) and bool(_TOO_LARGE.search(body)))
+        message = f"HTTP status {status} ({excerpt}); run again later"
+        return self._error(path, message, status=status, too_large=too_large)
+
+    def _error(self, path: str, message: str, **facts: Any) -> HttpError:
+        return HttpError(self.url, _at(path, message), **facts)
 
     def _wait_asked_for(self, response: httpx.Response) -> float | None:
-        """Return the seconds that ``Retry-After`` asks to wait, and a little more: not all shall come back at once."""
+        """Return the seconds that ``Retry-After`` asks to wait, and a little more so that not all come back at once."""
         seconds = retry_after(response.headers.get("Retry-After", ""), time.time())
         return None if seconds is None else seconds + random.uniform(0, self._patience.first_wait)
 
@@ -333,12 +344,16 @@ def _tries(error: LogError, tries: int, failures: int | None) -> int:
     return tries
 
 
+def _at(path: str, message: str) -> str:
+    return f"{path}: {message}" if path else message
+
+
 def _always() -> bool:
     return True
 
 
 def stopped() -> bool:
-    """Tell whether this thread's `stopping` is set: what fails then says nothing about the log."""
+    """Tell whether this thread's `stopping` is set: failures then say nothing about the log."""
     return stopping.get(_NEVER).is_set()
 
 
@@ -376,6 +391,6 @@ def _check_user_agent(user_agent: str) -> None:
         raise ParameterError(f"user_agent: {error}") from error
     if not has_contact:
         raise ParameterError(
-            f"user_agent is {user_agent!r}: logs ask for a contact, give a mail address or a URL, "
+            f"user_agent is {user_agent!r}: logs ask for a contact; give a mail address or a URL, "
             'for example user_agent="backfill of Example Org, ct@example.org"'
         )

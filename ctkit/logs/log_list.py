@@ -10,7 +10,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from ctkit.arguments import LogProtocol, checked
-from ctkit.errors import LogError, ParameterError
+from ctkit.errors import ParameterError
 from ctkit.logs.http import DEFAULT_PATIENCE, Client, Patience
 from ctkit.paths import local_path
 from ctkit.ranges import LARGEST_TREE
@@ -123,9 +123,6 @@ def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
         client = Client(source, user_agent=user_agent, patience=patience)
         try:
             return client.get("", bytes, limit=_LIST_LIMIT)
-        except LogError as error:
-            # The list itself has no path below its URL.
-            raise type(error)(source, error.message.removeprefix(": ")) from error
         finally:
             client.close()
     try:

@@ -216,11 +216,20 @@ class Pace:
 
 
 class NoTurnError(Exception):
-    """A request may not be sent; the text says why, and what to do; `status` is the HTTP status that led to it."""
+    """A request may not be sent; the text says why, and what to do.
 
-    def __init__(self, reason: str, status: int | None = None) -> None:
+    Attributes
+    ----------
+    status
+        The HTTP status that led to it.
+    retry_after
+        Seconds for which the host asks to be left alone.
+    """
+
+    def __init__(self, reason: str, *, status: int | None = None, retry_after: float | None = None) -> None:
         super().__init__(reason)
         self.status = status
+        self.retry_after = retry_after
 
 
 @dataclass
@@ -329,7 +338,8 @@ class Gate:
                         raise NoTurnError("stopped before the log answered; run again")
                     self._check_named(now, longest)
                     if log in self._in_trouble and self.pace.troubles >= max(tries, troubles + 1):
-                        raise NoTurnError(f"the host answers nobody: {self._last.trouble}", self._last.status)
+                        message = f"the host has answered no request: {self._last.trouble}"
+                        raise NoTurnError(message, status=self._last.status)
                     first = not self._under_way[log] and self._first_of(log) is mine
                     delay = self.pace.delay(now, tries, first=first) if first or self._queue[0] is mine else POLL
                     if delay <= 0:
@@ -379,7 +389,8 @@ class Gate:
     def _check_named(self, now: float, longest: float) -> None:
         seconds = self.pace.named_delay(now)
         if seconds > longest:
-            raise NoTurnError(f"the log asks to be left alone for another {seconds:.0f} seconds; run again after", 429)
+            message = f"the log asks to be left alone for another {seconds:.0f} seconds; run again after that"
+            raise NoTurnError(message, status=429, retry_after=seconds)
 
     def news(self) -> int:
         """Count a trouble that is worth a line; return how many a line now stands for, 0 if none is due yet."""
