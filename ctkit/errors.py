@@ -1,21 +1,21 @@
-"""What can go wrong, drawn by what the reader should do about it.
+"""Errors, arranged by what the reader should do about them.
 
 ::
 
     CtkitError
     |-- LogError(url)
-    |   |-- LogUnavailableError   the log could not be had just now: run again
-    |   |-- LogProtocolError      the log broke its protocol: report the log
-    |   `-- CheckpointError       a tree head does not hold: believe nothing of it
+    |   |-- LogUnavailableError   the log is not available just now: run again
+    |   |-- LogProtocolError      the log broke its protocol: report it
+    |   `-- CheckpointError       a tree head is false or contradicts another: do not trust the log
     |-- TableError(uri)
-    |   |-- SchemaMismatchError   the table is not one of ours, or demands what we do not do: name another
-    |   |-- UnconfirmedMergeError staging looks like a main table: look at both paths, then confirm
-    |   |-- KeyConflictError      rows disagree on what a key means: look at them
-    |   `-- StalePreviewError     a table moved since it was previewed: look again
+    |   |-- SchemaMismatchError   the table is not one of ours, or needs features that ctkit lacks: name another
+    |   |-- UnconfirmedMergeError staging looks like a main table: check both paths, then confirm
+    |   |-- KeyConflictError      rows with one key hold different certificates: compare them
+    |   `-- StalePreviewError     a table has changed since the preview: preview again
     `-- ParameterError            a parameter is wrong: correct it (also a ValueError)
 
-A certificate that cannot be read is data, not an error. Errors of httpx, deltalake, struct and the like become
-these where they enter the package.
+A certificate that cannot be read is data, not an error. Errors of httpx, deltalake, struct and the like are turned
+into these where they enter the package.
 """
 
 from ctkit.visible import visible
@@ -27,7 +27,7 @@ REPORT = "report this to the log's operator"
 class CtkitError(Exception):
     """Base of every error that ctkit raises on purpose.
 
-    Its text has a line for each argument, in which what comes from outside is visible; attributes are as they came.
+    Its text has one line for each argument, made safe to show (`ctkit.visible`); attributes are left as they are.
     """
 
     def __str__(self) -> str:
@@ -35,7 +35,7 @@ class CtkitError(Exception):
 
 
 class LogError(CtkitError):
-    """Something about one log.
+    """Base of errors about one log.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class LogError(CtkitError):
     message
         What happened, ending with what to do next.
     start, end
-        The indices ``[start, end)`` that cannot be had because of it, where that is known.
+        The indices ``[start, end)`` that are lost because of it, where that is known.
     """
 
     def __init__(self, url: str, message: str, *, start: int | None = None, end: int | None = None) -> None:
@@ -56,11 +56,11 @@ class LogError(CtkitError):
 
 
 class LogUnavailableError(LogError):
-    """The log could not be had just now; a later run may."""
+    """The log is not available just now; a later run may succeed."""
 
 
 class LogProtocolError(LogError):
-    """The log answered something that its protocol does not allow."""
+    """The log gave an answer that its protocol does not allow."""
 
 
 class CheckpointError(LogError):
@@ -68,7 +68,7 @@ class CheckpointError(LogError):
 
 
 class TableError(CtkitError):
-    """Something about one Delta table.
+    """Base of errors about one Delta table.
 
     Parameters
     ----------
@@ -85,17 +85,17 @@ class TableError(CtkitError):
 
 
 class SchemaMismatchError(TableError):
-    """The table is not one that we can read, or write.
+    """The table is not one that ctkit can read, or write.
 
-    Its schema or partitioning is not that of a table of CT entries, or its protocol or configuration demands what we do
-    not do.
+    Its schema or partitioning is not that of a table of CT entries, or its protocol or configuration needs what ctkit
+    does not support.
 
     Parameters
     ----------
     uri, message
         As for `TableError`.
     features
-        The table features that are in the way, by their names in the Delta protocol.
+        The table features that are not supported, by their names in the Delta protocol.
     """
 
     def __init__(self, uri: str, message: str, features: tuple[str, ...] = ()) -> None:
@@ -111,9 +111,9 @@ class UnconfirmedMergeError(TableError):
     uri
         The staging table's location.
     main
-        That of the table to merge into.
+        The location of the table to merge into.
     doubts
-        What makes it look so.
+        The reasons for the suspicion.
     """
 
     def __init__(self, uri: str, main: str, doubts: tuple[str, ...]) -> None:
@@ -126,11 +126,11 @@ class UnconfirmedMergeError(TableError):
 
 
 class KeyConflictError(TableError):
-    """Rows, of two tables or of one, hold different certificates under one ``(source_url, cert_index)``."""
+    """Rows of one table or two hold different certificates under one ``(source_url, cert_index)``."""
 
 
 class StalePreviewError(TableError):
-    """A table has another version than the preview that was to be acted on."""
+    """A table has changed since the preview that was to be acted on."""
 
 
 class ParameterError(CtkitError, ValueError):

@@ -1,4 +1,4 @@
-"""Arithmetic of half-open index ranges, one at a time and by the million."""
+"""Arithmetic of half-open index ranges, one at a time or by the million."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,13 +13,13 @@ END = 1 << 62
 """Beyond all indices."""
 
 LARGEST_TREE = 1 << 40
-"""Entries of a log at the most: the index of an entry has 40 bits (Static CT API, "SCT Extension")."""
+"""The largest size of a log: the index of an entry has 40 bits (Static CT API, "SCT Extension")."""
 
 _RANGES_AT_ONCE = 1 << 20
-"""Ranges that are compared together, so that what is made on the way stays small beside 50 million of them."""
+"""Ranges compared at a time, so that intermediate arrays stay small next to 50 million ranges."""
 
 _PAGES_AT_ONCE = 4096
-"""Pages that are worked out together: large enough for NumPy, and small beside any set of ranges."""
+"""Pages computed at a time: enough for NumPy, and little memory next to large sets of ranges."""
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -39,7 +39,7 @@ class IndexRange:
 
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end:
-            raise ValueError(f"[{self.start}, {self.end}) is no index range: 0 <= start <= end does not hold")
+            raise ValueError(f"[{self.start}, {self.end}) is not an index range: 0 <= start <= end does not hold")
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -50,7 +50,7 @@ class IndexRange:
 
 @dataclass(frozen=True, eq=False, slots=True)
 class RangeSet:
-    """Ranges of one log as two arrays: ascending, not empty, not touching.
+    """Ranges of one log as two arrays: ascending, none of them empty, no two touching.
 
     Attributes
     ----------
@@ -75,9 +75,9 @@ class RangeSet:
 
     @classmethod
     def merged(cls, starts: Int64s, ends: Int64s) -> Self:
-        """Return the set that covers the given ranges, whatever their order and overlap; empty ones are dropped.
+        """Return the set that covers the given ranges, in any order and overlap; empty ones are dropped.
 
-        Ranges that are in order already are not copied.
+        Ranges that are already in order are not copied.
         """
         starts, ends = np.asarray(starts, np.int64), np.asarray(ends, np.int64)
         if (starts < ends).all() and (ends[:-1] < starts[1:]).all():
@@ -103,25 +103,21 @@ class RangeSet:
         >>> [str(each) for each in RangeSet.holding(np.array([7, 3, 4, 7]))]
         ['[3, 5)', '[7, 8)']
         """
-        if (index[:-1] > index[1:]).any():
-            index = np.sort(index)
-        last = np.flatnonzero(index[1:] - index[:-1] > 1)
-        count = len(index)
-        return cls(index[np.append(0, last + 1)[:count]], index[np.append(last, -1)[:count]] + 1)
+        return cls.merged(*runs_of(index))
 
     @classmethod
     def joined(cls, sets: "Iterable[RangeSet]") -> Self:
         """Return the set that covers all the given ones."""
-        every = [each for each in sets if len(each)] or [cls.of()]
-        if len(every) == 1:
-            return cls(every[0].starts, every[0].ends)
+        parts = [part for part in sets if len(part)] or [cls.of()]
+        if len(parts) == 1:
+            return cls(parts[0].starts, parts[0].ends)
         return cls.merged(
-            np.concatenate([each.starts for each in every]), np.concatenate([each.ends for each in every])
+            np.concatenate([part.starts for part in parts]), np.concatenate([part.ends for part in parts])
         )
 
     @classmethod
     def repeated(cls, starts: Int64s, ends: Int64s) -> Self:
-        """Return the set of the indices that several of the given ranges have, whatever their order.
+        """Return the set of the indices that are in several of the given ranges, in any order.
 
         Examples
         --------
@@ -130,7 +126,7 @@ class RangeSet:
         """
         edges = np.concatenate([starts, ends])
         steps = np.repeat([1, -1], [len(starts), len(ends)])
-        # Where one range ends and another begins, there is one of them.
+        # An end sorts before a start at the same edge: ranges that touch do not overlap.
         order = np.lexsort((steps, edges))
         several = np.flatnonzero(np.cumsum(steps[order]) > 1)
         return cls.merged(edges[order][several], edges[order][several + 1])
@@ -195,9 +191,9 @@ class RangeSet:
         >>> RangeSet.of((5, 7), (9, 10)).contains(np.arange(4, 11)).tolist()
         [False, True, True, False, False, True, False]
         """
-        at = np.searchsorted(self.ends, index, side="right")
-        inside = at < len(self.ends)
-        inside[inside] = self.starts[at[inside]] <= index[inside]
+        number = np.searchsorted(self.ends, index, side="right")
+        inside = number < len(self.ends)
+        inside[inside] = self.starts[number[inside]] <= index[inside]
         return inside
 
     def intersect(self, other: "RangeSet") -> Self:
@@ -208,8 +204,8 @@ class RangeSet:
         >>> [str(each) for each in RangeSet.of((0, 5), (7, 9)).intersect(RangeSet.of((3, 8)))]
         ['[3, 5)', '[7, 8)']
         """
-        parts = [self._shared(other, slice(at, at + _RANGES_AT_ONCE)) for at in range(0, len(self), _RANGES_AT_ONCE)]
-        return self.joined(parts)
+        slices = (slice(first, first + _RANGES_AT_ONCE) for first in range(0, len(self), _RANGES_AT_ONCE))
+        return self.joined([self._shared(other, part) for part in slices])
 
     def _shared(self, other: "RangeSet", part: slice) -> Self:
         """Return what a slice of the ranges shares with another set."""
@@ -248,32 +244,32 @@ class RangeSet:
         Parameters
         ----------
         page_size
-            Asked anew before each request, because a log's page size is learned while it is read.
+            Called before each request, because a log's page size is learned while it is read.
 
         Examples
         --------
         >>> [str(page) for page in RangeSet.of((5, 7), (9, 10), (300, 520)).pages(lambda: 256)]
         ['[5, 10)', '[300, 512)', '[512, 520)']
         """
-        at = 0
+        planned = 0
         while True:
             size = page_size()
-            for start, end in self._pages_from(at, size):
+            for start, end in self._pages_from(planned, size):
                 yield IndexRange(start, end)
-                at = end
+                planned = end
                 if page_size() != size:
                     break
             else:
                 return
 
-    def _pages_from(self, at: int, page_size: int) -> Iterator[tuple[int, int]]:
-        for starts, ends in self.page_bounds(page_size, at):
+    def _pages_from(self, start: int, page_size: int) -> Iterator[tuple[int, int]]:
+        for starts, ends in self.page_bounds(page_size, start):
             yield from zip(starts.tolist(), ends.tolist(), strict=True)
 
     def page_totals(self, page_size: int) -> tuple[int, int]:
         """Return how many requests `pages` yields, and how many indices they span together.
 
-        It takes as long as there are ranges, however many pages those have: a log may claim any number of entries.
+        The time depends on the number of ranges, not of pages: a log may claim any number of entries.
 
         Examples
         --------
@@ -281,10 +277,10 @@ class RangeSet:
         (3, 225)
         """
         requests = between = 0
-        for at in range(0, len(self), _RANGES_AT_ONCE):
-            starts, ends = self.starts[at : at + _RANGES_AT_ONCE], self.ends[at : at + _RANGES_AT_ONCE]
-            # Of each range the last page of the one before it, which both may need: then what lies between comes, too.
-            before = self.ends[at - 1 : at + len(starts) - 1] if at else np.append(0, ends[:-1])
+        for first in range(0, len(self), _RANGES_AT_ONCE):
+            starts, ends = self.starts[first : first + _RANGES_AT_ONCE], self.ends[first : first + _RANGES_AT_ONCE]
+            # A range may need the last page of the range before it: then what lies between them comes too.
+            before = self.ends[first - 1 : first + len(starts) - 1] if first else np.append(0, ends[:-1])
             is_shared = (before - 1) // page_size == starts // page_size
             requests += int(((ends - 1) // page_size - starts // page_size + 1 - is_shared).sum())
             between += int((starts - before)[is_shared].sum())
@@ -295,7 +291,7 @@ class RangeSet:
 
         There is one for each page that holds a wanted index. Pages are the aligned stretches
         ``[k * page_size, (k + 1) * page_size)``; a request runs from the first to the last wanted index of its page.
-        However many ranges there are, the arrays are short: pages are looked up in the ranges, a few thousand at once.
+        The arrays are short however many ranges there are: pages are looked up in the ranges, a few thousand at a time.
 
         Examples
         --------
@@ -303,15 +299,15 @@ class RangeSet:
         [[[5, 300, 512], [10, 512, 520]]]
         """
         while (first := int(np.searchsorted(self.ends, start, side="right"))) < len(self):
-            at = max(start, int(self.starts[first]))
-            edges = (at // page_size + np.arange(_PAGES_AT_ONCE + 1)) * page_size
+            page = max(start, int(self.starts[first])) // page_size
+            edges = (page + np.arange(_PAGES_AT_ONCE + 1)) * page_size
             lows, highs = np.maximum(edges[:-1], start), edges[1:]
-            # Of the ranges that a page touches: the first one, and the one after the last.
-            first_of = np.searchsorted(self.ends, lows, side="right")
-            end_of = np.searchsorted(self.starts, highs, side="left")
-            wanted = first_of < end_of
-            starts = np.maximum(lows[wanted], self.starts[first_of[wanted]])
-            ends = np.minimum(highs[wanted], self.ends[end_of[wanted] - 1])
+            # For each page the first range that it touches, and the one after the last.
+            firsts = np.searchsorted(self.ends, lows, side="right")
+            stops = np.searchsorted(self.starts, highs, side="left")
+            wanted = firsts < stops
+            starts = np.maximum(lows[wanted], self.starts[firsts[wanted]])
+            ends = np.minimum(highs[wanted], self.ends[stops[wanted] - 1])
             yield starts, ends
             start = int(edges[-1])
 
@@ -324,7 +320,8 @@ def runs_of(index: Int64s) -> tuple[Int64s, Int64s]:
     >>> [each.tolist() for each in runs_of(np.array([7, 3, 4, 4, 5]))]
     [[3, 4, 7], [5, 6, 8]]
     """
-    index = np.sort(index)
+    if (index[:-1] > index[1:]).any():
+        index = np.sort(index)
     last = np.flatnonzero(np.diff(index) != 1)
     count = len(index)
     return index[np.append(0, last + 1)[:count]], index[np.append(last, -1)[:count]] + 1

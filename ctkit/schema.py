@@ -1,4 +1,4 @@
-"""The 20 columns, their key and their partition, spelled once."""
+"""The 20 columns, their key and their partition."""
 
 from typing import Literal
 
@@ -53,12 +53,12 @@ def row_schema(as_der: AsDer = "binary") -> pa.Schema:
 
 
 REPEATING = ("update_type", "source_name", "source_url", "signature_algorithm", "issuer_aggregated", "chain")
-"""Columns of few values, many times each. The others are as good as unique, and a dictionary of them costs time and
+"""Columns of few values that repeat often. In the others nearly all values differ: a dictionary would cost time, and
 space."""
 
 
 def encoded_schema(as_der: AsDer = "binary") -> pa.Schema:
-    """Return the schema of rows in flight: `row_schema` with dictionaries in place of texts that repeat.
+    """Return the schema of rows in flight: `row_schema` with dictionaries for texts that repeat.
 
     Examples
     --------
@@ -75,10 +75,10 @@ def encoded_schema(as_der: AsDer = "binary") -> pa.Schema:
 
 GAP_SCHEMA = pa.schema(
     [
-        # A dictionary: of 50 million gaps, the URLs alone would take gigabytes.
+        # A dictionary, because the URLs of 50 million gaps would take gigabytes.
         pa.field("source_url", pa.dictionary(pa.int32(), pa.string()), nullable=False),
         pa.field("start", pa.int64(), nullable=False),
         pa.field("end", pa.int64(), nullable=False),
     ]
 )
-"""Gaps in flight: ``[start, end)`` of one log, ascending by ``source_url`` and ``start``, never touching."""
+"""Gaps in flight: ``[start, end)`` of one log, ascending by ``source_url`` and ``start``; no two touch."""

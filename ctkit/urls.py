@@ -16,7 +16,7 @@ def canonical_url(url: str) -> str:
     Raises
     ------
     ParameterError
-        Nothing but white space, slashes or a scheme is there, or a lone surrogate.
+        There is nothing but white space, slashes or a scheme, or there is a lone surrogate.
 
     Examples
     --------
@@ -28,13 +28,13 @@ def canonical_url(url: str) -> str:
     given, url = url, url.strip()
     if not url.startswith(("http://", "https://")):
         url = f"https://{url}"
-    # Spaces between the slashes go, too: what is canonical stays as it is.
+    # Spaces between the slashes go too: a canonical URL must not change again.
     end = len(url)
     while url[end - 1 : end] == "/" or url[end - 1 : end].isspace():
         end -= 1
-    # Half a character is one that no table and no request can carry.
+    # No table and no request can carry a lone surrogate.
     if url[:end] in ("http:", "https:") or re.search("[\ud800-\udfff]", url):
-        raise ParameterError(f"{given!r} is no URL of a log: give one like https://log.example/2026h2")
+        raise ParameterError(f"{given!r} is not the URL of a log: give one like https://log.example/2026h2")
     return url[:end]
 
 

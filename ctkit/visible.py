@@ -1,4 +1,4 @@
-"""Text from outside, made visible: what logs, certificates, files, tables and the environment say reaches people so."""
+"""Text from logs, certificates, files, tables and the environment, made safe to show."""
 
 import logging
 import re
@@ -14,11 +14,11 @@ _INVISIBLE = re.compile(
 
 
 def visible(text: str) -> str:
-    r"""Return `text` in one line, with what cannot be seen in it as escapes, as Python writes them.
+    r"""Return `text` on one line, with Python's escapes in place of what cannot be seen.
 
-    These are control characters, terminal escapes and line ends among them; what turns text around; what has no width;
-    spaces other than the plain one; lone surrogates; and code points without a character. Everything else stays as it
-    is, so that what has been made visible once stays the same.
+    Escaped are control characters, which include line ends and terminal escapes; characters that change the direction
+    of text or have no width; spaces other than the plain one; lone surrogates; and code points without a character.
+    Everything else stays, so that text made visible once does not change again.
 
     Examples
     --------
@@ -28,8 +28,8 @@ def visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return "".join(
-        each if each.isprintable() and not _INVISIBLE.match(each) else each.encode("unicode_escape").decode()
-        for each in text
+        letter if letter.isprintable() and not _INVISIBLE.match(letter) else letter.encode("unicode_escape").decode()
+        for letter in text
     )
 
 
@@ -51,7 +51,7 @@ def first_of(items: _Items, most: int) -> str:
 
 
 class _VisibleArguments(logging.Filter):
-    """Makes the arguments of a log line visible; numbers stay numbers."""
+    """Makes the arguments of log messages visible; numbers stay numbers."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if isinstance(record.args, tuple):
@@ -64,9 +64,9 @@ def _shown(value: Any) -> Any:
 
 
 def get_logger(name: str) -> logging.Logger:
-    """Return the logger of a module of ctkit, each of whose lines is one line for every handler there may be.
+    """Return the logger of a module of ctkit: each of its messages is one line, whatever the handler.
 
-    Its messages are format strings of ours, and all that comes from outside is an argument.
+    Messages are format strings of ours; text from outside is always an argument.
     """
     logger = logging.getLogger(name)
     logger.addFilter(_VISIBLE)

@@ -13,13 +13,22 @@ from hypothesis import strategies as st
 
 from ctkit.demo.embedded import Request, make_log
 from ctkit.errors import CheckpointError
-from ctkit.wire.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth, tree_head_to_sign
+from ctkit.wire.checkpoint import (
+    Checkpoint,
+    UnreadableHeadError,
+    note_key_id,
+    read_checkpoint,
+    read_sth,
+    tree_head_to_sign,
+)
 
 URL = "https://log.example/2026h1"
 LOG = make_log("Heads 2026h1", 5)
 STH = LOG.respond(Request("ct/v1/get-sth")).body
 NOTE = LOG.respond(Request("checkpoint")).body
 NOTHING = object()
+ODD_BASE64 = "A" * 42 + "B="
+"""32 bytes, and bits beyond them that are not zero."""
 
 
 def sth(**changes):
@@ -102,7 +111,7 @@ def test_verify_with_an_rsa_key():
     head = Checkpoint(URL, URL, 5, bytes(32), 7, digitally_signed(signature, algorithm=1))
 
     assert head.verify(der(key)) == head
-    with pytest.raises(CheckpointError, match="not signed by the log's key"):
+    with pytest.raises(CheckpointError):
         replace(head, tree_size=6).verify(der(key))
 
 
@@ -111,9 +120,9 @@ def test_verify_with_another_key(head):
     """Another key does not verify, be it of the right kind, of another, or none at all."""
     p256, p384 = der(ec.generate_private_key(ec.SECP256R1())), der(ec.generate_private_key(ec.SECP384R1()))
     for key in (p256, p384, der(rsa.generate_private_key(65537, 2048))):
-        with pytest.raises(CheckpointError, match="not signed by the log's key"):
+        with pytest.raises(CheckpointError):
             head.verify(key)
-    with pytest.raises(CheckpointError, match="public key cannot be read"):
+    with pytest.raises(CheckpointError):
         head.verify(b"no key")
 
 
@@ -122,14 +131,14 @@ def test_verify_with_a_key_on_another_curve():
     key = ec.generate_private_key(ec.SECP384R1())
     signature = key.sign(tree_head_to_sign(7, 5, bytes(32)), ec.ECDSA(hashes.SHA256()))
 
-    with pytest.raises(CheckpointError, match="not signed by the log's key"):
+    with pytest.raises(CheckpointError):
         Checkpoint(URL, URL, 5, bytes(32), 7, digitally_signed(signature)).verify(der(key))
 
 
 @pytest.mark.parametrize("change", [{"tree_size": 6}, {"timestamp": 1}, {"root_hash": bytes(32)}], ids=str)
 def test_verify_of_a_changed_tree_head(change):
     """The signature covers size, time and root."""
-    with pytest.raises(CheckpointError, match="not signed by the log's key") as caught:
+    with pytest.raises(CheckpointError) as caught:
         replace(read_sth(STH, URL), **change).verify(LOG.public_key)
 
     assert caught.value.url == URL
@@ -157,36 +166,25 @@ def test_read_checkpoint_leaves_other_signatures_aside():
 
 
 @pytest.mark.parametrize(
-    ("data", "what"),
+    "data",
     [
-        (b"", "no JSON"),
-        (b"\xff\xfe\xff", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
-        (b"[]", "no JSON object"),
-        (sth(tree_size=NOTHING), "tree_size"),
-        (sth(tree_size="5"), "tree_size"),
-        (sth(tree_size=5.0), "tree_size"),
-        (sth(tree_size=True), "tree_size"),
-        (sth(tree_size=-1), "tree_size"),
-        (sth(tree_size=2**40 + 1), "tree_size"),
-        (sth(tree_size=2**62), "tree_size"),
-        (sth(timestamp=None), "timestamp"),
-        (sth(timestamp=2**63), "timestamp"),
-        (sth(sha256_root_hash=NOTHING), "sha256_root_hash"),
-        (sth(sha256_root_hash="no base64!"), "the root hash is no base64"),
-        (sth(sha256_root_hash="\u00fc\ud800"), "the root hash is no base64"),
-        (sth(sha256_root_hash=text(bytes(31))), "31 bytes"),
-        (sth(sha256_root_hash="A" * 42 + "B="), "the root hash is no canonical base64"),
-        (sth(tree_head_signature=7), "tree_head_signature"),
-        (sth(tree_head_signature=""), "digitally-signed"),
-        (sth(tree_head_signature=text(b"\x04\x03\x00\x05abcd")), "digitally-signed"),
-        (sth(tree_head_signature=text(b"\x04\x02\x00\x04abcd")), "digitally-signed"),
-        (sth(tree_head_signature=text(b"\x05\x03\x00\x04abcd")), "digitally-signed"),
+        b"",
+        b"\xff\xfe\xff",
+        b"[" * 100_000,
+        b"[]",
+        *(sth(tree_size=size) for size in (NOTHING, "5", 5.0, True, -1, 2**40 + 1, 2**62)),
+        *(sth(timestamp=timestamp) for timestamp in (None, 2**63)),
+        *(
+            sth(sha256_root_hash=root)
+            for root in (NOTHING, "no base64!", "\u00fc\ud800", text(bytes(31)), "A" * 42 + "B=")
+        ),
+        *(sth(tree_head_signature=signature) for signature in (7, "")),
+        *(sth(tree_head_signature=text(head + b"abcd")) for head in (b"\4\3\0\5", b"\4\2\0\4", b"\5\3\0\4")),
     ],
 )
-def test_read_sth_of_something_else(data, what):
-    """What is no signed tree head is refused, and the error says what is wrong."""
-    with pytest.raises(CheckpointError, match=what) as caught:
+def test_read_sth_of_something_else(data):
+    """What is no signed tree head is refused."""
+    with pytest.raises(UnreadableHeadError) as caught:
         read_sth(data, URL)
 
     assert caught.value.url == URL
@@ -197,43 +195,36 @@ def test_read_sth_accepts_the_largest_size():
     assert read_sth(sth(tree_size=2**40), URL).tree_size == 2**40
 
 
+LAST_WORD = NOTE[NOTE.rindex(b" ") :]
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "what"),
+    ("old", "new"),
     [
-        (NOTE, b"", "blank line"),
-        (NOTE, b"\xff", "no UTF-8"),
-        (b"\n\n", b"\n", "blank line"),
-        (NOTE[-40:], NOTE[-40:-1], "blank line"),
-        (b"\n5\n", b"\n", "2 lines"),
-        (b"\n\n", b"\nextension\n\n", "4 lines"),
-        (b"\n5\n", b"\n05\n", "tree size '05'"),
-        (b"\n5\n", b"\n+5\n", "tree size"),
-        (b"\n5\n", "\n\u0665\n".encode(), "tree size"),
-        (b"\n5\n", b"\n1099511627777\n", "tree size"),
-        (b"\n5\n", b"\n4611686018427387904\n", "tree size"),
-        (LOG.origin.encode() + b"\n", b"\n", "origin"),
-        (LOG.origin.encode() + b"\n", b"log\x00.example\n", "origin"),
-        (LOG.origin.encode() + b"\n", b"other.example\n", "no RFC 6962 signature by 'other.example'"),
-        (b"=\n\n", b"\n\n", "root hash is no base64"),
-        (text(LOG.tree.root()).encode(), text(bytes(33)).encode(), "33 bytes"),
-        ("\u2014".encode(), b"-", "no signature line"),
-        (b"\n\n", b"\n\n\n", "no signature line"),
-        (NOTE[NOTE.rindex(b" ") :], b" AAAA!\n", "a signature of the log is no base64"),
-        (NOTE[NOTE.rindex(b" ") :], f" {text(bytes(7))}\n".encode(), "no RFC 6962 signature"),
-        (
-            NOTE[NOTE.rindex(b" ") :],
-            f" {text(bytes(4) + bytes([255] * 8) + digitally_signed(b'ab'))}\n".encode(),
-            "no RFC 6962",
-        ),
+        (NOTE, b""),
+        (NOTE, b"\xff"),
+        (b"\n\n", b"\n"),
+        (NOTE[-40:], NOTE[-40:-1]),
+        (b"\n5\n", b"\n"),
+        (b"\n\n", b"\nextension\n\n"),
+        *((b"\n5\n", f"\n{size}\n".encode()) for size in ("05", "+5", "\u0665", 2**40 + 1, 2**62)),
+        *((LOG.origin.encode() + b"\n", origin) for origin in (b"\n", b"log\x00.example\n", b"other.example\n")),
+        (b"=\n\n", b"\n\n"),
+        (text(LOG.tree.root()).encode(), text(bytes(33)).encode()),
+        ("\u2014".encode(), b"-"),
+        (b"\n\n", b"\n\n\n"),
+        (LAST_WORD, b" AAAA!\n"),
+        (LAST_WORD, f" {text(bytes(7))}\n".encode()),
+        (LAST_WORD, f" {text(bytes(4) + bytes([255] * 8) + digitally_signed(b'ab'))}\n".encode()),
     ],
-    # The log's key is made anew for each run.
+    # The log's key is another in each run.
     ids=[str(number) for number in range(21)],
 )
-def test_read_checkpoint_of_something_else(old, new, what):
-    """What is no checkpoint is refused, and the error says what is wrong."""
+def test_read_checkpoint_of_something_else(old, new):
+    """What is no checkpoint is refused."""
     assert old in NOTE
 
-    with pytest.raises(CheckpointError, match=what) as caught:
+    with pytest.raises(UnreadableHeadError) as caught:
         read_checkpoint(NOTE.replace(old, new, 1), URL)
 
     assert caught.value.url == URL

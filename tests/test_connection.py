@@ -223,7 +223,7 @@ def test_get_when_redirected_from_https_to_http(environment: pytest.MonkeyPatch,
         def redirect(request: BaseHTTPRequestHandler) -> None:
             request.wfile.write(f"HTTP/1.1 302 Found\r\nLocation: {plain}/y\r\nContent-Length: 0\r\n\r\n".encode())
 
-        with serving(redirect, certificate) as url, pytest.raises(HttpError, match="redirected to http://"):
+        with serving(redirect, certificate) as url, pytest.raises(HttpError):
             get(url)
 
     assert asked == []
@@ -254,8 +254,9 @@ def test_get_when_an_answer_comes_byte_by_byte(
 ) -> None:
     """An answer that never pauses for long, and takes too long as a whole, is left."""
     environment.setenv("SSL_CERT_FILE", str(certificate))
-    with serving(answer, certificate if tls else None) as url, pytest.raises(HttpError, match="ReadTimeout"):
+    with serving(answer, certificate if tls else None) as url, pytest.raises(HttpError) as raised:
         get(url, ONCE)
+    assert isinstance(raised.value.__cause__, httpx.ReadTimeout)
 
 
 def test_get_when_stopped_while_a_host_does_not_answer_at_all(environment: pytest.MonkeyPatch) -> None:

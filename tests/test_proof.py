@@ -191,5 +191,5 @@ def test_answers_with_proofs_are_read():
 def test_answers_that_hold_no_proof(body):
     """An answer of another form breaks the protocol."""
     for read in (read_audit_path, read_entry_and_proof, read_consistency):
-        with pytest.raises(LogProtocolError, match="is not what RFC 6962 says; report"):
+        with pytest.raises(LogProtocolError):
             read(body, URL)

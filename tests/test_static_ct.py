@@ -14,7 +14,7 @@ from fakes import FakeLog
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.demo.issuance import issue
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.logs.http import Patience, stopping
+from ctkit.logs.http import HttpError, Patience, stopping
 from ctkit.logs.static_ct import StaticCtLog, tile_path
 from ctkit.wire.entries import EntryBlock
 
@@ -154,8 +154,9 @@ def test_get_entries_when_the_tree_has_grown(small: FakeLog, serve: Serve) -> No
 
 def test_get_entries_beyond_the_tip(small: FakeLog, serve: Serve) -> None:
     """An index that the log does not have is not asked for, and not there yet."""
-    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match=r"entry 260 yet .*size 260.*run again"):
+    with _open(serve(small)) as log, pytest.raises(LogUnavailableError) as raised:
         log.get_entries(260, 270)
+    assert (raised.value.start, raised.value.end) == (260, 270)
     assert small.paths("tile/") == []
 
 
@@ -163,7 +164,7 @@ def test_get_entries_when_a_tile_is_not_there(small: FakeLog, serve: Serve) -> N
     """A tile that the checkpoint covers but the log does not serve is unavailable."""
     small.missing_tiles = {0}
 
-    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match="entry 3 yet") as raised:
+    with _open(serve(small)) as log, pytest.raises(LogUnavailableError) as raised:
         log.get_entries(3, 10)
     assert (raised.value.start, raised.value.end) == (3, 10)
 
@@ -185,7 +186,7 @@ def test_get_entries_when_the_tile_is_another(small: FakeLog, serve: Serve) -> N
     """A tile of other entries than its path says is refused."""
     small.shift = 1
 
-    with _open(serve(small)) as log, pytest.raises(LogProtocolError, match="leaf_index is 6") as raised:
+    with _open(serve(small)) as log, pytest.raises(LogProtocolError) as raised:
         log.get_entries(5, 20)
     assert (raised.value.start, raised.value.end) == (5, 20)
 
@@ -197,7 +198,7 @@ def test_get_entries_when_one_entry_is_of_another_index(small: FakeLog, serve: S
 
     with _open(serve(small)) as log:
         blocks = [log.get_entries(5, 256), log.get_entries(8, 256)]
-        with pytest.raises(LogProtocolError, match="leaf_index is 99") as raised:
+        with pytest.raises(LogProtocolError) as raised:
             log.get_entries(7, 256)
 
     assert [block.index.tolist() for block in blocks] == [[5, 6], list(range(8, 256))]
@@ -221,9 +222,9 @@ def test_get_entries_when_a_tile_is_too_large(small: FakeLog, serve: Serve, monk
     """A tile beyond the limit is lost as a whole, and the error does not advise to ask for less: there is no less."""
     monkeypatch.setattr("ctkit.logs.static_ct._TILE_LIMIT", 1000)
 
-    with _open(serve(small)) as log, pytest.raises(LogUnavailableError, match=r"larger than .*report this") as raised:
+    with _open(serve(small)) as log, pytest.raises(HttpError) as raised:
         log.get_entries(5, 200)
-    assert (raised.value.start, raised.value.end) == (5, 200)
+    assert (raised.value.too_large, raised.value.start, raised.value.end) == (True, 5, 200)
     assert len(small.paths("tile/")) == 1
 
 
@@ -289,8 +290,10 @@ def test_get_entries_when_an_issuer_cannot_be_had(small: FakeLog, serve: Serve, 
     small.issuer_status = {_fingerprint(small, 3): status}
 
     with _open(serve(small)) as log:
-        with pytest.raises(LogUnavailableError, match=f"issuer/.*{status}") as raised:
+        with pytest.raises(LogUnavailableError) as raised:
             log.get_entries(3, 9)
+        assert isinstance(raised.value.__cause__, HttpError)
+        assert raised.value.__cause__.status == status
         small.issuer_status = {}
         block = log.get_entries(3, 9)
 
@@ -352,7 +355,7 @@ def test_get_entries_when_a_store_answers_for_nothing(small: FakeLog, serve: Ser
     with _open(serve(store)) as log:
         log.get_checkpoint()
         store.lacks = lambda path: path.startswith(("issuer/", "checkpoint"))
-        with pytest.raises((LogUnavailableError, LogProtocolError), match="issuer/"):
+        with pytest.raises((LogUnavailableError, LogProtocolError)):
             log.get_entries(0, 256)
 
 
@@ -411,7 +414,7 @@ def test_get_entries_when_an_issuer_is_another_certificate(small: FakeLog, serve
     wrong = _fingerprint(small, 3)
     small.wrong_issuers = {wrong}
 
-    with _open(serve(small)) as log, pytest.raises(LogProtocolError, match=f"{wrong} is not") as raised:
+    with _open(serve(small)) as log, pytest.raises(LogProtocolError) as raised:
         log.get_entries(3, 9)
     assert (raised.value.start, raised.value.end) == (3, 9)
     assert small.paths("issuer/").count(f"issuer/{wrong}") == FAST.tries

@@ -1,4 +1,4 @@
-"""The whole cycle on embedded logs: a table with holes is found incomplete, filled, looked at, merged, complete."""
+"""The whole cycle on embedded logs: find the gaps of a table, fill them, preview, merge, and find none."""
 
 import base64
 import fcntl
@@ -33,10 +33,10 @@ ENTRIES = 12_000
 """Entries of each of the two logs."""
 
 NEW_ENTRIES = 1_500
-"""By so many each log grows when it is kept up, so that there is something to do in JupyterLab."""
+"""Entries by which each log grows when it is served, so that there is something to do in JupyterLab."""
 
 SERVE_PORT = 8962
-"""Where logs that are kept up listen, if nobody else does; ``parameters/demo.yaml`` has it."""
+"""Port of the logs that are served, unless it is taken; ``parameters/demo.yaml`` names it."""
 
 DAYS = 3
 USER_AGENT = "ctkit demo, nobody@example.org"
@@ -46,14 +46,14 @@ _OURS = ("main", "staging", "state.json", "parameters.yaml", "notebooks", "runs"
 
 
 def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> int:
-    """Run the cycle through the runbooks, and tell what happens.
+    """Run the cycle through the runbooks, and describe it.
 
     Parameters
     ----------
     folder
-        Where the tables, the parameter file and the output notebooks go. A demo that is there already starts anew.
+        Where the tables, the parameter file and the output notebooks go. A demo in it starts again from the beginning.
     serve
-        Keep the logs up afterwards, until Ctrl+C.
+        Serve the logs afterwards, until Ctrl+C.
     entries
         Size of each of the two logs.
 
@@ -74,7 +74,7 @@ def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> i
 
 def _run(folder: Path, *, serve: bool, entries: int) -> int:
     _clear(folder)
-    # What the cells print is in the records; here it would drown the story.
+    # The output of the cells is in the output notebooks.
     logging.getLogger("papermill").setLevel(logging.WARNING)
     _tell(f"Issuing {2 * entries:,} certificates and precertificates for two logs ...")
     logs = make_logs(entries)
@@ -111,7 +111,7 @@ def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> d
             for log in logs
         ],
         "from_index": 0,
-        # Nobody writes what lies above a log's last row, however new the state file is.
+        # No live server will write the entries above the last row, however new the state file is.
         "internal_only": False,
         "verify": "entries",
         "user_agent": USER_AGENT,
@@ -127,10 +127,10 @@ def _serve(logs: list[EmbeddedLog], *, port: int) -> LogServer:
 
 @contextmanager
 def _hold(folder: Path) -> Iterator[None]:
-    """Make the folder, and keep a second demo out of it."""
+    """Create the folder, and keep other demos out of it."""
     try:
         if folder.exists() and any(folder.iterdir()) and not (folder / _MARK).exists():
-            raise ParameterError(f"{folder} holds other things than a demo; name an empty or a new folder")
+            raise ParameterError(f"{folder} holds something other than a demo; name an empty or a new folder")
         folder.mkdir(parents=True, exist_ok=True)
         mark = (folder / _MARK).open("w")
     except OSError as error:
@@ -158,13 +158,13 @@ class _Demo:
     server: LogServer
 
     def run_cycle(self) -> int:
-        """Fill main with holes in it, then find, fetch, look, merge, and find none."""
+        """Fill main, with holes, then find, fetch, preview, merge, and find none."""
         self._write_files()
         rows = self._fill_main()
-        _tell(f"A live service filled the main table and missed some: {rows:,} rows in {self.folder / 'main'}\n")
-        self._tell_gaps("1. Gaps: what the logs have and the table has not")
+        _tell(f"A live service filled main, and missed some entries: {rows:,} rows in {self.folder / 'main'}\n")
+        self._tell_gaps("1. Gaps: what the logs have and the table lacks")
         steps = [
-            ("2. Backfill: fetch exactly those into staging", "backfill"),
+            ("2. Backfill: fetch exactly those entries into staging", "backfill"),
             ("3. Preview: look at gaps and staging; nothing changes", "preview"),
             ("4. Merge: staging into main, in one commit", "merge"),
         ]
@@ -172,14 +172,14 @@ class _Demo:
             _tell(f"{title}\n   ctkit run {name} -f {self._shown('parameters.yaml')}")
             record = self.folder / "runs" / f"{name}.ipynb"
             if code := run_notebook(name, {}, shared=self._parameters, output=record):
-                _tell(f"   failed; its record is {record}")
+                _tell(f"   failed; see {record}")
                 return code
             _tell(f"   record: {self._shown(f'runs/{name}.ipynb')}\n")
         missing = self._tell_gaps("5. Gaps again")
         main = find_table(self.folder / "main")
         rows, entries = main.count() if main else 0, sum(log.tree_size for log in self.logs)
         complete = not missing and rows == entries
-        verdict = "complete, nothing twice" if complete else "NOT complete"
+        verdict = "complete, without duplicates" if complete else "NOT complete"
         _tell(f"Main has {rows:,} rows for the {entries:,} entries of both logs: {verdict}.")
         _tell(f"Tables and output notebooks are in {self._shown('')}; to try it yourself: ctkit demo --serve")
         return 0 if complete else 1
@@ -213,13 +213,13 @@ class _Demo:
         (self.folder / "parameters.yaml").write_text(text + yaml.safe_dump(self._parameters, sort_keys=False))
 
     def _fill_main(self) -> int:
-        """Write what a live service would have: all but the holes."""
+        """Write what a live service would have written: everything but the holes."""
         main = open_table(self.folder / "main")
         clients = [open_log(self.server.url(log), user_agent=USER_AGENT, name=log.name) for log in self.logs]
         present = pa.concat_tables(
             _as_gaps(client.url, _seen(log.tree_size)) for client, log in zip(clients, self.logs, strict=True)
         )
-        # As a live service, which verifies nothing.
+        # A live service verifies nothing.
         report = backfill(clients, present, main, verify="off")
         for client in clients:
             client.close()
@@ -235,7 +235,7 @@ class _Demo:
         return missing
 
     def _shown(self, name: str) -> str:
-        """Return a path as one would type it here."""
+        """Return a path as it would be typed in the current folder."""
         path = self.folder / name
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
@@ -247,7 +247,8 @@ def _tell(text: str) -> None:
 def _seen(size: int) -> RangeSet:
     """Return the indices that the live service of the demo wrote, of a log of `size` entries.
 
-    It missed an outage, what other logs had shown it already (holes of one entry all over), and the newest entries.
+    It missed an outage, certificates that it knew from other logs (holes of one entry everywhere), and the newest
+    entries.
     """
     index = np.arange(size)
     outage = (index >= size * 3 // 10) & (index < size * 4 // 10)

@@ -1,4 +1,4 @@
-"""A CT log that lives in this process: real keys, real certificates, a real Merkle tree, both protocols."""
+"""A CT log in this process, with real keys and certificates, a real Merkle tree, and both protocols."""
 
 import base64
 import gzip
@@ -53,7 +53,7 @@ class LogEntry:
 
     @property
     def extra_data(self) -> bytes:
-        """What get-entries sends beside the leaf (RFC 6962, section 4.6)."""
+        """The ``extra_data`` of get-entries (RFC 6962, section 4.6)."""
         # ASN.1Cert certificate_chain<0..2^24-1>;                                          for an x509_entry
         # struct { ASN.1Cert pre_certificate;
         #          ASN.1Cert precertificate_chain<0..2^24-1>; } PrecertChainEntry;         for a precert_entry
@@ -107,7 +107,7 @@ class EmbeddedLog:
     Parameters
     ----------
     name
-        What the log is called; its path on a server and its origin are made from it.
+        Name of the log; its path on a server and its origin are derived from it.
     protocols
         Any of ``"rfc6962"`` and ``"static-ct"``. Entries carry a ``leaf_index`` extension only with the latter.
     seed
@@ -117,7 +117,7 @@ class EmbeddedLog:
     interval
         Milliseconds between two entries, on average.
     page_size
-        How many entries get-entries returns at the most.
+        Largest number of entries in one answer of get-entries.
 
     Attributes
     ----------
@@ -202,11 +202,11 @@ class EmbeddedLog:
         self.entries.append(entry)
 
     def read(self, start: int, end: int) -> Sequence[LogEntry]:
-        """Return the entries ``[start, end)`` as they are to be sent."""
+        """Return the entries ``[start, end)`` as the log sends them."""
         return self.entries[start:end]
 
     def tree_head(self, tree_size: int) -> tuple[int, bytes]:
-        """Return the timestamp and the signature of the tree head of a size.
+        """Return the timestamp and the signature of the tree head of `tree_size` entries.
 
         Returns
         -------

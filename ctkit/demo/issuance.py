@@ -18,7 +18,7 @@ from ctkit.wire.der import der
 _PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 _PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 
-# How many DNS names a certificate has: two at the median, seven at the 95th percentile, twenty at the 99th.
+# How many DNS names a certificate has: two in the median, seven at the 95th percentile, twenty at the 99th.
 _NAME_COUNTS = (1, 2, 3, 4, 5, 6, 7, 9, 12, 16, 20, 45)
 _NAME_COUNT_WEIGHTS = (30, 45, 8, 6, 3, 2, 2, 1, 1, 0.6, 0.9, 0.5)
 _PRECERT_SHARE = 0.61
@@ -52,7 +52,7 @@ _DOMAIN_VALIDATED = x509.PolicyInformation(x509.ObjectIdentifier("2.23.140.1.2.1
 
 @dataclass(frozen=True)
 class Issued:
-    """What a log is given to hold at one index.
+    """What is submitted to a log for one index.
 
     Attributes
     ----------
@@ -93,7 +93,7 @@ class Authority:
         location = f"http://{str(common_name.value).lower()}.public-trust.embedded-authority.example/"
         crl = x509.UniformResourceIdentifier(f"{location}server-authentication/partition-17.crl")
         practice = x509.PolicyInformation(x509.ObjectIdentifier("2.999.1"), [f"{location}practice-statement"])
-        # What points back from all that it issues.
+        # They point from all that it issues back to it.
         self.extensions: list[x509.ExtensionType] = [
             x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()),
             _access(ocsp=f"{location}ocsp", ca_issuers=f"{location}server-authentication.cer"),
@@ -108,9 +108,9 @@ def issue(random: Random, timestamp: int) -> Issued:
     Parameters
     ----------
     random
-        Decides everything but the signature: names, serial number, issuer, which of the two it is.
+        Decides everything but the signature: names, serial number, issuer, and which of the two it is.
     timestamp
-        When, in milliseconds since the Unix epoch; its validity begins up to an hour before.
+        When it is issued, in milliseconds since the Unix epoch; its validity begins up to an hour before.
     """
     authority = random.choices(*_authorities())[0]
     names = _dns_names(random)

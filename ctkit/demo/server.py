@@ -19,7 +19,7 @@ logger = get_logger(__name__)
 class LogServer:
     """An HTTP server on the loopback interface for any number of embedded logs, each under a path made of its name.
 
-    It serves from its creation on, in threads of its own, until it is closed.
+    It serves in threads of its own, from its creation until it is closed.
 
     Parameters
     ----------
@@ -53,7 +53,7 @@ class LogServer:
 
     def _register(self, log: EmbeddedLog) -> None:
         if self._logs.setdefault(log.slug, log) is not log:
-            raise ValueError(f"another log is served as {log.slug!r} already: give this one another name")
+            raise ValueError(f"another log is already served as {log.slug!r}: give this one another name")
 
     def url(self, log: EmbeddedLog) -> str:
         """Return the URL of a log, in canonical form."""
@@ -102,7 +102,7 @@ class _Server(ThreadingHTTPServer):
                     connection.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away in the middle of an answer is nothing to report.
+        # A client that disconnects in the middle of an answer is nothing to report.
         if not isinstance(sys.exception(), OSError):
             logger.exception("answer failed client=%s", client_address)
 

@@ -16,17 +16,16 @@ R = TypeVar("R")
 logger = get_logger(__name__)
 
 AT_ONCE = 16
-"""How many logs are asked at the same time; a list names about a hundred."""
+"""Logs asked at the same time; a log list names about a hundred."""
 
 SECONDS_TO_ANSWER = 4.0
-"""What is known of a log after so long is what a plan has: others do not wait for it."""
+"""A plan waits no longer for a log, and makes do with what is known of it."""
 
 
 def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | None = None) -> list[R | LogError]:
-    """Ask all logs at once; return the answers in the order of `targets`, an error in place of one that failed.
+    """Ask all logs at once; return the answers in the order of `targets`, an error where a log failed.
 
-    An interrupt ends the waits of the log client, so that it does not take as long as the most patient of them; and so
-    does the time that each log has, if there is a limit to it.
+    An interrupt ends all waits for answers, and so do the `seconds` that each log has.
     """
     stop = threading.Event()
 

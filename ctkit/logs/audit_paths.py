@@ -1,4 +1,4 @@
-"""Audit paths: what is proven of a tree whose size and root are known, and which path it takes to prove more."""
+"""Audit paths: which nodes of a tree are proven, and which path proves more."""
 
 import binascii
 import json
@@ -14,25 +14,25 @@ from ctkit.errors import REPORT, LogProtocolError
 from ctkit.wire.merkle import HASH_SIZE, hash_children, hash_leaf, hash_pairs
 
 Node = tuple[int, int]
-"""``(height, index)``: what the tree has of the leaves ``[index << height, (index + 1) << height)``.
+"""``(height, index)``: the node over the leaves ``[index << height, (index + 1) << height)``, as far as there are such.
 
-At the right edge a node may cover fewer leaves; one without a right child has the hash of its left one.
+At the right edge a node may cover fewer leaves; one without a right child has the hash of its left child.
 """
 
 _REMEMBERED = 1 << 15
 
 
 class Stretch:
-    """Consecutive leaves as they came, to be compared with a tree.
+    """Consecutive leaves as they were received, to be compared with a tree.
 
     Parameters
     ----------
     start
         Index of the first leaf.
     leaf_hashes
-        Hashes of the leaves, one at least.
+        Hashes of the leaves, at least one.
     tree_size
-        Size of the tree that they are said to be in; not smaller than `end`.
+        Size of the tree that should hold them; not smaller than `end`.
 
     Attributes
     ----------
@@ -49,21 +49,21 @@ class Stretch:
             nodes = nodes[first % 2 :]
             above = hash_pairs(nodes)
             if len(nodes) % 2 and self.end < tree_size:
-                del above[-1]  # its sibling is not of the stretch
+                del above[-1]  # its sibling is outside the stretch
             self._levels.append(((first + 1) // 2, above))
 
     def hash(self, node: Node) -> bytes:
-        """Return the hash of a node that lies within the stretch; of a leaf as ``(0, index)``."""
+        """Return the hash of a node that lies within the stretch; a leaf is ``(0, index)``."""
         height, index = node
         first, nodes = self._levels[height]
         return nodes[index - first]
 
 
 class ProvenTree:
-    """A tree of known size and root, and as many of its nodes as verified audit paths have shown.
+    """A tree of known size and root, and those of its nodes that verified audit paths have shown.
 
-    Only what hangs together with the root is remembered. The `_REMEMBERED` nodes that were used last are kept, which
-    takes about 8 MB; a node that is forgotten costs another path at the worst. May be used by many threads.
+    Only nodes that lead to the root are remembered. The `_REMEMBERED` nodes used last are kept, which takes about 8 MB;
+    a forgotten node costs another path at worst. May be used by many threads.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class ProvenTree:
         self._lock = threading.Lock()
 
     def learn(self, index: int, leaf_hash: bytes, path: Sequence[bytes]) -> bool:
-        """Remember all nodes that an audit path shows (RFC 6962, section 2.1.1), if it leads to the root.
+        """Remember all nodes of an audit path (RFC 6962, section 2.1.1), if it leads to the root.
 
         Parameters
         ----------
@@ -134,16 +134,16 @@ class ProvenTree:
         Parameters
         ----------
         lost
-            Indices of leaves whose audit paths cannot be had.
+            Indices of leaves whose audit paths are not available.
 
         Returns
         -------
         ndarray of bool
             For each leaf of the stretch whether it is proven to be in the tree.
         int or None
-            The leaf whose audit path is to be learned next. As long as nothing differs there is at most one, if either
-            end of the stretch is also one of the smallest subtree around it, and at most two otherwise. After that it
-            is a leaf of the largest subtree that is not the tree's. None if no path tells more.
+            The leaf whose audit path is to be learned next; None if no path tells more. As long as nothing differs, one
+            path is enough if the stretch shares an end with the smallest subtree around it, and two otherwise. After
+            that it is a leaf of the largest subtree that differs.
         """
         proven = np.zeros(stretch.end - stretch.start, bool)
         differing: list[tuple[int, int]] = []
@@ -164,15 +164,15 @@ class ProvenTree:
         return proven, following
 
     def _edge(self, start: int, end: int, lost: Collection[int]) -> int | None:
-        """Return the leaf whose path ties ``[start, end)``, a part of a node, to that node, or does most for it."""
+        """Return the leaf whose path ties ``[start, end)``, a part of a node, to that node, or comes closest to it."""
         while start < end and start in lost:
             start += 1
         while start < end and end - 1 in lost:
             end -= 1
         if start == end:
             return None
-        # The path of the first leaf lacks the siblings to the right of the last one below the node in which both ends
-        # meet, and the path of the last leaf those to the left of the first.
+        # Below the node in which both ends meet, the path of the first leaf lacks the siblings to the right of the last
+        # leaf, and the path of the last leaf those to the left of the first.
         height = (start ^ (end - 1)).bit_length()
         meeting_start, meeting_end = self._leaves(height, start >> height)
         return end - 1 if start == meeting_start and end != meeting_end else start
@@ -181,7 +181,7 @@ class ProvenTree:
         return index << height, min((index + 1) << height, self.tree_size)
 
     def _deepest(self, stretch: Stretch) -> list[tuple[int, int, bytes]]:
-        """Return proven nodes that cover the stretch, the lowest that are needed: each with its height and index."""
+        """Return the lowest proven nodes that are needed to cover the stretch: height, index and hash of each."""
         found: list[tuple[int, int, bytes]] = []
         waiting = [(_height(self.tree_size), 0, self.root_hash)]
         with self._lock:
@@ -207,7 +207,7 @@ class ProvenTree:
 
 
 def _height(tree_size: int) -> int:
-    """Return the height of the root of a tree that is not empty."""
+    """Return the height of the root of a non-empty tree."""
     return (tree_size - 1).bit_length()
 
 
@@ -217,7 +217,7 @@ def read_audit_path(data: bytes, url: str) -> tuple[int, list[bytes]]:
     Raises
     ------
     LogProtocolError
-        It is something else.
+        It has another form.
     """
     # {"leaf_index": number, "audit_path": [base64 of a hash, ...]}
     answer = _read(data, "get-proof-by-hash", url)
@@ -233,7 +233,7 @@ def read_entry_and_proof(data: bytes, url: str) -> tuple[bytes, list[bytes]]:
     Raises
     ------
     LogProtocolError
-        It is something else.
+        It has another form.
     """
     # {"leaf_input": base64 of a MerkleTreeLeaf, "extra_data": base64, "audit_path": [base64 of a hash, ...]}
     answer = _read(data, "get-entry-and-proof", url)
@@ -247,7 +247,7 @@ def read_consistency(data: bytes, url: str) -> list[bytes]:
     Raises
     ------
     LogProtocolError
-        It is something else.
+        It has another form.
     """
     # {"consistency": [base64 of a hash, ...]}
     return _hashes(_read(data, "get-sth-consistency", url).get("consistency"), "get-sth-consistency", url)
@@ -259,7 +259,7 @@ def read_roots(data: bytes, url: str) -> frozenset[bytes]:
     Raises
     ------
     LogProtocolError
-        It is something else.
+        It has another form.
     """
     # {"certificates": [base64 of a certificate, ...]}
     certificates = _read(data, "get-roots", url).get("certificates")
@@ -295,4 +295,4 @@ def _bytes(text: object, verb: str, url: str) -> bytes:
 
 
 def _malformed(verb: str, url: str) -> LogProtocolError:
-    return LogProtocolError(url, f"the answer of {verb} is not what RFC 6962 says; {REPORT}")
+    return LogProtocolError(url, f"the answer of {verb} does not have the form of RFC 6962; {REPORT}")

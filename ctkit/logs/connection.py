@@ -1,4 +1,4 @@
-"""Connections to a host: by the proxies and certificates that the environment names, each read with an end."""
+"""Connections to a host, by the proxies and certificates that the environment names; every read has an end."""
 
 import os
 import re
@@ -23,16 +23,16 @@ from ctkit.errors import ParameterError
 from ctkit.logs.deadline import POLL
 
 ending: ContextVar[tuple[threading.Event, float]] = ContextVar("ending", default=(threading.Event(), float("inf")))
-"""What ends a read of the thread that set it: an event, or a time on the monotonic clock."""
+"""An event, and a time on the monotonic clock: whichever comes first ends the reads of the thread that set them."""
 
 _PORTS = {"http": 80, "https": 443}
 _GZIP = b"\x1f\x8b"
 _STEP = 1 << 20
-"""Bytes that are unpacked at a time."""
+"""Bytes unpacked at a time."""
 
 
 def open_transports(url: httpx.URL) -> tuple[httpx.BaseTransport, Mapping[str, httpx.BaseTransport]]:
-    """Return what leads to the host of a URL: directly, and by scheme through a proxy.
+    """Return the transports to the host of a URL: the direct one, and by scheme those through a proxy.
 
     The environment decides: ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY``, in either case, and
     ``SSL_CERT_FILE``, ``SSL_CERT_DIR`` and ``SSLKEYLOGFILE``. Reads end as `ending` says.
@@ -65,8 +65,8 @@ def is_exempt(url: httpx.URL, no_proxy: str) -> bool:
     Parameters
     ----------
     no_proxy
-        Names, addresses and networks, separated by commas. A name stands for all below it as well, with or without a
-        leading dot or ``*.``; an IPv6 address may stand in brackets; a port or a scheme narrows it down; ``*`` is any.
+        Names, addresses and networks, separated by commas. A name covers its subdomains too, with or without a leading
+        dot or ``*.``; an IPv6 address may be in brackets; a port or a scheme narrows an entry down; ``*`` is any host.
 
     Examples
     --------
@@ -97,8 +97,8 @@ def _names(entry: str, url: httpx.URL) -> bool:
 def _tls_context() -> ssl.SSLContext:
     folders = os.environ.get("SSL_CERT_DIR")
     if folders and not os.environ.get("SSL_CERT_FILE") and not any(map(os.path.isdir, folders.split(os.pathsep))):
-        # OpenSSL takes that for a folder without certificates, and trusts nobody.
-        raise ParameterError(f"SSL_CERT_DIR is {folders!r}, which is no folder: correct or unset it")
+        # OpenSSL would take it for a folder without certificates, and trust no host.
+        raise ParameterError(f"SSL_CERT_DIR is {folders!r}, which is not a folder: correct or unset it")
     try:
         return httpx.create_ssl_context()
     except OSError as error:
@@ -110,13 +110,13 @@ def _tls_context() -> ssl.SSLContext:
 def _transport(context: ssl.SSLContext, proxy: str | None) -> httpx.HTTPTransport:
     limits = httpx.Limits(max_keepalive_connections=None)
     transport = httpx.HTTPTransport(verify=context, limits=limits, proxy=proxy)
-    # httpcore has a parameter for it, which httpx does not pass on.
+    # httpcore has a parameter for this, but httpx does not pass it on.
     transport._pool._network_backend = _Network()
     return transport
 
 
 class _Network(httpcore.SyncBackend):
-    """Connects no longer than `ending` allows, however long it takes to find a host, or to learn that it is down."""
+    """Stops connecting when `ending` says so, even while a name is being resolved or a dead host times out."""
 
     def connect_tcp(
         self, host: str, port: int, timeout: float | None = None, *arguments: Any, **options: Any
@@ -131,9 +131,9 @@ class _Network(httpcore.SyncBackend):
                 connected.set_exception(error)
 
         threading.Thread(target=run, name=f"connect {host}", daemon=True).start()
-        for left in _time_left(timeout):
+        for seconds in _waits(timeout):
             with suppress(TimeoutError):
-                return _Stream(connected.result(left))
+                return _Stream(connected.result(seconds))
         connected.add_done_callback(_close)
         raise httpcore.ConnectTimeout("no time left to connect")
 
@@ -143,28 +143,28 @@ def _close(connected: Future[httpcore.NetworkStream]) -> None:
         connected.result().close()
 
 
-def _time_left(timeout: float | None) -> Iterator[float]:
-    """Yield how long to wait, until `ending` or the timeout ends it."""
+def _waits(timeout: float | None) -> Iterator[float]:
+    """Yield how long to wait at a time, until `ending` or the timeout puts an end to it."""
     stop, deadline = ending.get()
     until = min(deadline, time.monotonic() + (float("inf") if timeout is None else timeout))
-    while not stop.is_set() and (left := until - time.monotonic()) > 0:
-        yield min(left, POLL)
+    while not stop.is_set() and (remaining := until - time.monotonic()) > 0:
+        yield min(remaining, POLL)
 
 
 class _Stream(httpcore.NetworkStream):
-    """A connection of which no read goes on beyond `ending`.
+    """A connection whose reads end when `ending` says so.
 
-    The timeout of a read alone says how long a host may pause: one that sends a byte now and then would hold a thread
-    for days, most of all in the header of an answer.
+    A read timeout only limits the pauses between bytes: a host that sends one now and then could hold a thread for
+    days, especially in the header of an answer.
     """
 
     def __init__(self, stream: httpcore.NetworkStream) -> None:
         self._stream = stream
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        for left in _time_left(timeout):
+        for seconds in _waits(timeout):
             with suppress(httpcore.ReadTimeout):
-                return self._stream.read(max_bytes, left)
+                return self._stream.read(max_bytes, seconds)
         raise httpcore.ReadTimeout("no time left for the rest of the answer")
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
@@ -181,14 +181,15 @@ class _Stream(httpcore.NetworkStream):
 
 
 class OversizeError(Exception):
-    """A body is larger than it may be."""
+    """A body exceeds its limit."""
 
 
 def unpacked(pieces: Iterator[bytes], limit: int, *, any_bytes: bool) -> bytes:
-    """Return the body without gzip: by its first bytes, because tiles are also stored packed and served as they are.
+    """Return the body without gzip.
 
-    With `any_bytes` nothing follows from those. It is unpacked as it comes, so that nothing beyond `limit` is ever in
-    memory; and of one that comes to nothing, as empty gzip members do, no more than twice as much is read.
+    Gzip is recognised by its first bytes, because some stores serve packed tiles without a header that says so; with
+    `any_bytes` these prove nothing. The body is unpacked as it arrives: no more than `limit` is ever in memory, and no
+    more than twice as much is read of one that unpacks to nothing, as empty gzip members do.
     """
     head = b""
     for piece in pieces:

@@ -8,9 +8,9 @@ POLL = 0.1
 
 
 class Deadline(threading.Event):
-    """An event for `ctkit.logs.http.stopping` that is set as soon as another one is, or so many seconds are over.
+    """An event for `ctkit.logs.http.stopping` that is set as soon as another one is, or after some seconds.
 
-    Requests of a thread that has one wait no longer than that, neither for a connection nor for an answer.
+    Requests of a thread that has one wait no longer, neither for a connection nor for an answer.
     """
 
     def __init__(self, seconds: float, stop: threading.Event) -> None:
@@ -20,7 +20,7 @@ class Deadline(threading.Event):
 
     @property
     def left(self) -> float:
-        """Seconds until then; never 0, which would mean no limit to some."""
+        """Seconds until then; never 0, which some libraries take for no limit."""
         return max(self._end - time.monotonic(), 0.001)
 
     def is_set(self) -> bool:

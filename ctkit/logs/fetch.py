@@ -41,7 +41,7 @@ def fetch_blocks(
 ) -> Generator[T | LogError, None, RangeSet]:
     """Fetch entries page by page, several pages at a time.
 
-    Each page that holds a wanted index is asked for once, however many gaps it has; what was not wanted is dropped.
+    Each page that holds a wanted index is asked for once, however many gaps it has; unwanted entries are dropped.
 
     Parameters
     ----------
@@ -50,35 +50,34 @@ def fetch_blocks(
     wanted
         The indices to fetch.
     workers
-        Pages to work on at a time, at the most; how many requests are under way is for the host's pace to say.
+        Largest number of pages to work on at a time; the host's pace decides how many requests are under way.
     ahead
-        How many pages may be under way or wait to be taken, asked anew before each; at least one always may. Who
-        fetches from many logs at once bounds their memory by it. Twice `workers` by default.
+        How many pages may be under way or wait to be taken, asked before each; at least one always may. It bounds the
+        memory of those who fetch from many logs at once. Twice `workers` by default.
     allowed
-        Asked before each request for entries, in worker threads. Once it says no, the iterator ends with what the
-        requests under way bring; any number is allowed by default.
+        Asked before each request for entries, in worker threads. Once it says no, the iterator ends after the requests
+        under way. By default any number is allowed.
     whole
-        Ask for what `ctkit.logs.log.Log.provable` says, which takes no more requests.
+        Ask for the stretch that `ctkit.logs.log.Log.provable` returns, which takes no more requests.
     stop
         When set, no new request starts, waits end, and the iterator ends with what has arrived.
     decode
-        Makes the result of a block of consecutive entries, of which those are wanted that the array (bool[n]) says;
-        called in worker threads.
+        Called in worker threads with a block of consecutive entries, and an array (bool[n]) of those that are wanted.
 
     Yields
     ------
     T
-        What `decode` made, in the order of the indices.
+        What `decode` returned, in the order of the indices.
     LogError
-        In the place of entries that cannot be had, as the log raised it: ``[start, end)`` runs from the first to the
-        last wanted index that is missing, with nothing between them that could be had. What follows is fetched all
-        the same, unless the log answers for no page any more, here or further on: then one `LogUnavailableError`
+        In the place of entries that are lost, as the log raised it: ``[start, end)`` runs from the first to the last
+        wanted index that is missing, and no wanted index between them could be fetched. What follows is fetched all
+        the same, unless the log no longer answers for any page, here or further on: then one `LogUnavailableError`
         stands for all the rest.
 
     Returns
     -------
     RangeSet
-        What is in no block and no error, because of `allowed` or `stop`: another call can fetch it.
+        What neither a block nor an error covers, because of `allowed` or `stop`: another call can fetch it.
     """
     halt, spent = threading.Event(), threading.Event()
 
@@ -108,7 +107,7 @@ class _Fetching(Generic[T]):
     ahead
         How many pages may be under way or wait to be taken, asked before each; one always may.
     stop, spent
-        Set when no more requests are to be sent, or may be.
+        Set when no more requests shall, or may, be sent.
     """
 
     def __init__(
@@ -135,7 +134,7 @@ class _Fetching(Generic[T]):
         while not self._stop.is_set():
             self._read_ahead()
             if self._pages:
-                if not _come([self._pages[0][1]], self._stop):
+                if not _have_arrived([self._pages[0][1]], self._stop):
                     return
                 page = self._pages.popleft()[1].result()
                 self._silent_pages = 0 if page.answered else self._silent_pages + 1
@@ -144,7 +143,7 @@ class _Fetching(Generic[T]):
             elif self._spent.is_set() or not len(rest := self._wanted.between(self._planned, END)):
                 return
             elif self._is_silent(rest):
-                pages = f"{self._silent_pages} pages in a row had no answer, nor had any further on"
+                pages = f"{self._silent_pages} pages in a row had no answer, and none further on had one"
                 first, last = int(rest.starts[0]), int(rest.ends[-1])
                 yield LogUnavailableError(
                     self._log.url, f"not asked for, because {pages}; run again later", start=first, end=last
@@ -180,12 +179,12 @@ class _Fetching(Generic[T]):
     def _is_silent(self, rest: RangeSet) -> bool:
         """Tell whether the log answers for none of a few entries further on, although it may be asked."""
         probes = [self._threads.submit(self._reader.has, index) for index in _spread(rest, self._log.page_size)]
-        answers = _come(probes, self._stop) and any(probe.result() for probe in probes)
+        answers = _have_arrived(probes, self._stop) and any(probe.result() for probe in probes)
         return not (answers or self._stop.is_set() or self._spent.is_set())
 
 
 def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
-    """Return what the log answers to a question; leave it alone as soon as `stop` is set.
+    """Return the log's answer to a question; give up as soon as `stop` is set.
 
     Raises
     ------
@@ -195,7 +194,7 @@ def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
     threads = _Threads(1, f"ask {log.url}", stop, lambda: True)
     try:
         answer = threads.submit(question)
-        if _come([answer], stop) or answer.done():
+        if _have_arrived([answer], stop) or answer.done():
             return answer.result()
         raise unanswered(log)
     finally:
@@ -203,8 +202,8 @@ def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
 
 
 def unanswered(log: Log) -> LogUnavailableError:
-    """Return the error of a log that was asked, and has not answered, when the run was stopped."""
-    message = "the log was asked, and had not answered when the run was stopped; run again later"
+    """Return the error of a log that had not answered when the run was stopped."""
+    message = "the log had not answered when the run was stopped; run again later"
     return LogUnavailableError(log.url, message)
 
 
@@ -215,8 +214,8 @@ def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
     return {index // page_size: index for index in spread}.values()
 
 
-def _come(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
-    """Wait until all have a result; tell whether they have, and had it before `stop` was set."""
+def _have_arrived(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
+    """Wait until all have a result; tell whether they had one before `stop` was set."""
     pending = set(futures)
     while pending and not stop.is_set():
         _, pending = wait(pending, timeout=POLL)
@@ -330,7 +329,7 @@ class _PageReader(Generic[T]):
         page.add(error, lost_end)
 
     def has(self, index: int) -> bool:
-        """Tell whether the log answers for the entry at `index`, whether that can be read or not."""
+        """Tell whether the log answers for the entry at `index`, readable or not."""
         if self._is_stopped():
             return False
         try:
@@ -345,12 +344,12 @@ class _PageReader(Generic[T]):
         return True
 
     def _answers_since(self, answers: int, indices: Sequence[int]) -> bool:
-        """Tell whether the log has answered since there were so many `answers`, or answers now.
+        """Tell whether the log has given more than `answers`, or gives one now.
 
-        It is asked for an entry that it had before, if there is one, otherwise for `indices`.
+        It is asked for an entry that it had before if there is one, otherwise for `indices`.
         """
         with self._lock:
-            # If it did not answer another thread, it is not asked again.
+            # If another thread has just had no answer, the log is not asked again.
             if self._answers == answers != self._silent_since:
                 probes = indices if self._answered_for is None else [self._answered_for]
                 if not any(map(self.has, probes)):
@@ -366,8 +365,8 @@ def _is_answer(error: LogError) -> bool:
 class _Threads:
     """Threads that run calls.
 
-    They do not hold up the end of the process as those of `concurrent.futures` do, and take calls even after the main
-    thread has ended: a backfill in another thread goes on until it is done.
+    Unlike those of `concurrent.futures` they do not delay the end of the process, and they take calls even after the
+    main thread has ended: a backfill in another thread goes on until it is done.
     """
 
     def __init__(self, limit: int, name: str, halt: threading.Event, allows: Callable[[], bool]) -> None:
@@ -378,7 +377,7 @@ class _Threads:
         self._lock = threading.Lock()
 
     def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Let a thread call the function; another one starts only if all have something to do."""
+        """Let a thread call the function; a new one starts only if all others are busy."""
         future: Future[T] = Future()
         self._calls.put((future, partial(function, *arguments)))
         with self._lock:
@@ -388,11 +387,11 @@ class _Threads:
         return future
 
     def forget(self) -> None:
-        """Begin anew in a forked child: the threads stayed with the parent, and one of them may have held the lock."""
+        """Start afresh in a forked child: the threads stayed with the parent, and one may have held the lock."""
         self._calls, self._threads, self._lock = SimpleQueue(), [], threading.Lock()
 
     def end(self) -> None:
-        """Let the threads end after what they have been given; nobody needs to wait for them."""
+        """Let the threads end after the calls they have been given; there is no need to wait for them."""
         for _ in self._threads:
             self._calls.put(None)
 
@@ -405,10 +404,10 @@ class _Threads:
                     finish = partial(future.set_result, call())
                 except BaseException as error:
                     finish = partial(future.set_exception, error)
-                # Before: whoever waits for it may have another call at once.
+                # Before the result is there: whoever waits for it may have another call at once.
                 self._idle.release()
                 finish()
-                # What it made must not stay in memory until the next call.
+                # The result must not stay in memory until the next call.
                 del finish
             else:
                 self._idle.release()
@@ -416,7 +415,7 @@ class _Threads:
 
 
 _DECODERS = _Threads(os.cpu_count() or 1, "decode", threading.Event(), lambda: True)
-"""They decode for all others: more than there are processors would take the interpreter's lock from each other, and
-each keeps memory of its own."""
+"""They decode for all fetches: more of them than processors would only compete for the interpreter's lock, and each
+has memory of its own."""
 
 os.register_at_fork(after_in_child=_DECODERS.forget)

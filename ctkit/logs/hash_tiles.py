@@ -1,4 +1,4 @@
-"""Hash tiles of the Static CT API, each verified up to the root hash of a tree before it is believed."""
+"""Hash tiles of the Static CT API, each verified up to the root hash of a tree before it is used."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -11,18 +11,19 @@ from ctkit.logs.single_flight import Shared
 from ctkit.wire.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH, hash_subtree
 
 _KEPT = 256
-"""Tiles that are kept in memory: 2 MiB."""
+"""Tiles kept in memory: 2 MiB."""
 
 Check = Callable[[bytes], None]
 Fetch = Callable[[int, int, int, Check], bytes]
-"""``fetch(level, index, width, check)`` returns the first hashes of a tile; `check` raises `TryAgain` on wrong ones."""
+"""``fetch(level, index, width, check)`` returns the first `width` hashes of a tile; `check` raises `TryAgain` on wrong
+ones."""
 
 
 class HashTiles:
     """The hash tiles of one tree (Static CT API, "Merkle Tree"), each asked for once. May be used by many threads.
 
-    A full tile is verified by its slot in the tile above it. The partial tiles at the right edge of the tree, one of a
-    level at the most, are verified together: they give the root.
+    A full tile is verified by its slot in the tile above it. The partial tiles at the right edge of the tree, at most
+    one of each level, are verified together by the root.
 
     Parameters
     ----------
@@ -45,8 +46,8 @@ class HashTiles:
     def compare(self, start: int, leaf_hashes: Sequence[bytes]) -> NDArray[np.bool_]:
         """Tell for each of the consecutive leaves from `start` on whether it is in the tree.
 
-        Leaves that fill a data tile are its slot in the tile of level 1, so tiles of level 0 are asked for only where
-        they do not, or where they differ.
+        The hash over the leaves of a whole data tile is a slot in a tile of level 1, so tiles of level 0 are asked for
+        only where the leaves do not fill one, or differ.
         """
         end = start + len(leaf_hashes)
         proven = np.zeros(len(leaf_hashes), bool)
@@ -61,15 +62,15 @@ class HashTiles:
         return proven
 
     def root(self, tree_size: int) -> bytes:
-        """Return the root hash of the first entries, one at least, as this tree has them."""
+        """Return the root hash over the first `tree_size` entries of this tree, at least one."""
         widths = _edge(tree_size)
         tiles = {level: self._tile(level, index)[: width * HASH_SIZE] for level, (index, width) in widths.items()}
         return _root_of_edge(tiles)
 
     def _slot(self, level: int, index: int) -> bytes:
         """Return the hash of the complete subtree number `index` of ``256**level`` leaves."""
-        at = index % TILE_WIDTH * HASH_SIZE
-        return self._tile(level, index // TILE_WIDTH)[at : at + HASH_SIZE]
+        offset = index % TILE_WIDTH * HASH_SIZE
+        return self._tile(level, index // TILE_WIDTH)[offset : offset + HASH_SIZE]
 
     def _tile(self, level: int, index: int) -> bytes:
         """Return the hashes of a tile as far as the tree goes, verified."""
@@ -91,7 +92,7 @@ class HashTiles:
         top = max(edge)
         tiles: dict[int, bytes] = {}
 
-        # Which of them is wrong nobody can tell: another try asks for all.
+        # There is no telling which of them is wrong: another try asks for all.
         def check(top_tile: bytes) -> None:
             for level, (index, width) in edge.items():
                 tiles[level] = top_tile if level == top else self._fetch(level, index, width, _accept)
@@ -111,11 +112,11 @@ def _accept(_: bytes) -> None:
 
 
 def _hashes(tile: bytes) -> list[bytes]:
-    return [tile[at : at + HASH_SIZE] for at in range(0, len(tile), HASH_SIZE)]
+    return [tile[offset : offset + HASH_SIZE] for offset in range(0, len(tile), HASH_SIZE)]
 
 
 def _edge(tree_size: int) -> dict[int, tuple[int, int]]:
-    """Return index and width of the partial tile of each level that has one.
+    """Return the index and width of the partial tile of each level that has one.
 
     Examples
     --------
@@ -133,7 +134,7 @@ def _edge(tree_size: int) -> dict[int, tuple[int, int]]:
 
 def _root_of_edge(tiles: Mapping[int, bytes]) -> bytes:
     """Return the root hash of a tree from its partial tiles, by level."""
-    # What the tiles of lower levels come to is one more node, an incomplete one, to the right of those of a tile.
+    # The tiles of lower levels add one more node, an incomplete one, to the right of the nodes of a tile.
     below: list[bytes] = []
     for level in sorted(tiles):
         below = [hash_subtree(_hashes(tiles[level]) + below)]

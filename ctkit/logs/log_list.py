@@ -1,4 +1,4 @@
-"""Lists of logs, in version 3 of the format of Google's list: read, and held against their maker's signature."""
+"""Log lists in version 3 of Google's format: read, and checked against their publisher's signature."""
 
 import base64
 from dataclasses import dataclass
@@ -37,11 +37,11 @@ class LogDescription:
     protocol
         ``"rfc6962"`` or ``"static-ct"``.
     state
-        Such as ``"usable"``, ``"readonly"``; None if the list gives none.
+        Such as ``"usable"`` or ``"readonly"``; None if the list gives none.
     key
         DER of the log's ``SubjectPublicKeyInfo``.
     final_tree_head
-        What the list gives as the last tree head of a log that takes no entries any more; None if it gives none.
+        The last tree head of a log that accepts no more entries; None if the list gives none.
     """
 
     name: str
@@ -61,21 +61,21 @@ def read_log_list(
     patience: Patience = DEFAULT_PATIENCE,
     may_be_empty: bool = False,
 ) -> list[LogDescription]:
-    """Read a log list in version 3 of the format of Google's list, which Apple's has as well.
+    """Read a log list in version 3 of Google's format, which Apple's list has too.
 
     Parameters
     ----------
     source
         Path, bare or as ``file://`` URI, or ``http(s)://`` URL.
     user_agent
-        Who asks, with a contact; used for a URL only.
+        Who asks, with a contact; only used for a URL.
     key
-        DER of the ``SubjectPublicKeyInfo`` of the list's maker, bare or as base64: its signature, which lies beside
-        the list and ends in ``.sig`` instead of ``.json``, is verified before anything is believed.
+        DER of the publisher's ``SubjectPublicKeyInfo``, bare or as base64: the signature, a file next to the list
+        that ends in ``.sig`` instead of ``.json``, is verified before anything else.
     patience
         When a URL counts as unavailable.
     may_be_empty
-        Whether a list without a log in use is one all the same, because there are other logs beside it.
+        Whether a list that names no log in use is accepted, because there are other logs.
 
     Returns
     -------
@@ -85,10 +85,9 @@ def read_log_list(
     Raises
     ------
     ParameterError
-        The list or its signature cannot be read, is no log list, is not signed by the key, or names no log that is
-        left.
+        The list or its signature cannot be read, is no log list, is not signed by the key, or names no log in use.
     LogUnavailableError
-        The URL cannot be had.
+        The URL is not available.
     """
     try:
         key = None if key is None else read_key(key)
@@ -99,7 +98,7 @@ def read_log_list(
     if key is not None:
         signature = _read_source(f"{source.removesuffix('.json')}.sig", user_agent, patience)
         if not verify_signature(key, signature, text):
-            raise ParameterError(f"log list {source} is not signed by the key: get list, signature and key anew")
+            raise ParameterError(f"log list {source} is not signed by the key: download list, signature and key again")
     try:
         operators = _LogList.model_validate_json(text).operators
     except pydantic.ValidationError as error:
@@ -128,13 +127,13 @@ def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
     try:
         return Path(local_path(source)).read_bytes()
     except (OSError, ValueError) as error:
-        # A path with a NUL, or with half a character, is none at all.
+        # A path with a NUL or a lone surrogate raises ValueError.
         problem = error.strerror if isinstance(error, OSError) else error
         raise ParameterError(f"log list {source} cannot be read ({problem}): name another file") from error
 
 
 def read_public_key(path: str | Path) -> bytes:
-    """Read a public key in a file, PEM or DER, and return the DER of its ``SubjectPublicKeyInfo``.
+    """Read a public key file, PEM or DER, and return the DER of its ``SubjectPublicKeyInfo``.
 
     Raises
     ------

@@ -27,10 +27,11 @@ def open_log(
     url
         The log's URL; the monitoring prefix of a Static CT log.
     user_agent
-        Who asks: must hold a mail address or a URL where the log's operator can reach you.
+        Who asks: must contain a mail address or a URL where the log's operator can reach you.
     protocol
-        ``"auto"`` asks the log: for a checkpoint first, because tiles are the cheaper way to read a log that speaks
-        both, then for a signed tree head; and whether there are tiles all the same. The others ask nothing.
+        ``"auto"`` asks the log: first for a checkpoint, because tiles are the cheaper way to read a log that speaks
+        both protocols, then for a signed tree head, and then whether there are tiles all the same. The others ask
+        nothing.
     name
         What to store as ``source_name``.
     key
@@ -47,16 +48,16 @@ def open_log(
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, or `protocol`, `url` or `key` is none, or an argument of another kind.
+        `user_agent` holds no contact, or another argument is invalid.
     LogUnavailableError
-        ``"auto"``, and the log gives neither tree head.
+        ``"auto"``, and the log gives no tree head of either protocol.
     """
     logs: dict[str, type[Rfc6962Log | StaticCtLog]] = {"static-ct": StaticCtLog, "rfc6962": Rfc6962Log}
     if protocol in logs:
         return logs[protocol](url, user_agent=user_agent, name=name, key=key, patience=patience)
     reasons = []
     for log_class in logs.values():
-        # An address that does not know a protocol may answer anything: do not insist.
+        # A host that does not know a protocol may answer anything: do not insist.
         with log_class(url, user_agent=user_agent, patience=replace(patience, tries=min(patience.tries, 2))) as log:
             try:
                 log.get_checkpoint()

@@ -13,44 +13,44 @@ from ctkit.logs.deadline import POLL
 _FIRST_CONCURRENCY = 4.0
 _LARGEST_CONCURRENCY = 32.0
 _LARGEST_EASE = 1 / 4
-"""A learned rate grows by this part of itself, at the most, while as many answers come as had shown it."""
+"""Largest part of itself by which a learned rate grows, while as many answers come as had shown it."""
 _RISING = 2.0, 0.1
-"""Latency counts as rising above so many times the least that was seen, and so many seconds more."""
+"""Latency counts as rising above the least seen multiplied by the first, plus the second in seconds."""
 _SMALL = 1 << 14
-"""Bytes of an answer with entries at the least, but for a few single ones."""
+"""Bytes: an answer with entries is larger, except for a few single entries."""
 
 _IDLE = 60.0
-"""Hosts count requests by the minute at the longest: after so many idle seconds a new count begins."""
+"""Idle seconds after which a new count begins: hosts count requests over a minute at the longest."""
 
 _LONGEST_PAUSE = 120.0
 
 _QUIET = 60.0
-"""Seconds between two lines about the troubles of one host."""
+"""Seconds between two log lines about the troubles of one host."""
 
 
 class Pace:
-    """What is known of the pace of one host. Not for several threads at once; a `Gate` is.
+    """What is known of the pace of one host. Not thread-safe; a `Gate` is.
 
-    Nothing here waits or looks at a clock: times are given, in seconds of a clock that only goes forward.
+    It neither waits nor looks at a clock: times are given, in seconds of a monotonic clock.
 
-    Concurrency goes up by one in each round trip while all of it is used, and down by half with each round trip that
-    met trouble (429, 5xx, no answer), or a little where latency rises. A rate is learned when the host answers again
-    after a 429: what it answered since the last such moment, divided by the time that this took, is what it allows.
-    Requests are then spaced accordingly, and the rate eases off with each answer, the less the closer to the limit it
-    proved to be.
+    Concurrency rises by one in each round trip while all of it is used, and is halved by each round trip that meets
+    trouble (429, 5xx, no answer), or falls a little where latency rises. A rate is learned when the host answers again
+    after a 429: it is the number of answers since the last such moment, divided by the time they took. Requests are
+    then spaced accordingly, and the rate grows a little with each answer, the less the closer to the limit it proved
+    to be.
 
     Attributes
     ----------
     concurrency : float
-        Requests that may be under way at a time.
+        Requests that may be under way at the same time.
     rate : float or None
-        Requests a second that the host is known to allow; None as long as it refused none.
+        Requests a second that the host is known to allow; None until it refuses one.
     latency : float or None
-        Seconds until an answer with entries begins, smoothed; until any began, before the first of those.
+        Seconds until an answer with entries begins, smoothed; before the first such answer, of any other.
     requests : int
         Sent so far.
     troubles : int
-        Rounds in a row that met trouble, with no answer between them.
+        Consecutive rounds that met trouble, with no answer between them.
     """
 
     def __init__(self) -> None:
@@ -60,9 +60,9 @@ class Pace:
         self.requests = 0
         self.troubles = 0
         self._under_way = 0
-        # Nothing is sent before the time that the host named, before our own pause is over, before the rate allows it.
+        # Nothing is sent before the time that the host named, the end of our own pause, and what the rate allows.
         self._resume_at = self._pause_until = self._next_at = float("-inf")
-        # What was sent before the last trouble was known says nothing new about it.
+        # The fate of requests sent before the last trouble was known says nothing new about it.
         self._cut_at = float("-inf")
         self._refusing, self._refused_until = False, float("-inf")
         # Answers since the host last answered again after a refusal, or since it was idle.
@@ -79,12 +79,12 @@ class Pace:
 
     @property
     def bandwidth(self) -> float | None:
-        """Bytes a second of all answers with entries together, while any was under way; None before the first one."""
+        """Bytes a second of all answers with entries, while any was under way; None before the first one."""
         return self._bytes / self._busy if self._bytes and self._busy else None
 
     @property
     def limited(self) -> bool:
-        """Whether the host has refused requests because there were too many (429): it is there, and is to be heeded."""
+        """Whether the host has refused requests because there were too many (429): it is up, but must be heeded."""
         return self._refusing or self.rate is not None
 
     def named_delay(self, now: float) -> float:
@@ -97,10 +97,10 @@ class Pace:
         Parameters
         ----------
         tries
-            After so many rounds of trouble the host is given up: it is asked for each that comes, without a pause.
+            Rounds of trouble after which the host is given up: each further request is sent without a pause.
         first
-            Whether the log has no other request under way. One does not count as too many, unless the host refuses: a
-            log that hangs does not hold up those beside it.
+            Whether the log has no other request under way: one may be sent unless the host refuses, so that a log that
+            hangs does not delay others on its host.
         """
         most = 1 if self._refusing or self.troubles > 1 else int(self.concurrency)
         if self._under_way >= most and (self._refusing or not first):
@@ -111,7 +111,7 @@ class Pace:
     def sent(self, now: float) -> None:
         """Count a request that is sent now."""
         if not self._under_way:
-            # Waiting for one's turn is not idle.
+            # Waiting for a turn is not idling.
             if now - max(self._ended_at, self._resume_at, self._pause_until, self._next_at) > _IDLE:
                 self._answers, self._counted_from = 0, now
             self._busy_from = now
@@ -120,11 +120,11 @@ class Pace:
         if self.rate is not None:
             spacing = 1 / self.rate
             self._paced = now < self._next_at + spacing
-            # A request that is sent a little late does not delay those after it.
+            # A request that is sent a little late does not delay the next.
             self._next_at = max(self._next_at, now - spacing) + spacing
 
     def ended(self, now: float, size: int = 0) -> None:
-        """Count a request that is over, whatever came of it, and the bytes that came."""
+        """Count a finished request, whatever its result, and the bytes that came."""
         self._under_way -= 1
         self._ended_at = now
         if size >= _SMALL:
@@ -133,7 +133,7 @@ class Pace:
             self._busy_from = now
 
     def answered(self, sent: float, now: float, latency: float, size: int) -> None:
-        """Learn from an answer of `size` bytes to the request of time `sent`; it is still under way."""
+        """Learn from an answer of `size` bytes to the request sent at `sent`, which still counts as under way."""
         self._answers += 1
         if not self._refusing:
             self.troubles = 0
@@ -149,7 +149,7 @@ class Pace:
     def _learn_rate(self, sent: float, now: float) -> None:
         """Learn from the first answer after a refusal."""
         self._refusing, self.troubles = False, 0
-        # This answer belongs to what follows. It could have come at any time since the host was last known to refuse.
+        # This answer opens the next count. It could have come at any time since the host was last known to refuse.
         answers, seconds = self._answers - 1, (self._refused_until + now) / 2 - self._counted_from
         if answers:
             shown = answers / seconds
@@ -174,7 +174,7 @@ class Pace:
             if self.concurrency >= _FIRST_CONCURRENCY + 1:
                 self.concurrency = max(self.concurrency * 3 / 4, _FIRST_CONCURRENCY)
             else:
-                # Asked so little, and still slow: that is what the host is like now.
+                # Slow with so few requests: that is what the host is like now.
                 self._least_latency = self.latency
 
     def refused(self, sent: float, now: float, pause: float, wait: float | None) -> None:
@@ -183,9 +183,9 @@ class Pace:
         Parameters
         ----------
         pause
-            Seconds to wait where no rate is known; doubled with each further round of trouble.
+            Seconds to wait where no rate is known; doubled in each further round of trouble.
         wait
-            Seconds that the host asks to be left alone.
+            Seconds for which the host asks to be left alone.
         """
         self._heed(now, wait)
         if self._is_news(sent, now):
@@ -196,7 +196,7 @@ class Pace:
     def failed(self, sent: float, now: float, pause: float, wait: float | None = None) -> None:
         """Learn from a 5xx, or from a request without a whole answer; parameters as for `refused`.
 
-        A single failure halves the concurrency; only the next one without an answer in between is a reason to pause.
+        A single failure halves the concurrency; only a second one with no answer in between leads to a pause.
         """
         self._heed(now, wait)
         if self._is_news(sent, now) and self.troubles > 1:
@@ -234,7 +234,7 @@ class NoTurnError(Exception):
 
 @dataclass
 class Turn:
-    """A request that may be sent, and what became of it.
+    """A request that may be sent, and its outcome.
 
     Attributes
     ----------
@@ -247,9 +247,9 @@ class Turn:
     status
         HTTP status; None where no whole answer came.
     trouble
-        What speaks against asking as before, such as a 429 or a connection that was reset; "" if nothing does.
+        Why to ask more slowly, such as a 429 or a connection that was reset; "" if there is no reason.
     wait
-        Seconds that the host asks to be left alone.
+        Seconds for which the host asks to be left alone.
     """
 
     sent: float
@@ -262,7 +262,7 @@ class Turn:
 
 @dataclass(eq=False)
 class _Waiting:
-    """A thread that waits for its turn, and is called when that may have come."""
+    """A thread that waits for its turn, and is notified when that may have come."""
 
     log: str
     urgent: bool
@@ -270,14 +270,14 @@ class _Waiting:
 
 
 class Gate:
-    """What all requests to one host pass, from any number of threads: in the order in which they came.
+    """Lets the requests of any number of threads to one host pass, in the order in which they came.
 
-    But what is urgent goes first, and a log without a request under way need not wait behind the requests of others.
+    Urgent ones go first, and a log without a request under way need not wait behind the requests of others.
 
     Attributes
     ----------
     pace
-        What is known of the host; to be read only.
+        What is known of the host; read only.
     """
 
     def __init__(self) -> None:
@@ -287,34 +287,34 @@ class Gate:
         self._under_way: Counter[str] = Counter()
         self._in_trouble: set[str] = set()
         self._last = Turn(0.0)
-        self._unsaid, self._said_at = 0, float("-inf")
+        self._suppressed, self._logged_at = 0, float("-inf")
 
     @contextmanager
     def turn(
         self, log: str, stop: threading.Event, *, tries: int, pause: float, longest: float, urgent: bool = False
     ) -> Iterator[Turn]:
-        """Wait for a turn, and learn from what is noted in it when the context ends.
+        """Wait for a turn, and learn from its outcome when the context ends.
 
         Parameters
         ----------
         log
-            Whom the request is for.
+            The URL of the log that is asked.
         stop
-            Ends the waiting when it is set.
+            Ends the wait when it is set.
         tries
-            After so many rounds of trouble in a row the host is given up: whoever waits for a log that had its share
-            of it gets no turn any more, and who comes later only one at a time.
+            Consecutive rounds of trouble after which the host is given up: requests that wait for a log that met some
+            get no turn any more, and later ones pass one at a time.
         pause
             Seconds of the first pause after trouble.
         longest
-            Seconds to wait at the most for a time that the host named.
+            Longest wait, in seconds, for a time that the host named.
         urgent
-            Whether it goes before what is not.
+            Whether it goes before requests that are not.
 
         Raises
         ------
         NoTurnError
-            Stopped, or the host is given up, or it asks to be left alone for longer.
+            `stop` was set, the host is given up, or it asks to be left alone for longer.
         """
         turn = Turn(self._wait(_Waiting(log, urgent, threading.Condition(self._lock)), stop, tries, longest))
         try:
@@ -355,7 +355,7 @@ class Gate:
         return next((waiting for waiting in self._queue if waiting.log == log), None)
 
     def _call(self, log: str) -> None:
-        """Let those look whose turn may have come: the first of all, and the first of this log."""
+        """Notify those whose turn may have come: the first of all, and the first of this log."""
         if self._queue:
             self._queue[0].called.notify()
         if waiting := self._first_of(log):
@@ -373,16 +373,16 @@ class Gate:
         self.pace.ended(now, turn.size)
 
     def in_trouble(self, log: str) -> bool:
-        """Tell whether the last request for a log that is over met trouble."""
+        """Tell whether the last finished request for a log met trouble."""
         return log in self._in_trouble
 
     def spoiled(self, log: str) -> None:
-        """Note that the last answer of a log cannot be read, which is as good as a refusal."""
+        """Note that the last answer of a log cannot be read, which counts as trouble."""
         with self._lock:
             self._in_trouble.add(log)
 
     def check(self, longest: float) -> None:
-        """Raise `NoTurnError` if the host asks to be left alone for more than `longest` seconds from now on."""
+        """Raise `NoTurnError` if the host asks to be left alone for more than `longest` seconds from now."""
         with self._lock:
             self._check_named(time.monotonic(), longest)
 
@@ -393,13 +393,13 @@ class Gate:
             raise NoTurnError(message, status=429, retry_after=seconds)
 
     def news(self) -> int:
-        """Count a trouble that is worth a line; return how many a line now stands for, 0 if none is due yet."""
+        """Count a trouble; return how many troubles a log line would now stand for, 0 if none is due yet."""
         with self._lock:
-            self._unsaid += 1
+            self._suppressed += 1
             now = time.monotonic()
-            if now - self._said_at < _QUIET:
+            if now - self._logged_at < _QUIET:
                 return 0
-            count, self._unsaid, self._said_at = self._unsaid, 0, now
+            count, self._suppressed, self._logged_at = self._suppressed, 0, now
             return count
 
 
@@ -408,6 +408,6 @@ _gates_lock = threading.Lock()
 
 
 def gate_of(authority: str) -> Gate:
-    """Return the gate of a host, given as ``host:port``; the same for all, as long as anybody has it."""
+    """Return the gate of a host, given as ``host:port``; the same one for as long as it is in use."""
     with _gates_lock:
         return _gates.setdefault(authority, Gate())

@@ -33,19 +33,19 @@ _PAGE_LIMIT = 64 << 20
 _PROOF_LIMIT = 1 << 20
 LARGEST_PAGE = 1024
 _SMALLEST_PAGE = 32
-"""Pages are never taken to be smaller than this: one stretch of large entries says little about the log."""
+"""Smallest page size that is learned: one stretch of large entries says little about the log."""
 
 _FAILURES = 2
-"""Answers with status 5xx to a request for several entries, and fewer are asked for."""
+"""Answers with status 5xx to a request for several entries, after which fewer are asked for."""
 
 _PATHS = 64
-"""Audit paths that are asked for to prove one stretch: two are enough where nothing differs."""
+"""Largest number of audit paths for one stretch: two are enough where nothing differs."""
 
 _REFUSALS = 4
-"""So many leaves of a stretch without an audit path and none with one: the log gives none just now."""
+"""Leaves of a stretch without an audit path, before any with one, after which the log counts as unavailable."""
 
-_NOT_HAD = (400, 403, 404, 405, 410, 501)
-"""Statuses by which logs say that they do not know a hash, or do not offer a request at all."""
+_NOT_OFFERED = (400, 403, 404, 405, 410, 501)
+"""Statuses by which logs say that they do not know a hash, or do not support a request at all."""
 
 _Shown = tuple[int, bytes, list[bytes]]
 """Index of a leaf, its hash, and its audit path."""
@@ -73,12 +73,12 @@ class Rfc6962Log(Log):
         return self._get_sth()
 
     def learn_page_size(self) -> None:
-        """Ask for the first page, unless it is known how many entries one has."""
+        """Ask for the first page, unless the page size is known."""
         if not self.page_size_known:
             if not self._tree_size:
                 self.get_checkpoint()
             if self._tree_size and not self.get_entries(0, LARGEST_PAGE).cut:
-                # Or the whole tree is less than a page.
+                # A page, or the whole tree where that is smaller.
                 self.page_size_known = True
 
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
@@ -123,7 +123,7 @@ class Rfc6962Log(Log):
 
         # The only place where an end is inclusive: "end: 0-based index of last entry to retrieve".
         path = f"/ct/v1/get-entries?start={start}&end={end - 1}"
-        # One entry may spoil all answers that it is part of: it is found by asking for fewer, not by asking again.
+        # One entry may spoil every answer that it is part of: it is found by asking for fewer, not by asking again.
         failures = _FAILURES if end - start > 1 else None
         return self._client.get(path, read, limit=_PAGE_LIMIT, entries=True, failures=failures)
 
@@ -132,11 +132,11 @@ class Rfc6962Log(Log):
         return LogUnavailableError(self.url, message, start=start, end=end)
 
     def _learn_from_short_answer(self, start: int, stop: int, known_size: int) -> None:
-        """Take the length of the short answer ``[start, stop)`` for the log's page size, if it can be nothing else.
+        """Take the length of the short answer ``[start, stop)`` for the log's page size, if nothing else explains it.
 
-        Logs cut their answers at a number of entries, some of them counted from 0, not from the first one asked for:
-        so only an answer that starts at 0, or where a short one stopped, shows a whole page. And it must not be the tip
-        of the tree that cut it: `known_size` is what was known of it before the log was asked.
+        Logs cut their answers after a number of entries, which some count from index 0 instead of the first one asked
+        for: so only an answer that starts at 0, or where a short one stopped, shows a whole page. Nor may the answer
+        end at the tip of the tree: `known_size` is the largest size known before the request.
         """
         with self._lock:
             follows = start == 0 or start in self._short_stops
@@ -154,7 +154,7 @@ class Rfc6962Log(Log):
                 self.page_size_known = True
 
     def get_roots(self) -> frozenset[bytes]:
-        """Ask which roots the log accepts, once; see `Log.get_roots`."""
+        """Ask once which roots the log accepts; see `Log.get_roots`."""
 
         def ask() -> frozenset[bytes]:
             # RFC 6962, section 4.7.
@@ -163,7 +163,7 @@ class Rfc6962Log(Log):
         return self._accepted.get(None, ask)
 
     def provable(self, start: int, end: int) -> tuple[int, int]:
-        """Return ``[start, end)`` up to the end of the subtree that holds it: one audit path is enough then."""
+        """Return ``[start, end)`` extended to the end of the subtree that holds it, where one audit path is enough."""
         height = (start ^ (end - 1)).bit_length()
         page_end = (start // self.page_size + 1) * self.page_size
         return start, max(end, min(((start >> height) + 1) << height, page_end, self._tree_size))
@@ -175,23 +175,23 @@ class Rfc6962Log(Log):
     def _prove(self, start: int, leaf_hashes: Sequence[bytes], head: Checkpoint) -> NDArray[np.bool_]:
         tree, stretch = self._tree_of(head), Stretch(start, leaf_hashes, head.tree_size)
         lost: dict[int, LogError] = {}
-        had = False
+        has_path = False
         for _ in range(_PATHS):
             _, index = tree.compare(stretch, lost)
-            if index is None or (len(lost) == _REFUSALS and not had):
+            if index is None or (len(lost) == _REFUSALS and not has_path):
                 break
             try:
                 self._learn_path(tree, index, stretch.hash((0, index)))
-                had = True
+                has_path = True
             except (LogProtocolError, _NoPathError) as error:
-                # That may be due to this entry, and others are proven all the same.
+                # That may be due to this entry alone: the others are proven all the same.
                 lost[index] = error
-        if lost and not had:
+        if lost and not has_path:
             raise lost[min(lost)]
         return tree.compare(stretch)[0]
 
     def _tree_of(self, head: Checkpoint) -> ProvenTree:
-        """Return what is proven of a tree; only the last one is remembered."""
+        """Return what is proven of a tree; only the last tree is remembered."""
         with self._lock:
             tree = self._tree
             if tree is None or (tree.tree_size, tree.root_hash) != (head.tree_size, head.root_hash):
@@ -199,10 +199,10 @@ class Rfc6962Log(Log):
             return tree
 
     def _learn_path(self, tree: ProvenTree, index: int, leaf_hash: bytes) -> None:
-        """Ask for the audit path of an entry, as it came with this hash.
+        """Ask for the audit path of an entry that was received with this hash.
 
-        Asked by hash, which costs less, the log has no answer where the entry is another, and answers with another
-        index where it holds the leaf twice: then it is asked by index.
+        Asking by hash costs less, but brings no answer where the entry differs, and another index where the log holds
+        the leaf twice: then the log is asked by index.
         """
 
         def by_hash(body: bytes) -> _Shown:
@@ -230,7 +230,7 @@ class Rfc6962Log(Log):
         try:
             return self._client.get(f"/ct/v1/{query}&tree_size={tree.tree_size}", learn, limit=_PAGE_LIMIT)
         except HttpError as error:
-            if error.status in _NOT_HAD:
+            if error.status in _NOT_OFFERED:
                 return False
             raise
 
@@ -245,7 +245,7 @@ class Rfc6962Log(Log):
         self._client.get(f"/ct/v1/{query}", check, limit=_PROOF_LIMIT)
 
     def _read(self, read: Callable[[bytes, str], T], body: bytes) -> T:
-        """Read an answer; one that cannot be read is asked for again."""
+        """Read an answer; if it cannot be read, another is asked for."""
         try:
             return read(body, self.url)
         except LogProtocolError as error:

@@ -1,4 +1,4 @@
-"""Answers of a log that many threads need, and one of them asks for."""
+"""Answers of a log that many threads need and only one of them asks for."""
 
 import threading
 from collections import OrderedDict
@@ -21,7 +21,7 @@ class Shared(Generic[K, V]):
     url
         The log, for errors.
     limit
-        How many answers are kept, those that were used last.
+        How many answers are kept: those used last.
     """
 
     def __init__(self, url: str, limit: int) -> None:
@@ -31,12 +31,12 @@ class Shared(Generic[K, V]):
         self._answers: OrderedDict[K, Future[V]] = OrderedDict()
 
     def get(self, key: K, ask: Callable[[], V]) -> V:
-        """Return the answer under `key`; if there is none yet, the first thread that needs it asks, the others wait.
+        """Return the answer under `key`; if there is none yet, the first thread to need it asks, and others wait.
 
         Raises
         ------
         LogError
-            As `ask` raised it, to all who wait. The next to need the answer asks again.
+            Whatever `ask` raised, for every thread that waits. The next one to need the answer asks again.
         """
         while True:
             with self._lock:
@@ -52,7 +52,7 @@ class Shared(Generic[K, V]):
             except CancelledError:
                 continue
             except LogError as error:
-                # The error is shared by all who wait, what it costs is not.
+                # A new one for each thread that waits: each notes in it which entries it lost.
                 kinds = (kind for kind in (LogProtocolError, CheckpointError) if isinstance(error, kind))
                 raise next(kinds, LogUnavailableError)(self._url, error.message) from error
 
@@ -64,7 +64,7 @@ class Shared(Generic[K, V]):
                 if self._answers.get(key) is answer:
                     del self._answers[key]
             if not isinstance(error, LogError) or stopped():
-                # That says nothing about the log: whoever waits asks again, for as long as it is not stopped.
+                # That says nothing about the log: threads that wait ask again, unless they are stopped too.
                 answer.cancel()
                 raise
             answer.set_exception(error)

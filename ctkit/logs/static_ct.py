@@ -22,13 +22,13 @@ from ctkit.wire.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH
 _TILE_LIMIT = 64 << 20
 _BODY_LIMIT = 16 << 20
 _ISSUERS = 1 << 16
-"""Certificates of issuers that are kept in memory; no log has seen as many."""
+"""Issuer certificates kept in memory; no log has as many."""
 
 
 class StaticCtLog(Log):
     """A log behind a monitoring prefix; its parameters are those of `Log`.
 
-    A hybrid log, with data tiles and signed tree heads instead of checkpoints, is one as well.
+    So is a hybrid log, which has data tiles, but signed tree heads instead of checkpoints.
     """
 
     protocol: Literal["static-ct"] = "static-ct"
@@ -40,13 +40,13 @@ class StaticCtLog(Log):
         self._issuers: Shared[bytes, bytes | None] = Shared(self.url, _ISSUERS)
         self._hash_tiles: HashTiles | None = None
         self._is_hybrid = False
-        # Entries in the last data tile of the tree heads so far, by its number.
+        # By number of a data tile, its entries in the tree head that it was the last tile of.
         self._partial_tiles: dict[int, int] = {}
 
     def _ask_for_head(self) -> Checkpoint:
         head = self._get_sth() if self._is_hybrid else self._ask_for_checkpoint()
         number, width = divmod(head.tree_size, TILE_WIDTH)
-        # Not that of a backend that is behind.
+        # A backend that is behind may show a smaller one.
         self._partial_tiles[number] = max(width, self._partial_tiles.get(number, 0))
         return head
 
@@ -65,7 +65,7 @@ class StaticCtLog(Log):
             return head
 
     def has_tiles(self) -> bool:
-        """Tell whether the log has data tiles: whoever gives checkpoints has, another is asked for the first one."""
+        """Tell whether the log has data tiles: one with checkpoints does, any other is asked for the first tile."""
         if not self._is_hybrid:
             return True
         suffix = f".p/{self._tree_size}" if self._tree_size < TILE_WIDTH else ""
@@ -86,11 +86,11 @@ class StaticCtLog(Log):
             self._measure(len(tile), (stop - 1) % TILE_WIDTH + 1)
             block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
             chained = block.take(wanted.contains(block.index)) if wanted else block
-            named = [fingerprints[at] for at in np.unique(chained.chain).tolist()]
+            named = [fingerprints[position] for position in np.unique(chained.chain).tolist()]
             issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in named}
         except LogError as error:
             if error.end is None:
-                # Fewer entries would take the same tile.
+                # A request for fewer entries would need the same tile.
                 error.start, error.end = start, end
             raise
         return block.with_issuers(fingerprints, issuers)
@@ -105,19 +105,19 @@ class StaticCtLog(Log):
                 raise TryAgain(LogProtocolError(self.url, f"{path} is empty; {REPORT}"))
             return body
 
-        # The second round knows a newer checkpoint, should the first one have found neither tile.
+        # The second round knows a newer checkpoint, in case the first finds no tile.
         for ask in (start >= self._tree_size, True):
             has_head = True
             if ask:
                 try:
                     self.get_checkpoint()
                 except UnreadableHeadError:
-                    # A full tile may be there all the same; whether it may be believed is for others to say.
+                    # A full tile may be there all the same; whether to believe it is decided elsewhere.
                     has_head = False
             if has_head and start >= self._tree_size:
                 break
-            # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not tell;
-            # and another backend may not have the full one yet that a newer checkpoint promises.
+            # Logs may remove a partial tile as soon as the full one exists, which an older checkpoint does not show;
+            # and another backend may not yet have the full tile that a newer checkpoint promises.
             partial = self._partial_tiles.get(start // TILE_WIDTH, 0)
             widths = [TILE_WIDTH, partial] if self._tree_size >= first + TILE_WIDTH else [partial, TILE_WIDTH]
             for width in [width for width in widths if start < first + width]:
@@ -135,14 +135,14 @@ class StaticCtLog(Log):
         raise LogUnavailableError(self.url, message)
 
     def _get_issuer(self, fingerprint: bytes) -> bytes | None:
-        """Return the certificate with this SHA-256, None if the log does not have it; threads ask for it once."""
+        """Return the certificate with this SHA-256, None if the log does not have it; it is asked for once."""
         path = f"/issuer/{fingerprint.hex()}"
         return self._issuers.get(fingerprint, lambda: self._get_or_none(path, partial(self._check, fingerprint)))
 
     def _check(self, fingerprint: bytes, certificate: bytes) -> bytes:
         if sha256(certificate).digest() != fingerprint:
             message = f"issuer/{fingerprint.hex()} is not the certificate with this SHA-256; {REPORT}"
-            # What is no certificate at all is what a store has to say instead of one.
+            # Anything but a certificate is a message of the store.
             kind = LogProtocolError if certificate.startswith(b"\x30") else PageError
             raise TryAgain(kind(self.url, message))
         return certificate
@@ -158,8 +158,8 @@ class StaticCtLog(Log):
     def _is_absent(self, error: HttpError | PageError) -> bool:
         """Tell whether an error means that the log does not have what it was asked for.
 
-        Not every store says so by 404: one that may not list what it has refuses what it does not have (403), another
-        shows a page. That is what it means as long as the log answers for what it does have.
+        Not every store says so by 404: one that may not list its objects answers 403 for a missing one, another shows
+        an HTML page. These mean the same as long as the log answers for what it does have.
         """
         if isinstance(error, HttpError) and error.status in (404, 410):
             return True
@@ -179,7 +179,7 @@ class StaticCtLog(Log):
             raise self._inconsistent(old, new)
 
     def _tiles_of(self, head: Checkpoint) -> HashTiles:
-        """Return the hash tiles of a tree; only those of the last one are remembered."""
+        """Return the hash tiles of a tree; only those of the last tree are remembered."""
         with self._lock:
             tiles = self._hash_tiles
             if tiles is None or (tiles.tree_size, tiles.root_hash) != (head.tree_size, head.root_hash):
@@ -187,7 +187,7 @@ class StaticCtLog(Log):
             return tiles
 
     def _get_hashes(self, level: int, index: int, width: int, check: Check) -> bytes:
-        """Return the first `width` hashes of a tile, from whichever tile the log has that holds them."""
+        """Return the first `width` hashes of a tile, from whichever tile with them the log has."""
         tile = f"/tile/{level}/{tile_path(index)}"
 
         def read(asked: int, body: bytes) -> bytes:
@@ -206,7 +206,7 @@ class StaticCtLog(Log):
         raise LogUnavailableError(self.url, f"{tile} is not there with {width} hashes; run again later")
 
     def _widths(self, level: int, index: int, width: int) -> Iterator[int]:
-        """Yield the widths in which a tile may be there: logs may remove partial tiles that have grown since."""
+        """Yield the widths that a tile may have by now: logs may remove partial tiles that have grown since."""
         yield width
         if width < TILE_WIDTH:
             yield TILE_WIDTH
@@ -215,7 +215,7 @@ class StaticCtLog(Log):
                 yield newest
 
     def provable(self, start: int, end: int) -> tuple[int, int]:
-        """Return the whole tile around ``[start, end)``: it comes in one piece, and its root is in the next tile up."""
+        """Return the whole tile around ``[start, end)``: it is one answer, and the tile above has the hash over it."""
         tile = start // TILE_WIDTH
         return tile * TILE_WIDTH, (tile + 1) * TILE_WIDTH
 
@@ -225,7 +225,7 @@ class StaticCtLog(Log):
 
 
 def _is_refused(error: HttpError | PageError) -> bool:
-    """Tell whether a request was refused for what it asks for, not for when it came."""
+    """Tell whether a request was refused for what it asks for, not for its timing."""
     if isinstance(error, PageError):
         return True
     return error.status is not None and 400 <= error.status < 500 and error.status not in (408, 413, 429)
@@ -245,7 +245,7 @@ def data_tile_urls(url: str, index: Int64s) -> pa.StringArray:
 
 
 def tile_path(number: int) -> str:
-    """Return the number of a tile as it stands in its path (Static CT API, "Merkle Tree").
+    """Return the number of a tile as written in its path (Static CT API, "Merkle Tree").
 
     Examples
     --------
