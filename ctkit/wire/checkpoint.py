@@ -1,4 +1,4 @@
-"""Tree heads: signed tree heads of RFC 6962 and checkpoints of the Static CT API, read into one type."""
+"""Tree heads: signed tree heads of RFC 6962 and checkpoints of the Static CT API, as one type."""
 
 import base64
 import json
@@ -17,7 +17,7 @@ from ctkit.wire.merkle import HASH_SIZE
 from ctkit.wire.signatures import SignatureAlgorithm, algorithm_of, signature_holds
 
 _LATEST = (1 << 63) - 1
-"""Milliseconds since the Unix epoch in a tree head at the most."""
+"""Latest timestamp of a tree head, in milliseconds since the Unix epoch."""
 _SHA256 = 4
 """``HashAlgorithm`` of RFC 5246, section 7.4.1.4.1."""
 
@@ -27,12 +27,12 @@ _NOTE_SIGNATURE_TYPE = b"\x05"
 
 
 class UnreadableHeadError(CheckpointError):
-    """What a log gives as its tree head cannot be read as one."""
+    """The answer of a log is not a tree head."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a log says its tree is.
+    """The state of a log's tree, as the log states it.
 
     Attributes
     ----------
@@ -49,8 +49,8 @@ class Checkpoint:
     signature
         The ``digitally-signed`` struct over ``TreeHeadSignature`` (RFC 6962, section 3.5), as the log sent it.
     note_signatures
-        All signatures of a Static CT checkpoint that can be the log's: each is the key id (4 bytes) followed by the
-        ``RFC6962NoteSignature``. `timestamp` and `signature` are those of the first. None for a signed tree head.
+        All signatures of a Static CT checkpoint that may be the log's: each is the key id (4 bytes) followed by the
+        ``RFC6962NoteSignature``. `timestamp` and `signature` are those of the first. Empty for a signed tree head.
     """
 
     url: str
@@ -63,7 +63,7 @@ class Checkpoint:
 
     @classmethod
     def remembered(cls, url: str, tree_size: int, root_hash: bytes) -> Self:
-        """Return a tree head that somebody noted, without time and signature, to be compared with others."""
+        """Return a tree head noted earlier, without time and signature, for comparison with others."""
         return cls(url, url, tree_size, root_hash, timestamp=0, signature=b"")
 
     def verify(self, public_key: bytes) -> Self:
@@ -77,12 +77,12 @@ class Checkpoint:
         Returns
         -------
         Checkpoint
-            This one; where a note carries several signatures, with those of `public_key` in its fields.
+            This one; of several signatures on a note, that of `public_key` and its timestamp are in the fields.
 
         Raises
         ------
         CheckpointError
-            No signature by this key, or one that does not hold.
+            There is no signature by this key, or it is false.
         """
         try:
             key = load_der_public_key(public_key)
@@ -102,7 +102,7 @@ class Checkpoint:
         raise CheckpointError(
             self.url,
             f"the tree head of {self.tree_size} entries is not signed by the log's key: check that the key is this"
-            " log's, and report the log if it is",
+            " log's; if it is, report the log",
         )
 
     def _signed_by(self, note_signature: bytes) -> Self:
@@ -127,7 +127,7 @@ def tree_head_to_sign(timestamp: int, tree_size: int, root_hash: bytes) -> bytes
 
 
 def note_key_id(origin: str, public_key: bytes) -> bytes:
-    """Return the 4 bytes that mark a log's signature in its checkpoints.
+    """Return the key id of a log: the first 4 bytes of its signatures in checkpoints.
 
     Parameters
     ----------
@@ -156,7 +156,7 @@ def read_sth(data: bytes, url: str) -> Checkpoint:
         `data` is no signed tree head.
     """
     try:
-        # json.loads answers deep nesting with a RecursionError.
+        # json.loads raises RecursionError on deep nesting.
         answer = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise _malformed(url, f"it is no JSON ({error})") from error
@@ -173,7 +173,7 @@ def read_sth(data: bytes, url: str) -> Checkpoint:
 def read_checkpoint(data: bytes, url: str) -> Checkpoint:
     """Read a checkpoint of the Static CT API: a signed note with the tree head in it.
 
-    Signatures by others than the log, such as those of witnesses, are left aside.
+    Signatures by others, such as witnesses, are ignored.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
     if not blank or not signatures.endswith("\n"):
         raise _malformed(url, "a blank line and signature lines are missing")
     if len(lines) != 3:
-        # The log's signature does not cover extension lines, so the Static CT API allows none.
+        # The log's signature would not cover extension lines, so the Static CT API allows none.
         raise _malformed(url, f"there are {len(lines)} lines of text instead of origin, tree size and root hash")
     origin, size, root = lines
     if not origin or not origin.isprintable():
@@ -217,7 +217,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
             continue
         signature = _base64(encoded, "a signature of the log", url)
         # struct { uint64 timestamp; digitally-signed TreeHeadSignature; } RFC6962NoteSignature, after the key id.
-        # The log may sign with keys of other types too, under the same name.
+        # Under the same name the log may also sign with keys of other types.
         if _is_digitally_signed(signature[12:]) and int.from_bytes(signature[4:12]) <= _LATEST:
             candidates.append(signature)
     if not candidates:
@@ -248,7 +248,7 @@ def _base64(text: str, what: str, url: str) -> bytes:
     except ValueError as error:
         raise _malformed(url, f"{what} is no base64") from error
     if base64.b64encode(data).decode() != text:
-        # One value has one text: bits after the end of the data are not overlooked.
+        # A value has only one text: trailing bits must be zero.
         raise _malformed(url, f"{what} is no canonical base64")
     return data
 

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 SEQUENCE = 0x30
 
-# Identifier octet, length octets, contents octets (X.690, section 8.1). Nothing in a certificate has an identifier of
-# several octets.
+# Identifier octet, length octets, contents octets (X.690, section 8.1). No element of a certificate has several
+# identifier octets.
 Element = tuple[int, int, int]
 """Identifier octet, and the range ``[start, stop)`` of the contents."""
 
@@ -13,7 +13,7 @@ ABSENT: Element = (-1, 0, 0)
 
 
 def header(der: bytes, at: int, end: int) -> Element:
-    """Return the element whose header is at `at`. It may end beyond `end`, and does if no header fits in before."""
+    """Return the element whose header is at `at`. It may end beyond `end`, and does if its header does not fit."""
     start = at + 2
     if start > end:
         return -1, end, end + 1
@@ -30,9 +30,9 @@ def header(der: bytes, at: int, end: int) -> Element:
 
 
 def _indefinite_stop(der: bytes, at: int, end: int) -> int:
-    """Return where an element of indefinite length ends (X.690, section 8.1.3.6), contents from `at` on.
+    """Return where an element of indefinite length ends whose contents begin at `at` (X.690, section 8.1.3.6).
 
-    That is behind its end-of-contents octets ``00 00``, which are an empty element at the end of the contents to us.
+    That is after its end-of-contents octets ``00 00``, which count as an empty element at the end of the contents.
     """
     depth = 1
     while depth and at + 2 <= end:
@@ -63,13 +63,13 @@ def first(der: bytes, at: int, end: int) -> Element:
 
 
 def members(value: bytes) -> Iterator[Element]:
-    """Yield the elements of the sequence that `value` is, as far as they go."""
+    """Yield the elements of the sequence `value`, up to the first that does not fit."""
     tag, start, stop = header(value, 0, len(value))
     return elements(value, start, min(stop, len(value))) if tag == SEQUENCE else iter(())
 
 
 def contents(der: bytes, element: Element, tag: int) -> bytes:
-    """Return the contents of an element that is to have identifier octet `tag`; nothing if it has not."""
+    """Return the contents of an element with the identifier octet `tag`; nothing if it has another."""
     return der[element[1] : element[2]] if element[0] == tag else b""
 
 

@@ -1,4 +1,4 @@
-"""Entries in flight, as columns over the bytes that the log sent."""
+"""Entries in flight: columns over the bytes that the log sent."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ class EntryBlock:
     index
         int64[n]: position of each entry in its log, strictly ascending, not always consecutive.
     timestamp
-        int64[n]: ``TimestampedEntry.timestamp``, milliseconds since the Unix epoch; the largest int64 for all beyond.
+        int64[n]: ``TimestampedEntry.timestamp``, milliseconds since the Unix epoch; capped at the largest int64.
     entry_type
         uint16[n]: ``X509_ENTRY`` or ``PRECERT_ENTRY``.
     data
@@ -48,7 +48,7 @@ class EntryBlock:
     missing_issuers
         Lowercase hex SHA-256 of issuers that the log names but does not have.
     cut
-        The log sent more entries than these, but the next one cannot be read.
+        The log sent more entries, but the next one cannot be read.
     odd_chains
         Indices of entries whose chain cannot be read to its end.
     """
@@ -88,8 +88,8 @@ class EntryBlock:
     def leaf_hashes(self) -> list[bytes]:
         """Return the leaf hash of each entry (RFC 6962, section 2.1), 32 bytes each, in the order of `index`.
 
-        It covers timestamp, type, certificate or TBSCertificate, and extensions: all that the log signs. The rest of a
-        pre-certificate (its poison and its signature) and the chain are not in the tree; see `ctkit.wire.extra_data`.
+        It covers timestamp, type, certificate or TBSCertificate, and extensions: all that the log signs. The poison and
+        the signature of a pre-certificate, and the chain, are not in the tree; see `ctkit.wire.extra_data`.
         """
         # SHA-256(0x00 || MerkleTreeLeaf), and a MerkleTreeLeaf is 00 00 (v1, timestamped_entry) and the entry.
         prefix, data = sha256(b"\0\0\0"), memoryview(self.data)
@@ -106,15 +106,15 @@ class EntryBlock:
         Parameters
         ----------
         fingerprints
-            What the positions in `chain` have meant so far: SHA-256 of each certificate, 32 bytes each.
+            What the positions in `chain` stand for: the SHA-256 of each certificate, 32 bytes each.
         certificates
-            DER by fingerprint; None where the log does not have the certificate. Those that are not named at all are
-            missing as well: nobody wants a chain with them.
+            DER by fingerprint; None where the log does not have the certificate. Fingerprints that are not in it belong
+            to chains that are not wanted, and count as missing too.
         """
         ders = [certificates.get(fingerprint) for fingerprint in fingerprints]
         found = np.array([der is not None for der in ders], bool)
         last = self.index[-1:].tolist()
-        # Where no entry follows the last one in its tile, the length of its chain may be wrong.
+        # Unless another entry follows the last one, the length of its chain may be wrong.
         is_whole = not last or goes_on(self.data, int(max(self.leaf[-1, 1], self.certificate[-1, 1])))
         return replace(
             self,
@@ -133,30 +133,30 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     data
         The body: a JSON object.
     start
-        Index of the first entry asked for; the position in the answer decides all indices.
+        Index of the first entry asked for; the position in the answer determines all others.
     url
         The log, for errors.
     limit
-        Number of entries asked for; what the log sends beyond is ignored.
+        Number of entries asked for; any further ones are ignored.
 
     Returns
     -------
     EntryBlock
-        The entries up to the first that cannot be read; empty if the log sent none. A chain goes as far as it can be
-        read: the log signs entries, not their chains.
+        The entries up to the first that cannot be read; empty if the log sent none. A chain is kept as far as it can
+        be read: the log signs entries, not their chains.
 
     Raises
     ------
     LogProtocolError
-        The first entry cannot be read; ``[start, end)`` covers it and the unreadable ones that follow it. Without
-        ``start`` and ``end`` if the answer is not JSON of the right form at all.
+        The first entry cannot be read: ``[start, end)`` covers it and the unreadable ones that follow. Or the answer is
+        not JSON of the right form: then it has no ``start`` and ``end``.
 
     Examples
     --------
     >>> len(decode_get_entries(b'{"entries": []}', 7, "https://log.example", 32))
     0
     """
-    # Numba takes a while to import, and only those who decode entries need it.
+    # Numba takes a while to import, and is only needed to decode entries.
     from ctkit.wire.framing import read_page
 
     if understood := read_page(data, start, limit):
@@ -187,7 +187,8 @@ def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBloc
         if reason:
             break
         leaf_end = size + len(leaf_input)
-        begin, end = (leaf_end + at for at in pre_certificate) if pre_certificate else (size + at for at in leaf.signed)
+        base, span = (leaf_end, pre_certificate) if pre_certificate else (size, leaf.signed)
+        begin, end = base + span[0], base + span[1]
         parts += [leaf_input, extra_data]
         odd_chains += [index] * is_odd
         columns.append(leaf, (size + 2, leaf_end), (begin, end), chain)
@@ -213,16 +214,16 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
     Returns
     -------
     EntryBlock
-        The entries from `start` up to `end`, or up to the first that cannot be read or is of another index. It has no
-        issuers yet.
+        The entries from `start` up to `end`, or up to the first that cannot be read or has another index. The block has
+        no issuers yet.
     tuple of bytes
         The SHA-256 fingerprints that ``chain`` of the block points into; see `EntryBlock.with_issuers`.
 
     Raises
     ------
     LogProtocolError
-        The entry at `start`, or one before it in the tile, cannot be read, and thereby none up to the tile's end; or
-        the entries from `start` on say that they are of other indices. ``[start, end)`` covers these entries.
+        The entry at `start`, or one before it in the tile, cannot be read, and so none up to the end of the tile; or
+        the entries from `start` on state other indices. ``[start, end)`` covers these entries.
     """
     from ctkit.wire.framing import read_tile
 
@@ -262,7 +263,7 @@ def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
 
 
 def _framed(start: int, frames: "Frames", data: bytes) -> tuple[EntryBlock, tuple[bytes, ...]]:
-    """Return the entries that a kernel has found, and what their chains consist of."""
+    """Return the entries that a kernel has found, and the issuers in their chains."""
     index = np.arange(start, start + len(frames.timestamp))
     block = EntryBlock(index=index, data=data, **frames._asdict() | {"issuers": ()})
     return block, tuple(data[begin:end] for begin, end in frames.issuers.tolist())

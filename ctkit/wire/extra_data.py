@@ -1,4 +1,4 @@
-"""What a log sends beside its leaves and does not sign, pre-certificates and chains, is held against the leaves."""
+"""Check `extra_data` (RFC 6962, section 4.6), pre-certificates and chains, which no log signs, against the leaves."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -20,17 +20,17 @@ from ctkit.wire.x509 import POISON_EXTENSION
 
 FAULTS = (
     "",
-    "its chain cannot be read, or is not signed, each certificate by the next",
+    "its chain cannot be read, or a certificate in it is not signed by the next",
     "its chain is not that of its issuer",
     "its pre-certificate is not the TBSCertificate of its leaf, with the poison",
     "its chain does not end in a root certificate that the log accepts",
 )
-"""What may be wrong with an entry, by the number that `find_faults` gives it."""
+"""Faults of an entry, by the number that `find_faults` gives them."""
 
 _CHAIN, _ISSUER, _PRE_CERTIFICATE = 1, 2, 3
 OPEN_END = 4
-"""The fault of a chain that does not end in a certificate that signs itself; `ctkit.wire.roots.Roots` tells whether the
-log accepts that end all the same."""
+"""The fault of a chain that does not end in a self-signed certificate; `ctkit.wire.roots.Roots` tells whether the log
+accepts that end all the same."""
 
 _BIT_STRING, _OBJECT_IDENTIFIER, _SEQUENCE, _VERSION, _EXTENSIONS = 0x03, 0x06, 0x30, 0xA0, 0xA3
 
@@ -54,33 +54,33 @@ _HASHES: dict[bytes, hashes.HashAlgorithm] = {
 """Signature algorithms that are verified: contents of the object identifiers of PKCS #1 v1.5 and ECDSA."""
 
 _REMEMBERED = 1024
-"""Certificates, and pairs of them, that were looked at once and need not be again."""
+"""Certificates, and pairs of them, that need not be checked again."""
 
 _LARGEST_ISSUER = 1 << 16
-"""Bytes of a chain certificate; those of public logs have about 2 kB. A larger one is odd."""
+"""Bytes of a chain certificate above which it is odd; those of public logs have about 2 kB."""
 
 
 def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
-    """Find entries of which something is not what their leaf, or the signature of a certificate, says that it is.
+    """Find entries whose chain or pre-certificate does not match their leaf, or has a false signature.
 
-    A leaf hash covers a certificate, but of a pre-certificate only the ``TBSCertificate`` without the poison, of its
-    issuer only the key, and nothing else of the chain. What is beside it is compared as follows.
+    A leaf hash covers a whole certificate; of a pre-certificate it covers the ``TBSCertificate`` without the poison and
+    the key of its issuer, and of the chain nothing else. The rest is checked as follows.
 
-    - Each certificate of the chain is signed by the next, and the last by itself, or whether the log accepts it as a
-      root is for `ctkit.wire.roots.Roots` to say (`OPEN_END`, `find_ends`); so is an entry without a chain. Where the
-      signature algorithm is not RSA with PKCS #1 v1.5 or ECDSA, or the key cannot be read, a certificate only has to
-      name the next as its issuer.
+    - Each certificate of the chain is signed by the next, and the last by itself; otherwise `ctkit.wire.roots.Roots`
+      tells whether the log accepts it as a root (`OPEN_END`, `find_ends`). The same holds for an entry without a chain.
+      Where the signature algorithm is neither RSA with PKCS #1 v1.5 nor ECDSA, or the key cannot be read, a certificate
+      only has to name the next as its issuer.
     - The first certificate of the chain is the issuer: a certificate names it, and ``issuer_key_hash`` is that of its
       key, or of the next one's if it is a Precertificate Signing Certificate.
     - A pre-certificate, without its signature, is the leaf's ``TBSCertificate`` with the poison (RFC 6962, section
       3.1). After a Precertificate Signing Certificate, which the pre-certificate names as its issuer, issuer and
       authority key identifier of the leaf are those in that certificate.
 
-    What cannot be read is at fault, but for a certificate: the leaf covers all of it. An issuer that the log does not
-    have is not, nor what would be compared with it. Not verified, because it takes up to half a millisecond, is the
-    signature of an entry by its issuer: nobody vouches for the bytes of the signature in a pre-certificate, for the
-    place of the poison among its extensions, and after a Precertificate Signing Certificate for its authority key
-    identifier.
+    An unreadable chain or pre-certificate is a fault; an unreadable certificate is not, since the leaf covers it. Nor
+    is an issuer that the log does not have, and what would be compared with it is skipped. The signature of an entry by
+    its issuer is not verified, because that takes up to half a millisecond: in a pre-certificate nothing vouches for
+    the bytes of the signature, the place of the poison among the extensions and, after a Precertificate Signing
+    Certificate, the authority key identifier.
 
     Parameters
     ----------
@@ -90,21 +90,21 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     Returns
     -------
     ndarray of uint8
-        For each entry the index in `FAULTS` of the first fault that is found; 0 if there is none.
+        For each entry the index in `FAULTS` of the first fault found; 0 if there is none.
     """
     # Numba takes a while to import, and only those who decode entries need it.
     from ctkit.wire.kernels import find_matching
 
-    # The position -1, of an issuer that is missing, leads to the last of these.
+    # Position -1, that of a missing issuer, is the last of these.
     ders = [*block.issuers, None]
     chained, edges = block.chain.tobytes(), (8 * block.chain_offsets).tolist()
     number_of: dict[bytes, int] = {}
     numbers = [number_of.setdefault(chained[start:end], len(number_of)) for start, end in pairwise(edges)]
-    chains = [[ders[at] for at in np.frombuffer(chain, np.int64).tolist()] for chain in number_of]
+    chains = [[ders[position] for position in np.frombuffer(chain, np.int64).tolist()] for chain in number_of]
     is_signed = [_is_signed_chain(chain) for chain in chains]
     is_open = np.array([bool(chain) and _is_open(chain[-1]) for chain in chains], bool)
-    issuers = [[read_issuer(each) if each else None for each in chain[:2]] for chain in chains]
-    plain = [_plain_issuer(first) if signed else _NOBODY for signed, first in zip(is_signed, issuers, strict=True)]
+    issuers = [[read_issuer(der) if der else None for der in chain[:2]] for chain in chains]
+    plain = [_plain_issuer(first) if signed else _NO_ISSUER for signed, first in zip(is_signed, issuers, strict=True)]
     is_precert = block.entry_type != X509_ENTRY
     matching = find_matching(block.data, block.leaf, block.certificate, is_precert, np.array(numbers, np.int64), plain)
     faults = np.zeros(len(block), np.uint8)
@@ -137,7 +137,7 @@ class _OddError(ValueError):
 
 
 class _Frame(NamedTuple):
-    """Where the parts of a certificate begin, each up to the next one; after the signature it ends."""
+    """Where the parts of a certificate begin; each extends to the next one, and the signature to the end."""
 
     tbs: int
     version: int
@@ -154,7 +154,7 @@ class _Frame(NamedTuple):
 
 
 class Issuer(NamedTuple):
-    """A chain certificate, in parts that are encoded as they were.
+    """A chain certificate, in parts as they were encoded.
 
     Attributes
     ----------
@@ -177,13 +177,13 @@ class Issuer(NamedTuple):
     signs_pre_certificates: bool
 
 
-_NOBODY = b"", b""
+_NO_ISSUER = b"", b""
 
 
 def _plain_issuer(issuers: Sequence[Issuer | None]) -> tuple[bytes, bytes]:
-    """Return subject and key hash of the issuer that is first in a chain, if it signs nothing but certificates."""
+    """Return subject and key hash of the first issuer in a chain, unless it is a Precertificate Signing Certificate."""
     first = issuers[0] if issuers else None
-    return (first.subject, first.key_hash) if first and not first.signs_pre_certificates else _NOBODY
+    return (first.subject, first.key_hash) if first and not first.signs_pre_certificates else _NO_ISSUER
 
 
 def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[Issuer | None]) -> int:
@@ -197,7 +197,7 @@ def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[Is
     try:
         frame = _read_frame(data, start, end)
     except (_OddError, IndexError):
-        # Odd as it is, the log signed it; who issued it cannot be told.
+        # Odd as it is, the log signed it; its issuer is unknown.
         return 0
     name = data[frame.issuer : frame.validity]
     is_named = len(name) <= _LARGEST_ISSUER and canonical_name(name) == canonical_name(issuer.subject)
@@ -206,13 +206,8 @@ def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[Is
 
 def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issuers: Sequence[Issuer | None]) -> int:
     """Return the fault of the pre-certificate in ``data[start:end]``; its ``TimestampedEntry`` begins at `leaf`."""
-    # struct {
-    #     uint64 timestamp;
-    #     LogEntryType entry_type;                          precert_entry
-    #     opaque issuer_key_hash[32];
-    #     opaque TBSCertificate<1..2^24-1>;
-    #     ...
-    # } TimestampedEntry;                                   RFC 6962, section 3.4
+    # TimestampedEntry (quoted in `ctkit.wire.leaf`): 8 bytes of timestamp and 2 of entry_type, then 32 of issuer_key_hash
+    # and the TBSCertificate.
     first = issuers[0] if issuers else None
     signing = first if first and first.signs_pre_certificates else None
     if len(issuers) < (2 if signing else 1):
@@ -229,7 +224,7 @@ def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issue
 
 def _final_tbs(data: bytes, frame: _Frame, signing: Issuer | None) -> bytes:
     """Return the ``TBSCertificate`` that a log makes of a pre-certificate (RFC 6962, section 3.2)."""
-    # One extension after the other: amid another one the same bytes would be that one's contents, and change them.
+    # Extension by extension: inside of another one the same bytes would be part of its value.
     poison = frame.first_extension
     while not data.startswith(POISON_EXTENSION, poison):
         _, poison = _contents(data, poison, frame.tbs_end, _SEQUENCE)
@@ -249,20 +244,20 @@ def _final_tbs(data: bytes, frame: _Frame, signing: Issuer | None) -> bytes:
 
 def _is_signed_chain(chain: Sequence[bytes | None]) -> bool:
     """Tell whether each certificate is signed by the next, where neither is missing."""
-    return all(each is None or by is None or _is_signed(each, by) for each, by in pairwise(chain))
+    return all(der is None or by is None or _is_signed(der, by) for der, by in pairwise(chain))
 
 
 def _is_open(certificate: bytes | None) -> bool:
-    """Tell whether a chain goes on after this certificate, as far as it tells: it does not sign itself."""
+    """Tell whether a chain may go on after this certificate: it is not self-signed."""
     return certificate is not None and not _is_signed(certificate, certificate)
 
 
 def _is_signed(certificate: bytes, by: bytes) -> bool:
-    # What is odd by its size must not stay in memory.
+    # Oversized certificates must not stay in memory.
     return max(len(certificate), len(by)) <= _LARGEST_ISSUER and _verify(certificate, by)
 
 
-# Logs accept few issuers, and they come again in every block.
+# Logs accept few issuers, and they recur in every block.
 @lru_cache(maxsize=_REMEMBERED)
 def _verify(certificate: bytes, by: bytes) -> bool:
     signed, issuer = read_issuer(certificate), read_issuer(by)
@@ -275,7 +270,7 @@ def _verify(certificate: bytes, by: bytes) -> bool:
     try:
         key = load_der_public_key(issuer.key)
     except (ValueError, UnsupportedAlgorithm):
-        # Logs accept keys that the library does not; but a root whose key was damaged does not sign itself.
+        # Logs accept keys that the library does not; but a root whose key was damaged is not self-signed.
         return is_named and certificate != by
     try:
         return signature_holds(key, signed.signature, signed.tbs, algorithm)
@@ -314,24 +309,8 @@ def _read_issuer(certificate: bytes) -> Issuer | None:
     )
 
 
-# Certificate  ::=  SEQUENCE  {
-#      tbsCertificate       TBSCertificate,
-#      signatureAlgorithm   AlgorithmIdentifier,
-#      signatureValue       BIT STRING  }
-#
-# TBSCertificate  ::=  SEQUENCE  {
-#      version         [0]  EXPLICIT Version DEFAULT v1,
-#      serialNumber         CertificateSerialNumber,
-#      signature            AlgorithmIdentifier,
-#      issuer               Name,
-#      validity             Validity,
-#      subject              Name,
-#      subjectPublicKeyInfo SubjectPublicKeyInfo,
-#      issuerUniqueID  [1]  IMPLICIT UniqueIdentifier OPTIONAL,
-#      subjectUniqueID [2]  IMPLICIT UniqueIdentifier OPTIONAL,
-#      extensions      [3]  EXPLICIT Extensions OPTIONAL  }
 def _read_frame(data: bytes, start: int, end: int) -> _Frame:
-    """Return where the parts of the certificate ``data[start:end]`` begin (RFC 5280, section 4.1)."""
+    """Return where the parts of the certificate ``data[start:end]`` begin (quoted in `ctkit.wire.x509`)."""
     tbs, stop = _contents(data, start, end, _SEQUENCE)
     version, tbs_end = _contents(data, tbs, stop, _SEQUENCE)
     serial_number = _end(data, version) if data[version] == _VERSION else version
@@ -384,7 +363,7 @@ def _contents(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
 
 
 def _end(data: bytes, at: int) -> int:
-    """Return where the element at `at` ends; that may be beyond what it is in."""
+    """Return where the element at `at` ends, possibly beyond the element around it."""
     length, start = data[at + 1], at + 2
     if length < 0x80:
         return start + length

@@ -1,7 +1,7 @@
-"""Where the entries in pages and data tiles are, by functions that Numba compiles; see `ctkit.wire.kernels`.
+"""Finds the entries in pages and data tiles, with functions that Numba compiles; see `ctkit.wire.kernels`.
 
-What is not understood is left to `ctkit.wire.entries`, which knows what to say of it, and gives the same where both
-read it.
+Anything unusual is left to `ctkit.wire.entries`, which describes what is wrong with it, and gives the same result where
+both can read it.
 """
 
 # To Numba an int is an int64, to mypy it is not.
@@ -19,12 +19,12 @@ _NONE = -1
 
 
 class Frames(NamedTuple):
-    """Where in the bytes of a page or tile its entries are, named as in `ctkit.wire.entries.EntryBlock`.
+    """Where the entries are in the bytes of a page or tile, named as in `ctkit.wire.entries.EntryBlock`.
 
     Attributes
     ----------
     issuers
-        int64[k, 2]: where each distinct certificate, or fingerprint, of the chains lies for the first time.
+        int64[k, 2]: where each distinct certificate, or fingerprint, of the chains first occurs.
     """
 
     timestamp: Int64s
@@ -37,11 +37,11 @@ class Frames(NamedTuple):
 
 
 MOST_ISSUERS = 256
-"""A page with more distinct issuers is not understood: each is compared with all before it."""
+"""A page with more distinct issuers is left to `ctkit.wire.entries`: each is compared with all before it."""
 
 _LONGEST_COMMON_END = 8
-"""Nor is one with different issuers of one length of which more bytes than these are equal at the end: signatures and
-fingerprints are not, unless they have been made to take long."""
+"""So is one with different issuers of one length that share more bytes than these at their ends: signatures and
+fingerprints only do where the comparison was meant to take long."""
 
 _X509_ENTRY, _PRECERT_ENTRY = 0, 1
 
@@ -173,10 +173,10 @@ def _number(data: Bytes, at: int, size: int) -> int:
 
 @compiled
 def _issuer(data: Bytes, start: int, stop: int, count: int, issuers: Int64s) -> int:
-    """Return the number of the issuer ``data[start:stop]`` among the `count` known ones, to which it is added."""
+    """Return the number of the issuer ``data[start:stop]`` among the `count` known ones; a new one is added."""
     for number in range(count):
         other, end = issuers[number, 0], issuers[number, 1]
-        # From its end, which is a signature: certificates of one issuer begin alike.
+        # From the end, which is a signature: certificates of one issuer begin alike.
         if end - other == stop - start:
             left = stop - start
             while left and data[start + left - 1] == data[other + left - 1]:
@@ -198,7 +198,7 @@ def read_page(body: bytes, start: int, limit: int) -> tuple[Frames, bytes] | Non
     Frames
         Of the entries ``[start, ...)``.
     bytes
-        What they point into: of each entry the leaf input, then the extra data.
+        What they point into: for each entry the leaf input, then the extra data.
     """
     data = np.frombuffer(body, np.uint8)
     # An entry has at least 60 bytes of JSON, and a certificate in a chain 3 bytes for its length.

@@ -1,10 +1,10 @@
-"""The fields of many certificates at once, by functions that Numba compiles.
+"""The fields of many certificates at once, read by functions that Numba compiles.
 
-They read what nearly all certificates are like, and say of the others that they are not understood: those are left to
-`ctkit.wire.x509`, which knows every oddity, and gives the same bit for bit. Numba checks no bounds: every read here
-stands behind a comparison with the end of what may be read.
+They understand nearly all certificates, and leave the others to `ctkit.wire.x509`, which knows every oddity; where both
+understand one, the results are the same. Numba checks no bounds: every read here follows a comparison with the end of
+what may be read.
 
-Only those import this module who are about to use it, as Numba takes a quarter of a second.
+Import this module where it is used, not at the top of another: Numba takes a quarter of a second.
 """
 
 # To Numba an int is an int64, to mypy it is not.
@@ -27,22 +27,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiled(function: Function) -> Function:
-    """Compile a function, once for all runs: what comes of it is kept beside the module, or in the user's cache.
+    """Compile a function, and cache the machine code next to the module, or in the user's cache folder.
 
-    Numba looks at the module's own source to see whether that is still good, so that no kernel may call another
-    module's.
+    Numba compares the cache with the source of the same module only, so no kernel may call one of another module.
     """
     options: dict[str, Any] = {"nogil": True, "cache": True}
     try:
         kernel = njit(**options)(function)
     except RuntimeError:
-        # No folder can be written: every process compiles for itself.
+        # No folder is writable: every process compiles for itself.
         kernel = njit(**options | {"cache": False})(function)
     return cast(Function, kernel)
 
 
 MOST_NAMES = 128
-"""A certificate with more DNS names is not understood: each is compared with all before it."""
+"""A certificate with more DNS names is left to `ctkit.wire.x509`: each is compared with all before it."""
 
 _NONE = -1
 _BOOLEAN, _INTEGER, _BIT_STRING, _OCTET_STRING, _OBJECT_IDENTIFIER = 0x01, 0x02, 0x03, 0x04, 0x06
@@ -53,14 +52,14 @@ _MOST_FIELDS = 11
 
 
 class Texts(NamedTuple):
-    """Texts one after the other, as Arrow has them: number ``i`` is ``text[offsets[i]:offsets[i + 1]]``."""
+    """Texts in one buffer, as in Arrow: number ``i`` is ``text[offsets[i]:offsets[i + 1]]``."""
 
     text: Bytes
     offsets: Int32s
 
 
 class Fields(NamedTuple):
-    """What `read_certificates` finds; element ``i`` of each is of certificate ``i``, and empty if not understood.
+    """What `read_certificates` finds; element ``i`` is that of certificate ``i``, empty if it is not understood.
 
     Attributes
     ----------
@@ -73,9 +72,9 @@ class Fields(NamedTuple):
     is_ca
         bool[n].
     algorithm
-        int32[n]: position in the algorithms that were given; their number for any other.
+        int32[n]: position among the given algorithms; their number for any other.
     domains
-        Of all certificates; those of certificate ``i`` are ``[first_domain[i], first_domain[i + 1])``.
+        Those of all certificates; certificate ``i`` has ``[first_domain[i], first_domain[i + 1])``.
     first_domain
         int32[n + 1].
     """
@@ -106,7 +105,7 @@ def read_certificates(data: bytes, spans: Int64s, algorithms: list[bytes]) -> Fi
     """
     count, size = len(spans), int((spans[:, 1] - spans[:, 0]).sum())
     if 2 * size > np.iinfo(np.int32).max:
-        # Offsets of texts would not fit: nothing is understood.
+        # Offsets of texts would not fit into 32 bits: nothing is understood.
         spans, size = spans[:0], 0
 
     def texts(bound: int, number: int = count) -> Texts:
@@ -115,7 +114,7 @@ def read_certificates(data: bytes, spans: Int64s, algorithms: list[bytes]) -> Fi
     fields = Fields(
         understood=np.zeros(count, np.bool_),
         serial_number=texts(2 * size),
-        # No label is longer than the bytes around a value in a name.
+        # A label such as /CN= is no longer than the header bytes around a value.
         subject=texts(size),
         issuer=texts(size),
         not_before=np.zeros(count, np.int64),
@@ -205,7 +204,7 @@ def _walk_certificate(data: Bytes, at: int, end: int, row: int, known: Bytes, le
         return False
 
     elements = 0
-    # Of the extensions: is_ca, how many said so, where the alternative names are.
+    # From the extensions: cA, the number of BasicConstraints, and where the alternative names are.
     is_ca, constraints, names_at, names_end = False, 0, 0, 0
     common_at = common_end = 0
     field = -1
@@ -239,7 +238,7 @@ def _walk_certificate(data: Bytes, at: int, end: int, row: int, known: Bytes, le
         elif field >= 6 and tag == _EXTENSIONS:
             understood, is_ca, count, first, last = _walk_extensions(data, start, stop)
             if not understood or constraints or names_end:
-                # Several fields of extensions are one oddity too many.
+                # A second field of extensions.
                 return False
             constraints, names_at, names_end = count, first, last
     if field < 5:
@@ -277,7 +276,7 @@ _DIGITS = np.frombuffer(b"0123456789ABCDEF", np.uint8).copy()
 
 @compiled
 def _put_hex(data: Bytes, start: int, stop: int, texts: Texts, row: int) -> None:
-    """Append the octets in upper case without leading zeros; the first one if there are only zeros."""
+    """Append the octets as upper-case hex without leading zeros; one zero octet if there is nothing else."""
     size, first = texts.offsets[row], start
     while first < stop and data[first] == 0:
         first += 1
@@ -530,9 +529,9 @@ def find_matching(
     chain: Int64s,
     issuers: Sequence[tuple[bytes, bytes]],
 ) -> npt.NDArray[np.bool_]:
-    """Tell for each entry whether it matches its leaf and its issuer as nearly all do.
+    """Tell for each entry whether it matches its leaf and its issuer, as nearly all do.
 
-    `ctkit.wire.extra_data.find_faults` looks at the others.
+    `ctkit.wire.extra_data.find_faults` examines the others.
 
     Parameters
     ----------
@@ -543,8 +542,8 @@ def find_matching(
     chain
         int64[n]: number of the entry's issuer in `issuers`.
     issuers
-        Of each the DER of its ``subject``, and SHA-256 of its ``SubjectPublicKeyInfo``; both empty for one that
-        nothing matches.
+        For each the DER of its ``subject``, and the SHA-256 of its ``SubjectPublicKeyInfo``; both empty for one that
+        nothing shall match.
     """
     subjects = np.frombuffer(b"".join(subject for subject, _ in issuers), np.uint8)
     edges = np.cumsum([0, *(len(subject) for subject, _ in issuers)])
@@ -580,7 +579,7 @@ def _match_all(
 
 @compiled
 def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
-    """Return where the issuer of a certificate begins and ends, header included; nowhere if it is not understood."""
+    """Return where the issuer of a certificate begins and ends, header included; 0 each if it is not understood."""
     _, at, end = _header(data, at, end)
     _, at, end = _header(data, at, end)
     tag, _, stop = _header(data, at, end)
@@ -599,8 +598,8 @@ def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
 #     CtExtensions extensions;
 # } TimestampedEntry;                                       RFC 6962, section 3.4
 #
-# The TBSCertificate is that of the pre-certificate without the poison, a critical extension whose value is NULL, and
-# with the lengths that follow from that (RFC 6962, section 3.2).
+# The TBSCertificate is that of the pre-certificate without the poison, a critical extension whose value is NULL; all
+# lengths around it are adapted (RFC 6962, section 3.2).
 _POISON = np.frombuffer(POISON_EXTENSION, np.uint8).copy()
 
 

@@ -1,4 +1,4 @@
-"""One entry at a time, out of the bytes that a log sent, whatever is odd about them."""
+"""One entry at a time, read from the bytes that a log sent, with all its oddities."""
 
 import binascii
 import struct
@@ -11,11 +11,11 @@ PRECERT_ENTRY = 1
 
 
 class MalformedError(ValueError):
-    """Bytes are not the struct that they should be; the text says what is wrong with it."""
+    """Bytes are not the struct that they should be; the text says why."""
 
 
 class TimestampedEntry(NamedTuple):
-    """What an entry says, and where: its certificate or TBSCertificate, and its end."""
+    """The fields of an entry; `signed` is where its certificate or TBSCertificate is, `end` where it ends."""
 
     timestamp: int
     entry_type: int
@@ -25,11 +25,11 @@ class TimestampedEntry(NamedTuple):
 
 
 Chain: TypeAlias = tuple[list[bytes], bool]
-"""The certificates, up to the first that is not whole, and whether there is anything else."""
+"""The certificates, up to the first that is incomplete, and whether other bytes follow them."""
 
 
 def read_entry(entry: Any, index: int) -> tuple[bytes, bytes, TimestampedEntry, tuple[int, int] | None, Chain]:
-    """Read one of ``entries``: leaf input, extra data, what the leaf says, where a pre-certificate is, the chain."""
+    """Read one of ``entries``: leaf input, extra data, leaf, where a pre-certificate is, and chain."""
     try:
         leaf_input = binascii.a2b_base64(entry["leaf_input"], strict_mode=True)
         extra_data = binascii.a2b_base64(entry["extra_data"], strict_mode=True)
@@ -60,7 +60,7 @@ def read_entry(entry: Any, index: int) -> tuple[bytes, bytes, TimestampedEntry, 
 
 
 def read_tile_leaf(data: bytes, at: int) -> tuple[TimestampedEntry, tuple[int, int], tuple[int, int]]:
-    """Read the entry of a data tile at `at`: what it says, where its certificate is, and where its fingerprints are."""
+    """Read the entry of a data tile at `at`: its fields, and where its certificate and its fingerprints are."""
     # struct {
     #     TimestampedEntry timestamped_entry;
     #     select (entry_type) {
@@ -75,7 +75,7 @@ def read_tile_leaf(data: bytes, at: int) -> tuple[TimestampedEntry, tuple[int, i
 
 
 def goes_on(data: bytes, at: int) -> bool:
-    """Tell whether another entry of a data tile follows, or none, after one whose certificate ends at `at`."""
+    """Tell whether an entry whose certificate ends at `at` is followed by another one, or ends its data tile."""
     try:
         start, at = _opaque(data, at, 2)
         if at < len(data):
@@ -108,7 +108,7 @@ def _read_timestamped_entry(data: bytes, at: int) -> TimestampedEntry:
 
 
 def _leaf_index(data: bytes, at: int, end: int) -> int | None:
-    """Return the ``leaf_index`` in the extensions ``data[at:end]``, None where they hold none or are something else."""
+    """Return the ``leaf_index`` in the extensions ``data[at:end]``; None if they hold none, or are malformed."""
     # struct {
     #     ExtensionType extension_type;                     leaf_index(0)
     #     opaque extension_data<0..2^16-1>;                 uint8 uint40[5];
@@ -122,7 +122,7 @@ def _leaf_index(data: bytes, at: int, end: int) -> int | None:
 
 
 def _read_chain(data: bytes, at: int) -> Chain:
-    """Read the chain at position `at` of `data`, which it is to fill."""
+    """Read the chain that begins at position `at`, and should fill the rest of `data`."""
     start = at + 3
     stop = start + int.from_bytes(data[at:start], "big")
     chain, at, certificates = data[start:stop], 0, list[bytes]()

@@ -23,17 +23,17 @@ def hash_children(left: bytes, right: bytes) -> bytes:
 
 
 def hash_pairs(nodes: Sequence[bytes]) -> list[bytes]:
-    """Return the nodes above neighbours at one height, the first of them a left child.
+    """Return the parents of consecutive nodes at one height, the first of which is a left child.
 
-    A last one without a sibling rises unchanged, as it does at the right edge of a tree; it may itself be the hash of a
-    subtree that is not complete.
+    A last node without a sibling rises unchanged, as at the right edge of a tree; it may be the hash of an incomplete
+    subtree.
     """
     above = list(map(hash_children, nodes[::2], nodes[1::2]))
     return [*above, nodes[-1]] if len(nodes) % 2 else above
 
 
 def hash_subtree(nodes: Sequence[bytes]) -> bytes:
-    """Return the hash of the tree over one node or more at one height, the last of which may be incomplete.
+    """Return the hash of the tree over one or more nodes at one height, the last of which may be incomplete.
 
     Examples
     --------
@@ -92,7 +92,7 @@ class Tree:
         return self._node(0, index)
 
     def root(self, tree_size: int | None = None) -> bytes:
-        """Return the Merkle tree hash of the first `tree_size` leaves, of all by default."""
+        """Return the Merkle tree hash of the first `tree_size` leaves; of all by default."""
         tree_size = self.size if tree_size is None else self._checked(tree_size)
         return self._subtree(0, tree_size) if tree_size else EMPTY_ROOT
 
@@ -114,7 +114,7 @@ class Tree:
     def consistency_proof(self, old_size: int, tree_size: int) -> list[bytes]:
         """Return the proof that the first `tree_size` leaves begin with the first `old_size` (RFC 6962, section 2.1.2).
 
-        It is empty where there is nothing to prove: for an empty old tree, and between trees of one size.
+        It is empty where there is nothing to prove: for an empty old tree, and between trees of the same size.
         """
         if not 0 <= old_size <= self._checked(tree_size):
             raise ValueError(f"a tree of {old_size} leaves cannot grow into one of {tree_size}")
@@ -130,7 +130,7 @@ class Tree:
                 proof.append(self._subtree(start, middle))
                 start = middle
         if start:
-            # Only a complete left edge is known to the verifier already: it is the old root itself.
+            # The verifier already knows a complete left edge: it is the old root itself.
             proof.append(self._subtree(start, end))
         return proof[::-1]
 
@@ -149,7 +149,7 @@ class Tree:
         Raises
         ------
         ValueError
-            The tree is too small for the tile, or there is no such tile at all.
+            The tree is too small for the tile, or no tree has such a tile.
         """
         height, start = level * TILE_HEIGHT, index * TILE_WIDTH
         if not (level >= 0 and index >= 0 and 1 <= width <= TILE_WIDTH and start + width <= self.size >> height):
@@ -192,7 +192,7 @@ def verify_inclusion(leaf_hash: bytes, index: int, tree_size: int, proof: Sequen
 
 
 def _climb(index: int, last: int, siblings: Sequence[bytes]) -> list[tuple[bytes, bool]] | None:
-    """Return for each sibling on the way from a node up whether it is the left one.
+    """Return the siblings on the way from a node to the root, each with whether it is the left one.
 
     Parameters
     ----------
@@ -202,7 +202,7 @@ def _climb(index: int, last: int, siblings: Sequence[bytes]) -> list[tuple[bytes
     Returns
     -------
     list of tuple or None
-        None if the way to the root has another length.
+        None if the number of siblings is wrong.
     """
     steps = []
     for sibling in siblings:

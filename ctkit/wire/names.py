@@ -1,4 +1,4 @@
-"""Names in certificates, compared by what they say, not by how it is encoded."""
+"""Names in certificates, compared by meaning, not by encoding."""
 
 import unicodedata
 from collections.abc import Hashable, Iterator
@@ -25,10 +25,9 @@ _ENCODINGS = {
 #      value    AttributeValue }
 @lru_cache(maxsize=1024)
 def canonical_name(name: bytes) -> Hashable:
-    """Return what is equal for two names that match by RFC 5280, section 7.1.
+    """Return a value that is equal for names that match by RFC 5280, section 7.1.
 
-    The string types, upper and lower case, and the number of spaces do not count. A name that cannot be read matches
-    the same bytes only.
+    String types, case and the number of spaces do not matter. A name that cannot be read only matches the same bytes.
 
     Parameters
     ----------
@@ -62,7 +61,7 @@ def _text(tag: int, contents: bytes) -> Hashable:
 
 
 def _elements(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Yield the elements in ``[at, end)``, all of which they fill."""
+    """Yield the elements in ``[at, end)``, which they must fill."""
     while at < end:
         element = header(data, at, end)
         at = element[2]

@@ -1,4 +1,4 @@
-"""The root certificates that a log accepts, and whether a chain may end where it ends."""
+"""The root certificates that a log accepts, and whether a chain may end in a certificate."""
 
 from collections.abc import Collection
 
@@ -22,16 +22,16 @@ class Roots:
         self._names = frozenset(canonical_name(issuer.subject) for issuer in issuers)
 
     def may_be_end(self, certificate: bytes) -> bool:
-        """Tell whether a chain may end in a certificate that does not sign itself.
+        """Tell whether a chain may end in a certificate that is not self-signed.
 
-        A root that the log accepts need not, and a log may have accepted others before. But one that has the name of a
-        root, or names one as its issuer, does not come from there: that root was left out, or changed.
+        A root that the log accepts need not be self-signed, and the log may have accepted other roots before. But where
+        the certificate has the name of a root, or names one as its issuer, that root was changed or left out.
         """
         if self._certificates is not None and certificate in self._certificates:
             return True
         last = read_issuer(certificate)
         extensions = read_certificate(certificate).extensions
-        # Before version 3 nothing says who may issue.
+        # Certificates before version 3 do not say who may issue.
         may_issue = not extensions or any(map(read_basic_constraints, extensions.get(BASIC_CONSTRAINTS, [])))
         if last is None or not may_issue:
             return False

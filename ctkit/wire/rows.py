@@ -1,4 +1,4 @@
-"""From a block of entries to rows: one for every entry, whatever its certificate is like."""
+"""From a block of entries to rows: one for every entry, however odd its certificate."""
 
 import json
 from base64 import b64encode
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
     from ctkit.wire.kernels import Texts
 
 _LAST_MILLISECOND = 253_402_300_799_999
-"""The end of the year 9999: the last moment of which the date is written with four digits."""
+"""The end of the year 9999, the last with four digits."""
 
 
 _LONGEST_CHAIN = 1 << 20
-"""Bytes that the texts of one chain take at the most; those of public logs take some 10 kB. Each entry of a tile can
-name two thousand issuers, or one of them as often, and all texts of a tile have to fit into one array of 2 GiB."""
+"""Largest size of the texts of one chain, in bytes; those of public logs take some 10 kB. Each entry of a tile can name
+two thousand issuers, or one of them as often, and all texts of a tile must fit into one array of 2 GiB."""
 
 _LARGEST_CACHED = 1 << 16
-"""Bytes of a chain certificate whose text is remembered: those of public logs have about 2 kB."""
+"""Largest chain certificate, in bytes, whose text is remembered; those of public logs have about 2 kB."""
 
 
 class Source(Protocol):
-    """What rows say of the log that they come from."""
+    """The log that rows come from, as far as they name it."""
 
     @property
     def url(self) -> str:
@@ -49,9 +49,10 @@ def read_rows(
 ) -> pa.RecordBatch:
     """Return one row for each entry of a block, in its order.
 
-    A certificate that cannot be read keeps its bytes and hashes, and whatever fields come before it breaks; the others
-    are empty (``""``, 0, false, no elements). Its ``signature_algorithm`` is ``""``, which that of no other is. A chain
-    certificate that cannot be read is left out of ``chain``, and what is beyond 1 MiB of text of one chain.
+    A certificate that cannot be read keeps its bytes, its hashes, and the fields before the point where it breaks; the
+    others are empty (``""``, 0, false, no elements). Its ``signature_algorithm`` is ``""``, as for no readable
+    certificate. A chain certificate that cannot be read is left out of ``chain``, and so is everything beyond 1 MiB of
+    text in one chain.
 
     Parameters
     ----------
@@ -60,11 +61,11 @@ def read_rows(
     source
         The log.
     source_name
-        What to store as that.
+        Stored in the column of that name.
     as_der
-        Type of that column.
+        Type of the column of that name.
     seen
-        When the entries were fetched, in milliseconds since the Unix epoch; None for the log's own timestamp of each.
+        When the entries were fetched, in milliseconds since the Unix epoch; None for the log's timestamp of each.
         A time before 1970 or after 9999 is stored as 0.
 
     Returns
@@ -126,7 +127,7 @@ _HEX = np.array([list(b"%02X:" % octet) for octet in range(256)], np.uint8)
 
 def _concatenated(values: list[memoryview]) -> pa.BinaryArray:
     offsets = np.concatenate(([0], np.cumsum([len(value) for value in values]))).astype(np.int32)
-    # In Arrow's memory, as it lives longer than all else that is made of a block.
+    # In Arrow's memory, as it outlives everything else that is made from a block.
     buffer = pa.allocate_buffer(int(offsets[-1]))
     memoryview(buffer).cast("B")[:] = b"".join(values)
     return pa.BinaryArray.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), buffer])
@@ -165,7 +166,7 @@ def _array(texts: "Texts") -> pa.StringArray:
 
 
 def _read_fields(ders: list[bytes]) -> dict[str, list[Any]]:
-    """Return the same columns of certificates that are not like most."""
+    """Return the same columns for the certificates that the kernels do not understand."""
     certificates = [x509.read_certificate(der) for der in ders]
     subjects = [x509.read_name(certificate.subject) for certificate in certificates]
     return {
@@ -190,13 +191,13 @@ def _fingerprint(digest: bytes) -> str:
 
 
 def _serial_number(certificate: x509.Certificate) -> str:
-    """Return the octets without leading zeros; those of a negative number as they are."""
+    """Return the octets as upper-case hex without leading zeros; a negative number keeps its two's complement."""
     octets = certificate.serial_number
     return (octets.lstrip(b"\0") or octets[:1]).hex().upper()
 
 
 def _is_ca(certificate: x509.Certificate) -> bool:
-    """Return what the one BasicConstraints extension says; several of them say nothing."""
+    """Return cA of the BasicConstraints extension; several of them count as none."""
     constraints = certificate.extensions.get(x509.BASIC_CONSTRAINTS, [])
     return len(constraints) == 1 and x509.read_basic_constraints(constraints[0]) is True
 
@@ -237,7 +238,7 @@ def _aggregated(name: dict[str, str]) -> str:
 
 
 def _all_domains(certificate: x509.Certificate, subject: dict[str, str]) -> list[str]:
-    """Return the distinct DNS names, after the common name if there is one and the certificate is not a CA's."""
+    """Return the common name, unless the certificate is a CA's, and then the DNS names, each once."""
     domains = []
     common_name = subject.get("CN")
     if common_name and not _is_ca(certificate):
@@ -248,7 +249,7 @@ def _all_domains(certificate: x509.Certificate, subject: dict[str, str]) -> list
 
 
 def _chains(block: EntryBlock) -> pa.ListArray:
-    # The position -1, of an issuer that is missing, leads to the last of these.
+    # Position -1, that of a missing issuer, is the last of these.
     texts = pa.array([*map(_chain_text, block.issuers), None], pa.string())
     stops = np.cumsum(pc.binary_length(texts).fill_null(0).to_numpy()[block.chain], dtype=np.int64)
     before = np.concatenate(([0], stops))[np.repeat(block.chain_offsets[:-1], np.diff(block.chain_offsets))]
@@ -261,7 +262,7 @@ def _chain_text(der: bytes) -> str | None:
     return _cached_text(der) if len(der) <= _LARGEST_CACHED else _text_of(der)
 
 
-# Logs accept few issuers, and they come again in every block.
+# Logs accept few issuers, and they recur in every block.
 @lru_cache(maxsize=4096)
 def _cached_text(der: bytes) -> str | None:
     return _text_of(der)
@@ -299,12 +300,12 @@ def _name_object(contents: bytes) -> dict[str, str]:
 
 
 def _extensions_object(extensions: dict[bytes, list[bytes]]) -> dict[str, str | bool]:
-    """Return the extensions that are shown; of one that is repeated, the last that can be read."""
+    """Return the extensions that are shown; if one is repeated, the last that can be read."""
     shown: dict[str, str | bool] = {}
     for key, identifier, text_of in _SHOWN_EXTENSIONS:
         texts = [text for value in extensions.get(identifier, []) if (text := text_of(value)) is not None]
         if texts:
-            # Alternative names of several extensions count together, as in all_domains.
+            # Alternative names of several extensions are joined, as in all_domains.
             shown[key] = ", ".join(texts) if identifier == x509.SUBJECT_ALT_NAME else texts[-1]
     if x509.POISON in extensions:
         shown["ctlPoisonByte"] = True

@@ -12,8 +12,8 @@ _UTC_TIME, _GENERALIZED_TIME = 0x17, 0x18
 #      utcTime        UTCTime,
 #      generalTime    GeneralizedTime }
 #
-# RFC 5280, section 4.1.2.5 wants YYMMDDHHMMSSZ and YYYYMMDDHHMMSSZ. X.680 also allows to leave out the seconds, or to
-# give fractions of them, and to name the offset of a zone instead of Z; certificates like that exist.
+# RFC 5280, section 4.1.2.5, requires YYMMDDHHMMSSZ and YYYYMMDDHHMMSSZ. X.680 also allows times without seconds or with
+# fractions of them, and the offset of a time zone instead of Z; such certificates exist.
 _TIME_FORMS = {
     _UTC_TIME: rb"(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)(\d\d)?(?:Z|([+-])(\d\d)(\d\d))",
     _GENERALIZED_TIME: rb"(\d{4})(\d\d)(\d\d)(\d\d)(\d\d)(?:(\d\d)(?:\.\d+)?)?(?:Z|([+-])(\d\d)(\d\d))",
@@ -37,7 +37,7 @@ def read_time(der: bytes, element: Element) -> int:
     year, month, day, hour, minute, second = map(int, match.groups("0")[:6])
     if tag == _UTC_TIME:
         year += 1900 if year >= 50 else 2000
-    # A datetime has no year 0, and the calendar repeats itself after 400 years.
+    # datetime has no year 0; the calendar repeats after 400 years.
     cycles = 0 if year else 1
     try:
         since_epoch = datetime(year + 400 * cycles, month, day, hour, minute, second) - _EPOCH

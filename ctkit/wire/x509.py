@@ -1,10 +1,10 @@
-"""One certificate: from DER to the fields that a row holds.
+"""One certificate: from DER to the fields of a row.
 
-Nothing here fails. What real logs hold does not always hold to RFC 5280, and a certificate with one odd field must not
-lose the others: a field that cannot be read is empty, and a list is read up to where its framing breaks. Only when the
-outer structure does not hold up is a certificate called unreadable; what was read until then is kept.
+Nothing here raises. Certificates in real logs do not always follow RFC 5280, and one odd field must not cost the
+others: a field that cannot be read is empty, and a list is read up to where its framing breaks. A certificate counts as
+unreadable only if its outer structure is broken; the fields read until then are kept.
 
-The encoding may be BER: old certificates have lengths in more octets than they need, and of the indefinite form.
+The encoding may be BER: some old certificates have lengths in more octets than needed, or of the indefinite form.
 """
 
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ POISON = b"\x2b\x06\x01\x04\x01\xd6\x79\x02\x04\x03"
 """Object identifiers of extensions; the poison is that of RFC 6962, section 3.1."""
 
 POISON_EXTENSION = b"\x30\x13\x06\x0a" + POISON + b"\x01\x01\xff\x04\x02\x05\x00"
-"""The extension as RFC 6962 wants it: critical, its value ASN.1 NULL."""
+"""The whole extension, as RFC 6962 defines it: critical, with ASN.1 NULL as its value."""
 
 _ATTRIBUTES = {
     b"\x06\x03\x55\x04\x06": "C",
@@ -47,7 +47,7 @@ _ATTRIBUTES = {
 
 
 _DEEPEST = 5
-"""Strings that consist of strings, within one string: OpenSSL goes no deeper."""
+"""Nested constructed strings in an OCTET STRING; OpenSSL has the same limit."""
 
 
 class Certificate(NamedTuple):
@@ -56,17 +56,17 @@ class Certificate(NamedTuple):
     Attributes
     ----------
     readable
-        Whether the certificate and its ``TBSCertificate`` hold all that they must.
+        Whether the certificate and its ``TBSCertificate`` are complete.
     signature_algorithm
-        Object identifier of the algorithm that is named outside of the signed part.
+        Object identifier of the algorithm named outside the signed part.
     serial_number
-        Big-endian two's complement, as it is: leading zeros may be too many, and it may be negative.
+        Big-endian two's complement as encoded: it may have superfluous leading zeros, or be negative.
     issuer, subject
         For `read_name`.
     not_before, not_after
         Seconds since the Unix epoch; 0 for a date that cannot be read.
     extensions
-        For each object identifier the values under it, in the certificate's order. Their readers are below.
+        The values of each object identifier, in the certificate's order, for the readers below.
     """
 
     readable: bool
@@ -104,14 +104,14 @@ class Certificate(NamedTuple):
 #      algorithm               OBJECT IDENTIFIER,
 #      parameters              ANY DEFINED BY algorithm OPTIONAL  }
 def read_certificate(der: bytes) -> Certificate:
-    """Read one certificate (RFC 5280, section 4.1) out of any bytes; those after it are not looked at.
+    """Read one certificate (RFC 5280, section 4.1) from any bytes; bytes after it are ignored.
 
     Examples
     --------
     >>> read_certificate(b"no certificate").readable
     False
     """
-    # The two outer elements may be cut short: what is left of them is read, but not called readable.
+    # The two outer elements may be cut short: then the rest is read, but the certificate is unreadable.
     outer_tag, start, outer_stop = header(der, 0, len(der))
     end = min(outer_stop, len(der))
     tbs_tag, start, tbs_stop = header(der, start, end)
@@ -165,7 +165,7 @@ def _read_extensions(der: bytes, optional_fields: list[Element]) -> dict[bytes, 
 
 
 def _octets(der: bytes, element: Element) -> bytes | None:
-    """Return the octets of an OCTET STRING, which BER allows to consist of several; None if it is something else."""
+    """Return the octets of an OCTET STRING, which may consist of several in BER; None if it is something else."""
     tag, at, end = element
     if tag == _OCTET_STRING:
         return der[at:end]
@@ -191,9 +191,9 @@ def _octets(der: bytes, element: Element) -> bytes | None:
 #      type     AttributeType,
 #      value    AttributeValue }
 def read_name(name: bytes) -> dict[str, str]:
-    """Return the attributes C, CN, L, O, OU, ST and email_address of a name; the last one where a type is repeated.
+    """Return the attributes C, CN, L, O, OU, ST and email_address of a name; if a type is repeated, the last one.
 
-    A value's text is its contents as UTF-8, whichever string type they claim to be; if they are not, it is left out.
+    Values are read as UTF-8, whatever their string type; those that are not UTF-8 are left out.
 
     Examples
     --------
@@ -303,7 +303,7 @@ def read_general_names(value: bytes) -> Iterator[tuple[int, bytes]]:
 def ia5_text(contents: bytes) -> str:
     r"""Return the text of a general name.
 
-    Names beyond ASCII are met as UTF-8. What is not even that becomes U+FFFD, so that no name is lost.
+    Names beyond ASCII occur as UTF-8. Invalid bytes become U+FFFD, so that no name is lost.
 
     Examples
     --------
@@ -314,13 +314,13 @@ def ia5_text(contents: bytes) -> str:
 
 
 _LONGEST_IDENTIFIER = 1024
-"""Octets of an object identifier of which the text is made: it takes a hundred times as much memory."""
+"""Octets of the longest object identifier that is written out, which takes a hundred times as much memory."""
 
 
 def dotted(identifier: bytes) -> str:
     """Return an object identifier as dotted decimals (X.690, section 8.19).
 
-    It is "" if an arc takes more than 128 bits, or if there are more octets than `_LONGEST_IDENTIFIER`.
+    It is "" if an arc takes more than 128 bits, or there are more octets than `_LONGEST_IDENTIFIER`.
 
     Examples
     --------
