@@ -206,8 +206,8 @@ def _find_in_certificate(data: bytes, start: int, end: int, issuers: Sequence[Is
 
 def _find_in_pre_certificate(data: bytes, leaf: int, start: int, end: int, issuers: Sequence[Issuer | None]) -> int:
     """Return the fault of the pre-certificate in ``data[start:end]``; its ``TimestampedEntry`` begins at `leaf`."""
-    # TimestampedEntry (quoted in `ctkit.wire.leaf`): 8 bytes of timestamp and 2 of entry_type, then 32 of issuer_key_hash
-    # and the TBSCertificate.
+    # TimestampedEntry (quoted in `ctkit.wire.leaf`): 8 bytes of timestamp, 2 of entry_type, 32 of issuer_key_hash,
+    # then the TBSCertificate.
     first = issuers[0] if issuers else None
     signing = first if first and first.signs_pre_certificates else None
     if len(issuers) < (2 if signing else 1):
