@@ -13,7 +13,7 @@ from fakes import FakeLog
 from ctkit.demo.embedded import NOT_FOUND, EmbeddedLog, Request, Response
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.hash_tiles import HashTiles
-from ctkit.logs.http import Patience, TryAgain
+from ctkit.logs.http import HttpError, Patience, TryAgain
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import Rfc6962Log
@@ -232,8 +232,9 @@ def test_prove_when_the_log_gives_no_paths(serve: Serve) -> None:
         head = log.get_checkpoint()
         bare.requests.clear()
         for end in (4, 90):
-            with pytest.raises(LogUnavailableError):
+            with pytest.raises(LogUnavailableError) as raised:
                 log.prove(3, bare.hashes(3, end), head)
+            assert (raised.value.start, raised.value.end) == (3, 4)
     assert len(bare.requests) == 2 * (1 + 4)
 
 
@@ -259,8 +260,9 @@ def test_prove_beyond_the_tree_head(serve: Serve, protocol: str) -> None:
     """A tree head says nothing of entries that came after it."""
     bare = Bare(100)
 
-    with _open(protocol, serve(bare)) as log, pytest.raises(LogUnavailableError):
+    with _open(protocol, serve(bare)) as log, pytest.raises(LogUnavailableError) as raised:
         log.prove(90, [*bare.hashes(90, 100), OTHER], log.get_checkpoint())
+    assert (raised.value.start, raised.value.end) == (100, 101)
 
 
 @each_protocol
@@ -359,8 +361,9 @@ def test_check_consistency_when_the_proof_cannot_be_had(serve: Serve) -> None:
 
     with _open("rfc6962", serve(bare)) as log:
         new = log.get_checkpoint()
-        with pytest.raises(LogUnavailableError):
+        with pytest.raises(HttpError) as raised:
             log.check_consistency(replace(new, tree_size=50), new)
+        assert raised.value.status == 404
 
 
 def _flipped(data: bytes) -> Iterator[bytes]:

@@ -217,7 +217,7 @@ class Rfc6962Log(Log):
         queries = {f"get-proof-by-hash?hash={text}": by_hash, f"get-entry-and-proof?leaf_index={index}": by_index}
         if not any(self._ask_for_path(query, read, index, tree) for query, read in queries.items()):
             message = f"the log gives no audit path for entry {index} in the tree of {tree.tree_size} entries"
-            raise _NoPathError(self.url, f"{message}; run again later")
+            raise _NoPathError(self.url, f"{message}; run again later", start=index, end=index + 1)
 
     def _ask_for_path(self, query: str, read: Callable[[bytes], _Shown], index: int, tree: ProvenTree) -> bool:
         def learn(body: bytes) -> bool:
