@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 from numpy.typing import NDArray
 
-from ctkit.wire.der import der
+from ctkit.wire.der import der, header
 from ctkit.wire.entries import X509_ENTRY, EntryBlock
 from ctkit.wire.names import canonical_name
 from ctkit.wire.signatures import signature_holds
@@ -353,19 +353,12 @@ def _find_extension(data: bytes, at: int, end: int, identifier: bytes) -> bytes:
 
 def _contents(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
     """Return where the contents of the element at `at` begin and end."""
-    length, start = data[at + 1], at + 2
-    if length >= 0x80:
-        start += length - 0x80
-        length = int.from_bytes(data[at + 2 : start])
-    if data[at] != tag or start + length > end:
+    found, start, stop = header(data, at, end)
+    if found != tag or stop > end:
         raise _OddError
-    return start, start + length
+    return start, stop
 
 
 def _end(data: bytes, at: int) -> int:
     """Return where the element at `at` ends, possibly beyond the element around it."""
-    length, start = data[at + 1], at + 2
-    if length < 0x80:
-        return start + length
-    start += length - 0x80
-    return start + int.from_bytes(data[at + 2 : start])
+    return header(data, at, len(data))[2]

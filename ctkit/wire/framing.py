@@ -71,7 +71,7 @@ def _cut(frames: Frames, count: int, issuers: int) -> Frames:
 
 
 def read_tile(data: bytes, start: int, end: int, width: int) -> Frames | None:
-    """Find the entries ``[start, end)`` in a data tile of `width` entries at the most; None if it is not understood."""
+    """Find the entries ``[start, end)`` in a data tile of at most `width` entries; None if it is not understood."""
     if start >= end:
         return None
     frames = _frames(end - start, len(data) // 32)
