@@ -43,15 +43,15 @@ class FakeLog(EmbeddedLog):
     requests : list of (path, query, headers)
         Every request so far, in order of arrival; paths relative to the log's URL, header names in lower case.
     page_size : int
-        get-entries returns no more than so many entries.
+        Largest number of entries in an answer of get-entries.
     page_alignment : int
         Answers of get-entries end at a multiple of this at the latest.
     surplus : int
-        Answers with entries carry so many more than asked for.
+        Number of entries in an answer beyond those asked for.
     limit : tuple of (int, float) or None
-        So many requests are answered in any so many seconds; others get a 429.
+        ``(count, seconds)``: in any such time `count` requests are answered; others get a 429.
     limit_names_a_time : bool
-        Those 429 carry a ``Retry-After`` with a fraction.
+        These 429 carry a ``Retry-After`` with a fraction.
     refused : int
         Requests over the limit so far.
     busy : list of int
@@ -67,11 +67,11 @@ class FakeLog(EmbeddedLog):
     too_many_status : int
         413 at first.
     broken_bodies : int
-        So many of the next answers with entries break off: the connection closes before ``Content-Length`` is reached.
+        How many of the next answers with entries break off: the connection closes before ``Content-Length`` is reached.
     cut_bodies : int
-        So many of the next answers with entries are only half of what they should be, and ``Content-Length`` says so.
+        How many of the next answers with entries are only half as long as they should be, and say so.
     html_bodies : int
-        So many of the next answers with entries are a page for people, under status 200.
+        How many of the next answers with entries are an HTML page, under status 200.
     flood : bytes or None
         Body of all answers with entries, with a ``Content-Length`` far beyond its end.
     packs_pages : bool
@@ -79,15 +79,15 @@ class FakeLog(EmbeddedLog):
     redirect : str or None
         Where all answers with entries redirect to.
     shift : int
-        Entries are those that begin so many indices later than asked for.
+        Answers begin at an index larger by this.
     empty_pages : int
-        So many of the next answers with entries carry none.
+        How many of the next answers with entries carry none.
     grow_by : int
         Entries that are appended before each tree head is given.
     lag : int
-        The log shows itself so many entries smaller than it is.
+        Number of entries that the log hides.
     data_lag : int
-        Entries and tiles stay so many entries behind the tree head.
+        Number of entries of the tree head that neither pages nor tiles have yet.
     tip_status : int or None
         Status for entries and tiles beyond the tree, instead of 400 (RFC 6962) and 404 (Static CT).
     absent : set of str
@@ -99,9 +99,9 @@ class FakeLog(EmbeddedLog):
     missing_tiles : set of int
         Indices of data tiles that are not there, neither full nor partial.
     broken_leaves : set of int
-        Indices of entries that cannot be framed: a length in them points far beyond the end.
+        Indices of entries whose framing is broken: a length in them points far beyond the end.
     issuer_status : dict of str to int
-        Status by fingerprint (lowercase hex) for issuers that cannot be had.
+        Status by fingerprint (lowercase hex) for issuers that are unavailable.
     roots : set of bytes
         DER of the certificates that the log accepts as roots, at first those in which chains end.
     roots_status : int or None

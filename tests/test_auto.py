@@ -73,8 +73,8 @@ def test_auto_log_when_it_is_down(make):
     assert (log.get_checkpoint().tree_size, len(opened)) == (30, 3)
 
 
-def test_auto_log_when_nobody_could_be_reached():
-    """A bad user agent is told before anybody is asked."""
+def test_auto_log_without_a_contact():
+    """A bad user agent is an error before any log is asked."""
     with pytest.raises(ParameterError):
         AutoLog("https://a.example", user_agent="nobody", open=lambda: pytest.fail("asked"))
 

@@ -358,7 +358,7 @@ def test_rows_when_the_entries_are_some_of_a_block() -> None:
 
 
 def test_chain_when_an_issuer_cannot_be_read() -> None:
-    """It is left out, whichever entries name it, and costs nobody else."""
+    """It is left out of all chains that name it, and costs no other certificate."""
     good = make()
     block = block_of([b"", b"", b""], chains=[[1], [0, 1, 0], [1, 1]], issuers=[good, b"no certificate"])
     chains = read_rows(block, LOG, source_name="Example log")["chain"].to_pylist()

@@ -191,7 +191,7 @@ def test_read_sth_of_something_else(data):
 
 
 def test_read_sth_accepts_the_largest_size():
-    """A log has 2**40 entries at the most, because an index has 40 bits."""
+    """A log has at most 2**40 entries, because an index has 40 bits."""
     assert read_sth(sth(tree_size=2**40), URL).tree_size == 2**40
 
 

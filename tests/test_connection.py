@@ -1,4 +1,4 @@
-"""Connections heed the environment, or say what is wrong with it, and do not wait for ever."""
+"""Connections follow the environment, or say what is wrong with it, and their waits end."""
 
 import os
 import socket

@@ -418,7 +418,7 @@ def test_server_refuses_two_logs_of_one_name(serve):
         serve(make_log("Embedded 2026H1", 1))
 
 
-def test_server_closes_beside_idle_connections(capfd):
+def test_server_closes_despite_idle_connections(capfd):
     """Closing ends idle connections and all threads, and nothing is printed."""
     before = threading.active_count()
     with LogServer(LOG) as server:

@@ -340,7 +340,7 @@ def test_check_table_when_the_schema_is_another(tmp_path):
 
 
 def test_check_table_with_what_a_run_may_choose(tmp_path):
-    """Names, the time of fetching and issuers that nobody has can be told to the oracle."""
+    """The oracle can be told names, the time of fetching, and issuers that the log lacks."""
     fingerprint = next(iter(GOOD.issuers))
     seen = int(datetime(2026, 3, 1, tzinfo=UTC).timestamp() * 1_000_000)
     table = write(tmp_path, rows_of(0, 50, source_name="Mine", seen=seen, missing_issuers=[fingerprint]))

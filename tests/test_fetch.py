@@ -34,7 +34,7 @@ Hole = tuple[int, int]
 
 
 class PlainLog:
-    """A log without a network: entries are their index, and some cannot be had.
+    """A log without a network: entries are their index, and some are missing.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class PlainLog:
     poison
         Indices that spoil every answer they are part of.
     answer_size
-        Entries in one answer at the most.
+        Largest number of entries in one answer.
     """
 
     url = "https://log.example"
@@ -72,7 +72,7 @@ class PlainLog:
         """Has nothing to close."""
 
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
-        """Return entries up to the first that cannot be had."""
+        """Return entries up to the first that is missing."""
         self.asked.append((start, end))
         if self.dead:
             raise LogProtocolError(self.url, "a page for people")
@@ -230,7 +230,7 @@ def test_fetch_when_a_broken_entry_is_not_wanted() -> None:
 
 
 def test_fetch_when_pages_are_away() -> None:
-    """A page that cannot be had is a hole of what was wanted of it; the pages after it are fetched."""
+    """The wanted entries of a lost page are a hole; the pages after it are fetched."""
     log = PlainLog(page_size=8)
     log.away = {9, 16}
 
@@ -255,7 +255,7 @@ def test_fetch_when_the_log_is_dead(dead: bool, requests: int) -> None:
 
 @pytest.mark.parametrize("tip", [800, 792])
 def test_fetch_when_many_pages_at_the_front_are_away(tip: int) -> None:
-    """However many pages cannot be had, what follows is fetched, though the last page may not be there either."""
+    """However many pages are lost, what follows is fetched, even if the last page is not there either."""
     log = PlainLog(page_size=8)
     log.away = set(range(240)) | set(range(tip, 800))
 
@@ -549,7 +549,7 @@ def test_fetch_returns_what_is_left_when_no_more_is_allowed(workers: int) -> Non
 
 
 def test_fetch_when_no_more_is_allowed_ends_at_once() -> None:
-    """What is left is not tried page by page, nor is the log called dead because nobody may ask it any more."""
+    """The rest is not tried page by page, and a log that may not be asked any more is not called dead."""
 
     class Rationed(PlainLog):
         """Has nothing, and lets itself be asked three times."""
@@ -631,7 +631,7 @@ threading.Thread(target=run).start()
 
 
 def test_fetch_when_the_main_thread_has_ended() -> None:
-    """What arrives then is decoded all the same: a backfill may be left to a thread."""
+    """What arrives then is still decoded: a backfill may be left to a thread."""
     folder = os.path.dirname(__file__)
     ended = subprocess.run([sys.executable, "-c", UNATTENDED_RUN, folder], capture_output=True, text=True, timeout=60)
 

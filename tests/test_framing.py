@@ -31,7 +31,7 @@ def _spelled(leaf_input: str, extra_data: str = EXTRA) -> bytes:
 
 
 def _padded(length: int) -> str:
-    """Return base64 of extra data that ends in so many bytes of a chain."""
+    """Return base64 of extra data that ends in `length` bytes of a chain."""
     return base64.b64encode(make_chain(bytes(length))).decode()
 
 
@@ -41,7 +41,7 @@ def _first_bit(text: str) -> str:
     return digits[:-1] + chr(ord(digits[-1]) + 1) + text[len(digits) :]
 
 
-def _beside(entry: Entry, **others: Entry) -> bytes:
+def _one_of(entry: Entry, **others: Entry) -> bytes:
     return make_page(others.get("before", ORDINARY), entry, PRECERT)
 
 
@@ -78,7 +78,7 @@ ODD_PAGES = {
     "a key too many": _text(f'{{"leaf_input":"{LEAF}","extra_data":"{EXTRA}","sct":""}}'),
     "a key too few": _text(f'{{"leaf_input":"{LEAF}"}}'),
     "entries twice": PAGE[:-1] + b',"entries":[]}',
-    "something beside the entries": PAGE[:-1] + b',"more":1}',
+    "another member than entries": PAGE[:-1] + b',"more":1}',
     "something before the entries": b'{"more":1,' + PAGE[1:],
     "something behind all": PAGE + b"x",
     "a comma at the end": _text(ENTRY, ","),
@@ -104,29 +104,29 @@ ODD_PAGES = {
     "padding that is broken": _spelled(LEAF, _padded(3)[:-4] + "Q=I="),
     "empty texts": _spelled("", ""),
     "letters beyond ASCII": _spelled("é" + LEAF),
-    "a leaf of another version": _beside((b"\1" + ORDINARY[0][1:], ORDINARY[1])),
-    "a leaf of another type": _beside((b"\0\1" + ORDINARY[0][2:], ORDINARY[1])),
-    "a leaf that is cut": _beside((ORDINARY[0][:-1], ORDINARY[1])),
-    "a leaf that is too long": _beside((ORDINARY[0] + b"\0", ORDINARY[1])),
-    "a leaf of one byte": _beside((b"\0", ORDINARY[1])),
-    "an unknown entry type": _beside((ORDINARY[0][:10] + b"\0\2" + ORDINARY[0][12:], ORDINARY[1])),
-    "an entry type beyond": _beside((ORDINARY[0][:10] + b"\x80\0" + ORDINARY[0][12:], ORDINARY[1])),
-    "an empty certificate": _beside(make_entry(b"")),
-    "an empty pre-certificate": _beside((PRECERT[0], opaque(b"", 3) + make_chain())),
-    "a pre-certificate that is cut": _beside((PRECERT[0], PRECERT[1][:5])),
-    "a certificate that is too long": _beside((ORDINARY[0][:12] + b"\xff\xff\xff" + ORDINARY[0][15:], ORDINARY[1])),
-    "another leaf_index": _beside(make_entry(b"a", extensions=make_leaf_index(START))),
+    "a leaf of another version": _one_of((b"\1" + ORDINARY[0][1:], ORDINARY[1])),
+    "a leaf of another type": _one_of((b"\0\1" + ORDINARY[0][2:], ORDINARY[1])),
+    "a leaf that is cut": _one_of((ORDINARY[0][:-1], ORDINARY[1])),
+    "a leaf that is too long": _one_of((ORDINARY[0] + b"\0", ORDINARY[1])),
+    "a leaf of one byte": _one_of((b"\0", ORDINARY[1])),
+    "an unknown entry type": _one_of((ORDINARY[0][:10] + b"\0\2" + ORDINARY[0][12:], ORDINARY[1])),
+    "an entry type beyond": _one_of((ORDINARY[0][:10] + b"\x80\0" + ORDINARY[0][12:], ORDINARY[1])),
+    "an empty certificate": _one_of(make_entry(b"")),
+    "an empty pre-certificate": _one_of((PRECERT[0], opaque(b"", 3) + make_chain())),
+    "a pre-certificate that is cut": _one_of((PRECERT[0], PRECERT[1][:5])),
+    "a certificate that is too long": _one_of((ORDINARY[0][:12] + b"\xff\xff\xff" + ORDINARY[0][15:], ORDINARY[1])),
+    "another leaf_index": _one_of(make_entry(b"a", extensions=make_leaf_index(START))),
     "another leaf_index, first": make_page(make_entry(b"a", extensions=make_leaf_index(7)), PRECERT),
-    "several extensions": _beside(make_entry(b"a", extensions=b"\1\0\1x" + make_leaf_index(START + 1))),
-    "an extension of another type": _beside(make_entry(b"a", extensions=b"\1\0\5" + bytes(5))),
-    "an extension that is cut": _beside(make_entry(b"a", extensions=make_leaf_index(START + 1)[:-1])),
-    "a timestamp of 64 bits": _beside(make_entry(b"a", timestamp=1 << 63)),
-    "the last timestamp": _beside(make_entry(b"a", timestamp=(1 << 64) - 1)),
-    "an empty certificate in a chain": _beside(make_entry(b"a", b"x", b"", b"y")),
-    "a chain that is cut": _beside((ORDINARY[0], ORDINARY[1][:-1])),
-    "a chain whose last certificate is too long": _beside((ORDINARY[0], opaque(b"\0\0\2x", 3))),
-    "something behind a chain": _beside((ORDINARY[0], ORDINARY[1] + b"\0")),
-    "no chain at all": _beside((ORDINARY[0], b"")),
+    "several extensions": _one_of(make_entry(b"a", extensions=b"\1\0\1x" + make_leaf_index(START + 1))),
+    "an extension of another type": _one_of(make_entry(b"a", extensions=b"\1\0\5" + bytes(5))),
+    "an extension that is cut": _one_of(make_entry(b"a", extensions=make_leaf_index(START + 1)[:-1])),
+    "a timestamp of 64 bits": _one_of(make_entry(b"a", timestamp=1 << 63)),
+    "the last timestamp": _one_of(make_entry(b"a", timestamp=(1 << 64) - 1)),
+    "an empty certificate in a chain": _one_of(make_entry(b"a", b"x", b"", b"y")),
+    "a chain that is cut": _one_of((ORDINARY[0], ORDINARY[1][:-1])),
+    "a chain whose last certificate is too long": _one_of((ORDINARY[0], opaque(b"\0\0\2x", 3))),
+    "bytes after a chain": _one_of((ORDINARY[0], ORDINARY[1] + b"\0")),
+    "no chain at all": _one_of((ORDINARY[0], b"")),
     "one issuer too many": make_page(make_entry(b"a", *ISSUERS)),
     "issuers that differ where one has to look long": make_page(make_entry(b"a", b"0 is the end", b"1 is the end")),
 }

@@ -6,8 +6,8 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 
 import httpx
@@ -37,7 +37,7 @@ Serve = Callable[[EmbeddedLog], str]
 
 
 class ScriptedLog(EmbeddedLog):
-    """Gives the answers of a list, the last one for ever; None drops the connection."""
+    """Gives the answers of a list, and then repeats the last one; None drops the connection."""
 
     def __init__(self, *answers: Response | None) -> None:
         super().__init__("scripted")
@@ -53,22 +53,31 @@ class ScriptedLog(EmbeddedLog):
         return answer
 
 
+Connect = Callable[..., Client]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Return a function that opens a client, which is closed after the test."""
+    with ExitStack() as stack:
+
+        def open_client(url: str, patience: Patience = FAST, user_agent: str = AGENT) -> Client:
+            return stack.enter_context(closing(Client(url, user_agent=user_agent, patience=patience)))
+
+        yield open_client
+
+
 def _get(url: str, patience: Patience = FAST, limit: int = 1000, read: Callable[[bytes], bytes] = bytes) -> bytes:
-    client = Client(url, user_agent=AGENT, patience=patience)
-    try:
+    with closing(Client(url, user_agent=AGENT, patience=patience)) as client:
         return client.get("/x", read, limit=limit)
-    finally:
-        client.close()
 
 
-def test_get_when_the_log_sets_a_cookie(serve: Serve) -> None:
+def test_get_when_the_log_sets_a_cookie(serve: Serve, connect: Connect) -> None:
     """No cookie is sent back, least of all one that cannot be sent at all."""
     log = ScriptedLog(Response(200, b"hello", headers={"Set-Cookie": "name=\u00fc"}), OK)
-    client = Client(serve(log), user_agent=AGENT, patience=FAST)
-    try:
-        assert [client.get("/x", bytes, limit=1000) for _ in range(2)] == [b"hello", b"hello"]
-    finally:
-        client.close()
+    client = connect(serve(log))
+
+    assert [client.get("/x", bytes, limit=1000) for _ in range(2)] == [b"hello", b"hello"]
     assert [request.headers.get("cookie") for request in log.requests] == [None, None]
 
 
@@ -82,13 +91,11 @@ def test_client_when_the_user_agent_has_no_contact(user_agent: str) -> None:
 
 
 @pytest.mark.parametrize("user_agent", ["ct@example.org", "ctkit (+https://example.org/ct)", "ctkit; http://[::1]"])
-def test_client_sends_the_user_agent(serve: Serve, user_agent: str) -> None:
+def test_client_sends_the_user_agent(serve: Serve, connect: Connect, user_agent: str) -> None:
     """A mail address or a URL is a contact, and the log sees it."""
     log = ScriptedLog(OK)
-    client = Client(serve(log), user_agent=user_agent, patience=FAST)
 
-    client.get("/x", bytes, limit=9)
-    client.close()
+    connect(serve(log), user_agent=user_agent).get("/x", bytes, limit=9)
 
     assert log.requests[0].headers["user-agent"] == user_agent
 
@@ -157,7 +164,7 @@ def test_get_when_the_log_stays_busy(serve: Serve, status: int) -> None:
     assert isinstance(raised.value, LogUnavailableError)
 
 
-def test_get_when_nobody_listens() -> None:
+def test_get_when_there_is_no_server() -> None:
     """An address without a server is unavailable after all tries."""
     with pytest.raises(HttpError) as raised:
         _get("http://127.0.0.1:9")
@@ -242,13 +249,12 @@ def test_get_when_the_body_is_packed(serve: Serve, headers: dict[str, str]) -> N
 
 
 @pytest.mark.parametrize("body", [b"<html", b" \n<", b"\x1f\x8b\x08 no gzip"])
-def test_get_when_the_body_may_be_any_bytes(serve: Serve, body: bytes) -> None:
+def test_get_when_the_body_may_be_any_bytes(serve: Serve, connect: Connect, body: bytes) -> None:
     """A binary body is taken as it is, and unpacked only if its header says so."""
     packed = Response(200, gzip.compress(body), headers={"Content-Encoding": "gzip"})
-    client = Client(serve(ScriptedLog(Response(200, body), packed)), user_agent=AGENT, patience=FAST)
+    client = connect(serve(ScriptedLog(Response(200, body), packed)))
 
     assert [client.get("/x", bytes, limit=1000, binary=True) for _ in range(2)] == [body, body]
-    client.close()
 
 
 def test_get_when_the_body_is_packed_in_parts(serve: Serve) -> None:
@@ -307,24 +313,22 @@ def test_get_follows_redirects_within_the_host(serve: Serve) -> None:
     assert [request.path for request in log.requests] == ["x", "y"]
 
 
-def test_get_when_a_redirect_may_not_be_followed(serve: Serve) -> None:
-    """Each request counts, that which follows a redirect as well: whoever says no to it is not asked in vain again."""
+def test_get_when_a_redirect_may_not_be_followed(serve: Serve, connect: Connect) -> None:
+    """Each request counts, one that follows a redirect as well: if `may_ask` says no, it is not tried again."""
     log = ScriptedLog(Response(302, b"", headers={"Location": "/scripted/y"}), OK)
-    client = Client(serve(log), user_agent=AGENT, patience=FAST)
-    left = [True]
-    token = may_ask.set(lambda: bool(left) and left.pop())
+    client, allowed = connect(serve(log)), iter([True])
+    token = may_ask.set(lambda: next(allowed, False))
     try:
         with pytest.raises(NotAskedError):
             client.get("/x", bytes, limit=9, entries=True)
     finally:
         may_ask.reset(token)
-        client.close()
 
     assert [request.path for request in log.requests] == ["x"]
 
 
 def test_get_when_redirected_to_another_host(serve: Serve) -> None:
-    """A redirect to another host is refused, and nobody else is asked."""
+    """A redirect to another host is refused, and no request is sent there."""
     log = ScriptedLog(Response(301, b"", headers={"Location": "http://localhost:9/"}))
 
     with pytest.raises(HttpError) as raised:
@@ -334,14 +338,14 @@ def test_get_when_redirected_to_another_host(serve: Serve) -> None:
 
 
 def test_get_when_redirected_to_no_url(serve: Serve) -> None:
-    """A redirect to what is no URL is an answer of no use."""
+    """A redirect to something that is not a URL is a useless answer."""
     log = ScriptedLog(Response(301, b"", headers={"Location": "scheme: x"}))
 
     with pytest.raises(HttpError):
         _get(serve(log))
 
 
-def test_get_when_redirected_for_ever(serve: Serve) -> None:
+def test_get_when_redirects_form_a_loop(serve: Serve) -> None:
     """A loop of redirects ends."""
     log = ScriptedLog(Response(302, b"", headers={"Location": "/scripted/x"}))
 
@@ -350,10 +354,10 @@ def test_get_when_redirected_for_ever(serve: Serve) -> None:
     assert len(log.requests) == 5
 
 
-def test_get_when_the_log_names_a_time(serve: Serve) -> None:
+def test_get_when_the_log_names_a_time(serve: Serve, connect: Connect) -> None:
     """The next request waits for as long as Retry-After says, also that of another thread."""
     log = ScriptedLog(Response(429, b"", headers={"Retry-After": "0.5"}), OK)
-    client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, longest_wait=5))
+    client = connect(serve(log), replace(FAST, longest_wait=5))
     began = time.monotonic()
 
     first = threading.Thread(target=client.get, args=("/x", bytes), kwargs={"limit": 9})
@@ -364,12 +368,11 @@ def test_get_when_the_log_names_a_time(serve: Serve) -> None:
     client.get("/y", bytes, limit=9)
     waited = time.monotonic() - began
     first.join()
-    client.close()
 
     assert waited >= 0.5
 
 
-def test_get_when_the_log_names_an_earlier_time_later(serve: Serve) -> None:
+def test_get_when_the_log_names_an_earlier_time_later(serve: Serve, connect: Connect) -> None:
     """A shorter Retry-After that arrives after a longer one does not end the longer wait."""
     log = ScriptedLog(
         Response(429, b"", headers={"Retry-After": "0.6"}), Response(429, b"", headers={"Retry-After": "0"}), OK
@@ -389,29 +392,27 @@ def test_get_when_the_log_names_an_earlier_time_later(serve: Serve) -> None:
                 time.sleep(0.1)
             return response
 
-    client = Client(serve(Recorded("recorded")), user_agent=AGENT, patience=replace(FAST, longest_wait=5))
+    client = connect(serve(Recorded("recorded")), replace(FAST, longest_wait=5))
     threads = [threading.Thread(target=client.get, args=("/x", bytes), kwargs={"limit": 9}) for _ in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    client.close()
 
     assert len(times) == 4
     assert min(times[2:]) - max(times[:2]) >= 0.6
 
 
-def test_get_when_the_log_names_a_far_time(serve: Serve) -> None:
+def test_get_when_the_log_names_a_far_time(serve: Serve, connect: Connect) -> None:
     """Nothing is asked before the time that the log named, by no thread: where it is too far, the log is given up."""
     log = ScriptedLog(Response(503, b"", headers={"Retry-After": "86400"}), OK)
-    client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, first_wait=30, longest_wait=60, total=1e6))
+    client = connect(serve(log), replace(FAST, first_wait=30, longest_wait=60, total=1e6))
 
     for path in ("/x", "/y"):
         with pytest.raises(HttpError) as raised:
             client.get(path, bytes, limit=9)
         assert raised.value.status == 429
         assert 86_000 < raised.value.retry_after <= 86_430
-    client.close()
 
     assert len(log.requests) == 1
 
@@ -512,10 +513,10 @@ def test_retry_after_whatever_the_text(value: str) -> None:
     assert seconds is None or 0 <= seconds < float("inf")
 
 
-def test_get_when_no_more_requests_for_entries_may_be_sent(serve: Serve) -> None:
+def test_get_when_no_more_requests_for_entries_may_be_sent(serve: Serve, connect: Connect) -> None:
     """Each try for entries is asked about before it is sent; what is not for entries is not counted."""
     log = ScriptedLog(OK, Response(503, b""))
-    client = Client(serve(log), user_agent=AGENT, patience=replace(FAST, tries=9))
+    client = connect(serve(log), replace(FAST, tries=9))
     allowed = iter([True] * 3)
     token = may_ask.set(lambda: next(allowed, False))
     try:
@@ -524,6 +525,5 @@ def test_get_when_no_more_requests_for_entries_may_be_sent(serve: Serve) -> None
             client.get("/page", bytes, limit=9, entries=True)
     finally:
         may_ask.reset(token)
-        client.close()
 
     assert [request.path for request in log.requests] == ["checkpoint", *["page"] * 3]

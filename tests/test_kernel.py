@@ -142,7 +142,7 @@ NOT_UNDERSTOOD = {
     "no dates": certificate(validity=der(0x30)),
     "one date": certificate(validity=der(0x30, DATES[0])),
     "a common name in Latin-1": certificate(subject=_name(_pair(CN, b"b\xfccher"))),
-    "an issuer in Latin-1, beside a good one": certificate(issuer=_name(_pair(ORG, b"a"), _pair(ORG, b"\xfc"))),
+    "an issuer in Latin-1, next to a good one": certificate(issuer=_name(_pair(ORG, b"a"), _pair(ORG, b"\xfc"))),
     "an attribute without value": certificate(subject=_name(der(0x30, CN))),
     "an attribute without anything": certificate(subject=_name(der(0x30))),
     "a name that is cut": certificate(subject=der(0x30, NAME[2:-1])),
@@ -285,7 +285,7 @@ print(framing.read_tile(leaf, 0, 1, 256).certificate.tolist())
 
 
 def test_kernels_when_no_folder_can_be_written(tmp_path: Path) -> None:
-    """Where nothing compiled can be kept, it is compiled all the same, and nothing is left behind."""
+    """Without a writable cache functions are compiled all the same, and nothing is left behind."""
     package = tmp_path / "ctkit"
     shutil.copytree(Path(ctkit.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
     # Not even root can make a folder of these files.

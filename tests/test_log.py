@@ -271,7 +271,7 @@ def test_read_log_list_from_a_url(serve: Serve) -> None:
 
 
 def test_read_log_list_when_its_url_is_not_there(serve: Serve) -> None:
-    """A list that cannot be had is unavailable, with its URL."""
+    """A list that is not there is unavailable; the error has its URL and status."""
     server = ListServer("lists")
     server.status = 404
     url = serve(server) + "/v3/list.json"
@@ -290,7 +290,7 @@ def _der(key: rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 def test_read_log_list_when_it_is_signed(tmp_path: Path) -> None:
-    """A list by the key beside its signature is read; without one, by another, or changed, nothing is believed."""
+    """A list signed by the key is read; one without a signature, with another's, or changed, is refused."""
     path, text = tmp_path / "list.json", _list(_log("https://a.example/"))
     path.write_bytes(text)
 
@@ -306,7 +306,7 @@ def test_read_log_list_when_it_is_signed(tmp_path: Path) -> None:
 
 
 def test_read_log_list_when_it_is_signed_behind_a_url(serve: Serve) -> None:
-    """The signature is asked for beside the list."""
+    """The signature is downloaded from next to the list."""
     signature = EC.sign(_list(_log("https://a.example")), ec.ECDSA(hashes.SHA256()))
 
     class SignedList(ListServer):

@@ -122,12 +122,12 @@ HOLES = [
     ("tree that goes down", {"lag": 100}, r"entry 5\d\d yet", [(500, 600)], [(500, 600)]),
     ("no entries, ever", {"empty_pages": EVER}, r"brought none|is empty", [(0, 600)], [(0, 600)]),
     ("413 for a single entry", {"too_many": 0}, r"status 413", [(0, 600)], None),
-    ("429 for ever", {"always": 429, "busy_body": HTML}, r"status 429 \(<!doctype", [(0, 600)], [(0, 600)]),
-    ("504 for ever", {"always": 504}, r"status 504", [(0, 600)], [(0, 600)]),
-    ("HTML for ever", {"html_bodies": EVER}, r"HTML page", [(0, 600)], [(0, 600)]),
-    ("truncated for ever", {"cut_bodies": EVER}, r"no JSON|EOFError", [(0, 600)], [(0, 600)]),
-    ("truncated gzip for ever", {"packs_pages": True, "cut_bodies": EVER}, r"EOFError", [(0, 600)], None),
-    ("reset for ever", {"broken_bodies": EVER}, r"RemoteProtocolError|ReadError", [(0, 600)], [(0, 600)]),
+    ("always 429", {"always": 429, "busy_body": HTML}, r"status 429 \(<!doctype", [(0, 600)], [(0, 600)]),
+    ("always 504", {"always": 504}, r"status 504", [(0, 600)], [(0, 600)]),
+    ("always HTML", {"html_bodies": EVER}, r"HTML page", [(0, 600)], [(0, 600)]),
+    ("always truncated", {"cut_bodies": EVER}, r"no JSON|EOFError", [(0, 600)], [(0, 600)]),
+    ("always truncated gzip", {"packs_pages": True, "cut_bodies": EVER}, r"EOFError", [(0, 600)], None),
+    ("always reset", {"broken_bodies": EVER}, r"RemoteProtocolError|ReadError", [(0, 600)], [(0, 600)]),
     ("body without end", {"flood": bytes(2 * MIB)}, r"larger than the 1048576 bytes", [(0, 600)], [(0, 600)]),
     ("gzip bomb", {"flood": gzip.compress(bytes(2 * MIB))}, r"larger than the 10", [(0, 600)], [(0, 600)]),
     ("redirect to another host", {"redirect": "http://elsewhere.example/"}, r"redirected", [(0, 600)], [(0, 600)]),
@@ -271,7 +271,7 @@ def test_backfill_when_an_issuer_cannot_be_had(tmp_path: Path, serve: Serve, sta
 
 
 def certificate(size: int, names: int) -> Issued:
-    """Return a certificate of exactly `size` bytes, or of any size for 0, with so many DNS names."""
+    """Return a certificate of exactly `size` bytes, or of any size for 0, with `names` DNS names."""
     key, issuer = rsa.generate_private_key(65537, 2048), issue(Random(0), 0)
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "large.example")])
 

@@ -107,7 +107,7 @@ class World:
         self._random = Random(0)
 
     def run(self, answers: int) -> None:
-        """Go on until so many more requests are answered."""
+        """Go on until `answers` more requests are answered."""
         last = self.answered + answers
         while self.answered < last:
             delay = self.pace.delay(self.now, tries=1000)
@@ -132,7 +132,7 @@ class World:
         self.pace.ended(self.now, PAGE)
 
     def rest(self, seconds: float) -> None:
-        """Let all requests end, and send none for so many seconds."""
+        """Let all requests end, and send none for `seconds`."""
         while self._ends:
             self.now, _, sent, wait = heapq.heappop(self._ends)
             self._end(sent, wait)
@@ -182,7 +182,7 @@ def test_rate_when_nothing_was_refused() -> None:
 
 
 def test_rate_after_an_idle_hour() -> None:
-    """Time in which nobody asked does not make the host look slow."""
+    """Idle time does not make the host look slow."""
     world = World(Window(35, 60))
     world.run(1)
     world.rest(3600)
@@ -206,7 +206,7 @@ def test_concurrency_when_the_host_keeps_up() -> None:
 
 
 def test_concurrency_when_it_is_not_used() -> None:
-    """One request at a time does not raise what nobody tried."""
+    """One request at a time does not raise a concurrency that was not tried."""
     pace = Pace()
     for now in range(100):
         pace.sent(now)
@@ -447,7 +447,7 @@ def test_gate_when_stopped(gate: Gate) -> None:
 
 
 def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
-    """Whoever waits for a log in trouble is given up with its host; a log beside it that had none is still asked."""
+    """Requests that wait for a log in trouble are given up with its host; another log on it is still asked."""
     never, ends = threading.Event(), []
 
     def run() -> None:
@@ -455,7 +455,7 @@ def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
             pass_through(gate, never)
         ends.append(raised.value.status)
 
-    def run_beside() -> None:
+    def run_other() -> None:
         with gate.turn("other", never, tries=3, pause=0.01, longest=1) as turn:
             turn.status, turn.latency = 200, 0.01
         ends.append(turn.status)
@@ -463,7 +463,7 @@ def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
     with gate.turn("other", never, tries=3, pause=0.01, longest=1):
         with gate.turn(LOG, never, tries=3, pause=0.01, longest=1) as turn:
             gate.pace.troubles = 2
-            threads = [*(waiting(gate, run) for _ in range(3)), waiting(gate, run_beside)]
+            threads = [*(waiting(gate, run) for _ in range(3)), waiting(gate, run_other)]
             turn.trouble, turn.status = "no luck", 503
         for thread in threads[:3]:
             thread.join(1)

@@ -37,7 +37,7 @@ def prove(proven, size, start, leaf_hashes, *, without=(), limit=1000):
 
 
 def minimum(start, end, size):
-    """Return how many audit paths it takes for ``[start, end)`` at the most: by the subtree where both ends meet."""
+    """Return the largest number of audit paths for ``[start, end)``: by the subtree where both ends meet."""
     height = (start ^ (end - 1)).bit_length()
     first = start >> height << height
     return 1 if start == first or end == min(first + (1 << height), size) else 2
@@ -81,7 +81,7 @@ def test_entries_that_differ_are_named_exactly(data, size):
 
 @given(st.data(), sizes)
 def test_nothing_that_differs_is_proven_when_paths_cannot_be_had(data, size):
-    """Leaves whose own paths cannot be had are proven by those of others, or are not proven; the asking ends."""
+    """Leaves without paths of their own are proven by those of others, or not at all; the search ends."""
     start = data.draw(st.integers(0, size - 1))
     end = data.draw(st.integers(start + 1, size))
     wrong = data.draw(st.sets(st.integers(start, end - 1), max_size=5))
@@ -94,7 +94,7 @@ def test_nothing_that_differs_is_proven_when_paths_cannot_be_had(data, size):
 
 
 def test_stretch_whose_subtree_was_a_sibling():
-    """The path of one page proves the page beside it, too."""
+    """The path of one page also proves the next page."""
     proven = ProvenTree(256, TREE.root(256))
 
     assert prove(proven, 256, 64, HASHES[64:96]) == ([True] * 32, [64])

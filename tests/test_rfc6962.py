@@ -235,7 +235,7 @@ def test_page_size_when_even_few_are_too_many(serve: Serve) -> None:
 
 
 def test_get_entries_when_one_is_too_many(serve: Serve) -> None:
-    """An entry that is refused for its size, alone, is what cannot be had, not those after it."""
+    """Of entries that are refused for their size, only the first is lost, not those after it."""
     fake = FakeLog(size=60)
     fake.too_many = 0
 

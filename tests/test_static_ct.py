@@ -206,7 +206,7 @@ def test_get_entries_when_one_entry_is_of_another_index(small: FakeLog, serve: S
 
 
 def test_get_entries_when_a_certificate_is_as_large_as_allowed(serve: Serve) -> None:
-    """A tile with a certificate of 16 MiB, beside others, is read."""
+    """A tile with a certificate of 16 MiB among others is read."""
     fake = FakeLog("large", 0, protocols=["static-ct"])
     issued = replace(issue(Random(0), 1_700_000_000_000), certificate=bytes((1 << 24) - 1), tbs=None)
     fake.append(issued, 1_700_000_000_000)
@@ -285,8 +285,8 @@ def test_get_entries_when_an_issuer_is_missing(small: FakeLog, serve: Serve) -> 
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_get_entries_when_an_issuer_cannot_be_had(small: FakeLog, serve: Serve, status: int) -> None:
-    """An issuer that cannot be had just now fails the answer, and is asked for again the next time."""
+def test_get_entries_when_an_issuer_is_unavailable(small: FakeLog, serve: Serve, status: int) -> None:
+    """An issuer that is unavailable just now fails the answer, and is asked for again the next time."""
     small.issuer_status = {_fingerprint(small, 3): status}
 
     with _open(serve(small)) as log:

@@ -71,7 +71,7 @@ class TroubledLog(FakeLog):
         self._well = {name: deepcopy(vars(self)[name]) for knobs in KNOBS for name in knobs}
 
     def misbehave(self, knobs: dict[str, Any]) -> None:
-        """Turn some knobs, beside those that are turned already."""
+        """Turn some more knobs."""
         issuer = min(self.issuers)
         of_issuer = {"issuer_status": {issuer: 500}, "wrong_issuers": {issuer}}
         vars(self).update(deepcopy({name: of_issuer.get(name, value) for name, value in knobs.items()}))
