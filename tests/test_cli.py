@@ -95,7 +95,7 @@ def test_help(ctkit, words):
     [
         ([], "Error: the following arguments are required: COMMAND"),
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
-        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, repair, run, demo"),
+        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, repair, run, notebooks, demo"),
         (
             ["audit", "--recheck", "al"],
             "Error: argument --recheck: it should be 'unproven' or 'all', but is 'al'; did you mean all?",
