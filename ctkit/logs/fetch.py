@@ -1,12 +1,9 @@
 """Ranges of one log become a stream of decoded entries, in order, with holes named."""
 
-import os
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, wait
-from functools import partial
-from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -14,8 +11,9 @@ from numpy.typing import NDArray
 
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.deadline import POLL
-from ctkit.logs.http import NotAskedError, may_ask, stopping
+from ctkit.logs.http import NotAskedError
 from ctkit.logs.log import Log
+from ctkit.logs.threads import DECODERS, Threads
 from ctkit.ranges import END, RangeSet
 from ctkit.wire.entries import EntryBlock
 
@@ -87,7 +85,7 @@ def fetch_blocks(
         spent.set()
         return False
 
-    threads = _Threads(workers, f"fetch {log.url}", halt, allows)
+    threads = Threads(workers, f"fetch {log.url}", halt, allows)
     reader = _PageReader(log, decode, whole, lambda: stop.is_set() or halt.is_set())
     fetching = _Fetching(log, wanted, reader, threads, ahead or (lambda: 2 * workers), stop, spent)
     try:
@@ -115,7 +113,7 @@ class _Fetching(Generic[T]):
         log: Log,
         wanted: RangeSet,
         reader: "_PageReader[T]",
-        threads: "_Threads",
+        threads: Threads,
         ahead: Callable[[], int],
         stop: threading.Event,
         spent: threading.Event,
@@ -191,7 +189,7 @@ def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
     LogUnavailableError
         `stop` was set first.
     """
-    threads = _Threads(1, f"ask {log.url}", stop, lambda: True)
+    threads = Threads(1, f"ask {log.url}", stop, lambda: True)
     try:
         answer = threads.submit(question)
         if _have_arrived([answer], stop) or answer.done():
@@ -306,7 +304,7 @@ class _PageReader(Generic[T]):
             else:
                 page.failures = 0
                 page.answered = self._count_answer(start)
-                result = _DECODERS.submit(self._decode, block, page.unread.contains(block.index)).result()
+                result = DECODERS.submit(self._decode, block, page.unread.contains(block.index)).result()
                 page.add(result, int(block.index[-1]) + 1)
         return page
 
@@ -360,62 +358,3 @@ class _PageReader(Generic[T]):
 def _is_answer(error: LogError) -> bool:
     """Tell whether the log has answered, with entries that cannot be read."""
     return isinstance(error, LogProtocolError) and error.end is not None
-
-
-class _Threads:
-    """Threads that run calls.
-
-    Unlike those of `concurrent.futures` they do not delay the end of the process, and they take calls even after the
-    main thread has ended: a backfill in another thread goes on until it is done.
-    """
-
-    def __init__(self, limit: int, name: str, halt: threading.Event, allows: Callable[[], bool]) -> None:
-        self._calls: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
-        self._idle = threading.Semaphore(0)
-        self._threads: list[threading.Thread] = []
-        self._limit, self._name, self._halt, self._allows = limit, name, halt, allows
-        self._lock = threading.Lock()
-
-    def submit(self, function: Callable[..., T], *arguments: Any) -> Future[T]:
-        """Let a thread call the function; a new one starts only if all others are busy."""
-        future: Future[T] = Future()
-        self._calls.put((future, partial(function, *arguments)))
-        with self._lock:
-            if not self._idle.acquire(blocking=False) and len(self._threads) < self._limit:
-                self._threads.append(threading.Thread(target=self._run, name=self._name, daemon=True))
-                self._threads[-1].start()
-        return future
-
-    def forget(self) -> None:
-        """Start afresh in a forked child: the threads stayed with the parent, and one may have held the lock."""
-        self._calls, self._threads, self._lock = SimpleQueue(), [], threading.Lock()
-
-    def end(self) -> None:
-        """Let the threads end after the calls they have been given; there is no need to wait for them."""
-        for _ in self._threads:
-            self._calls.put(None)
-
-    def _run(self) -> None:
-        stopping.set(self._halt)
-        may_ask.set(self._allows)
-        for future, call in iter(self._calls.get, None):
-            if future.set_running_or_notify_cancel():
-                try:
-                    finish = partial(future.set_result, call())
-                except BaseException as error:
-                    finish = partial(future.set_exception, error)
-                # Before the result is there: whoever waits for it may have another call at once.
-                self._idle.release()
-                finish()
-                # The result must not stay in memory until the next call.
-                del finish
-            else:
-                self._idle.release()
-            del future, call
-
-
-_DECODERS = _Threads(os.cpu_count() or 1, "decode", threading.Event(), lambda: True)
-"""They decode for all fetches: more of them than processors would only compete for the interpreter's lock, and each
-has memory of its own."""
-
-os.register_at_fork(after_in_child=_DECODERS.forget)

@@ -166,30 +166,7 @@ def _header(data: Bytes, at: int, end: int) -> tuple[int, int, int]:
     return np.int64(data[at]), start, start + length
 
 
-# Certificate  ::=  SEQUENCE  {
-#      tbsCertificate       TBSCertificate,
-#      signatureAlgorithm   AlgorithmIdentifier,
-#      signatureValue       BIT STRING  }
-#
-# TBSCertificate  ::=  SEQUENCE  {
-#      version         [0]  EXPLICIT Version DEFAULT v1,
-#      serialNumber         CertificateSerialNumber,
-#      signature            AlgorithmIdentifier,
-#      issuer               Name,
-#      validity             Validity,
-#      subject              Name,
-#      subjectPublicKeyInfo SubjectPublicKeyInfo,
-#      issuerUniqueID  [1]  IMPLICIT UniqueIdentifier OPTIONAL,
-#      subjectUniqueID [2]  IMPLICIT UniqueIdentifier OPTIONAL,
-#      extensions      [3]  EXPLICIT Extensions OPTIONAL  }
-#
-# Validity ::= SEQUENCE {
-#      notBefore      Time,
-#      notAfter       Time  }
-#
-# AlgorithmIdentifier  ::=  SEQUENCE  {
-#      algorithm               OBJECT IDENTIFIER,
-#      parameters              ANY DEFINED BY algorithm OPTIONAL  }
+# Certificate, TBSCertificate, Validity and AlgorithmIdentifier are quoted in `ctkit.wire.x509`.
 @compiled
 def _walk_certificate(  # noqa: C901 - a branch for each field of a TBSCertificate; parts would share all of this state
     data: Bytes, at: int, end: int, row: int, known: Bytes, lengths: Int64s, fields: Fields
