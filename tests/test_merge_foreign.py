@@ -6,6 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
+from raising import fails
 from rows import add_file, as_type, before_commit, indices_of, make_rows, make_table, rows_of
 
 from ctkit.errors import TableError
@@ -83,7 +84,7 @@ def test_merge_when_a_staged_file_cannot_be_converted(tmp_path, odd, reason, ind
     main = make_table(tmp_path / "main", make_rows([1]))
     staging = add_file(tmp_path / "staging", odd(make_rows(indices)))
 
-    with pytest.raises(TableError, match=f"cannot be rewritten there .*{reason}.* run again"):
+    with pytest.raises(TableError, match=reason):
         merge_staging(staging, main)
 
     assert indices_of(main) == [1]
@@ -96,7 +97,7 @@ def test_merge_when_base64_is_stored_as_bytes(tmp_path, indices):
     open_table(tmp_path / "staging", as_der="text")
     rows = as_type(make_rows(indices, as_der="string"), as_der=pa.binary())
 
-    with pytest.raises(TableError, match="a file has as_der as binary, its table as string"):
+    with pytest.raises(TableError, match="as_der"):
         merge_staging(add_file(tmp_path / "staging", rows), main)
 
     assert rows_of(open_table(tmp_path / "main")) == make_rows([1]).to_pylist()
@@ -197,7 +198,7 @@ def test_merge_when_a_file_without_statistics_is_damaged(tmp_path):
     staging = add_file(tmp_path / "staging", as_type(make_rows([2, 3])))
     Path(files_of(staging)[0]).write_bytes(b"PAR1 is all there is of it PAR1")
 
-    with pytest.raises(TableError, match=r"part-of-another-writer\.parquet: its rows cannot be counted"):
+    with fails(TableError, uri=files_of(staging)[0]):
         merge_staging(staging, make_table(tmp_path / "main", make_rows([1])))
 
 

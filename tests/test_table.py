@@ -387,7 +387,7 @@ def test_verbs_when_a_path_is_given_for_a_table(tmp_path):
     ]
 
     for call in calls:
-        with pytest.raises(ParameterError, match=r": it should be an open table, from ctkit.open_table, .*is 'main'$"):
+        with pytest.raises(ParameterError):
             call()
 
 
