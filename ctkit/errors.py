@@ -141,7 +141,8 @@ class ParameterError(CtkitError, ValueError):
     *messages
         What is wrong, a line for each.
     keys
-        The parameters or arguments, as dotted paths such as ``logs.0.url``; empty where no single one is wrong.
+        The parameters or arguments, as dotted paths such as ``logs.0.url``; empty where none is known to be wrong by
+        itself.
     """
 
     def __init__(self, *messages: str, keys: tuple[str, ...] = ()) -> None:

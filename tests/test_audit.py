@@ -834,6 +834,16 @@ def test_recheck_when_entries_cannot_be_had(place):
     assert [(problem.start, problem.end) for problem in report.logs[0].problems] == [(256, 512)]
 
 
+def test_recheck_of_all_rows_relies_on_no_record(place):
+    """A row that the log does not answer for is not proven, whatever its commit says."""
+    place.write(0, SIZE)
+    place.fake.missing_tiles = {1}
+
+    found = place.audit(recheck="all").logs[0]
+
+    assert (found.proven.size, ranges(found.unproven)) == (SIZE - 256, [(256, 512)])
+
+
 def test_recheck_when_nothing_is_to_be_compared(place):
     """Where everything is proven, the log is not asked for entries."""
     place.write(0, SIZE)

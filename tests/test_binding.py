@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 from ctkit.demo.embedded import EmbeddedLog, Request, make_log
 from ctkit.demo.issuance import Issued, issue
 from ctkit.errors import LogProtocolError
-from ctkit.wire import kernels
+from ctkit.wire import der as der_module
+from ctkit.wire import extra_data, kernels
 from ctkit.wire.der import der
 from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock, decode_data_tile, decode_get_entries
 from ctkit.wire.extra_data import find_ends, find_faults
@@ -60,6 +61,18 @@ def test_find_faults_of_a_certificate_that_cannot_be_read() -> None:
     right = issued(precert=False)
 
     assert faults_of(replace(right, certificate=b"no certificate"), right) == [RIGHT, RIGHT]
+
+
+def test_find_faults_when_a_length_is_indefinite(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of an element is looked for in the element around it, not in all that follows."""
+    read, calls = der_module.header, list[int]()
+    monkeypatch.setattr(der_module, "header", lambda *arguments: calls.append(arguments[1]) or read(*arguments))
+    certificate = der(0x30, der(0x30, b"\x02\x80"))
+
+    with pytest.raises(extra_data._OddError):
+        extra_data._read_frame(certificate + b"\x30\x00" * 1000, 0, len(certificate))
+
+    assert calls == []
 
 
 def test_find_faults_of_what_authorities_issue() -> None:

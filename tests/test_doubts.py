@@ -16,7 +16,7 @@ from ctkit import cli
 from ctkit.desk.parameters import read_parameters
 from ctkit.desk.verbs import merge_staged
 from ctkit.errors import CtkitError, KeyConflictError, ParameterError, TableError, UnconfirmedMergeError
-from ctkit.lake import undo
+from ctkit.lake import merge, undo
 from ctkit.lake.doubts import MANY_ROWS, STAGED_FOR
 from ctkit.lake.merge import merge_staging, preview_merge
 from ctkit.lake.overlap import Overlap
@@ -299,14 +299,14 @@ def test_undo_when_somebody_writes_to_staging(tmp_path, monkeypatch):
     main = make_table(tmp_path / "main", make_rows([1]))
     merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
     make_table(tmp_path / "other", make_rows([3]))
-    link = undo.link_files
+    link = undo.link_missing
 
     def link_and_write(*arguments, **options):
         linked = link(*arguments, **options)
         write_deltalake(tmp_path / "other", make_rows([4]), mode="append")
         return linked
 
-    monkeypatch.setattr(undo, "link_files", link_and_write)
+    monkeypatch.setattr(undo, "link_missing", link_and_write)
     undo_merge(main, tmp_path / "other")
 
     assert indices_of(open_table(tmp_path / "main")) == [1]
@@ -326,7 +326,7 @@ def test_undo_into_main(tmp_path, place):
     assert indices_of(open_table(tmp_path / "main")) == [1, 2]
 
 
-@pytest.mark.parametrize("step", ["link_files", "commit_files", "confirm_files", "second commit_files"])
+@pytest.mark.parametrize("step", ["link_missing", "commit_files", "confirm_files", "second commit_files"])
 def test_undo_after_one_that_died(tmp_path, monkeypatch, step):
     """An undo that dies at any step is completed by the same call, and no row is lost or doubled."""
     main = make_table(tmp_path / "main", make_rows([1]))
@@ -365,6 +365,20 @@ def test_undo_when_the_staging_table_is_still_there(tmp_path):
 
     assert indices_of(main) == [1]
     assert indices_of(open_table(tmp_path / "staging")) == [2, 3, 8, 9]
+
+
+def test_undo_when_rows_and_counts_disagree(tmp_path, monkeypatch):
+    """Rows do not leave main unless staging has all of them."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    merge_staging(make_table(tmp_path / "staging", make_rows([10]), make_rows([11], day=2)), main)
+    prepare = merge.prepare_files
+    monkeypatch.setattr(merge, "prepare_files", lambda *arguments: prepare(*arguments)[1:])
+
+    with fails(TableError, uri=tmp_path / "main"):
+        undo_merge(main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 10, 11]
+    assert not scratch_of(open_table(tmp_path / "staging")).exists()
 
 
 def test_undo_into_a_staging_table_that_has_some_of_the_rows(tmp_path):

@@ -427,6 +427,17 @@ def test_get_when_patience_ends_before_the_named_time(serve: Serve) -> None:
     assert 15 < raised.value.retry_after <= 20.01
 
 
+def test_get_when_time_is_over(serve: Serve) -> None:
+    """No try begins after the total time, however many tries there may be."""
+    log = ScriptedLog(Response(503, b""))
+
+    with pytest.raises(HttpError) as raised:
+        _get(serve(log), Patience(tries=10_000, first_wait=0.05, longest_wait=0.05, total=0.5))
+
+    assert raised.value.status == 503
+    assert len(log.requests) < 1_000
+
+
 def test_get_when_stopped_while_it_waits(serve: Serve) -> None:
     """Setting the event of its thread ends a wait at once, without another request."""
     log = ScriptedLog(Response(503, b"", headers={"Retry-After": "110"}))

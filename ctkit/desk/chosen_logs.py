@@ -88,7 +88,7 @@ def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:
         known, new = _given(first), _given(log)
         if different := sorted(key for key in known.keys() & new.keys() if known[key] != new[key]):
             message = f"{url} is named twice in logs, with a different {' and '.join(different)}; name it once"
-            raise ParameterError(message, keys=tuple(different))
+            raise ParameterError(message, keys=("logs",))
         by_url[url] = first.model_copy(update=new)
     return by_url
 

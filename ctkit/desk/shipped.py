@@ -23,7 +23,7 @@ def copy_runbooks(folder: str | Path) -> list[Path]:
     Raises
     ------
     ParameterError
-        The folder has one of them, or cannot be written. Nothing was copied.
+        The folder has one of them, and nothing was copied; or it cannot be written.
     """
     copies = [Path(folder) / f"{name}.ipynb" for name in RUNBOOKS]
     if there := [str(copy) for copy in copies if copy.exists()]:

@@ -231,10 +231,13 @@ def _recheck(
 
     def recheck(pair: tuple[_Look, LogAudit]) -> LogAudit:
         look, found = pair
+        if which == "all":
+            # What commits say of the rows does not count.
+            present = RangeSet.joined((found.proven, found.unproven))
+            found = replace(found, proven=RangeSet.of(), unproven=present, proven_under=0)
         if look.current is None:
             return found
-        wanted = found.unproven if which == "unproven" else RangeSet.joined((found.proven, found.unproven))
-        rechecked = recheck_rows(logs[look.url], look.current, wanted, main, stop, without=damaged)
+        rechecked = recheck_rows(logs[look.url], look.current, found.unproven, main, stop, without=damaged)
         return _with(found, look.current, rechecked)
 
     with ThreadPoolExecutor(LOGS_AT_ONCE, "recheck") as pool:

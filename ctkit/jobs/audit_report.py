@@ -11,7 +11,7 @@ import pandas as pd
 
 from ctkit.arguments import Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
-from ctkit.lake.digests import MEND
+from ctkit.lake.digests import RESTORE
 from ctkit.ranges import RangeSet
 from ctkit.report import ROWS, Report, frame_of
 from ctkit.visible import first_of
@@ -106,7 +106,7 @@ class LogAudit:
     proven_under
         Size of the largest tree that rows were proven with and that the log does not contradict; 0 without one.
     altered
-        Rows, of the whole log, whose certificate does not have the SHA-256 in the row.
+        Entries of the stretch whose row has a certificate without the SHA-256 in the row.
     differing, columns
         Rows that a recheck found to differ from the log's entries; index -> names of the columns, of the first rows.
     heads
@@ -268,7 +268,7 @@ class AuditReport(Report):
         ]
         if self.damaged:
             names = [f"{name} ({why})" for name, why in self.damaged.items()]
-            flaws.insert(0, (f"{len(names)} files are damaged: {first_of(names, NAMED)}", MEND))
+            flaws.insert(0, (f"{len(names)} files are damaged: {first_of(names, NAMED)}", RESTORE))
         named = [f"{problem.url}: {_where(problem)}{problem.message}" for problem in problems[:NAMED]]
         more = [f"and {len(problems) - NAMED} more like these"] if len(problems) > NAMED else []
         message = "; ".join([*named, *more, *(flaw for flaw, _ in flaws)])

@@ -12,8 +12,8 @@ from uuid import uuid4
 
 _NAME = re.compile(r"part-00000-[0-9a-f-]{36}-([0-9a-f]{64})\.parquet$")
 
-MEND = (
-    "Restore damaged files from a backup; or delete them, let DeltaTable(...).repair() take them out of the table, "
+RESTORE = (
+    "restore damaged files from a backup; or delete them, let DeltaTable(...).repair() take them out of the table, "
     "and backfill their rows"
 )
 """What to do about files that are not what was written."""

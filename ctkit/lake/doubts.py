@@ -48,13 +48,14 @@ def doubts_of(staging: DeltaTable, main: DeltaTable | None) -> tuple[str, ...]:
         "a backfill filled it as a main table": own in meant_for,
     }
     if main:
-        folder, rows, rows_of_main = folder_of(main), _rows_of(staging), _rows_of(main)
-        is_unsaid = any(STAGED_FOR not in info for _, info in writing)
-        is_large = rows_of_main and rows >= max(MANY_ROWS, MANY_TIMES * rows_of_main)
+        folder, rows, rows_of_main = folder_of(main), 0, 0
+        if any(STAGED_FOR not in info for _, info in writing):
+            rows, rows_of_main = _rows_of(staging), _rows_of(main)
         found |= {
             f"its rows were fetched for another main table than {folder}": meant_for - {own, str(main.metadata().id)},
             f"the rows of {folder} were fetched for it": own in _meant_for(main),
-            f"it has {rows} rows, many more than the {rows_of_main} of {folder}": is_unsaid and is_large,
+            f"it has {rows} rows, many more than the {rows_of_main} of {folder}": rows_of_main
+            and rows >= max(MANY_ROWS, MANY_TIMES * rows_of_main),
         }
     return tuple(doubt for doubt, holds in found.items() if holds)
 

@@ -14,6 +14,7 @@ Nothing before the commit shows in main, and main needs nothing after it. The ne
 """
 
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -287,12 +288,8 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                 _check_expected(expected, staging, main)
             before = main.version()
             if overlap.skip_present(main, present) or linked is None:
-                clear_scratch(main)
-                linked = link_files(prepare_files(staging, staged, overlap, main, scratch_of(main)), main)
+                linked = link_missing(staging, staged, overlap, main)
             inserted = overlap.rows - overlap.skipped
-            if (rows := sum(file.rows for file in linked)) != inserted:
-                message = f"has {rows} rows to insert where {inserted} were counted. Nothing was committed. Report this"
-                raise TableError(folder_of(staging), message)
             properties = CommitProperties(
                 {
                     MERGED_FROM: folder_of(staging),
@@ -331,6 +328,28 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
         staging_removed=removal.removed,
         note=removal.note,
     )
+
+
+def link_missing(source: DeltaTable, files: Sequence[DataFile], overlap: Overlap, target: DeltaTable) -> list[DataFile]:
+    """Make files below the target's folder of exactly those rows that the overlap does not skip; nothing is committed.
+
+    Parameters
+    ----------
+    files
+        Those of `source`, in the order of the overlap.
+
+    Raises
+    ------
+    TableError
+        A file is damaged, or cannot be linked or written.
+    """
+    clear_scratch(target)
+    linked = link_files(prepare_files(source, files, overlap, target, scratch_of(target)), target)
+    wanted = overlap.rows - overlap.skipped
+    if (rows := sum(file.rows for file in linked)) != wanted:
+        message = f"has {rows} rows to insert where {wanted} were counted. Nothing was committed. Report this"
+        raise TableError(folder_of(source), message)
+    return linked
 
 
 def _is_newest(main: DeltaTable) -> bool:

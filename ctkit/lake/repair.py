@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from ctkit.arguments import checked
 from ctkit.errors import KeyConflictError, TableError
-from ctkit.lake.digests import MEND
+from ctkit.lake.digests import RESTORE
 from ctkit.lake.drop import REPAIRED
 from ctkit.lake.evidence import read_evidence
 from ctkit.lake.files import DataFile, check_dates, data_files
@@ -222,7 +222,7 @@ class _Repeats:
         if damaged:
             named = ", ".join(f"{name} ({why})" for name, why in islice(damaged.items(), 5))
             message = f"{len(damaged)} files with repeated rows are damaged: {named}. Nothing was changed"
-            raise TableError(self.folder, f"{message}. {MEND}")
+            raise TableError(self.folder, f"{message}; {RESTORE}")
         proven = proven_in(statements)
         self.overlap = Overlap(
             main, files, preferred=lambda path, keys: _within(keys, proven.get(path, {})), keeps_conflicts=True

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from ctkit.errors import TableError
-from ctkit.lake.digests import MEND, is_damaged
+from ctkit.lake.digests import RESTORE, is_damaged
 from ctkit.lake.files import DataFile, cast_column, plain_type, write_files
 from ctkit.lake.links import find_adoptable, has_nulls
 from ctkit.lake.overlap import Overlap
@@ -130,7 +130,7 @@ def _missing_rows(
     for at, file in files:
         if is_damaged(file.path):
             # Rewritten it would look sound.
-            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name. {MEND}")
+            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {RESTORE}")
         row = 0
         kept = ~overlap.skipped_in(at)
         footer = pq.read_metadata(file.path)

@@ -1,5 +1,6 @@
 """Main -> staging: take the last merge out of main, and put its rows back into staging."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from deltalake import CommitProperties, DeltaTable
@@ -9,12 +10,11 @@ from ctkit.errors import KeyConflictError, TableError
 from ctkit.lake.commits import commit_info, files_added, kept_commits, read_commit
 from ctkit.lake.doubts import MERGED_FROM, STAGED_FOR
 from ctkit.lake.files import DataFile, data_files
-from ctkit.lake.links import check_removable, commit_files, confirm_files, link_files
-from ctkit.lake.merge import MERGED_ID
+from ctkit.lake.links import check_removable, commit_files, confirm_files
+from ctkit.lake.merge import MERGED_ID, link_missing
 from ctkit.lake.overlap import Overlap
 from ctkit.lake.provenance import records_in
-from ctkit.lake.rewrite import prepare_files
-from ctkit.lake.scratch import clear_scratch, scratch_of
+from ctkit.lake.scratch import clear_scratch
 from ctkit.lake.table import (
     as_der_type,
     check_features,
@@ -102,14 +102,16 @@ def _put_back(files: list[DataFile], main: DeltaTable, staging: DeltaTable, said
     if overlap.conflicts:
         message = f"has other certificates under {overlap.conflicts} keys that {folder_of(main)} has"
         raise KeyConflictError(folder_of(staging), f"{message}. Nothing was changed. Name another staging folder")
-    clear_scratch(staging)
-    linked = link_files(prepare_files(main, files, overlap, staging, scratch_of(staging)), staging)
-    if linked:
-        before = staging.version()
-        while not commit_files(linked, staging, CommitProperties(said, max_commit_retries=0)):
+    try:
+        if linked := link_missing(main, files, overlap, staging):
             before = staging.version()
-        confirm_files(linked, staging, before + 1)
-    clear_scratch(staging)
+            while not commit_files(linked, staging, CommitProperties(said, max_commit_retries=0)):
+                before = staging.version()
+            confirm_files(linked, staging, before + 1)
+    finally:
+        # What cannot be removed now stays noted, for the next run.
+        with suppress(TableError):
+            clear_scratch(staging)
 
 
 def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | None, mark: str) -> DeltaTable:

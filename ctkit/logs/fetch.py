@@ -136,7 +136,7 @@ class _Fetching(Generic[T]):
                     return
                 page = self._pages.popleft()[1].result()
                 self._silent_pages = 0 if page.answered else self._silent_pages + 1
-                self._unread.append(page.unread)
+                self._leave(page.unread)
                 yield from page.results
             elif self._spent.is_set() or not len(rest := self._wanted.between(self._planned, END)):
                 return
@@ -156,9 +156,14 @@ class _Fetching(Generic[T]):
         done, _ = wait([reading for _, reading in self._pages if not reading.cancel()], timeout=_GRACE)
         for wanted, reading in self._pages:
             page = reading.result() if reading in done else _Page(wanted)
-            self._unread.append(page.unread)
+            self._leave(page.unread)
             yield from page.results
         return RangeSet.joined([*self._unread, self._wanted.between(self._planned, END)])
+
+    def _leave(self, unread: RangeSet) -> None:
+        # There are millions of pages, and few of which anything is left.
+        if len(unread):
+            self._unread.append(unread)
 
     def _read_ahead(self) -> None:
         while len(self._pages) < self._limit() and not self._stop.is_set() and (page := next(self._requests, None)):

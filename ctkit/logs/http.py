@@ -81,7 +81,7 @@ class HttpError(LogUnavailableError):
     too_large
         The answer was refused, by the log or here, because it would be too large: ask for less.
     retry_after
-        Seconds for which the log asks to be left alone; None if it named no time, or the request waits that long.
+        Seconds for which the log asks to be left alone, where they are more than a request waits; else None.
     """
 
     def __init__(

@@ -227,7 +227,7 @@ class Log(ABC):
         end = start + len(leaf_hashes)
         if end > head.tree_size:
             message = f"the tree head of {head.tree_size} entries does not cover entry {end - 1}; run again later"
-            raise LogUnavailableError(self.url, message, start=head.tree_size, end=end)
+            raise LogUnavailableError(self.url, message, start=max(start, head.tree_size), end=end)
         return self._prove(start, leaf_hashes, head) if leaf_hashes else np.zeros(0, bool)
 
     def get_roots(self) -> frozenset[bytes] | None:

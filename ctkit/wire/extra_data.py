@@ -313,15 +313,15 @@ def _read_frame(data: bytes, start: int, end: int) -> _Frame:
     """Return where the parts of the certificate ``data[start:end]`` begin (quoted in `ctkit.wire.x509`)."""
     tbs, stop = _contents(data, start, end, _SEQUENCE)
     version, tbs_end = _contents(data, tbs, stop, _SEQUENCE)
-    serial_number = _end(data, version) if data[version] == _VERSION else version
-    algorithm = _end(data, serial_number)
-    issuer = _end(data, algorithm)
-    validity = _end(data, issuer)
-    subject = _end(data, validity)
-    key = _end(data, subject)
-    extensions = after_key = _end(data, key)
+    serial_number = _end(data, version, tbs_end) if data[version] == _VERSION else version
+    algorithm = _end(data, serial_number, tbs_end)
+    issuer = _end(data, algorithm, tbs_end)
+    validity = _end(data, issuer, tbs_end)
+    subject = _end(data, validity, tbs_end)
+    key = _end(data, subject, tbs_end)
+    extensions = after_key = _end(data, key, tbs_end)
     while extensions < tbs_end and data[extensions] != _EXTENSIONS:
-        extensions = _end(data, extensions)
+        extensions = _end(data, extensions, tbs_end)
     first_extension = field_end = sequence_end = extensions
     if extensions < tbs_end:
         first_extension, field_end = _contents(data, extensions, tbs_end, _EXTENSIONS)
@@ -359,6 +359,6 @@ def _contents(data: bytes, at: int, end: int, tag: int) -> tuple[int, int]:
     return start, stop
 
 
-def _end(data: bytes, at: int) -> int:
-    """Return where the element at `at` ends, possibly beyond the element around it."""
-    return header(data, at, len(data))[2]
+def _end(data: bytes, at: int, end: int) -> int:
+    """Return where the element at `at` ends, beyond `end` if it does not fit into the element around it."""
+    return header(data, at, end)[2]
