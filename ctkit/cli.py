@@ -372,13 +372,13 @@ def _parser() -> _Parser:
     )
     copied = add(notebooks, "copy the runbooks of ctkit to a folder, to be edited", "notebooks", "/srv/ct/notebooks")
     copied.add_argument("dir", metavar="DIR", help="folder for the copies")
-    shown = add(demo, "run the whole cycle on embedded logs", "", "/tmp/demo --serve")
+    shown = add(demo, "run the whole cycle on embedded logs, from the start", "", "/tmp/demo --serve")
     shown.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
     shown.add_argument("--serve", action="store_true", help="keep the logs running afterwards, for JupyterLab")
     completed = add(
         completion,
         "print the completion script for a shell",
-        "bash > ~/.local/share/bash-completion/completions/ctkit",
+        "bash > ctkit-completion.bash && . ./ctkit-completion.bash",
         "fish > ~/.config/fish/completions/ctkit.fish",
     )
     completed.add_argument("shell", metavar="SHELL", choices=("bash", "zsh", "fish"), help="bash, zsh or fish")
@@ -395,5 +395,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if unknown:
         command: _Parser = arguments.parser
         hint = did_you_mean(unknown[0].split("=")[0], list(command._option_string_actions)) or "see --help"
+        if unknown[0] == "--file" or unknown[0].endswith((".yaml", ".yml")):
+            hint = "a parameter file is given with -f"
         command.error(f"unknown argument {unknown[0]}; {hint}")
     return arguments

@@ -120,7 +120,10 @@ class UnconfirmedMergeError(TableError):
         message = (
             f"looks like a main table: {'; '.join(doubts)}. A merge into {main} would remove it. Nothing was changed"
         )
-        super().__init__(uri, f"{message}. If the two are not swapped, confirm the merge (--yes, or confirmed=True)")
+        super().__init__(
+            uri,
+            f"{message}. If the paths are not swapped, confirm the merge (--yes, confirmed: true, or confirmed=True)",
+        )
         self.main = main
         self.doubts = doubts
 

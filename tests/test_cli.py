@@ -104,6 +104,8 @@ def test_help(ctkit, words):
         (["gaps", "--zzz"], "Error: unknown argument --zzz; see --help"),
         (["gaps", "--main", "x"], "Error: unknown argument --main; did you mean --main-path?"),
         (["gaps", "extra"], "Error: unknown argument extra; see --help"),
+        (["gaps", "ct.yaml"], "Error: unknown argument ct.yaml; a parameter file is given with -f"),
+        (["gaps", "--file", "ct.yaml"], "Error: unknown argument --file; a parameter file is given with -f"),
         (["backfill", "--from", "five"], "Error: argument --from: it should be a whole number, but is 'five'"),
         (["backfill", "--staging-path"], "Error: argument --staging-path: expected one argument"),
         (["merge", "--from", "5"], "Error: unknown argument --from"),
@@ -112,7 +114,10 @@ def test_help(ctkit, words):
         (["backfill", "--max-requests", "0"], "Error: argument --max-requests: it should be greater than 0, but is 0"),
         (["gaps", "--max-requests", "5"], "Error: unknown argument --max-requests; see --help"),
         (["audit", "--staging-path", "x"], "Error: unknown argument --staging-path"),
-        (["audit", "--main-path", "nowhere", "--logs", "x"], "nowhere: there is no table there; name the main table"),
+        (
+            ["audit", "--main-path", "nowhere", "--logs", "x"],
+            "nowhere: there is no table yet; ",
+        ),
         (["run"], "Error: the following arguments are required: NOTEBOOK"),
         (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
         (["merge"], "Error: merge requires --staging-path <PATH>"),
@@ -887,7 +892,7 @@ def test_repair_when_there_is_no_table(ctkit, folder):
     code, _, err = ctkit("repair", "--main-path", "main")
 
     assert code == 1
-    assert "there is no table there" in err
+    assert "there is no table yet" in err
     assert not (folder / "main").exists()
 
 

@@ -47,6 +47,22 @@ def test_demo_when_the_folder_holds_something_else(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["notebooks/mine.ipynb", "runs/backfill-20260301T000000Z.ipynb"])
+def test_demo_when_somebody_keeps_notebooks_in_it(tmp_path, name):
+    """What the demo has not written there is not removed."""
+    demo = tmp_path / "demo"
+    mine = demo / name
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (demo / cycle._MARK).touch()
+    (demo / "state.json").write_text("{}")
+
+    with pytest.raises(ParameterError):
+        cycle.run(demo)
+
+    assert (mine.read_text(), (demo / "state.json").exists()) == ("mine", True)
+
+
 def test_demo_that_is_kept_up(tmp_path):
     """With --serve the logs have grown and stay up for the commands and notebooks that it names, until Ctrl+C."""
     code = "import sys; from ctkit.demo.cycle import run; sys.exit(run(sys.argv[1], serve=True, entries=300))"

@@ -240,6 +240,18 @@ def test_undo_puts_rows_and_records_back(tmp_path):
     assert merge_staging(back, main).inserted == 8
 
 
+def test_undo_of_a_large_merge_raises_no_doubt(tmp_path):
+    """Rows that are put back are still meant for the main table that they came from."""
+    main = make_table(tmp_path / "main", make_rows([0]))
+    staging = open_table(tmp_path / "staging")
+    write_entries(staging, make_rows(range(1, MANY_ROWS + 1)), metadata={STAGED_FOR: str(main.metadata().id)})
+    merge_staging(staging, main)
+
+    undo_merge(main)
+
+    assert preview_merge(open_table(tmp_path / "staging"), main).doubts == ()
+
+
 def test_undo_when_staging_has_new_rows(tmp_path):
     """Rows go back to the staging table that is named, beside what it has."""
     main = make_table(tmp_path / "main", make_rows([1]))

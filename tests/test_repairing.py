@@ -314,6 +314,18 @@ def test_repair_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
     assert not (tmp_path / "main" / "_ctkit_merge").exists()
 
 
+def test_repair_when_rows_and_counts_disagree(tmp_path, monkeypatch):
+    """A repair that would leave another number of rows than it counted changes nothing."""
+    main = make_table(tmp_path / "main", make_rows([1, 1, 2]), make_rows([3, 3], day=2))
+    rewrite = repair_module.rewrite_files
+    monkeypatch.setattr(repair_module, "rewrite_files", lambda *arguments: rewrite(*arguments)[1:])
+
+    with fails(TableError, uri=tmp_path / "main"):
+        repair(main)
+
+    assert indices_of(open_table(tmp_path / "main")) == [1, 1, 2, 3, 3]
+
+
 def test_repair_when_the_table_is_held(tmp_path):
     """Two runs do not repair one table at a time."""
     main = make_table(tmp_path / "main", make_rows([1, 1]))

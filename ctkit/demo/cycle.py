@@ -144,6 +144,11 @@ def _hold(folder: Path) -> Iterator[None]:
 
 
 def _clear(folder: Path) -> None:
+    """Remove what the last demo left; refuse where somebody put notebooks or records of their own among its files."""
+    written = {f"{name}.ipynb" for name in RUNBOOKS}
+    for path in (path for name in ("notebooks", "runs") for path in sorted(folder.glob(f"{name}/[!.]*"))):
+        if path.name not in written:
+            raise ParameterError(f"{path} is not the demo's and would be removed; move it, or name another folder")
     for path in (folder / name for name in _OURS):
         if path.is_dir():
             shutil.rmtree(path)

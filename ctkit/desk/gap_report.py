@@ -229,7 +229,9 @@ def find_main(parameters: Parameters) -> DeltaTable:
     main_path = parameters.need("main_path")
     main = find_table(main_path)
     if main is None:
-        raise TableError(main_path, "there is no table there; name the main table")
+        raise TableError(
+            main_path, "there is no table yet; the first merge creates it (ctkit merge), or correct main_path"
+        )
     return main
 
 
