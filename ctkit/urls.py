@@ -55,7 +55,7 @@ def host_of(url: str) -> str:
         parts = httpx.URL(url)
         parts.host.encode("idna")  # as the resolver will: a label may not be empty or too long
     except (httpx.InvalidURL, UnicodeError) as error:
-        raise ParameterError(f"{url!r} is no URL ({error}): correct it") from error
+        raise ParameterError(f"{url!r} is not a URL ({error}): correct it") from error
     if not parts.host or (parts.port or 0) >= 1 << 16:  # a socket would take the port modulo 2**16
         raise ParameterError(
             f"{url!r} names no host, or a port above 65535: give a URL like https://log.example/2026h2"

@@ -59,7 +59,7 @@ def read_commit(table: DeltaTable, version: int) -> list[Action]:
         # Not splitlines() of the text: it also ends lines at what Unicode calls so, which names of certificates have.
         actions = [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
         if not all(isinstance(action, dict) for action in actions):
-            raise ValueError("a line is no JSON object")
+            raise ValueError("a line is not a JSON object")
         for action in actions:
             for kind in ("add", "remove"):
                 if kind in action:

@@ -138,7 +138,7 @@ def _read_rows(file: str, size: int, urls: Collection[str], holds_text: bool) ->
             raise ValueError(f"it has no column {', '.join(sorted(missing))}")
         columns = list(_NEEDED) if digest_in(file) else None
         for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False):
-            # Arrow reads as text what is no UTF-8; other readers stop there.
+            # Arrow reads as text what is not UTF-8; other readers stop there.
             batch.validate(full=True)
             keys = keys_in(pa.Table.from_batches([batch.select(list(KEY))]))
             for url, mine in _by_log(keys, urls):

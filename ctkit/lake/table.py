@@ -270,7 +270,7 @@ def folder_of(table: DeltaTable) -> str:
     Raises
     ------
     ParameterError
-        It is no table, but perhaps the path of one. Every verb asks for the folder of its tables.
+        It is not a table, but perhaps the path of one. Every verb asks for the folder of its tables.
     TableError
         This process was forked from one that has used tables.
     """
@@ -325,7 +325,7 @@ def add_actions(table: DeltaTable, *, flatten: bool = False) -> pa.Table:
         # What is missing, whoever reads it will tell.
         with suppress(FileNotFoundError), os.scandir(folder / parent) as entries:
             if odd := {os.path.join(parent, each.name) for each in entries if not each.is_file()}.intersection(names):
-                message = f"has {min(odd)!r}, which is no regular file: reading it might never end. Remove it"
+                message = f"has {min(odd)!r}, which is not a regular file: reading it might never end. Remove it"
                 raise TableError(str(folder), message)
     return actions.set_column(actions.column_names.index("path"), "path", pa.array(names, pa.string()))
 

@@ -120,7 +120,7 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
     Where main's log says that they came from may be a place of somebody else by now.
     """
     if staging is None and not isinstance(info[MERGED_FROM], str):
-        message = f"its rows came from {info[MERGED_FROM]!r}, which is no folder; name a staging folder for them"
+        message = f"its rows came from {info[MERGED_FROM]!r}, which is not a folder; name a staging folder for them"
         raise TableError(folder_of(main), message)
     place = table_path(info[MERGED_FROM] if staging is None else staging)
     check_separate(place, folder_of(main))
@@ -130,7 +130,7 @@ def _staging_of(main: DeltaTable, info: dict[str, str], staging: str | Path | No
         if there and not _is_place(there, info, mark):
             raise TableError(folder_of(main), f"{moved}, where another table is now; name a staging folder for them")
         if str(place) != info[MERGED_FROM] or not place.parent.is_dir():
-            raise TableError(folder_of(main), f"{moved}, which is no folder here; name a staging folder for them")
+            raise TableError(folder_of(main), f"{moved}, which is not a folder here; name a staging folder for them")
     back = there or open_table(place, like=main)
     check_features(back, "append")
     if as_der_type(back) != as_der_type(main):

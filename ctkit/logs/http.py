@@ -107,7 +107,7 @@ class PageError(LogProtocolError):
     """An HTML page came instead of an answer."""
 
 
-class TryAgain(Exception):  # noqa: N818 - asks for another try, is no error by itself
+class TryAgain(Exception):  # noqa: N818 - asks for another try, is not an error by itself
     """Raised while an answer is read: it cannot be used, but another may; `error` is raised if none can."""
 
     def __init__(self, error: LogError) -> None:

@@ -66,7 +66,7 @@ class Log(ABC):
     Raises
     ------
     ParameterError
-        `user_agent` holds no contact, `url` is no URL, or `key` is no key that a log may sign with.
+        `user_agent` holds no contact, `url` is not a URL, or `key` is not a key that a log may sign with.
     """
 
     def __init__(
@@ -160,8 +160,8 @@ class Log(ABC):
         LogUnavailableError
             After all retries.
         CheckpointError
-            The answer is no tree head or, where the key is known, not signed by it; or it contradicts an earlier one:
-            it is newer and has fewer entries, or another root hash for the same number of entries.
+            The answer is not a tree head or, where the key is known, not signed by it; or it contradicts an earlier
+            one: it is newer and has fewer entries, or another root hash for the same number of entries.
         """
         head = self._ask_for_head()
         if self.key is not None:

@@ -85,7 +85,7 @@ def read_log_list(
     Raises
     ------
     ParameterError
-        The list or its signature cannot be read, is no log list, is not signed by the key, or names no log in use.
+        The list or its signature cannot be read, is not a log list, is not signed by the key, or names no log in use.
     LogUnavailableError
         The URL is not available.
     """
@@ -159,7 +159,7 @@ def read_public_key(path: str | Path) -> bytes:
 
 def _decode_base64(text: object) -> bytes:
     if not isinstance(text, str):
-        raise ValueError("is no base64 text")
+        raise ValueError("is not base64 text")
     return base64.b64decode(text, validate=True)
 
 

@@ -153,19 +153,19 @@ def read_sth(data: bytes, url: str) -> Checkpoint:
     Raises
     ------
     UnreadableHeadError
-        `data` is no signed tree head.
+        `data` is not a signed tree head.
     """
     try:
         # json.loads raises RecursionError on deep nesting.
         answer = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise _malformed(url, f"it is no JSON ({error})") from error
+        raise _malformed(url, f"it is not JSON ({error})") from error
     if not isinstance(answer, dict):
-        raise _malformed(url, "it is no JSON object")
+        raise _malformed(url, "it is not a JSON object")
     root_hash = _root_hash(_text(answer, "sha256_root_hash", url), url)
     signature = _base64(_text(answer, "tree_head_signature", url), "tree_head_signature", url)
     if not _is_digitally_signed(signature):
-        raise _malformed(url, "tree_head_signature is no digitally-signed struct of SHA-256 with ECDSA or RSA")
+        raise _malformed(url, "tree_head_signature is not a digitally-signed struct of SHA-256 with ECDSA or RSA")
     tree_size, timestamp = _number(answer, "tree_size", LARGEST_TREE, url), _number(answer, "timestamp", _LATEST, url)
     return Checkpoint(url, url, tree_size, root_hash, timestamp, signature)
 
@@ -185,7 +185,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
     Raises
     ------
     UnreadableHeadError
-        `data` is no checkpoint, or carries no signature of the log.
+        `data` is not a checkpoint, or carries no signature of the log.
     """
     # <origin>\n<tree size in decimal>\n<root hash in base64>\n
     # \n
@@ -193,7 +193,7 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
     try:
         text = data.decode()
     except UnicodeDecodeError as error:
-        raise _malformed(url, "it is no UTF-8 text") from error
+        raise _malformed(url, "it is not UTF-8 text") from error
     body, blank, signatures = text.partition("\n\n")
     lines = body.split("\n")
     if not blank or not signatures.endswith("\n"):
@@ -205,14 +205,14 @@ def read_checkpoint(data: bytes, url: str) -> Checkpoint:
     if not origin or not origin.isprintable():
         raise _malformed(url, "the origin is empty or not printable")
     if not re.fullmatch(r"0|[1-9][0-9]{0,18}", size) or int(size) > LARGEST_TREE:
-        raise _malformed(url, f"the tree size {size[:40]!r} is no decimal number up to {LARGEST_TREE}")
+        raise _malformed(url, f"the tree size {size[:40]!r} is not a decimal number up to {LARGEST_TREE}")
     root_hash = _root_hash(root, url)
     candidates = []
     for line in signatures[:-1].split("\n"):
         dash, _, name_and_signature = line.partition(" ")
         name, space, encoded = name_and_signature.rpartition(" ")
         if dash != "\u2014" or not space:
-            raise _malformed(url, f"{line[:80]!r} is no signature line")
+            raise _malformed(url, f"{line[:80]!r} is not a signature line")
         if name != origin:
             continue
         signature = _base64(encoded, "a signature of the log", url)
@@ -246,10 +246,10 @@ def _base64(text: str, what: str, url: str) -> bytes:
     try:
         data = base64.b64decode(text, validate=True)
     except ValueError as error:
-        raise _malformed(url, f"{what} is no base64") from error
+        raise _malformed(url, f"{what} is not base64") from error
     if base64.b64encode(data).decode() != text:
         # A value has only one text: trailing bits must be zero.
-        raise _malformed(url, f"{what} is no canonical base64")
+        raise _malformed(url, f"{what} is not canonical base64")
     return data
 
 

@@ -170,9 +170,9 @@ def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBloc
     try:
         entries = json.loads(data)["entries"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise LogProtocolError(url, f"the answer of get-entries is no JSON object with entries; {REPORT}") from error
+        raise LogProtocolError(url, f"the answer of get-entries is not a JSON object with entries; {REPORT}") from error
     if not isinstance(entries, list):
-        raise LogProtocolError(url, f'"entries" in the answer of get-entries is no list; {REPORT}')
+        raise LogProtocolError(url, f'"entries" in the answer of get-entries is not a list; {REPORT}')
     columns, parts, odd_chains = _Columns(), list[bytes](), list[int]()
     size, lost, cut = 0, 0, False
     reason: MalformedError | None = None

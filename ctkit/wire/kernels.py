@@ -229,7 +229,7 @@ def _walk_certificate(  # noqa: C901 - a branch for each field of a TBSCertifica
 
 @compiled
 def _algorithm(data: Bytes, at: int, end: int, known: Bytes, lengths: Int64s) -> int:
-    """Return the position of the algorithm among the known ones; -1 if this is no object identifier."""
+    """Return the position of the algorithm among the known ones; -1 if this is not an object identifier."""
     tag, start, stop = _header(data, at, end)
     if tag != _OBJECT_IDENTIFIER:
         return _NONE

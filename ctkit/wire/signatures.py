@@ -43,7 +43,7 @@ def check_public_key(public_key: bytes) -> None:
     try:
         key = load_der_public_key(public_key)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("it is no SubjectPublicKeyInfo; take the key of the log list") from error
+        raise ValueError("it is not a public key (SubjectPublicKeyInfo); copy the key from the log list") from error
     if algorithm_of(key) is None:
         raise ValueError("it is neither ECDSA P-256 nor RSA, which logs sign with; take the key of the log list")
 
@@ -60,7 +60,7 @@ def read_key(key: object) -> bytes:
         try:
             key = base64.b64decode(key, validate=True)
         except ValueError:
-            raise ValueError("it is no base64; take the key of the log list") from None
+            raise ValueError("it is not base64; copy the key from the log list") from None
     if not isinstance(key, bytes):
         raise ValueError("it should be base64 text, as in a log list, or the bytes of its DER")
     check_public_key(key)

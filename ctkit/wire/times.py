@@ -23,7 +23,7 @@ _EPOCH = datetime(1970, 1, 1)
 
 
 def read_time(der: bytes, element: Element) -> int:
-    """Return the seconds since the Unix epoch of an element, given as identifier octet and range; 0 if it is no time.
+    """Return an element, given as identifier octet and range, in seconds since the Unix epoch; 0 if it is not a time.
 
     Examples
     --------
