@@ -241,6 +241,19 @@ def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
         assert (gap_report.unavailable, gap_report.within) == ((), {url: (None, 30)})
 
 
+def test_ceilings_wait_no_longer_than_the_deadline(known, silent, serve):
+    """A host that answers 429 for ever does not hold up a run that has a deadline."""
+    fake = FakeLog(size=30, protocols=["rfc6962"])
+    url = serve(fake)
+    logs = [{"url": url, "protocol": "rfc6962"}]
+    fake.always, fake.retry_after = 429, "1"
+
+    parameters = known(url, user_agent=AGENT, logs=logs, ceiling="log", deadline=1.5)
+    with closing(report_gaps(parameters)) as gap_report:
+        assert [error.url for error in gap_report.unavailable] == [url]
+    assert len(fake.requests) < 5
+
+
 @pytest.mark.parametrize("protocol", ["auto", "rfc6962"])
 def test_logs_are_closed_after_an_error(known, serve, monkeypatch, protocol):
     """What follows their opening may fail: no connection stays."""

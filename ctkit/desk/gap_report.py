@@ -266,7 +266,11 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
     chosen = choose_logs(parameters)
     logs = ChosenLogs(_with_ceiling(chosen, state, parameters) if by_state else chosen, parameters)
     try:
-        ceilings, silent = ({url: state[url] for url in logs.urls}, ()) if by_state else _ask_sizes(logs.opened)
+        silent: tuple[LogError, ...] = ()
+        if by_state:
+            ceilings = {url: state[url] for url in logs.urls}
+        else:
+            ceilings, silent = _ask_sizes(logs.opened, parameters.deadline)
         unavailable = (*logs.failed, *silent)
         within = find_within(ceilings, from_index=parameters.from_index, to_index=parameters.to_index)
         left = leave_to_server(within, state, served, staging) if served else {}
@@ -324,16 +328,16 @@ def _with_ceiling(
     return found
 
 
-def _ask_sizes(logs: Sequence[Log]) -> tuple[dict[str, int], tuple[LogError, ...]]:
+def _ask_sizes(logs: Sequence[Log], deadline: float | None) -> tuple[dict[str, int], tuple[LogError, ...]]:
     """Return the tree size of each log by its URL, and an error for each log that did not give it in time."""
 
     def ask(log: Log) -> int:
         return log.get_checkpoint().tree_size
 
     answers = dict(zip(logs, ask_each(ask, logs, seconds=SECONDS_TO_ANSWER), strict=True))
-    # A host that limits its rate (429) is alive: its logs get the time that they need.
+    # A host that limits its rate (429) is alive: its logs get the time that they need, within the budget.
     waiting = [log for log, size in answers.items() if isinstance(size, LogUnavailableError) and log.pace.limited]
-    answers.update(zip(waiting, ask_each(ask, waiting), strict=True))
+    answers.update(zip(waiting, ask_each(ask, waiting, seconds=deadline), strict=True))
     sizes = {log.url: size for log, size in answers.items() if not isinstance(size, LogError)}
     return sizes, tuple(error for error in answers.values() if isinstance(error, LogError))
 
