@@ -301,7 +301,7 @@ def test_a_log_that_is_named_twice_with_different_words(fakes, key, values):
 
     with pytest.raises(ParameterError) as raised:
         choose_logs(read_parameters(logs=logs))
-    assert raised.value.keys == (key,)
+    assert raised.value.keys == (f"logs.1.{key}",)
 
 
 def test_a_log_that_is_twice_in_the_log_list(tmp_path, caplog):

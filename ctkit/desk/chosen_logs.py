@@ -80,7 +80,7 @@ def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:
         A log is given twice, with different values.
     """
     by_url: dict[str, LogParameter] = {}
-    for log in logs:
+    for number, log in enumerate(logs):
         url = canonical_url(log.url)
         if (first := by_url.setdefault(url, log)) is log:
             continue
@@ -88,7 +88,7 @@ def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:
         known, new = _given(first), _given(log)
         if different := sorted(key for key in known.keys() & new.keys() if known[key] != new[key]):
             message = f"{url} is named twice in logs, with a different {' and '.join(different)}; name it once"
-            raise ParameterError(message, keys=("logs",))
+            raise ParameterError(message, keys=tuple(f"logs.{number}.{key}" for key in different))
         by_url[url] = first.model_copy(update=new)
     return by_url
 
