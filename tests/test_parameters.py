@@ -242,6 +242,13 @@ def test_read_yaml_when_it_is_no_mapping(write, text):
     assert str(file) in str(raised.value)
 
 
+def test_read_yaml_when_it_is_deep(write):
+    """Deep values are read up to a bound, since reading them takes the square of their depth."""
+    assert "a" in read_yaml(write(f"a: {'[' * 40}{']' * 40}"))
+    with pytest.raises(ParameterError):
+        read_yaml(write(f"a: {'[' * 60}{']' * 60}"))
+
+
 def test_read_yaml_when_a_key_is_given_twice(write):
     """The second of two equal keys does not silently win."""
     with pytest.raises(ParameterError) as raised:

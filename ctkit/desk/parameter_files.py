@@ -10,9 +10,23 @@ from ctkit.arguments import shown
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 
+_DEEPEST = 50
+"""Levels of a YAML file; PyYAML takes the square of their number in time, and parameters need three."""
+
 
 class Loader(yaml.SafeLoader):
     """YAML in which a repeated key is an error, and a date stays text, as in papermill."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Return the next node; refuse one that is too deep."""
+        self._depth += 1
+        if self._depth > _DEEPEST:
+            raise yaml.YAMLError(f"it has more than {_DEEPEST} levels")
+        node: yaml.Node | None = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Return the mapping; refuse a key that is given twice."""
