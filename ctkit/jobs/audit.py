@@ -233,8 +233,7 @@ def _recheck(
         look, found = pair
         if which == "all":
             # What commits say of the rows does not count.
-            present = RangeSet.joined((found.proven, found.unproven))
-            found = replace(found, proven=RangeSet.of(), unproven=present, proven_under=0)
+            found = replace(found, proven=RangeSet.of(), unproven=found.present, proven_under=0)
         if look.current is None:
             return found
         rechecked = recheck_rows(logs[look.url], look.current, found.unproven, main, stop, without=damaged)
@@ -249,12 +248,11 @@ def _recheck(
 
 def _with(found: LogAudit, current: Checkpoint, rechecked: Recheck) -> LogAudit:
     """Add the result of a recheck."""
-    present = RangeSet.joined((found.proven, found.unproven))
     proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing)
     return replace(
         found,
         proven=proven,
-        unproven=present.minus(proven),
+        unproven=found.present.minus(proven),
         proven_under=current.tree_size if len(rechecked.equal) else found.proven_under,
         differing=rechecked.differing,
         columns=rechecked.columns,

@@ -149,10 +149,14 @@ class LogAudit:
         return "complete for good" if self.final and whole else "complete"
 
     @property
+    def present(self) -> RangeSet:
+        """Entries with a row, proven or not."""
+        return RangeSet.joined((self.proven, self.unproven))
+
+    @property
     def ranges(self) -> dict[str, RangeSet]:
         """The ranges of each kind, by heading."""
-        covered = RangeSet.joined((self.proven, self.unproven))
-        kinds = (covered, self.missing, self.repeated, self.proven, self.unproven, self.altered, self.differing)
+        kinds = (self.present, self.missing, self.repeated, self.proven, self.unproven, self.altered, self.differing)
         return dict(zip(RANGES, kinds, strict=True))
 
     def flaws(self, *, require_proof: bool) -> list[tuple[str, str]]:
