@@ -215,7 +215,7 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
             staging_version=staging.version(),
             main_version=main.version() if main else None,
             staging_rows=overlap.rows,
-            inserted=overlap.rows - overlap.skipped,
+            inserted=overlap.kept,
             skipped=overlap.skipped,
             conflicts=overlap.conflicts,
             summary=summary,
@@ -277,7 +277,6 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     staged, dead = data_files(staging), orphans(staging)
     check_dates(staged)
     overlap = Overlap(staging, staged)
-    clear_scratch(main)
     clear_scratch(staging)
     present = overlap.may_be_in(main)
     provenance = metadata_of(carried_over(staging))
@@ -289,7 +288,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
             before = main.version()
             if overlap.skip_present(main, present) or linked is None:
                 linked = link_missing(staging, staged, overlap, main)
-            inserted = overlap.rows - overlap.skipped
+            inserted = overlap.kept
             properties = CommitProperties(
                 {
                     MERGED_FROM: folder_of(staging),
@@ -345,9 +344,8 @@ def link_missing(source: DeltaTable, files: Sequence[DataFile], overlap: Overlap
     """
     clear_scratch(target)
     linked = link_files(prepare_files(source, files, overlap, target, scratch_of(target)), target)
-    wanted = overlap.rows - overlap.skipped
-    if (rows := sum(file.rows for file in linked)) != wanted:
-        message = f"has {rows} rows to insert where {wanted} were counted. Nothing was committed. Report this"
+    if (rows := sum(file.rows for file in linked)) != overlap.kept:
+        message = f"has {rows} rows to insert where {overlap.kept} were counted. Nothing was committed. Report this"
         raise TableError(folder_of(source), message)
     return linked
 

@@ -177,6 +177,11 @@ class Overlap:
         """Number of staged rows that must not be inserted."""
         return int(np.count_nonzero(self._skipped))
 
+    @property
+    def kept(self) -> int:
+        """Number of staged rows to insert."""
+        return self.rows - self.skipped
+
     def keep(self, file: int, rows: NDArray[np.bool_]) -> None:
         """Keep some rows of a staged file after all."""
         self.skipped_in(file)[rows] = False
