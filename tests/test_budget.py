@@ -276,6 +276,18 @@ def test_backfill_when_the_time_is_over_and_no_answer_could_be_read(tmp_path, bo
     assert sum(hole.end - hole.start for hole in report.holes) == 1280
 
 
+def test_backfill_when_the_time_is_over_and_no_issuer_could_be_read(tmp_path, both):
+    """Tiles that can be read bring no row as long as their issuers cannot: the log is a hole, not only slow."""
+    logs, (_, static) = both
+    logs[1].wrong_issuers = set(logs[1].issuers)
+    patient = Patience(tries=50, first_wait=60, longest_wait=60)
+    gaps = find_gaps(None, within={static.url: (0, 1280)})
+    with open_log(static.url, user_agent=USER_AGENT, protocol="static-ct", patience=patient) as log:
+        report = backfill([log], gaps, open_table(tmp_path / "staging"), verify="off", deadline=2)
+
+    assert [(hole.start, hole.end) for hole in report.holes] == [(0, 1280)]
+
+
 @pytest.mark.parametrize(("verify", "deadline"), [("off", 3.0), ("entries", 5.0)])
 def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both, verify, deadline):
     """What a log brought before the deadline is written, proven where asked for; the next run fetches what is left."""

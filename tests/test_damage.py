@@ -23,6 +23,7 @@ from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.table import files_of, open_table
 from ctkit.lake.write import write_entries
 from ctkit.logs.open import open_log
+from ctkit.schema import row_schema
 from ctkit.wire.rows import read_rows
 
 SIZE = 300
@@ -164,6 +165,23 @@ def test_audit_when_a_foreign_file_cannot_be_read_whole(served, main):
 
     assert len(report.damaged) == 1
     assert not report.passed
+
+
+def test_audit_when_deltalake_has_rewritten_a_file(served, tmp_path):
+    """What deltalake leaves of a file after it has taken rows out is sound, and its certificates are looked at."""
+    log, rows, path = served
+    table = open_table(tmp_path / "rewritten", like=open_table(path))
+    write_deltalake(table, pa.concat_tables([rows.cast(row_schema()), make_rows(range(50))]), mode="append")
+    table.update_incremental()
+    table.delete("cert_index % 7 = 3")
+    table.update({"sha256": "'00'"}, predicate=f"cert_index = 5 and source_url = '{log.url}'")
+
+    report = audit([log], open_table(tmp_path / "rewritten"), recheck="all")
+
+    assert report.damaged == {}
+    assert indices_of(table, log.url) == [index for index in range(SIZE) if index % 7 != 3]
+    assert (report.logs[0].missing.size, report.logs[0].altered.size) == (len(range(3, SIZE, 7)), 1)
+    assert [(each.start, each.end) for each in report.logs[0].differing] == [(5, 6)]
 
 
 def test_audit_when_a_page_of_a_foreign_file_is_damaged(served, tmp_path):

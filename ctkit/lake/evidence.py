@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ctkit.errors import TableError
 from ctkit.lake.digests import digest_in, is_damaged
-from ctkit.lake.files import FileBounds, cast_column
+from ctkit.lake.files import FileBounds, cast_column, plain_type
 from ctkit.lake.keys import Keys, keys_in, read_keys
 from ctkit.lake.provenance import Statement, proven_in
 from ctkit.lake.reasons import first_line
@@ -26,7 +26,8 @@ from ctkit.schema import KEY
 
 ROWS_PER_BATCH = 4096
 
-_NEEDED = (*KEY, "sha256", "as_der")
+_CHECKED = ("as_der", "sha256")
+_NEEDED = (*KEY, *_CHECKED)
 """All that must be read of a file that is known to be what was written."""
 
 
@@ -142,7 +143,7 @@ def _read_rows(file: str, size: int, urls: Collection[str], holds_text: bool) ->
             batch.validate(full=True)
             keys = keys_in(pa.Table.from_batches([batch.select(list(KEY))]))
             for url, mine in _by_log(keys, urls):
-                altered = _altered(batch.filter(pa.array(mine)) if not mine.all() else batch, holds_text)
+                altered = _altered(batch, mine, holds_text)
                 found[url][0].append(keys.index[mine])
                 found[url][1].append(keys.index[mine][altered])
     return {url: (np.concatenate(index), np.concatenate(altered)) for url, (index, altered) in found.items()}
@@ -164,10 +165,12 @@ def _by_log(keys: Keys, urls: Collection[str]) -> Iterator[tuple[str, NDArray[np
             yield url, mine
 
 
-def _altered(rows: pa.RecordBatch, holds_text: bool) -> NDArray[np.bool_]:
-    """Tell of each row whether its certificate does not have the SHA-256 that the row gives."""
-    digests = [_sha256(der, holds_text) for der in rows["as_der"].to_pylist()]
-    given = pc.ascii_lower(pc.replace_substring(cast_column(rows["sha256"], pa.string()), ":", ""))
+def _altered(rows: pa.RecordBatch, mine: NDArray[np.bool_], holds_text: bool) -> NDArray[np.bool_]:
+    """Tell of each of the rows in question whether its certificate does not have the SHA-256 that the row gives."""
+    # Arrow cannot filter the views that deltalake makes of text and bytes.
+    ders, sha256 = (cast_column(rows[name], plain_type(rows[name].type)).filter(pa.array(mine)) for name in _CHECKED)
+    digests = [_sha256(der, holds_text) for der in ders.to_pylist()]
+    given = pc.ascii_lower(pc.replace_substring(cast_column(sha256, pa.string()), ":", ""))
     equal = pc.equal(given, pa.array(digests, pa.string())).fill_null(False)
     return np.asarray(~equal.to_numpy(zero_copy_only=False), np.bool_)
 

@@ -138,6 +138,7 @@ class Client:
         _check_user_agent(user_agent)
         self.url = url
         self._whole_patience = patience
+        self._unanswered: set[str] = set()
         self._host = host_of(url)
         self._gate = gate_of(httpx.URL(url).netloc.decode())
         direct, through = open_transports(httpx.URL(url))
@@ -165,8 +166,8 @@ class Client:
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the last finished request was refused, or failed."""
-        return self._gate.in_trouble(self.url)
+        """Whether something that was asked for was refused, or could not be read, each time so far."""
+        return bool(self._unanswered)
 
     def close(self) -> None:
         """Close all connections."""
@@ -228,11 +229,13 @@ class Client:
         attempt, longest = 1, patience.first_wait
         while True:
             try:
-                return read(self._body(path, limit, binary, entries, stop))
+                answer = read(self._body(path, limit, binary, entries, stop))
+                self._unanswered.discard(path)
+                return answer
             except TryAgain as problem:
-                # Also where the HTTP status is fine. What a stop cut short says nothing about the log.
+                # What a stop cut short says nothing about the log.
                 if not stop.is_set():
-                    self._gate.spoiled(self.url)
+                    self._unanswered.add(path)
                 wait = random.uniform(0, min(longest, patience.longest_wait))
                 is_over = self.pace.troubles >= patience.tries or time.monotonic() + wait >= deadline
                 if is_over or attempt >= _tries(problem.error, patience.tries, failures):

@@ -116,7 +116,7 @@ class Log(ABC):
 
     @property
     def in_trouble(self) -> bool:
-        """Whether the last finished request met trouble: 429, 5xx, no answer, or an answer that cannot be read.
+        """Whether something that was asked for has met nothing but trouble: 429, 5xx, or what cannot be read.
 
         False for a log that is merely slow.
         """

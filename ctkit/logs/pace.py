@@ -372,15 +372,6 @@ class Gate:
             self.pace.answered(turn.sent, now, turn.latency, turn.size)
         self.pace.ended(now, turn.size)
 
-    def in_trouble(self, log: str) -> bool:
-        """Tell whether the last finished request for a log met trouble."""
-        return log in self._in_trouble
-
-    def spoiled(self, log: str) -> None:
-        """Note that the last answer of a log cannot be read, which counts as trouble."""
-        with self._lock:
-            self._in_trouble.add(log)
-
     def check(self, longest: float) -> None:
         """Raise `NoTurnError` if the host asks to be left alone for more than `longest` seconds from now."""
         with self._lock:
