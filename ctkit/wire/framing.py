@@ -1,7 +1,7 @@
 """Finds the entries in pages and data tiles, with functions that Numba compiles; see `ctkit.wire.kernels`.
 
 Anything unusual is left to `ctkit.wire.entries`, which describes what is wrong with it, and gives the same result where
-both can read it.
+both can read it. The structs are quoted in `ctkit.wire.leaf`.
 """
 
 # To Numba an int is an int64, to mypy it is not.
@@ -79,17 +79,9 @@ def read_tile(data: bytes, start: int, end: int, width: int) -> Frames | None:
     return _cut(frames, end - start, issuers) if issuers >= 0 else None
 
 
-# struct {
-#     TimestampedEntry timestamped_entry;
-#     select (entry_type) {
-#         case x509_entry: Empty;
-#         case precert_entry: ASN.1Cert pre_certificate;
-#     };
-#     Fingerprint certificate_chain<0..2^16-1>;             opaque Fingerprint[32];
-# } TileLeaf;                                               Static CT API, "Log Entries"
 @compiled
 def _walk_tile(data: Bytes, first: int, start: int, end: int, frames: Frames) -> int:
-    """Fill the frames; return the number of issuers, -1 if something was not understood."""
+    """Fill the frames from each ``TileLeaf``; return the number of issuers, -1 if something was not understood."""
     at = chained = issuers = 0
     for index in range(first, end):
         row = max(index - start, 0)
@@ -118,18 +110,9 @@ def _walk_tile(data: Bytes, first: int, start: int, end: int, frames: Frames) ->
     return issuers
 
 
-# struct {
-#     uint64 timestamp;
-#     LogEntryType entry_type;
-#     select(entry_type) {
-#         case x509_entry: ASN.1Cert;                       opaque ASN.1Cert<1..2^24-1>;
-#         case precert_entry: PreCert;                      opaque issuer_key_hash[32];
-#     } signed_entry;                                       opaque TBSCertificate<1..2^24-1>;
-#     CtExtensions extensions;                              opaque CtExtensions<0..2^16-1>;
-# } TimestampedEntry;                                       RFC 6962, section 3.4
 @compiled
 def _walk_entry(data: Bytes, at: int, end: int, index: int, row: int, frames: Frames) -> tuple[int, int]:
-    """Return type and end of the entry at `at`, both -1 if it is not understood."""
+    """Return type and end of the ``TimestampedEntry`` at `at`, both -1 if it is not understood."""
     if at < 0 or at + 10 > end:
         return _NONE, _NONE
     timestamp, entry_type = _number(data, at, 8), _number(data, at + 8, 2)
@@ -139,10 +122,7 @@ def _walk_entry(data: Bytes, at: int, end: int, index: int, row: int, frames: Fr
     extension, extension_end = _opaque(data, stop, end, 2)
     if extension_end == _NONE or start == stop:
         return _NONE, _NONE
-    # struct {
-    #     ExtensionType extension_type;                     leaf_index(0)
-    #     opaque extension_data<0..2^16-1>;                 uint8 uint40[5];
-    # } Extension;                                          Static CT API, "SCT Extension"
+    # The only extension that is understood is a leaf_index.
     if extension < extension_end and not (
         extension_end - extension == 8 and _number(data, extension, 3) == 5 and _number(data, extension + 3, 5) == index
     ):
@@ -316,17 +296,6 @@ def _unpack(data: Bytes, at: int, unpacked: Bytes, size: int) -> tuple[int, int]
     return at, size if at > 0 else _NONE
 
 
-# struct {
-#     Version version;                                      v1(0)
-#     MerkleLeafType leaf_type;                             timestamped_entry(0)
-#     TimestampedEntry timestamped_entry;
-# } MerkleTreeLeaf;                                         RFC 6962, section 3.4
-#
-# x509_entry:    ASN.1Cert certificate_chain<0..2^24-1>;
-# precert_entry: struct {
-#                    ASN.1Cert pre_certificate;
-#                    ASN.1Cert precertificate_chain<0..2^24-1>;
-#                } PrecertChainEntry;                       RFC 6962, sections 3.1 and 4.6
 @compiled
 def _walk_leaf(
     data: Bytes, at: int, leaf_end: int, end: int, index: int, row: int, chained: int, issuers: int, frames: Frames

@@ -1,8 +1,8 @@
 """The fields of many certificates at once, read by functions that Numba compiles.
 
-They understand nearly all certificates, and leave the others to `ctkit.wire.x509`, which knows every oddity; where both
-understand one, the results are the same. Numba checks no bounds: every read here follows a comparison with the end of
-what may be read.
+They understand nearly all certificates, and leave the others to `ctkit.wire.x509`, which knows every oddity, and quotes
+the ASN.1; where both understand one, the results are the same. Numba checks no bounds: every read here follows a
+comparison with the end of what may be read.
 
 Import this module where it is used, not at the top of another: Numba takes a quarter of a second.
 """
@@ -166,7 +166,6 @@ def _header(data: Bytes, at: int, end: int) -> tuple[int, int, int]:
     return np.int64(data[at]), start, start + length
 
 
-# Certificate, TBSCertificate, Validity and AlgorithmIdentifier are quoted in `ctkit.wire.x509`.
 @compiled
 def _walk_certificate(  # noqa: C901 - a branch for each field of a TBSCertificate; parts would share all of this state
     data: Bytes, at: int, end: int, row: int, known: Bytes, lengths: Int64s, fields: Fields
@@ -267,13 +266,6 @@ def _put_hex(data: Bytes, start: int, stop: int, texts: Texts, row: int) -> None
     texts.offsets[row + 1] = size
 
 
-# Name ::= CHOICE { rdnSequence  RDNSequence }
-# RDNSequence ::= SEQUENCE OF RelativeDistinguishedName
-# RelativeDistinguishedName ::= SET SIZE (1..MAX) OF AttributeTypeAndValue
-# AttributeTypeAndValue ::= SEQUENCE {
-#      type     AttributeType,
-#      value    AttributeValue }
-#
 # The attributes that are shown are 2.5.4.x, in DER 06 03 55 04 x.
 _SHOWN = np.array([6, 3, 7, 10, 11, 8], np.uint8)
 _LABELS = np.frombuffer(b"/C= /CN=/L= /O= /OU=/ST=", np.uint8).reshape(6, 4).copy()
@@ -355,9 +347,7 @@ def _copy(data: Bytes, start: int, stop: int, text: Bytes, size: int) -> int:
     return size + stop - start
 
 
-# Time ::= CHOICE {
-#      utcTime        UTCTime,                           YYMMDDHHMMSSZ
-#      generalTime    GeneralizedTime }                  YYYYMMDDHHMMSSZ
+# YYMMDDHHMMSSZ or YYYYMMDDHHMMSSZ (RFC 5280, section 4.1.2.5)
 _DAYS = np.array([31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 
@@ -402,12 +392,6 @@ def _pair(data: Bytes, at: int) -> int:
     return 10 * np.int64(data[at]) + np.int64(data[at + 1]) - 528
 
 
-# Extensions  ::=  SEQUENCE SIZE (1..MAX) OF Extension
-#
-# Extension  ::=  SEQUENCE  {
-#      extnID      OBJECT IDENTIFIER,
-#      critical    BOOLEAN DEFAULT FALSE,
-#      extnValue   OCTET STRING  }
 @compiled
 def _walk_extensions(data: Bytes, at: int, end: int) -> tuple[bool, bool, int, int, int]:
     """Return whether all is understood, cA, the number of BasicConstraints, and where the alternative names are."""
@@ -444,9 +428,6 @@ def _walk_extensions(data: Bytes, at: int, end: int) -> tuple[bool, bool, int, i
     return True, is_ca, constraints, names_at, names_end
 
 
-# BasicConstraints ::= SEQUENCE {
-#      cA                      BOOLEAN DEFAULT FALSE,
-#      pathLenConstraint       INTEGER (0..MAX) OPTIONAL }
 @compiled
 def _constraints(data: Bytes, at: int, end: int) -> tuple[bool, bool]:
     """Return whether BasicConstraints are understood, and cA."""
@@ -463,11 +444,6 @@ def _constraints(data: Bytes, at: int, end: int) -> tuple[bool, bool]:
     return tag != _NONE, is_ca
 
 
-# GeneralNames ::= SEQUENCE SIZE (1..MAX) OF GeneralName
-#
-# GeneralName ::= CHOICE {
-#      dNSName                         [2]     IA5String,
-#      ... }
 @compiled
 def _put_domains(data: Bytes, common_at: int, common_end: int, at: int, end: int, row: int, fields: Fields) -> bool:
     """Append the distinct names: the common name, unless it is empty, and the DNS names in ``[at, end)``."""
@@ -568,19 +544,9 @@ def _issuer_of(data: Bytes, at: int, end: int) -> tuple[int, int]:
     return (algorithm_end, stop) if tag == _SEQUENCE else (0, 0)
 
 
-# struct {
-#     uint64 timestamp;
-#     LogEntryType entry_type;                              precert_entry
-#     opaque issuer_key_hash[32];
-#     opaque TBSCertificate<1..2^24-1>;
-#     CtExtensions extensions;
-# } TimestampedEntry;                                       RFC 6962, section 3.4
-#
-# The TBSCertificate is that of the pre-certificate without the poison, a critical extension whose value is NULL; all
-# lengths around it are adapted (RFC 6962, section 3.2).
+# TimestampedEntry (quoted in `ctkit.wire.leaf`): 8 bytes of timestamp, 2 of entry_type, 32 of issuer_key_hash, then the
+# TBSCertificate of the pre-certificate without the poison; all lengths around that are adapted (RFC 6962, section 3.2).
 _POISON = np.frombuffer(POISON_EXTENSION, np.uint8).copy()
-
-
 _POISON_SIZE = len(_POISON)
 
 

@@ -17,15 +17,9 @@ _ENCODINGS = {
 }
 
 
-# Name ::= CHOICE { rdnSequence  RDNSequence }
-# RDNSequence ::= SEQUENCE OF RelativeDistinguishedName
-# RelativeDistinguishedName ::= SET SIZE (1..MAX) OF AttributeTypeAndValue
-# AttributeTypeAndValue ::= SEQUENCE {
-#      type     AttributeType,
-#      value    AttributeValue }
 @lru_cache(maxsize=1024)
 def canonical_name(name: bytes) -> Hashable:
-    """Return a value that is equal for names that match by RFC 5280, section 7.1.
+    """Return a value that is equal for names (quoted in `ctkit.wire.x509`) that match by RFC 5280, section 7.1.
 
     String types, case and the number of spaces do not matter. A name that cannot be read only matches the same bytes.
 
