@@ -20,10 +20,11 @@ from cryptography.x509.oid import ExtensionOID
 
 from ctkit.demo.embedded import EmbeddedLog, LogEntry, Request, make_log
 from ctkit.demo.server import LogServer
+from ctkit.logs.audit_paths import ProvenTree
 from ctkit.wire.checkpoint import read_checkpoint, read_sth
 from ctkit.wire.der import der
 from ctkit.wire.entries import PRECERT_ENTRY, X509_ENTRY
-from ctkit.wire.merkle import hash_leaf, verify_consistency, verify_inclusion
+from ctkit.wire.merkle import hash_leaf, verify_consistency
 
 LOG = make_log("Embedded 2026h1", 600)
 
@@ -280,7 +281,7 @@ def test_proofs_hold():
         LOG.entries[77].leaf_input,
         LOG.entries[77].extra_data,
     ]
-    assert verify_inclusion(leaf_hash, 77, 600, decoded(by_hash["audit_path"]), LOG.tree.root())
+    assert ProvenTree(600, LOG.tree.root()).learn(77, leaf_hash, decoded(by_hash["audit_path"]))
     assert verify_consistency(300, LOG.tree.root(300), 600, LOG.tree.root(), decoded(consistency["consistency"]))
 
 

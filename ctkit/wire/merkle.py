@@ -59,7 +59,7 @@ class Tree:
     ...     tree.append(hash_leaf(leaf))
     >>> tree.size
     3
-    >>> verify_inclusion(hash_leaf(b"c"), 2, 3, tree.inclusion_proof(2, 3), tree.root())
+    >>> tree.inclusion_proof(2, 3) == [hash_children(hash_leaf(b"a"), hash_leaf(b"b"))]
     True
     """
 
@@ -174,49 +174,6 @@ class Tree:
         return hash_children(self._subtree(start, middle), self._subtree(middle, end))
 
 
-def verify_inclusion(leaf_hash: bytes, index: int, tree_size: int, proof: Sequence[bytes], root: bytes) -> bool:
-    """Tell whether `proof` shows that the leaf is at `index` of the tree with `tree_size` leaves and hash `root`.
-
-    Parameters
-    ----------
-    proof
-        Audit path as in `Tree.inclusion_proof`, from the leaf up.
-    """
-    if not 0 <= index < tree_size:
-        return False
-    steps = _climb(index, tree_size - 1, proof)
-    node = leaf_hash
-    for sibling, is_left in steps or ():
-        node = hash_children(sibling, node) if is_left else hash_children(node, sibling)
-    return steps is not None and node == root
-
-
-def _climb(index: int, last: int, siblings: Sequence[bytes]) -> list[tuple[bytes, bool]] | None:
-    """Return the siblings on the way from a node to the root, each with whether it is the left one.
-
-    Parameters
-    ----------
-    index, last
-        Of the node, and of the last one at its height.
-
-    Returns
-    -------
-    list of tuple or None
-        None if the number of siblings is wrong.
-    """
-    steps = []
-    for sibling in siblings:
-        if last == 0:
-            return None
-        is_left = index % 2 == 1 or index == last
-        steps.append((sibling, is_left))
-        # A node at the right edge without a sibling rises unchanged until it has one on its left.
-        while is_left and index % 2 == 0 and index:
-            index, last = index // 2, last // 2
-        index, last = index // 2, last // 2
-    return steps if last == 0 else None
-
-
 def verify_consistency(old_size: int, old_root: bytes, tree_size: int, root: bytes, proof: Sequence[bytes]) -> bool:
     """Tell whether `proof` shows that the tree of `old_size` leaves is the beginning of the one of `tree_size`.
 
@@ -241,13 +198,18 @@ def verify_consistency(old_size: int, old_root: bytes, tree_size: int, root: byt
     if not nodes:
         return False
     old = new = nodes[0]
-    steps = _climb(index, last, nodes[1:])
-    for node, is_left in steps or ():
-        if is_left:
-            old, new = hash_children(node, old), hash_children(node, new)
+    for sibling in nodes[1:]:
+        if last == 0:
+            return False
+        if index % 2 or index == last:
+            old, new = hash_children(sibling, old), hash_children(sibling, new)
+            # A node at the right edge without a sibling rises unchanged until it has one on its left.
+            while index and index % 2 == 0:
+                index, last = index // 2, last // 2
         else:
-            new = hash_children(new, node)
-    return steps is not None and old == old_root and new == root
+            new = hash_children(new, sibling)
+        index, last = index // 2, last // 2
+    return last == 0 and old == old_root and new == root
 
 
 def _split(length: int) -> int:

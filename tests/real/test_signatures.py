@@ -13,7 +13,7 @@ from ctkit.logs.hash_tiles import HashTiles
 from ctkit.logs.log_list import read_log_list, read_public_key
 from ctkit.wire.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth
 from ctkit.wire.entries import decode_data_tile, decode_get_entries
-from ctkit.wire.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency, verify_inclusion
+from ctkit.wire.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency
 from ctkit.wire.signatures import check_public_key, verify_signature
 
 URL = "https://log.example"
@@ -108,14 +108,15 @@ def test_real_proofs_hold(real_data: Path):
     first_root = base64.b64decode(consistency["derived_first_root"])
 
     assert leaf_hash == base64.b64decode(proof["leaf_hash"])
-    assert verify_inclusion(leaf_hash, index, head.tree_size, path, head.root_hash)
-    assert not verify_inclusion(leaf_hash, index + 1, head.tree_size, path, head.root_hash)
+    tree = ProvenTree(head.tree_size, head.root_hash)
+    assert tree.learn(index, leaf_hash, path)
+    assert not tree.learn(index + 1, leaf_hash, path)
     assert second == head.tree_size
     assert verify_consistency(first, first_root, second, head.root_hash, nodes)
     assert not verify_consistency(first - 1, first_root, second, head.root_hash, nodes)
     for at in range(len(path)):
         changed = [*path[:at], bytes(HASH_SIZE), *path[at + 1 :]]
-        assert not verify_inclusion(leaf_hash, index, head.tree_size, changed, head.root_hash)
+        assert not tree.learn(index, leaf_hash, changed)
     for at in range(len(nodes)):
         changed = [*nodes[:at], bytes(HASH_SIZE), *nodes[at + 1 :]]
         assert not verify_consistency(first, first_root, second, head.root_hash, changed)
