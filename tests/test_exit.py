@@ -11,12 +11,11 @@ import pyarrow as pa
 import pytest
 from fakes import FakeLog
 from rows import LOG, make_rows, make_table
-from test_fetch import PlainLog
+from test_fetch import PlainLog, _fetch
 
 from ctkit.lake import table
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import find_table, folder_of
-from ctkit.logs.fetch import fetch_blocks
 from ctkit.ranges import RangeSet
 
 PACKAGE = Path(__file__).parents[1] / "ctkit"
@@ -125,8 +124,7 @@ def in_a_fork(run):
 
 def fetch_twenty():
     """Fetch entries; return how many came."""
-    blocks = fetch_blocks(PlainLog(), RangeSet.of((0, 20)), stop=threading.Event(), decode=lambda block, _: len(block))
-    return sum(blocks)
+    return sum(map(len, _fetch(PlainLog(), RangeSet.of((0, 20)))))
 
 
 def test_fetch_in_a_forked_child():

@@ -33,8 +33,7 @@ from ctkit.ranges import RangeSet
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError
 from ctkit.wire.entries import EntryBlock
-from ctkit.wire.extra_data import find_ends, find_faults
-from ctkit.wire.rows import count_unreadable, read_rows
+from ctkit.wire.rows import count_unreadable
 
 logger = get_logger(__name__)
 
@@ -189,13 +188,7 @@ def _run(
     def read(log: Log, block: EntryBlock, wanted: NDArray[np.bool_]) -> Arrival:
         moment = int(time.time() * 1000) if seen == "fetched" else None
         name = log.name or names.get(log.url, log.url)
-        kept, start = block.take(wanted), int(block.index[0])
-        rows = read_rows(kept, log, source_name=name, as_der=as_der, seen=moment)
-        if verify != "entries":
-            return Arrival(log.url, rows, block.missing_issuers, start)
-        faults = find_faults(kept)
-        ends = find_ends(kept, faults)
-        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
+        return Arrival.of(log, block, wanted, proves=verify == "entries", source_name=name, as_der=as_der, seen=moment)
 
     def batches(arrivals: Iterator[Arrival | LogError]) -> Iterator[pa.RecordBatch]:
         for arrival in arrivals:
@@ -314,13 +307,14 @@ class _Fetching:
     def _fetch(self, url: str) -> None:
         try:
             for arrival in self._fetch_log(self._logs[url], self._wanted[url]):
-                self._put(arrival)
+                if arrival is not None:
+                    self._put(arrival)
         finally:
             self._unfinished.discard(url)
             self._requests.finish(url)
             self._put(None)
 
-    def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[Arrival | LogError, None, None]:
+    def _fetch_log(self, log: Log, wanted: RangeSet) -> Generator[Arrival | LogError | None, None, None]:
         left = wanted
         if self._requests.has_any(log.url) and not self._stop.is_set():
             error = self._verify_head(log) if self._verify != "off" else None
@@ -329,7 +323,7 @@ class _Fetching:
                     log,
                     wanted,
                     ahead=self._pages_ahead,
-                    allowed=self._requests.counter(log.url),
+                    allowed=partial(self._requests.take, log.url),
                     whole=self._verify == "entries",
                     stop=self._stop,
                     decode=partial(self._read, log),

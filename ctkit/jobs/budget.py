@@ -1,39 +1,16 @@
 """The budget of a run, and how logs share it."""
 
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-
-from ctkit.errors import ParameterError
+from collections.abc import Mapping
+from typing import NamedTuple
 
 
-@dataclass(frozen=True)
-class Budget:
-    """The limits of a run; None for no limit.
+class Budget(NamedTuple):
+    """The limits of a run, as `ctkit.jobs.backfill.backfill` has them; None for no limit."""
 
-    Attributes
-    ----------
-    max_requests
-        Requests for entries that may be sent, retries included. Tree heads and issuers do not count.
-    max_entries
-        Entries that may be written.
-    deadline
-        Seconds after the start of the run: no request starts later, and those under way are ended.
-
-    Raises
-    ------
-    ParameterError
-        One of them is not above 0.
-    """
-
-    max_requests: int | None = None
-    max_entries: int | None = None
-    deadline: float | None = None
-
-    def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and not 0 < value < float("inf"):
-                raise ParameterError(f"{name} is {value}: give a number above 0, or None for no limit", keys=(name,))
+    max_requests: int | None
+    max_entries: int | None
+    deadline: float | None
 
 
 def share(total: int, needs: Mapping[str, int]) -> dict[str, int]:
@@ -85,23 +62,19 @@ class Requests:
             self.refused = True
             return False
 
-    def counter(self, url: str) -> Callable[[], bool]:
-        """Return a function that tells whether another request may be sent to a log, and counts it."""
-
-        def take() -> bool:
-            with self._lock:
-                if self._limit is None:
-                    return True
-                if self._left[url]:
-                    self._left[url] -= 1
-                elif self._spare:
-                    self._spare -= 1
-                else:
-                    self.refused = True
-                    return False
+    def take(self, url: str) -> bool:
+        """Tell whether another request may be sent to a log, and count it."""
+        with self._lock:
+            if self._limit is None:
                 return True
-
-        return take
+            if self._left[url]:
+                self._left[url] -= 1
+            elif self._spare:
+                self._spare -= 1
+            else:
+                self.refused = True
+                return False
+            return True
 
     def finish(self, url: str) -> None:
         """Leave to other logs the requests that this one did not need."""

@@ -3,31 +3,27 @@
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import pairwise
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, CheckpointError, LogError, LogProtocolError, LogUnavailableError
-from ctkit.logs.deadline import POLL
 from ctkit.logs.fetch import ask
 from ctkit.logs.log import Log
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
-from ctkit.wire.extra_data import FAULTS, OPEN_END
+from ctkit.wire.entries import EntryBlock
+from ctkit.wire.extra_data import FAULTS, OPEN_END, find_ends, find_faults
 from ctkit.wire.roots import Roots
+from ctkit.wire.rows import read_rows
 
 logger = get_logger(__name__)
-
-T = TypeVar("T")
-R = TypeVar("R")
 
 PAGES_AT_ONCE = 64
 """Pages that are proven together: a long stretch needs no more proofs than a short one."""
@@ -69,6 +65,20 @@ class Arrival:
     faults: NDArray[np.uint8] = field(default_factory=lambda: np.zeros(0, np.uint8), repr=False)
     ends: Mapping[int, bytes] = field(default_factory=dict, repr=False)
 
+    @classmethod
+    def of(cls, log: Log, block: EntryBlock, wanted: NDArray[np.bool_], *, proves: bool = True, **options: Any) -> Self:
+        """Return the wanted entries of what a log sent, with `options` of `ctkit.wire.rows.read_rows`.
+
+        `proves` tells whether they are to be proven.
+        """
+        kept, start = block.take(wanted), int(block.index[0])
+        rows = read_rows(kept, log, **options)
+        if not proves:
+            return cls(log.url, rows, block.missing_issuers, start)
+        faults = find_faults(kept)
+        ends = find_ends(kept, faults)
+        return cls(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
+
     @property
     def end(self) -> int:
         """The index after the last entry that the log sent."""
@@ -78,7 +88,7 @@ class Arrival:
 def prove_arrivals(
     log: Log,
     heads: MutableMapping[str, Checkpoint],
-    arrivals: Generator[Arrival | LogError, None, RangeSet],
+    arrivals: Generator[Arrival | LogError | None, None, RangeSet],
     *,
     stop: threading.Event,
 ) -> Generator[Arrival | LogError, None, RangeSet]:
@@ -92,8 +102,8 @@ def prove_arrivals(
         The log's tree head, by its URL. If entries lie beyond it, the log's newest one replaces it, once it is shown to
         be of the same tree.
     arrivals
-        In the order of their indices, as from `ctkit.logs.fetch.fetch_blocks`. Another thread waits for them, so that
-        rows are held back for no longer than `SECONDS_AT_ONCE` if nothing follows them.
+        In the order of their indices, as from `ctkit.logs.fetch.fetch_blocks`. They say when nothing comes, so that
+        rows are held back for no longer than `SECONDS_AT_ONCE`.
     stop
         When set, the log is not asked any more, and what is not proven by then is not passed on.
 
@@ -113,10 +123,9 @@ def prove_arrivals(
     prover = _Prover(log, heads, stop)
     waiting: list[Arrival] = []
     since = time.monotonic()
-    coming = _coming(arrivals)
     while True:
         try:
-            arrival = next(coming)
+            arrival = next(arrivals)
         except StopIteration as end:
             yield from prover.prove(waiting)
             return RangeSet.joined([end.value, *prover.left])
@@ -128,40 +137,6 @@ def prove_arrivals(
         if len(waiting) >= PAGES_AT_ONCE or (waiting and time.monotonic() - since >= SECONDS_AT_ONCE):
             yield from prover.prove(waiting)
             waiting = []
-
-
-def _coming(arrivals: Generator[T, None, R]) -> Generator[T | None, None, R]:
-    """Yield what arrives, and None every `POLL` seconds while nothing does; another thread waits for it."""
-    asked: SimpleQueue[bool] = SimpleQueue()
-    answers: SimpleQueue[Future[T]] = SimpleQueue()
-
-    def pull() -> None:
-        while asked.get():
-            answer: Future[T] = Future()
-            try:
-                answer.set_result(next(arrivals))
-            except BaseException as error:
-                answer.set_exception(error)
-            answers.put(answer)
-
-    threading.Thread(target=pull, name="arrivals", daemon=True).start()
-    try:
-        while True:
-            asked.put(True)
-            while True:
-                try:
-                    answer = answers.get(timeout=POLL)
-                    break
-                except Empty:
-                    yield None
-            try:
-                arrival = answer.result()
-            except StopIteration as end:
-                result: R = end.value
-                return result
-            yield arrival
-    finally:
-        asked.put(False)
 
 
 class _Prover:

@@ -3,12 +3,11 @@
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from numpy.typing import NDArray
 
 from ctkit.errors import LogError
 from ctkit.jobs.prove import Arrival, prove_arrivals
@@ -24,9 +23,6 @@ from ctkit.logs.static_ct import data_tile_urls
 from ctkit.ranges import RangeSet
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
-from ctkit.wire.entries import EntryBlock
-from ctkit.wire.extra_data import find_ends, find_faults
-from ctkit.wire.rows import read_rows
 
 logger = get_logger(__name__)
 
@@ -85,17 +81,9 @@ def recheck_rows(
     without
         Names of damaged files, which are skipped.
     """
-    as_der = as_der_type(table)
-
-    def read(block: EntryBlock, taken: NDArray[np.bool_]) -> Arrival:
-        kept, start = block.take(taken), int(block.index[0])
-        rows = read_rows(kept, log, source_name="", as_der=as_der)
-        faults = find_faults(kept)
-        ends = find_ends(kept, faults)
-        return Arrival(log.url, rows, block.missing_issuers, start, block.leaf_hashes(), faults, ends)
-
     errors: list[LogError] = []
     comparison = _Comparison(table, log, without)
+    read = partial(Arrival.of, log, source_name="", as_der=as_der_type(table))
     arrivals = fetch_blocks(log, wanted, whole=True, stop=stop, decode=read)
     for arrival in prove_arrivals(log, {log.url: head}, arrivals, stop=stop):
         if isinstance(arrival, LogError):

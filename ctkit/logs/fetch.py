@@ -36,7 +36,7 @@ def fetch_blocks(
     whole: bool = False,
     stop: threading.Event,
     decode: Callable[[EntryBlock, NDArray[np.bool_]], T],
-) -> Generator[T | LogError, None, RangeSet]:
+) -> Generator[T | LogError | None, None, RangeSet]:
     """Fetch entries page by page, several pages at a time.
 
     Each page that holds a wanted index is asked for once, however many gaps it has; unwanted entries are dropped.
@@ -71,6 +71,8 @@ def fetch_blocks(
         wanted index that is missing, and no wanted index between them could be fetched. What follows is fetched all
         the same, unless the log no longer answers for any page, here or further on: then one `LogUnavailableError`
         stands for all the rest.
+    None
+        Every `POLL` seconds while nothing comes.
 
     Returns
     -------
@@ -127,12 +129,12 @@ class _Fetching(Generic[T]):
         self._silent_pages = 0
         self._unread: list[RangeSet] = []
 
-    def results(self) -> Iterator[T | LogError]:
-        """Yield what comes, until all has come, no more requests may be sent, or the log is given up."""
+    def results(self) -> Iterator[T | LogError | None]:
+        """Yield what comes, or None, until all has come, no more requests may be sent, or the log is given up."""
         while not self._stop.is_set():
             self._read_ahead()
             if self._pages:
-                if not _have_arrived([self._pages[0][1]], self._stop):
+                if not (yield from _wait_for([self._pages[0][1]], self._stop)):
                     return
                 page = self._pages.popleft()[1].result()
                 self._silent_pages = 0 if page.answered else self._silent_pages + 1
@@ -140,7 +142,7 @@ class _Fetching(Generic[T]):
                 yield from page.results
             elif self._spent.is_set() or not len(rest := self._wanted.between(self._planned, END)):
                 return
-            elif self._is_silent(rest):
+            elif (yield from self._is_silent(rest)):
                 pages = f"{self._silent_pages} pages in a row had no answer, and none further on had one"
                 first, last = int(rest.starts[0]), int(rest.ends[-1])
                 yield LogUnavailableError(
@@ -179,10 +181,10 @@ class _Fetching(Generic[T]):
             return int(self._silent_pages < _SILENT_PAGES)
         return max(self._ahead(), 1)
 
-    def _is_silent(self, rest: RangeSet) -> bool:
+    def _is_silent(self, rest: RangeSet) -> Generator[None, None, bool]:
         """Tell whether the log answers for none of a few entries further on, although it may be asked."""
         probes = [self._threads.submit(self._reader.has, index) for index in _spread(rest, self._log.page_size)]
-        answers = _have_arrived(probes, self._stop) and any(probe.result() for probe in probes)
+        answers = (yield from _wait_for(probes, self._stop)) and any(probe.result() for probe in probes)
         return not (answers or self._stop.is_set() or self._spent.is_set())
 
 
@@ -197,7 +199,9 @@ def ask(log: Log, question: Callable[[], T], stop: threading.Event) -> T:
     threads = Threads(1, f"ask {log.url}", stop, lambda: True)
     try:
         answer = threads.submit(question)
-        if _have_arrived([answer], stop) or answer.done():
+        for _ in _wait_for([answer], stop):
+            pass
+        if answer.done():
             return answer.result()
         raise unanswered(log)
     finally:
@@ -217,11 +221,10 @@ def _spread(wanted: RangeSet, page_size: int) -> Iterable[int]:
     return {index // page_size: index for index in spread}.values()
 
 
-def _have_arrived(futures: Sequence[Future[Any]], stop: threading.Event) -> bool:
-    """Wait until all have a result; tell whether they had one before `stop` was set."""
-    pending = set(futures)
-    while pending and not stop.is_set():
-        _, pending = wait(pending, timeout=POLL)
+def _wait_for(futures: Sequence[Future[Any]], stop: threading.Event) -> Generator[None, None, bool]:
+    """Wait until all have a result, yielding every `POLL` seconds; return whether they had one before a stop."""
+    while not stop.is_set() and wait(futures, timeout=POLL).not_done:
+        yield
     return not stop.is_set()
 
 
