@@ -4,14 +4,16 @@ import binascii
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogProtocolError
 from ctkit.wire.merkle import HASH_SIZE, hash_children, hash_leaf, hash_pairs
+
+T = TypeVar("T")
 
 Node = tuple[int, int]
 """``(height, index)``: the node over the leaves ``[index << height, (index + 1) << height)``, as far as there are such.
@@ -212,87 +214,56 @@ def _height(tree_size: int) -> int:
 
 
 def read_audit_path(data: bytes, url: str) -> tuple[int, list[bytes]]:
-    """Read the answer of get-proof-by-hash (RFC 6962, section 4.5): the leaf's index and its audit path.
+    """Read the answer of get-proof-by-hash (RFC 6962, section 4.5): the leaf's index and its audit path."""
 
-    Raises
-    ------
-    LogProtocolError
-        It has another form.
-    """
     # {"leaf_index": number, "audit_path": [base64 of a hash, ...]}
-    answer = _read(data, "get-proof-by-hash", url)
-    index = answer.get("leaf_index")
-    if type(index) is not int:
-        raise _malformed("get-proof-by-hash", url)
-    return index, _hashes(answer.get("audit_path"), "get-proof-by-hash", url)
+    def read(answer: Any) -> tuple[int, list[bytes]]:
+        if type(index := answer["leaf_index"]) is not int:
+            raise TypeError("leaf_index is not a number")
+        return index, _hashes(answer["audit_path"])
+
+    return _read(read, data, "get-proof-by-hash", url)
 
 
 def read_entry_and_proof(data: bytes, url: str) -> tuple[bytes, list[bytes]]:
-    """Read the answer of get-entry-and-proof (RFC 6962, section 4.8): the leaf's hash and its audit path.
+    """Read the answer of get-entry-and-proof (RFC 6962, section 4.8): the leaf's hash and its audit path."""
 
-    Raises
-    ------
-    LogProtocolError
-        It has another form.
-    """
     # {"leaf_input": base64 of a MerkleTreeLeaf, "extra_data": base64, "audit_path": [base64 of a hash, ...]}
-    answer = _read(data, "get-entry-and-proof", url)
-    leaf = _bytes(answer.get("leaf_input"), "get-entry-and-proof", url)
-    return hash_leaf(leaf), _hashes(answer.get("audit_path"), "get-entry-and-proof", url)
+    def read(answer: Any) -> tuple[bytes, list[bytes]]:
+        (leaf,) = _decoded([answer["leaf_input"]])
+        return hash_leaf(leaf), _hashes(answer["audit_path"])
+
+    return _read(read, data, "get-entry-and-proof", url)
 
 
 def read_consistency(data: bytes, url: str) -> list[bytes]:
-    """Read the answer of get-sth-consistency (RFC 6962, section 4.4): the nodes of the proof.
-
-    Raises
-    ------
-    LogProtocolError
-        It has another form.
-    """
+    """Read the answer of get-sth-consistency (RFC 6962, section 4.4): the nodes of the proof."""
     # {"consistency": [base64 of a hash, ...]}
-    return _hashes(_read(data, "get-sth-consistency", url).get("consistency"), "get-sth-consistency", url)
+    return _read(lambda answer: _hashes(answer["consistency"]), data, "get-sth-consistency", url)
 
 
 def read_roots(data: bytes, url: str) -> frozenset[bytes]:
-    """Read the answer of get-roots (RFC 6962, section 4.7): the DER of each certificate.
-
-    Raises
-    ------
-    LogProtocolError
-        It has another form.
-    """
+    """Read the answer of get-roots (RFC 6962, section 4.7): the DER of each certificate."""
     # {"certificates": [base64 of a certificate, ...]}
-    certificates = _read(data, "get-roots", url).get("certificates")
-    if not isinstance(certificates, list):
-        raise _malformed("get-roots", url)
-    return frozenset(_bytes(text, "get-roots", url) for text in certificates)
+    return _read(lambda answer: frozenset(_decoded(answer["certificates"])), data, "get-roots", url)
 
 
-def _read(data: bytes, verb: str, url: str) -> dict[str, Any]:
+def _read(read: Callable[[Any], T], data: bytes, verb: str, url: str) -> T:
+    """Return what `read` makes of the JSON of an answer; raise `LogProtocolError` for whatever it lacks."""
     try:
-        answer = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise _malformed(verb, url) from error
-    if not isinstance(answer, dict):
-        raise _malformed(verb, url)
-    return answer
+        return read(json.loads(data))
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise LogProtocolError(url, f"the answer of {verb} does not have the form of RFC 6962; {REPORT}") from error
 
 
-def _hashes(texts: object, verb: str, url: str) -> list[bytes]:
+def _decoded(texts: Any) -> list[bytes]:
     if not isinstance(texts, list):
-        raise _malformed(verb, url)
-    hashes = [_bytes(text, verb, url) for text in texts]
+        raise TypeError("it is not a list")
+    return [binascii.a2b_base64(text, strict_mode=True) for text in texts]
+
+
+def _hashes(texts: Any) -> list[bytes]:
+    hashes = _decoded(texts)
     if any(len(node) != HASH_SIZE for node in hashes):
-        raise _malformed(verb, url)
+        raise ValueError("a hash has another size")
     return hashes
-
-
-def _bytes(text: object, verb: str, url: str) -> bytes:
-    try:
-        return binascii.a2b_base64(text, strict_mode=True)  # type: ignore[arg-type]
-    except (ValueError, TypeError) as error:
-        raise _malformed(verb, url) from error
-
-
-def _malformed(verb: str, url: str) -> LogProtocolError:
-    return LogProtocolError(url, f"the answer of {verb} does not have the form of RFC 6962; {REPORT}")

@@ -33,15 +33,12 @@ class AutoLog(Log):
         # Its client sends nothing; it knows the pace of the host before the log is opened.
         super().__init__(url, user_agent=user_agent, name=name, key=key)
         self._open = open
-        self._shared: Shared[None, Log] = Shared(self.url, 1)
+        self._shared: Shared[None, Log] = Shared(1)
         self._log: Log | None = None
 
     def _opened(self) -> Log:
         self._client.check_open()
-        return self._log or self._shared.get(None, self._ask)
-
-    def _ask(self) -> Log:
-        self._log = self._open()
+        self._log = self._shared.get(None, self._open)
         return self._log
 
     @property

@@ -40,8 +40,8 @@ class HashTiles:
         self.root_hash = root_hash
         self._url = url
         self._fetch = fetch
-        self._full: Shared[tuple[int, int], bytes] = Shared(url, _KEPT)
-        self._partial: Shared[None, Mapping[int, bytes]] = Shared(url, 1)
+        self._full: Shared[tuple[int, int], bytes] = Shared(_KEPT)
+        self._partial: Shared[None, Mapping[int, bytes]] = Shared(1)
 
     def compare(self, start: int, leaf_hashes: Sequence[bytes]) -> NDArray[np.bool_]:
         """Tell for each of the consecutive leaves from `start` on whether it is in the tree.

@@ -1,6 +1,5 @@
 """The polite HTTP client: the only place where ctkit touches the network."""
 
-import contextvars
 import email.utils
 import random
 import re
@@ -9,6 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from datetime import UTC
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -28,13 +28,14 @@ T = TypeVar("T")
 
 logger = get_logger(__name__)
 
-stopping: contextvars.ContextVar[threading.Event] = contextvars.ContextVar("stopping")
+_NEVER = threading.Event()
+
+stopping: ContextVar[threading.Event] = ContextVar("stopping", default=_NEVER)
 """An event that ends the waits and downloads of the thread that set this variable."""
 
-may_ask: contextvars.ContextVar[Callable[[], bool]] = contextvars.ContextVar("may_ask")
+may_ask: ContextVar[Callable[[], bool]] = ContextVar("may_ask", default=lambda: True)
 """Asked before each request for entries, retries included, in the thread that set it; if it says no, none is sent."""
 
-_NEVER = threading.Event()
 _USELESS = 4
 """Tries for answers that break the protocol, such as the page that a store shows instead of a missing object."""
 _REDIRECTS = 5
@@ -154,7 +155,7 @@ class Client:
     @property
     def _patience(self) -> Patience:
         """How long this thread waits."""
-        stop, patience = stopping.get(_NEVER), self._whole_patience
+        stop, patience = stopping.get(), self._whole_patience
         if not isinstance(stop, Deadline):
             return patience
         return replace(patience, timeout=min(patience.timeout, stop.left), total=min(patience.total, stop.left))
@@ -224,7 +225,7 @@ class Client:
             Nothing but HTML pages.
         """
         self.check_open()
-        stop, patience = stopping.get(_NEVER), self._patience
+        stop, patience = stopping.get(), self._patience
         deadline = time.monotonic() + patience.total
         attempt, longest = 1, patience.first_wait
         while True:
@@ -248,7 +249,7 @@ class Client:
         """Return the unpacked body of one answer with status 200, after redirects within the host."""
         request = self._http.build_request("GET", self.url + path)
         for _ in range(_REDIRECTS):
-            if entries and not may_ask.get(_always)():
+            if entries and not may_ask.get()():
                 raise NotAskedError(self.url, _at(path, "no more requests may be sent; run again"))
             body, following = self._ask(request, path, limit, binary, not entries, stop)
             if following is None:
@@ -351,13 +352,9 @@ def _at(path: str, message: str) -> str:
     return f"{path}: {message}" if path else message
 
 
-def _always() -> bool:
-    return True
-
-
 def stopped() -> bool:
     """Tell whether this thread's `stopping` is set: failures then say nothing about the log."""
-    return stopping.get(_NEVER).is_set()
+    return stopping.get().is_set()
 
 
 def retry_after(value: str, now: float) -> float | None:

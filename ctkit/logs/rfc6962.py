@@ -67,7 +67,7 @@ class Rfc6962Log(Log):
         self._known_size = 0
         self._short_stops: set[int] = set()
         self._tree: ProvenTree | None = None
-        self._accepted: Shared[None, frozenset[bytes]] = Shared(self.url, 1)
+        self._accepted: Shared[None, frozenset[bytes]] = Shared(1)
 
     def _ask_for_head(self) -> Checkpoint:
         return self._get_sth()

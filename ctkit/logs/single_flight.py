@@ -18,14 +18,11 @@ class Shared(Generic[K, V]):
 
     Parameters
     ----------
-    url
-        The log, for errors.
     limit
         How many answers are kept: those used last.
     """
 
-    def __init__(self, url: str, limit: int) -> None:
-        self._url = url
+    def __init__(self, limit: int) -> None:
         self._limit = limit
         self._lock = threading.Lock()
         self._answers: OrderedDict[K, Future[V]] = OrderedDict()
@@ -54,7 +51,7 @@ class Shared(Generic[K, V]):
             except LogError as error:
                 # A new one for each thread that waits: each notes in it which entries it lost.
                 kinds = (kind for kind in (LogProtocolError, CheckpointError) if isinstance(error, kind))
-                raise next(kinds, LogUnavailableError)(self._url, error.message) from error
+                raise next(kinds, LogUnavailableError)(error.url, error.message) from error
 
     def _ask(self, key: K, ask: Callable[[], V], answer: "Future[V]") -> None:
         try:

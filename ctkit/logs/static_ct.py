@@ -37,7 +37,7 @@ class StaticCtLog(Log):
 
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
-        self._issuers: Shared[bytes, bytes | None] = Shared(self.url, _ISSUERS)
+        self._issuers: Shared[bytes, bytes | None] = Shared(_ISSUERS)
         self._hash_tiles: HashTiles | None = None
         self._is_hybrid = False
         # By number of a data tile, its entries in the tree head that it was the last tile of.
