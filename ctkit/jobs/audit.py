@@ -79,12 +79,10 @@ def audit(
     for record in (record for statement in statements for record in statement.records):
         records[record.source_url].append(record)
     finals = final_heads or {}
-    looks = [_unseen(error, records[error.url], finals.get(error.url)) for error in unavailable]
-    looks += [
-        _unseen(look, records[log.url], finals.get(log.url)) if isinstance(look, LogError) else look
-        for log, look in zip(
-            logs, ask_each(lambda log: _look(log, records[log.url], finals.get(log.url)), logs), strict=True
-        )
+    answers = [*unavailable, *ask_each(lambda log: _look(log, records[log.url], finals.get(log.url)), logs)]
+    looks = [
+        _unseen(answer, records[answer.url], finals.get(answer.url)) if isinstance(answer, LogError) else answer
+        for answer in answers
     ]
     for look in looks:
         _check_start(look, from_index)

@@ -46,14 +46,6 @@ MEANING = (
 
 RANGES = ("complete", "missing", "repeated", "proven", "not proven", "altered", "differing")
 
-_HEADINGS = (
-    "problems",
-    *RANGES,
-    "differing columns",
-    "tree heads of commits",
-)
-
-
 TreeHead = Literal["signed", "unsigned", "listed", "not known"]
 
 
@@ -195,9 +187,8 @@ class LogAudit:
             "differing": self.differing.size,
         }
 
-    def details(self, limit: int | None = None) -> dict[str, Any]:
+    def details(self, limit: int) -> dict[str, Any]:
         """Return the details by heading, as JSON values; of ranges, the first `limit` of each kind."""
-        root_hashes = [base64.b64encode(head.root_hash).decode() for head in self.heads]
         return {
             "log": self.source_url,
             "problems": [
@@ -206,8 +197,7 @@ class LogAudit:
             **{heading: _listed(ranges, limit) for heading, ranges in self.ranges.items()},
             "differing columns": [{"index": index, "columns": names} for index, names in self.columns.items()],
             "tree heads of commits": [
-                {**asdict(head), "root_hash": root_hash}
-                for head, root_hash in zip(self.heads, root_hashes, strict=True)
+                {**asdict(head), "root_hash": base64.b64encode(head.root_hash).decode()} for head in self.heads
             ],
         }
 
@@ -316,7 +306,10 @@ class AuditReport(Report):
         return {
             "logs": frame_of(log.line() for log in self.logs),
             "damaged files": frame_of({"file": name, "why": why} for name, why in self.damaged.items()),
-            **{heading: table_of(heading) for heading in _HEADINGS},
+            **{
+                heading: table_of(heading)
+                for heading in ("problems", *RANGES, "differing columns", "tree heads of commits")
+            },
             "what this tells": pd.DataFrame({"": [*MEANING, *self._forgetting()]}),
         }
 
@@ -331,22 +324,20 @@ class AuditReport(Report):
             "{'delta.logRetentionDuration': 'interval 36500 days'})"
         ]
 
-    def _json_head(self) -> dict[str, Any]:
-        forgotten = _listed(self.forgotten, None)
-        return {
-            "passed": self.passed,
-            **self.facts(),
-            "damaged_files": dict(self.damaged),
-            "forgotten_versions": forgotten,
-        }
-
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values, for other programs."""
-        return {**self._json_head(), "details": [{**log.line(), **log.details()} for log in self.logs]}
+        values: dict[str, Any] = json.loads("".join(self.json_pieces()))
+        return values
 
     def json_pieces(self) -> Iterator[str]:
         """Yield the text of `to_json` in pieces: there can be more ranges than fit in memory as Python objects."""
-        yield json.dumps(self._json_head())[:-1] + ', "details": ['
+        head = {
+            "passed": self.passed,
+            **self.facts(),
+            "damaged_files": dict(self.damaged),
+            "forgotten_versions": _listed(self.forgotten, None),
+        }
+        yield json.dumps(head)[:-1] + ', "details": ['
         for number, log in enumerate(self.logs):
             listed = {**log.line(), **log.details(0)}
             yield ",\n" * (number > 0) + json.dumps({name: listed[name] for name in listed if name not in RANGES})[:-1]
