@@ -1,11 +1,17 @@
 """Entries and certificates built by hand, for tests of what comes after the decoding of entries."""
 
 from collections.abc import Sequence
-from itertools import accumulate
+from datetime import UTC, datetime
+from itertools import accumulate, pairwise
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.x509.oid import NameOID
 
 from ctkit.ranges import Int64s
 from ctkit.wire.der import der
@@ -42,6 +48,17 @@ def block_of(
     )
 
 
+def certificates_of(block: EntryBlock) -> list[bytes]:
+    """Return the certificate of each entry."""
+    return [block.data[start:end] for start, end in block.certificate.tolist()]
+
+
+def chains_of(block: EntryBlock) -> list[list[bytes]]:
+    """Return the chain of each entry, without missing issuers."""
+    edges = block.chain_offsets.tolist()
+    return [[block.issuers[i] for i in block.chain[start:end] if i >= 0] for start, end in pairwise(edges)]
+
+
 def _entry_urls(index: Int64s) -> pa.StringArray:
     return pa.array([f"https://log.example/entry/{i}" for i in index.tolist()], pa.string())
 
@@ -70,3 +87,23 @@ FIELDS = {
 def certificate(*, algorithm: bytes = ALGORITHM, **fields: bytes) -> bytes:
     """Return a certificate with some of its fields replaced by other bytes."""
     return der(0x30, der(0x30, *(FIELDS | fields).values()), algorithm, der(0x03, b"\0signature"))
+
+
+def certify(
+    subject: str | x509.Name,
+    key: Any,
+    issuer: str | x509.Name,
+    issuer_key: Any,
+    *extensions: x509.ExtensionType,
+    serial_number: int = 17,
+) -> x509.Certificate:
+    """Return a certificate for a key, signed by another; names that are texts are common names."""
+    names = [
+        x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]) if isinstance(name, str) else name
+        for name in (issuer, subject)
+    ]
+    dates = datetime(2026, 3, 10, tzinfo=UTC), datetime(2026, 6, 10, tzinfo=UTC)
+    builder = x509.CertificateBuilder(*names, key.public_key(), serial_number, *dates)
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=isinstance(extension, x509.PrecertPoison))
+    return builder.sign(issuer_key, None if isinstance(issuer_key, Ed25519PrivateKey) else hashes.SHA256())

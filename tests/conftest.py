@@ -2,15 +2,19 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
 from blocks import LOG
-from fakes import FakeLog
+from fakes import AGENT, FAST, FakeLog, Serve
 
 from ctkit.demo.embedded import EmbeddedLog, Request
 from ctkit.demo.server import LogServer
+from ctkit.logs.log import Log
+from ctkit.logs.open import open_log
 from ctkit.wire.entries import decode_data_tile, decode_get_entries
 from ctkit.wire.extra_data import find_faults
 from ctkit.wire.rows import read_rows
@@ -80,7 +84,7 @@ def _compiled() -> None:
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[EmbeddedLog], str]]:
+def serve() -> Iterator[Serve]:
     """Serve logs until the test ends: ``serve(log)`` returns the log's URL."""
     logs: list[EmbeddedLog] = []
     with LogServer() as server:
@@ -93,3 +97,15 @@ def serve() -> Iterator[Callable[[EmbeddedLog], str]]:
         for log in logs:
             if isinstance(log, FakeLog):
                 log.wake()
+
+
+@pytest.fixture
+def opened(serve: Serve) -> Iterator[Callable[..., Log]]:
+    """Serve and open logs until the test ends: ``opened(log, protocol, **options)`` returns it, with name and key."""
+    with ExitStack() as logs:
+
+        def add(log: EmbeddedLog, protocol: str = "auto", **options: Any) -> Log:
+            options = {"user_agent": AGENT, "name": log.name, "key": log.public_key, "patience": FAST} | options
+            return logs.enter_context(open_log(serve(log), protocol=protocol, **options))
+
+        yield add

@@ -5,31 +5,136 @@ import json
 import threading
 from base64 import b64decode, b64encode
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha1, sha256
 from time import monotonic
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 import deltalake
 import duckdb
 import pyarrow as pa
+import pytest
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID
-from oracle import ATTRIBUTES, USAGES
+from oracle import ATTRIBUTES, is_ca, shown
 
 from ctkit.demo.embedded import DEFAULT_START, PROTOCOLS, EmbeddedLog, LogEntry, Request, Response
 from ctkit.demo.issuance import Issued
+from ctkit.logs.http import Client, Patience
 from ctkit.schema import row_schema
 
+T = TypeVar("T")
+
+AGENT = "ctkit tests, ct@example.org"
+FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
 UNREADABLE = b"no certificate"
 
+Serve = Callable[[EmbeddedLog], str]
+"""What the fixture `serve` is."""
 
-class FakeLog(EmbeddedLog):
-    """An embedded log with knobs: plain attributes, off at first, to be turned at any time.
+each_protocol = pytest.mark.parametrize("protocol", PROTOCOLS)
+
+
+@dataclass(eq=False, repr=False)
+class Knobs:
+    """What a `FakeLog` is told, at any time, and what it tells."""
+
+    requests: list[tuple[str, dict[str, str], dict[str, str]]] = field(default_factory=list)
+    """Every request so far, in order of arrival; paths relative to the log's URL, header names in lower case."""
+    page_alignment: int = 1
+    """Answers of get-entries end at a multiple of this at the latest."""
+    surplus: int = 0
+    """Number of entries in an answer beyond those asked for."""
+    limit: tuple[int, float] | None = None
+    """``(count, seconds)``: in any such time `count` requests are answered; others get a 429."""
+    limit_names_a_time: bool = False
+    """These 429 carry a ``Retry-After`` with a fraction."""
+    refused: int = 0
+    """Requests over the limit so far."""
+    busy: list[int] = field(default_factory=list)
+    """Statuses of the next answers, such as ``[429, 503]``; each request uses one up."""
+    always: int | None = None
+    """Status of every answer from now on."""
+    busy_body: bytes = b"come back later"
+    """Body of those answers; HTML if it begins like it."""
+    retry_after: str | None = None
+    """``Retry-After`` header of those answers: ``"1"``, ``"0.5"``, an HTTP date."""
+    too_many: int | None = None
+    """get-entries for more entries than this is answered with `too_many_status`."""
+    too_many_status: int = 413
+    """Status of that answer."""
+    broken_bodies: int = 0
+    """How many of the next answers with entries break off: the connection closes before ``Content-Length`` is
+    reached."""
+    cut_bodies: int = 0
+    """How many of the next answers with entries are only half as long as they should be, and say so."""
+    html_bodies: int = 0
+    """How many of the next answers with entries are an HTML page, under status 200."""
+    flood: bytes | None = None
+    """Body of all answers with entries, with a ``Content-Length`` far beyond its end."""
+    packs_pages: bool = False
+    """Answers of get-entries are packed with gzip, as tiles are."""
+    redirect: str | None = None
+    """Where all answers with entries redirect to."""
+    shift: int = 0
+    """Answers begin at an index larger by this."""
+    empty_pages: int = 0
+    """How many of the next answers with entries carry none."""
+    grow_by: int = 0
+    """Entries that are appended before each tree head is given."""
+    lag: int = 0
+    """Number of entries that the log hides."""
+    data_lag: int = 0
+    """Number of entries of the tree head that neither pages nor tiles have yet."""
+    tip_status: int | None = None
+    """Status for entries and tiles beyond the tree, instead of 400 (RFC 6962) and 404 (Static CT)."""
+    absent: set[str] = field(default_factory=set)
+    """Paths that are answered with 404, such as ``"checkpoint"``: a hybrid of the two protocols has not all of both."""
+    missing_full_tiles: set[int] = field(default_factory=set)
+    """Indices of data tiles of which only partial ones are there."""
+    missing_partial_tiles: bool = False
+    """Partial data tiles are not there."""
+    missing_tiles: set[int] = field(default_factory=set)
+    """Indices of data tiles that are not there, neither full nor partial."""
+    broken_leaves: set[int] = field(default_factory=set)
+    """Indices of entries whose framing is broken: a length in them points far beyond the end."""
+    issuer_status: dict[str, int] = field(default_factory=dict)
+    """Status by fingerprint (lowercase hex) for issuers that are unavailable."""
+    roots: set[bytes] = field(default_factory=set)
+    """DER of the certificates that the log accepts as roots, at first those in which chains end."""
+    roots_status: int | None = None
+    """Status of the answer to get-roots."""
+    wrong_issuers: set[str] = field(default_factory=set)
+    """Fingerprints of issuers whose bytes are others."""
+    down: bool = False
+    """Connections are dropped without an answer."""
+    latency: float = 0.0
+    """Seconds before each answer."""
+
+
+def get_once(url: str, patience: Patience = FAST, limit: int = 1000, read: Callable[[bytes], Any] = bytes) -> Any:
+    """Ask for a path below a URL, with a client of its own."""
+    with closing(Client(url, user_agent=AGENT, patience=patience)) as client:
+        return client.get("/x", read, limit=limit)
+
+
+@contextmanager
+def setting(variable: ContextVar[T], value: T) -> Iterator[None]:
+    """Give a context variable another value for a while."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+class FakeLog(EmbeddedLog, Knobs):
+    """An embedded log with knobs, off at first; `page_size`, the largest number of entries in a page, is one too.
 
     Parameters
     ----------
@@ -37,81 +142,6 @@ class FakeLog(EmbeddedLog):
         Number of entries to begin with, spread over `days` (and what `grow` appends later goes on at that pace).
     unreadable
         Indices whose certificate is `UNREADABLE`: well framed and in the tree, but not to be parsed.
-
-    Attributes
-    ----------
-    requests : list of (path, query, headers)
-        Every request so far, in order of arrival; paths relative to the log's URL, header names in lower case.
-    page_size : int
-        Largest number of entries in an answer of get-entries.
-    page_alignment : int
-        Answers of get-entries end at a multiple of this at the latest.
-    surplus : int
-        Number of entries in an answer beyond those asked for.
-    limit : tuple of (int, float) or None
-        ``(count, seconds)``: in any such time `count` requests are answered; others get a 429.
-    limit_names_a_time : bool
-        These 429 carry a ``Retry-After`` with a fraction.
-    refused : int
-        Requests over the limit so far.
-    busy : list of int
-        Statuses of the next answers, such as ``[429, 503]``; each request uses one up.
-    always : int or None
-        Status of every answer from now on.
-    busy_body : bytes
-        Body of those answers; HTML if it begins like it.
-    retry_after : str or None
-        ``Retry-After`` header of those answers: ``"1"``, ``"0.5"``, an HTTP date.
-    too_many : int or None
-        get-entries for more entries than this is answered with `too_many_status`.
-    too_many_status : int
-        413 at first.
-    broken_bodies : int
-        How many of the next answers with entries break off: the connection closes before ``Content-Length`` is reached.
-    cut_bodies : int
-        How many of the next answers with entries are only half as long as they should be, and say so.
-    html_bodies : int
-        How many of the next answers with entries are an HTML page, under status 200.
-    flood : bytes or None
-        Body of all answers with entries, with a ``Content-Length`` far beyond its end.
-    packs_pages : bool
-        Answers of get-entries are packed with gzip, as tiles are.
-    redirect : str or None
-        Where all answers with entries redirect to.
-    shift : int
-        Answers begin at an index larger by this.
-    empty_pages : int
-        How many of the next answers with entries carry none.
-    grow_by : int
-        Entries that are appended before each tree head is given.
-    lag : int
-        Number of entries that the log hides.
-    data_lag : int
-        Number of entries of the tree head that neither pages nor tiles have yet.
-    tip_status : int or None
-        Status for entries and tiles beyond the tree, instead of 400 (RFC 6962) and 404 (Static CT).
-    absent : set of str
-        Paths that are answered with 404, such as ``"checkpoint"``: a hybrid of the two protocols has not all of both.
-    missing_full_tiles : set of int
-        Indices of data tiles of which only partial ones are there.
-    missing_partial_tiles : bool
-        Partial data tiles are not there.
-    missing_tiles : set of int
-        Indices of data tiles that are not there, neither full nor partial.
-    broken_leaves : set of int
-        Indices of entries whose framing is broken: a length in them points far beyond the end.
-    issuer_status : dict of str to int
-        Status by fingerprint (lowercase hex) for issuers that are unavailable.
-    roots : set of bytes
-        DER of the certificates that the log accepts as roots, at first those in which chains end.
-    roots_status : int or None
-        Status of the answer to get-roots.
-    wrong_issuers : set of str
-        Fingerprints of issuers whose bytes are others.
-    down : bool
-        Connections are dropped without an answer.
-    latency : float
-        Seconds before each answer.
     """
 
     def __init__(
@@ -127,43 +157,9 @@ class FakeLog(EmbeddedLog):
         unreadable: Collection[int] = (),
     ) -> None:
         interval = int(days * 86_400_000) // max(size, 1)
+        Knobs.__init__(self)
         super().__init__(name, protocols=protocols, seed=seed, start=start, interval=interval, page_size=page_size)
         self.unreadable = frozenset(unreadable)
-        self.requests: list[tuple[str, dict[str, str], dict[str, str]]] = []
-        self.page_alignment = 1
-        self.surplus = 0
-        self.limit: tuple[int, float] | None = None
-        self.limit_names_a_time = False
-        self.refused = 0
-        self.busy: list[int] = []
-        self.always: int | None = None
-        self.busy_body = b"come back later"
-        self.retry_after: str | None = None
-        self.too_many: int | None = None
-        self.too_many_status = 413
-        self.broken_bodies = 0
-        self.cut_bodies = 0
-        self.html_bodies = 0
-        self.flood: bytes | None = None
-        self.packs_pages = False
-        self.redirect: str | None = None
-        self.shift = 0
-        self.empty_pages = 0
-        self.grow_by = 0
-        self.lag = 0
-        self.data_lag = 0
-        self.tip_status: int | None = None
-        self.absent: set[str] = set()
-        self.missing_full_tiles: set[int] = set()
-        self.missing_partial_tiles = False
-        self.missing_tiles: set[int] = set()
-        self.broken_leaves: set[int] = set()
-        self.issuer_status: dict[str, int] = {}
-        self.wrong_issuers: set[str] = set()
-        self.roots: set[bytes] = set()
-        self.roots_status: int | None = None
-        self.down = False
-        self.latency = 0.0
         self._answered: deque[float] = deque()
         self._lock = threading.Lock()
         self._awake = threading.Event()
@@ -181,6 +177,11 @@ class FakeLog(EmbeddedLog):
     def paths(self, prefix: str = "") -> list[str]:
         """Return the paths of all requests so far that begin with `prefix`, without their queries."""
         return [path for path, _, _ in self.requests if path.startswith(prefix)]
+
+    @property
+    def data_requests(self) -> int:
+        """Number of requests for entries so far."""
+        return len(self.paths("ct/v1/get-entries")) + len(self.paths("tile/data/"))
 
     def append(self, issued: Issued, timestamp: int) -> None:
         """Append one entry, spoiled if it is to be."""
@@ -468,26 +469,25 @@ def _certificate_fields(der: bytes) -> dict[str, Any]:
     if der == UNREADABLE:
         return fields
     certificate = x509.load_der_x509_certificate(der)
-    extensions = {type(extension.value): extension.value for extension in certificate.extensions}
-    names = extensions.get(x509.SubjectAlternativeName, x509.SubjectAlternativeName([]))
-    subject, is_ca = _name(certificate.subject), _is_ca(extensions)
-    common_names = [subject["CN"]] if subject.get("CN") and not is_ca else []
+    names = [each.value for each in certificate.extensions if isinstance(each.value, x509.SubjectAlternativeName)]
+    domains = [domain for each in names for domain in each.get_values_for_type(x509.DNSName)]
+    subject = _name(certificate.subject)
+    common_names = [subject["CN"]] if subject.get("CN") and not is_ca(certificate) else []
     return fields | {
         "serial_number": certificate.serial_number.to_bytes(certificate.serial_number.bit_length() + 7 >> 3 or 1)
         .hex()
         .upper(),
         "not_before": int(certificate.not_valid_before_utc.timestamp()),
         "not_after": int(certificate.not_valid_after_utc.timestamp()),
-        "is_ca": is_ca,
+        "is_ca": is_ca(certificate),
         "signature_algorithm": _ALGORITHMS[certificate.signature_algorithm_oid.dotted_string],
         "subject_aggregated": subject["aggregated"],
         "issuer_aggregated": _name(certificate.issuer)["aggregated"],
-        "all_domains": list(dict.fromkeys(common_names + names.get_values_for_type(x509.DNSName))),
+        "all_domains": list(dict.fromkeys(common_names + domains)),
     }
 
 
 _ALGORITHMS = {"1.2.840.10045.4.3.2": "ecdsa, sha256", "1.2.840.113549.1.1.11": "sha256, rsa"}
-_EXTENDED_KEY_USAGES = {ExtendedKeyUsageOID.SERVER_AUTH: "serverAuth", ExtendedKeyUsageOID.CLIENT_AUTH: "clientAuth"}
 
 
 def _hex(data: bytes) -> str:
@@ -500,43 +500,18 @@ def _name(name: x509.Name) -> dict[str, str]:
     return parts | {"aggregated": "".join(f"/{part}={text}" for part, text in parts.items())}
 
 
-def _is_ca(extensions: Mapping[type, Any]) -> bool:
-    return x509.BasicConstraints in extensions and extensions[x509.BasicConstraints].ca
-
-
 @lru_cache(maxsize=1000)
 def _chain_json(der: bytes) -> str:
     certificate = x509.load_der_x509_certificate(der)
-    extensions = {type(extension.value): extension.value for extension in certificate.extensions}
-    texts = {}
-    if access := extensions.get(x509.AuthorityInformationAccess):
-        texts["authorityInfoAccess"] = ", ".join(f"URI:{method.access_location.value}" for method in access)
-    if authority := extensions.get(x509.AuthorityKeyIdentifier):
-        texts["authorityKeyIdentifier"] = f"keyid:{authority.key_identifier.hex(':')}"
-    if constraints := extensions.get(x509.BasicConstraints):
-        texts["basicConstraints"] = f"CA:{str(constraints.ca).upper()}"
-    if policies := extensions.get(x509.CertificatePolicies):
-        texts["certificatePolicies"] = "".join(f"Policy: {p.policy_identifier.dotted_string}\n" for p in policies)
-    if purposes := extensions.get(x509.ExtendedKeyUsage):
-        texts["extendedKeyUsage"] = ", ".join(text for oid, text in _EXTENDED_KEY_USAGES.items() if oid in purposes)
-    if usage := extensions.get(x509.KeyUsage):
-        # The last two have no value where keys are not agreed on.
-        usages = list(USAGES.items())[:7]
-        texts["keyUsage"] = ", ".join(text for attribute, text in usages if getattr(usage, attribute))
-    if subject_key := extensions.get(x509.SubjectKeyIdentifier):
-        texts["subjectKeyIdentifier"] = f"keyid:{subject_key.digest.hex(':')}"
+    texts = sorted(text for extension in certificate.extensions for text in shown(extension.value))
     fields = _certificate_fields(der)
     answer = {
         "subject": _name(certificate.subject),
         "issuer": _name(certificate.issuer),
-        "serial_number": fields["serial_number"],
-        "not_before": fields["not_before"],
-        "not_after": fields["not_after"],
-        "fingerprint": fields["fingerprint"],
-        "sha1": fields["sha1"],
-        "sha256": fields["sha256"],
-        "signature_algorithm": fields["signature_algorithm"],
-        "is_ca": fields["is_ca"],
-        "extensions": texts,
+        **{
+            name: fields[name] for name in ("serial_number", "not_before", "not_after", "fingerprint", "sha1", "sha256")
+        },
+        **{name: fields[name] for name in ("signature_algorithm", "is_ca")},
+        "extensions": dict(texts),
     }
     return json.dumps(answer, separators=(",", ":"), ensure_ascii=False)

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
-from fakes import FakeLog
+from fakes import FakeLog, each_protocol
+from raising import fails
 from rows import OTHER_LOG, make_rows
 
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
@@ -25,17 +26,12 @@ from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.repair import repair
 from ctkit.lake.table import files_of, open_table
 from ctkit.lake.write import write_entries
-from ctkit.logs.http import Patience
-from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.extra_data import FAULTS
 from ctkit.wire.rows import read_rows
 
 SIZE = 600
-FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
-
-each_protocol = pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
 
 
 @dataclass
@@ -73,10 +69,8 @@ class Place:
         return audit([self.log], self.main, **options)
 
     def line(self, **options):
-        """Audit main; return what the report says of the log, without what the test knows anyway."""
-        line = self.audit(**options).logs[0].line()
-        del line["log"]
-        return line
+        """Audit main; return what the report says of the log."""
+        return line_of(self.audit(**options))
 
 
 @pytest.fixture
@@ -86,13 +80,16 @@ def protocol():
 
 
 @pytest.fixture
-def place(protocol, tmp_path, serve):
+def place(protocol, tmp_path, opened):
     """Serve a log of `SIZE` entries."""
     fake = FakeLog("Audited", SIZE, protocols=[protocol], days=0.5)
-    with open_log(
-        serve(fake), user_agent="t@example.org", protocol=protocol, key=fake.public_key, patience=FAST
-    ) as log:
-        yield Place(fake, log, open_table(tmp_path / "main"), tmp_path)
+    return Place(fake, opened(fake, protocol), open_table(tmp_path / "main"), tmp_path)
+
+
+def line_of(report):
+    """Return what a report says of its only log, without the log's URL."""
+    (found,) = report.logs
+    return {name: value for name, value in found.line().items() if name != "log"}
 
 
 def line(**others):
@@ -144,7 +141,7 @@ def test_audit_when_all_is_complete_and_proven(place, protocol):
     report = place.audit(require_proof=True)
     report.check()
 
-    assert report.logs[0].line() == {"log": place.log.url, **line()}
+    assert line_of(report) == line()
     assert [(head.tree_size, head.verified, head.consistent) for head in report.logs[0].heads] == [
         (300, "entries", True),
         (SIZE, "entries", True),
@@ -179,7 +176,7 @@ def test_audit_after_merges(place):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {"log": place.log.url, **line(proven=300, not_proven=300)}
+    assert line_of(report) == line(proven=300, not_proven=300)
     assert ranges(report.logs[0].proven) == [(0, 100), (200, 300), (400, 500)]
     assert ranges(report.logs[0].unproven) == [(100, 200), (300, 400), (500, 600)]
 
@@ -207,9 +204,8 @@ def test_audit_of_a_stretch(place):
 @pytest.mark.parametrize("from_index", [SIZE, 10 * SIZE])
 def test_audit_of_a_stretch_beyond_the_tree(place, from_index):
     """A stretch without an entry is not called complete."""
-    with pytest.raises(ParameterError) as raised:
+    with fails(ParameterError, keys=("from_index",)):
         place.audit(from_index=from_index)
-    assert raised.value.keys == ("from_index",)
 
 
 # Holes, and rows of which nothing is said
@@ -222,10 +218,7 @@ def test_audit_when_there_are_holes(place):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {
-        "log": place.log.url,
-        **line(verdict="incomplete", rows=589, proven=589, missing=11),
-    }
+    assert line_of(report) == line(verdict="incomplete", rows=589, proven=589, missing=11)
     assert report.tables()["missing"].to_dict("records") == [
         {"log": place.log.url, "start": 0, "end": 10},
         {"log": place.log.url, "start": 100, "end": 101},
@@ -258,7 +251,7 @@ def test_audit_when_a_part_was_filled_live(place):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {"log": place.log.url, **line(proven=200, not_proven=400)}
+    assert line_of(report) == line(proven=200, not_proven=400)
     report.check()
     required = place.audit(require_proof=True)
     assert [each.title for each in (report, required)] == ["audit passed", "audit failed"]
@@ -275,7 +268,7 @@ def test_audit_when_rows_are_written_twice(place):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {"log": place.log.url, **line(rows=SIZE + 7, repeated=7)}
+    assert line_of(report) == line(rows=SIZE + 7, repeated=7)
     assert ranges(report.logs[0].repeated) == [(0, 5), (9, 10)]
     assert report.facts()["repeated"] == 7
     assert report.tables()["repeated"].to_dict("records")[0] == {"log": place.log.url, "start": 0, "end": 5}
@@ -376,7 +369,7 @@ def test_audit_when_the_history_is_gone(place):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {"log": place.log.url, **line(proven=300, not_proven=300)}
+    assert line_of(report) == line(proven=300, not_proven=300)
     assert report.passed
     assert report.facts()["forgotten"] == 2
     assert report.to_json()["forgotten_versions"] == [{"start": 0, "end": 2}]
@@ -444,10 +437,7 @@ def test_audit_when_the_log_forked(place, protocol):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {
-        "log": place.log.url,
-        **line(verdict="contradicted", proven=300, not_proven=300, proven_under=300),
-    }
+    assert line_of(report) == line(verdict="contradicted", proven=300, not_proven=300, proven_under=300)
     assert [head.consistent for head in report.logs[0].heads] == [True, False]
     with pytest.raises(CheckpointError):
         report.check()
@@ -457,13 +447,10 @@ def test_audit_when_proven_rows_are_of_another_tree(place):
     """Rows that were proven with a tree that the log has left are not proven."""
     place.write(0, SIZE, root=bytes(32))
 
-    found = place.audit().logs[0]
+    report = place.audit()
 
-    assert found.line() == {
-        "log": place.log.url,
-        **line(verdict="contradicted", proven=0, not_proven=SIZE, proven_under=0),
-    }
-    assert [str(problem) for problem in found.problems] == [
+    assert line_of(report) == line(verdict="contradicted", proven=0, not_proven=SIZE, proven_under=0)
+    assert [str(problem) for problem in report.logs[0].problems] == [
         f"{place.log.url}: there are two root hashes for the tree of 600 entries: believe neither, and report this to"
         " the log's operator"
     ]
@@ -483,10 +470,7 @@ def test_audit_when_a_certificate_was_altered(place):
 
     report = place.audit()
 
-    assert report.logs[0].line() == {
-        "log": place.log.url,
-        **line(verdict="contradicted", proven=SIZE - 1, not_proven=1, altered=1),
-    }
+    assert line_of(report) == line(verdict="contradicted", proven=SIZE - 1, not_proven=1, altered=1)
     with pytest.raises(TableError):
         report.check()
 
@@ -533,7 +517,7 @@ def test_audit_when_rows_lie_beyond_the_tree(place):
 
 
 @each_protocol
-def test_audit_when_a_backend_is_behind(place, protocol):
+def test_audit_when_a_backend_is_behind(place, protocol, opened):
     """Rows of a tree that a commit names, and that the log's tree of now is the beginning of, contradict nothing."""
     place.write(0, SIZE)
     respond = place.fake.respond
@@ -543,10 +527,10 @@ def test_audit_when_a_backend_is_behind(place, protocol):
         return respond(request)
 
     place.fake.respond = show_an_old_head
-    with open_log(place.log.url, user_agent="t@example.org", protocol=protocol, patience=FAST) as log:
-        report = audit([log], place.main)
-        write_entries(place.main, make_rows([SIZE], url=log.url))
-        contradicted = audit([log], place.main)
+    log = opened(place.fake, protocol)
+    report = audit([log], place.main)
+    write_entries(place.main, make_rows([SIZE], url=log.url))
+    contradicted = audit([log], place.main)
 
     report.check()
     found = report.logs[0]
@@ -557,17 +541,16 @@ def test_audit_when_a_backend_is_behind(place, protocol):
 # Logs that do not answer, or whose key is not known
 
 
-def test_audit_when_a_log_is_down(place, serve):
+def test_audit_when_a_log_is_down(place, opened):
     """What is not known is said, and makes the audit fail; other logs are looked at all the same."""
     other = FakeLog("Down", 10, protocols=["rfc6962"])
-    with open_log(serve(other), user_agent="t@example.org", protocol="rfc6962", patience=FAST) as down:
-        block = down.get_entries(2, 8)
-        rows = pa.Table.from_batches([read_rows(block, down, source_name="Down")])
-        write_entries(place.main, rows)
-        place.write(0, SIZE)
-        other.down = True
+    down = opened(other, "rfc6962")
+    rows = pa.Table.from_batches([read_rows(down.get_entries(2, 8), down, source_name="Down")])
+    write_entries(place.main, rows)
+    place.write(0, SIZE)
+    other.down = True
 
-        report = audit([down, place.log], place.main)
+    report = audit([down, place.log], place.main)
 
     lines = {found["log"]: found for found in (each.line() for each in report.logs)}
     assert lines[place.log.url] == {"log": place.log.url, **line()}
@@ -597,9 +580,8 @@ def test_audit_when_a_log_could_not_be_opened(place):
         place.log.url: "complete",
         OTHER_LOG: "not known",
     }
-    with pytest.raises(LogUnavailableError) as raised:
+    with fails(LogUnavailableError, url=OTHER_LOG):
         report.check()
-    assert raised.value.url == OTHER_LOG
 
 
 def test_audit_when_proofs_cannot_be_had(place, monkeypatch):
@@ -618,7 +600,7 @@ def test_audit_when_proofs_cannot_be_had(place, monkeypatch):
 
     assert asked == [300]
     assert [head.consistent for head in report.logs[0].heads] == [None, None]
-    assert report.logs[0].line() == {"log": place.log.url, **line()}
+    assert line_of(report) == line()
     with pytest.raises(LogUnavailableError):
         report.check()
 
@@ -670,10 +652,7 @@ def test_audit_of_a_log_that_ended_and_is_down(place):
 
     report = place.audit(final_heads=final(place))
 
-    assert report.logs[0].line() == {
-        "log": place.log.url,
-        **line(verdict="complete for good", tree_head="listed"),
-    }
+    assert line_of(report) == line(verdict="complete for good", tree_head="listed")
     with pytest.raises(LogUnavailableError):
         report.check()
 
@@ -688,12 +667,12 @@ def test_audit_of_a_log_that_ended_and_grew(place):
         place.audit(final_heads=final(place, root=bytes(32))).check()
 
 
-def test_audit_of_a_log_that_ended_and_is_behind(place):
+def test_audit_of_a_log_that_ended_and_is_behind(place, opened):
     """Up to the final tree head, even where a backend does not show all of it; what it lacks cannot be rechecked."""
     place.write(0, SIZE, recorded=False)
-    with open_log(place.log.url, user_agent="t@example.org", protocol="static-ct", patience=FAST) as log:
-        place.fake.lag = 50
-        report = audit([log], place.main, final_heads=final(place), recheck="unproven")
+    log = opened(place.fake, "static-ct")
+    place.fake.lag = 50
+    report = audit([log], place.main, final_heads=final(place), recheck="unproven")
 
     found = report.logs[0]
     assert (found.verdict, found.end, ranges(found.unproven)) == ("complete for good", SIZE, [(550, SIZE)])
@@ -768,16 +747,12 @@ def test_recheck_allows_what_is_free(place):
     assert place.line(recheck="unproven") == line()
 
 
-def test_recheck_when_an_issuer_is_gone(place):
+def test_recheck_when_an_issuer_is_gone(place, opened):
     """A row whose chain has an issuer that the log no longer has does not differ."""
     place.write(0, SIZE, recorded=False)
     place.fake.issuer_status = dict.fromkeys(place.fake.issuers, 404)
 
-    with open_log(place.log.url, user_agent="t@example.org", protocol="static-ct", patience=FAST) as log:
-        found = audit([log], place.main, recheck="unproven").logs[0].line()
-
-    del found["log"]
-    assert found == line(tree_head="unsigned")
+    assert line_of(audit([opened(place.fake, "static-ct")], place.main, recheck="unproven")) == line()
 
 
 def test_recheck_of_a_few_rows_asks_for_their_pages(place):

@@ -1,17 +1,16 @@
 """A log that finds out what it is when somebody asks."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fakes import FakeLog
+from fakes import AGENT, FakeLog
 
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.deadline import Deadline
 from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import LARGEST_PAGE
-
-AGENT = "ctkit tests, nobody@example.org"
 
 
 @pytest.fixture
@@ -43,11 +42,8 @@ def test_auto_log_is_opened_when_it_is_asked(make, protocol, page_size):
     assert (log.provable(3, 9), log.in_trouble, log.pace.requests) == ((3, 9), False, 0)
     assert (fake.requests, opened) == ([], [])
 
-    threads = [threading.Thread(target=log.get_entries, args=(0, 9)) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(log.get_entries, [0] * 8, [9] * 8))
     log.learn_page_size()
 
     assert len(opened) == 1

@@ -11,7 +11,8 @@ import time
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
-from fakes import FakeLog, check_table
+from fakes import AGENT, FakeLog, check_table, each_protocol
+from raising import fails
 from rows import commits_of, indices_of
 
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError, TableError
@@ -24,21 +25,17 @@ from ctkit.logs.http import Patience
 from ctkit.logs.open import open_log
 from ctkit.schema import GAP_SCHEMA, row_schema
 
-USER_AGENT = "ctkit tests, nobody@example.org"
 IMPATIENT = Patience(tries=2, first_wait=0.01, longest_wait=0.02)
 
 
 @pytest.fixture
-def both(serve):
+def both(opened):
     """Return two fake logs, one for each protocol, with their clients."""
     logs = [
         FakeLog("Fake RFC", 700, protocols=["rfc6962"], page_size=100),
         FakeLog("Fake static", 600, protocols=["static-ct"]),
     ]
-    clients = [open_log(serve(log), user_agent=USER_AGENT, name=log.name, patience=IMPATIENT) for log in logs]
-    yield logs, clients
-    for client in clients:
-        client.close()
+    return logs, [opened(log, patience=IMPATIENT) for log in logs]
 
 
 def by_url(logs, clients):
@@ -97,9 +94,8 @@ def test_backfill_when_a_gap_is_of_another_log(tmp_path, both):
     """A gap of a log that was not given is an error before anything is asked or written."""
     _, clients = both
 
-    with pytest.raises(ParameterError) as raised:
+    with fails(ParameterError, keys=("gaps",)):
         backfill(clients, gaps_of(("https://other.example", 0, 1)), open_table(tmp_path / "staging"))
-    assert raised.value.keys == ("gaps",)
 
 
 def test_backfill_when_one_log_is_down(tmp_path, both):
@@ -140,16 +136,16 @@ def test_backfill_when_entries_cannot_be_framed(tmp_path, both):
     check_table(table, by_url(logs, both[1]), {rfc.url: [(0, 42), (43, 350), (351, 700)]})
 
 
-@pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
-def test_backfill_when_certificates_are_unreadable(tmp_path, serve, protocol):
+@each_protocol
+def test_backfill_when_certificates_are_unreadable(tmp_path, opened, protocol):
     """A certificate that cannot be read keeps its bytes and hashes, is counted, and is no hole."""
     log = FakeLog("Odd", 300, protocols=[protocol], unreadable=[0, 150, 299])
-    table = open_table(tmp_path / "staging")
-    with open_log(serve(log), user_agent=USER_AGENT, name=log.name) as client:
-        report = backfill([client], gaps_of((client.url, 0, 300)), table)
+    table, client = open_table(tmp_path / "staging"), opened(log)
 
-        assert (report.unreadable, report.complete) == (3, True)
-        check_table(table, {client.url: log}, {client.url: (0, 300)})
+    report = backfill([client], gaps_of((client.url, 0, 300)), table)
+
+    assert (report.unreadable, report.complete) == (3, True)
+    check_table(table, {client.url: log}, {client.url: (0, 300)})
 
 
 def test_backfill_follows_an_old_table(tmp_path, both):
@@ -163,17 +159,17 @@ def test_backfill_follows_an_old_table(tmp_path, both):
     check_table(table, by_url(logs, both[1]), {rfc.url: (0, 50)})
 
 
-def test_backfill_names_the_log_as_main_does(tmp_path, serve):
+def test_backfill_names_the_log_as_main_does(tmp_path, opened):
     """A log without a name of its own is called as in main, and by its URL where main does not know it."""
-    log = FakeLog("Nameless", 20)
-    with open_log(serve(log), user_agent=USER_AGENT) as client:
-        main = open_table(tmp_path / "main")
-        with open_log(client.url, user_agent=USER_AGENT, name="As the live server says") as named:
-            backfill([named], gaps_of((client.url, 0, 5)), main)
-        for name, known in (("As the live server says", main), (client.url, None)):
-            table = open_table(tmp_path / f"staging-{known is None}")
-            backfill([client], gaps_of((client.url, 5, 20)), table, main=known)
-            check_table(table, {client.url: log}, {client.url: (5, 20)}, source_names={client.url: name})
+    log = FakeLog("As the live server says", 20)
+    client, main = opened(log), open_table(tmp_path / "main")
+    backfill([client], gaps_of((client.url, 0, 5)), main)
+    client.name = None
+
+    for name, known in ((log.name, main), (client.url, None)):
+        table = open_table(tmp_path / f"staging-{known is None}")
+        backfill([client], gaps_of((client.url, 5, 20)), table, main=known)
+        check_table(table, {client.url: log}, {client.url: (5, 20)}, source_names={client.url: name})
 
 
 def test_backfill_when_seen_is_the_time_of_fetch(tmp_path, both):
@@ -268,7 +264,7 @@ def test_backfill_into_a_new_table_does_not_ask_it(tmp_path, both, monkeypatch):
 
 def _backfill_many(path: str, url: str, ready) -> None:
     with contextlib.suppress(KeyboardInterrupt):
-        clients = [open_log(f"{url}/{at}", user_agent=USER_AGENT, protocol="rfc6962") for at in range(100)]
+        clients = [open_log(f"{url}/{at}", user_agent=AGENT, protocol="rfc6962") for at in range(100)]
         gaps = gaps_of(*((client.url, 0, 10) for client in clients))
         threading.Timer(0.05, ready.set).start()
         backfill(clients, gaps, open_table(path))

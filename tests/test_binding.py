@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from hashlib import sha256
 from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
+from blocks import certify
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.name import _ASN1Type
@@ -141,26 +140,6 @@ def test_find_faults_when_the_poison_lies_elsewhere() -> None:
     assert faults_of(moved(len(before)), moved(rest.rindex(inside) + 4)) == [RIGHT, PRE_CERTIFICATE]
 
 
-def _name(text: str | x509.Name) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)]) if isinstance(text, str) else text
-
-
-def _certify(
-    subject: str, key: Any, issuer: str | x509.Name, issuer_key: Any, *extensions: x509.ExtensionType
-) -> x509.Certificate:
-    builder = x509.CertificateBuilder(
-        _name(issuer),
-        _name(subject),
-        key.public_key(),
-        17,
-        datetime(2026, 3, 10, tzinfo=UTC),
-        datetime(2026, 6, 10, tzinfo=UTC),
-    )
-    for extension in extensions:
-        builder = builder.add_extension(extension, critical=isinstance(extension, x509.PrecertPoison))
-    return builder.sign(issuer_key, None if isinstance(issuer_key, ed25519.Ed25519PrivateKey) else hashes.SHA256())
-
-
 def _der(certificate: x509.Certificate) -> bytes:
     return certificate.public_bytes(Encoding.DER)
 
@@ -174,27 +153,27 @@ def _key_hash(key: Any) -> bytes:
 def test_find_faults_behind_a_precertificate_signing_certificate(pre_has: bool, signing_has: bool) -> None:
     """The leaf names the final issuer: its name, its key, its key identifier; all the rest is compared as ever."""
     root_key, authority_key, signing_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(4))
-    root = _certify("Root", root_key, "Root", root_key)
-    authority = _certify("Authority", authority_key, "Root", root_key)
+    root = certify("Root", root_key, "Root", root_key)
+    authority = certify("Authority", authority_key, "Root", root_key)
     of_authority = [x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())]
     of_signing = [x509.AuthorityKeyIdentifier.from_issuer_public_key(signing_key.public_key())]
-    signing = _certify(
+    signing = certify(
         "Signing", signing_key, "Authority", authority_key, SIGNS_PRE_CERTIFICATES, *of_authority[: int(signing_has)]
     )
     names = x509.SubjectAlternativeName([x509.DNSName("www.example.org")])
-    pre_certificate = _certify(
+    pre_certificate = certify(
         "www", key, "Signing", signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names
     )
     identifiers = of_authority[: int(signing_has)]
     ordered = [*identifiers, names] if pre_has else [names, *identifiers]
-    final = _certify("www", key, "Authority", authority_key, *ordered)
+    final = certify("www", key, "Authority", authority_key, *ordered)
     chain = (_der(signing), _der(authority), _der(root))
 
     right = Issued(_der(pre_certificate), chain, final.tbs_certificate_bytes, _key_hash(authority_key))
     named = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "SIGNING", _type=_ASN1Type.PrintableString)])
-    encoded = _certify("www", key, named, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
+    encoded = certify("www", key, named, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
     others = [
-        _certify(subject, key, issuer, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
+        certify(subject, key, issuer, signing_key, *of_signing[: int(pre_has)], x509.PrecertPoison(), names)
         for subject, issuer in (("other", "Signing"), ("www", "Another"))
     ]
 
@@ -202,16 +181,16 @@ def test_find_faults_behind_a_precertificate_signing_certificate(pre_has: bool, 
     assert faults_of(*(replace(right, certificate=_der(other)) for other in others)) == [PRE_CERTIFICATE] * 2
     assert faults_of(replace(right, issuer_key_hash=_key_hash(signing_key))) == [ISSUER]
     assert faults_of(replace(right, chain=chain[1:])) == [PRE_CERTIFICATE]
-    alone = _certify("Signing", signing_key, "Signing", signing_key, SIGNS_PRE_CERTIFICATES)
+    alone = certify("Signing", signing_key, "Signing", signing_key, SIGNS_PRE_CERTIFICATES)
     assert faults_of(replace(right, chain=(_der(alone),))) == [ISSUER]
 
 
 def test_find_faults_of_algorithms_that_are_not_verified() -> None:
     """Of a signature that cannot be verified only the names are compared."""
     root_key, other_key, key = ed25519.Ed25519PrivateKey.generate(), *(rsa.generate_private_key(65537, 2048),) * 2
-    root, other = _certify("Root", root_key, "Root", root_key), _certify("Other", other_key, "Other", other_key)
-    by_root, by_other = _certify("CA", key, "Root", root_key), _certify("CA", key, "Other", other_key)
-    leaf = _der(_certify("www", key, "CA", key))
+    root, other = certify("Root", root_key, "Root", root_key), certify("Other", other_key, "Other", other_key)
+    by_root, by_other = certify("CA", key, "Root", root_key), certify("CA", key, "Other", other_key)
+    leaf = _der(certify("www", key, "CA", key))
 
     def fault(*chain: x509.Certificate) -> int:
         return faults_of(Issued(leaf, tuple(map(_der, chain)), None, b""))[0]
@@ -224,12 +203,12 @@ def test_find_faults_when_a_key_cannot_be_read() -> None:
     """Logs accept keys that others cannot read: then names count, but such a certificate does not sign itself."""
     root_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     # 1.2.840.10045.3.1.7 with another last arc is no curve that anybody knows.
-    root = _der(_certify("Root", root_key, "Root", root_key))
+    root = _der(certify("Root", root_key, "Root", root_key))
     curve = bytes.fromhex("06082a8648ce3d030107")
     assert root.count(curve) == 1
     odd = root.replace(curve, curve[:-1] + b"\x7f")
-    leaf, authority = _der(_certify("www", key, "CA", key)), _der(_certify("CA", key, "Root", root_key))
-    stranger = _der(_certify("CA", key, "Another", root_key))
+    leaf, authority = _der(certify("www", key, "CA", key)), _der(certify("CA", key, "Root", root_key))
+    stranger = _der(certify("CA", key, "Another", root_key))
 
     def fault(*chain: bytes) -> int:
         return faults_of(Issued(leaf, chain, None, b""))[0]
@@ -256,13 +235,9 @@ def test_find_faults_when_names_are_encoded_in_other_ways(tag: _ASN1Type, text: 
     root_key, key, leaf_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
     ed_key = ed25519.Ed25519PrivateKey.generate()
 
-    def certify(subject: x509.Name, public: Any, issuer: x509.Name, signer: Any) -> bytes:
-        dates = datetime(2026, 3, 10, tzinfo=UTC), datetime(2026, 6, 10, tzinfo=UTC)
-        builder = x509.CertificateBuilder(issuer, subject, public.public_key(), 17, *dates)
-        return _der(builder.sign(signer, None if signer is ed_key else hashes.SHA256()))
-
-    def fault(issuer: x509.Name, *chain: bytes) -> int:
-        return faults_of(Issued(certify(_name("www"), leaf_key, issuer, key), chain, None, b""))[0]
+    def fault(issuer: x509.Name, *chain: x509.Certificate) -> int:
+        leaf = _der(certify("www", leaf_key, issuer, key))
+        return faults_of(Issued(leaf, tuple(map(_der, chain)), None, b""))[0]
 
     signed = certify(own, key, other, root_key), certify(own, root_key, own, root_key)
     assert (fault(other, *signed), fault(wrong, *signed)) == (RIGHT, ISSUER)

@@ -5,21 +5,21 @@ import time
 
 import pyarrow as pa
 import pytest
-from fakes import FakeLog, check_table
+from fakes import AGENT, FakeLog, check_table
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import fails
 from rows import indices_of
 
-from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.errors import LogProtocolError, LogUnavailableError
 from ctkit.jobs import backfill as backfill_module
 from ctkit.jobs.backfill import backfill
-from ctkit.jobs.budget import Budget, Requests, share
+from ctkit.jobs.budget import Requests, share
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
 from ctkit.logs.http import Patience
 from ctkit.logs.open import open_log
 
-USER_AGENT = "ctkit tests, nobody@example.org"
 IMPATIENT = Patience(tries=3, first_wait=0.01, longest_wait=0.02)
 
 
@@ -39,9 +39,9 @@ def test_requests_when_a_log_needs_more_than_was_planned():
     """Each log has its share; requests that no share needs, or that another log has left, go to any log."""
     requests = Requests(7, {"a": 2, "b": 4})
 
-    taken = [requests.counter(url)() for url in "aaaabb"]
+    taken = [requests.take(url) for url in "aaaabb"]
     requests.finish("b")
-    taken += [requests.counter(url)() for url in "aaa"]
+    taken += [requests.take(url) for url in "aaa"]
 
     assert taken == [True, True, True, False, True, True, True, True, False]
     assert (requests.refused, requests.has_any("a"), requests.has_any("b")) == (True, False, False)
@@ -51,42 +51,23 @@ def test_requests_when_there_is_no_limit():
     """Any number may be sent."""
     requests = Requests(None, {"a": 1})
 
-    assert all(requests.counter("a")() for _ in range(100))
+    assert all(requests.take("a") for _ in range(100))
     assert (requests.refused, requests.has_any("a")) == (False, True)
 
 
-@pytest.mark.parametrize("name", ["max_requests", "max_entries", "deadline"])
-@pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_budget_when_it_is_none(name, value):
-    """A limit that is no number above 0 is refused by its name."""
-    with pytest.raises(ParameterError) as raised:
-        Budget(**{name: value})
-    assert raised.value.keys == (name,)
-
-
 @pytest.fixture
-def both(serve):
+def both(opened):
     """Return two fake logs, one for each protocol, with their clients, which know their sizes."""
     logs = [
         FakeLog("Fake RFC", 1280, protocols=["rfc6962"], page_size=128),
         FakeLog("Fake static", 1280, protocols=["static-ct"]),
     ]
-    clients = [
-        open_log(serve(log), user_agent=USER_AGENT, name=log.name, protocol=log.protocols[0], patience=IMPATIENT)
-        for log in logs
-    ]
+    clients = [opened(log, log.protocols[0], patience=IMPATIENT) for log in logs]
     for log, client in zip(logs, clients, strict=True):
         client.get_checkpoint()
         client.learn_page_size()
         log.requests.clear()
-    yield logs, clients
-    for client in clients:
-        client.close()
-
-
-def data_requests(log):
-    """Return how many requests for entries a fake log has seen."""
-    return len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data/"))
+    return logs, clients
 
 
 def run(clients, table, *, verify="off", **budget):
@@ -103,7 +84,7 @@ def test_backfill_when_requests_are_few(tmp_path, both):
     report = run([rfc, static], table, max_requests=6)
 
     # Of 10 pages and 5 tiles.
-    assert [data_requests(log) for log in logs] == [3, 3]
+    assert [log.data_requests for log in logs] == [3, 3]
     assert report.written == {rfc.url: 3 * 128, static.url: 3 * 256}
     assert (report.complete, report.stopped_by, report.holes) == (False, ("max_requests",), ())
     assert {log.source_url: (log.wanted, log.requests) for log in report.left.logs} == {
@@ -118,7 +99,7 @@ def test_backfill_when_requests_are_few(tmp_path, both):
 
     report = run([rfc, static], table, max_requests=9)
     assert (report.complete, report.stopped_by, report.left.logs) == (True, (), ())
-    assert [data_requests(log) for log in logs] == [10, 5]
+    assert [log.data_requests for log in logs] == [10, 5]
     check_table(table, {rfc.url: logs[0], static.url: logs[1]}, {rfc.url: (0, 1280), static.url: (0, 1280)})
 
 
@@ -130,7 +111,7 @@ def test_backfill_when_requests_are_few_and_tried_again(tmp_path, both):
 
     report = run(clients, table, max_requests=8)
 
-    assert [data_requests(log) for log in logs] == [4, 4]
+    assert [log.data_requests for log in logs] == [4, 4]
     assert list(report.written.values()) == [3 * 128, 2 * 256]
     assert report.stopped_by == ("max_requests",)
     report.check()
@@ -149,7 +130,7 @@ def test_backfill_when_the_last_request_is_sent_at_the_end(tmp_path, both):
     report = run(clients, open_table(tmp_path / "staging"), max_requests=15, max_entries=2560, deadline=600)
 
     assert (report.complete, report.stopped_by) == (True, ())
-    assert sum(map(data_requests, logs)) == 15
+    assert sum(log.data_requests for log in logs) == 15
 
 
 def test_backfill_when_there_are_more_logs_than_requests(tmp_path, both):
@@ -163,13 +144,13 @@ def test_backfill_when_there_are_more_logs_than_requests(tmp_path, both):
     report.check()
 
 
-def test_backfill_when_the_page_size_is_learned_under_way(tmp_path, serve):
+def test_backfill_when_the_page_size_is_learned_under_way(tmp_path, opened):
     """Requests that no plan knew of are sent as long as there are any."""
-    log = FakeLog("Unknown", 1280, protocols=["rfc6962"], page_size=128)
-    with open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") as client:
-        report = run([client], open_table(tmp_path / "staging"), max_requests=9)
+    log = FakeLog("Unknown", 1280, page_size=128)
+    client = opened(log, "rfc6962")
+    report = run([client], open_table(tmp_path / "staging"), max_requests=9)
 
-    assert data_requests(log) == 9
+    assert log.data_requests == 9
     assert report.written == {client.url: 9 * 128}
     assert [(left.wanted, left.requests) for left in report.left.logs] == [(128, 1)]
 
@@ -177,10 +158,10 @@ def test_backfill_when_the_page_size_is_learned_under_way(tmp_path, serve):
 def test_backfill_when_only_one_page_size_is_known(tmp_path, both):
     """A log that shows small pages under way has as many requests as one that was planned well."""
     logs, (rfc, static) = both
-    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
+    with open_log(rfc.url, user_agent=AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
         report = run([unknown, static], open_table(tmp_path / "staging"), max_requests=8)
 
-    assert [data_requests(log) for log in logs] == [4, 4]
+    assert [log.data_requests for log in logs] == [4, 4]
     assert report.written == {rfc.url: 4 * 128, static.url: 4 * 256}
 
 
@@ -190,13 +171,13 @@ def test_backfill_when_a_log_needs_less_than_it_might(tmp_path, both):
     logs[1].latency = 0.3
     logs[1].busy = [503] * 3
     table = open_table(tmp_path / "staging")
-    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
+    with open_log(rfc.url, user_agent=AGENT, protocol="rfc6962", name=logs[0].name) as unknown:
         gaps = find_gaps(None, within={rfc.url: (0, 100), static.url: (0, 1024)})
         report = backfill([unknown, static], gaps, table, verify="off", max_requests=8)
 
     # Shares of 4 and 4, of which one log needs 1 and the other 7.
     assert report.complete
-    assert [data_requests(log) for log in logs] == [1, 7]
+    assert [log.data_requests for log in logs] == [1, 7]
 
 
 def test_backfill_when_entries_are_few(tmp_path, both):
@@ -209,7 +190,7 @@ def test_backfill_when_entries_are_few(tmp_path, both):
         assert (report.stopped_by, report.left.wanted) == (("max_entries",), 2560 - 2 * size)
         assert report.written == {rfc.url: 150, static.url: 150}
         assert indices_of(table, rfc.url) == indices_of(table, static.url) == list(range(size))
-        assert [data_requests(log) for log in logs] == requests
+        assert [log.data_requests for log in logs] == requests
         report.check()
 
 
@@ -229,15 +210,15 @@ def test_backfill_when_the_time_is_over(tmp_path, both):
     logs, (rfc, static) = both
     logs[0].latency, logs[1].latency = 0.01, 60
     table = open_table(tmp_path / "staging")
-    with open_log(rfc.url, user_agent=USER_AGENT, protocol="rfc6962", name=logs[0].name) as slow:
+    with open_log(rfc.url, user_agent=AGENT, protocol="rfc6962", name=logs[0].name) as slow:
         gaps = find_gaps(table, within={slow.url: (0, 256), static.url: (0, 1280)})
         logs[1].requests.clear()
         report = backfill([slow, static], gaps, table, deadline=5)
 
-    asked = sum(map(data_requests, logs))
+    asked = sum(log.data_requests for log in logs)
     assert report.written == {rfc.url: 256, static.url: 0}
     time.sleep(0.3)
-    assert sum(map(data_requests, logs)) == asked
+    assert sum(log.data_requests for log in logs) == asked
     assert (report.stopped_by, report.holes) == (("deadline",), ())
     assert {log.source_url: log.wanted for log in report.left.logs} == {static.url: 1280}
     report.check()
@@ -251,15 +232,14 @@ def test_backfill_when_the_time_is_over_before_the_first_answer(tmp_path, both, 
     logs[1].always = 503
     patient = Patience(tries=50, first_wait=0.1, longest_wait=0.1)
     gaps = find_gaps(None, within={client.url: (0, 1280) for client in (rfc, static)})
-    with open_log(static.url, user_agent=USER_AGENT, protocol="static-ct", patience=patient) as refusing:
+    with open_log(static.url, user_agent=AGENT, protocol="static-ct", patience=patient) as refusing:
         report = backfill([rfc, refusing], gaps, open_table(tmp_path / "staging"), verify=verify, deadline=4)
 
     assert report.stopped_by == ("deadline",)
     assert {log.source_url: log.wanted for log in report.left.logs} == {rfc.url: 1280}
     assert [(hole.source_url, hole.start, hole.end) for hole in report.holes] == [(static.url, 0, 1280)]
-    with pytest.raises(LogUnavailableError) as raised:
+    with fails(LogUnavailableError, url=static.url):
         report.check()
-    assert raised.value.url == static.url
 
 
 @pytest.mark.parametrize("knob", ["cut_bodies", "html_bodies"])
@@ -269,7 +249,7 @@ def test_backfill_when_the_time_is_over_and_no_answer_could_be_read(tmp_path, bo
     setattr(logs[1], knob, 1 << 30)
     patient = Patience(tries=5000, first_wait=0.1, longest_wait=0.1)
     gaps = find_gaps(None, within={static.url: (0, 1280)})
-    with open_log(static.url, user_agent=USER_AGENT, protocol="static-ct", patience=patient) as log:
+    with open_log(static.url, user_agent=AGENT, protocol="static-ct", patience=patient) as log:
         report = backfill([log], gaps, open_table(tmp_path / "staging"), verify="off", deadline=1)
 
     assert [hole.source_url for hole in report.holes] == [static.url] * len(report.holes)
@@ -282,7 +262,7 @@ def test_backfill_when_the_time_is_over_and_no_issuer_could_be_read(tmp_path, bo
     logs[1].wrong_issuers = set(logs[1].issuers)
     patient = Patience(tries=50, first_wait=60, longest_wait=60)
     gaps = find_gaps(None, within={static.url: (0, 1280)})
-    with open_log(static.url, user_agent=USER_AGENT, protocol="static-ct", patience=patient) as log:
+    with open_log(static.url, user_agent=AGENT, protocol="static-ct", patience=patient) as log:
         report = backfill([log], gaps, open_table(tmp_path / "staging"), verify="off", deadline=2)
 
     assert [(hole.start, hole.end) for hole in report.holes] == [(0, 1280)]
@@ -334,9 +314,8 @@ def test_backfill_when_an_entry_is_broken_too(tmp_path, both):
 
     assert (report.stopped_by, report.left.wanted, report.written) == (("max_entries",), 1080, {rfc.url: 199})
     assert str(report).startswith("backfill incomplete ")
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, url=rfc.url):
         report.check()
-    assert raised.value.url == rfc.url
 
 
 def test_backfill_when_a_log_is_down_and_requests_are_few(tmp_path, both):
@@ -346,41 +325,30 @@ def test_backfill_when_a_log_is_down_and_requests_are_few(tmp_path, both):
 
     report = run([rfc, static], open_table(tmp_path / "staging"), max_requests=4)
 
-    assert [data_requests(log) for log in logs] == [2, 2]
+    assert [log.data_requests for log in logs] == [2, 2]
     assert [(hole.source_url, hole.start, hole.end) for hole in report.holes] == [(rfc.url, 0, 1280)]
     assert (report.stopped_by, report.left.wanted) == (("max_requests",), 1280 - 512)
-    with pytest.raises(LogUnavailableError) as raised:
+    with fails(LogUnavailableError, url=rfc.url):
         report.check()
-    assert raised.value.url == rfc.url
 
 
-def test_backfill_when_logs_are_many(tmp_path, serve):
+def test_backfill_when_logs_are_many(tmp_path, opened):
     """Each of more logs than are read at a time has its share."""
-    logs = [
-        FakeLog(f"Log {number}", 300, protocols=["rfc6962"], page_size=100, seed=number % 3) for number in range(20)
-    ]
-    clients = [open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") for log in logs]
+    logs = [FakeLog(f"Log {number}", 300, page_size=100, seed=number % 3) for number in range(20)]
+    clients = [opened(log, "rfc6962") for log in logs]
     for log, client in zip(logs, clients, strict=True):
         client.learn_page_size()
         log.requests.clear()
-    table = open_table(tmp_path / "staging")
-    report = backfill(
-        clients,
-        find_gaps(None, within=dict.fromkeys([client.url for client in clients], (0, 300))),
-        table,
-        max_requests=40,
-    )
-    for client in clients:
-        client.close()
+    gaps = find_gaps(None, within=dict.fromkeys([client.url for client in clients], (0, 300)))
+    report = backfill(clients, gaps, open_table(tmp_path / "staging"), max_requests=40)
 
-    assert [data_requests(log) for log in logs] == [2] * 20
+    assert [log.data_requests for log in logs] == [2] * 20
     assert set(report.written.values()) == {200}
 
 
-def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
+def test_backfill_when_a_thread_cannot_start(tmp_path, opened, monkeypatch):
     """A run that gets no thread for its second log ends with that error, and does not hang."""
-    logs = [FakeLog(f"Log {number}", 5000, protocols=["rfc6962"], page_size=100) for number in range(2)]
-    clients = [open_log(serve(log), user_agent=USER_AGENT, protocol="rfc6962") for log in logs]
+    clients = [opened(FakeLog(f"Log {number}", 5000, page_size=100), "rfc6962") for number in range(2)]
     start = threading.Thread.start
 
     class NoThreadError(RuntimeError):
@@ -404,8 +372,6 @@ def test_backfill_when_a_thread_cannot_start(tmp_path, serve, monkeypatch):
     filling = threading.Thread(target=fill, daemon=True)
     filling.start()
     filling.join(60)
-    for client in clients:
-        client.close()
 
     assert ended
 

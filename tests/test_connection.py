@@ -20,13 +20,12 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from fakes import AGENT, FAST, get_once, setting
 
 from ctkit.errors import ParameterError
 from ctkit.logs.connection import is_exempt
 from ctkit.logs.http import Client, HttpError, Patience, stopping
 
-AGENT = "ctkit tests, ct@example.org"
-FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
 ONCE = Patience(tries=1, timeout=5, total=0.5)
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -58,15 +57,6 @@ def serving(answer: Answer, certificate: Path | None = None) -> Iterator[str]:
 def hello(request: BaseHTTPRequestHandler) -> None:
     """Answer well."""
     request.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello")
-
-
-def get(url: str, patience: Patience = FAST) -> bytes:
-    """Ask once."""
-    client = Client(url, user_agent=AGENT, patience=patience)
-    try:
-        return client.get("/x", bytes, limit=1000)
-    finally:
-        client.close()
 
 
 @pytest.fixture
@@ -148,7 +138,7 @@ def test_get_when_no_proxy_names_the_host(environment: pytest.MonkeyPatch, no_pr
     environment.setenv("NO_PROXY", no_proxy)
 
     with serving(hello) as url:
-        assert get(url) == b"hello"
+        assert get_once(url) == b"hello"
 
 
 def test_get_through_a_proxy(environment: pytest.MonkeyPatch) -> None:
@@ -162,13 +152,13 @@ def test_get_through_a_proxy(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("NO_PROXY", "127.0.0.1,fd07::/64,[::1]")
     with serving(note) as url:
         environment.setenv("http_proxy", url.removeprefix("http://"))
-        assert get("http://log.example/2026h2") == b"hello"
+        assert get_once("http://log.example/2026h2") == b"hello"
 
     assert asked == ["http://log.example/2026h2/x"]
 
 
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "ALL_PROXY", "https_proxy"])
-@pytest.mark.parametrize("value", ["http://127.0.0.1:port", "ftp://127.0.0.1:1", "::1"])
+@pytest.mark.parametrize("value", ["http://127.0.0.1:port", "ftp://127.0.0.1:1", "socks5://127.0.0.1:1", "::1"])
 def test_client_when_a_proxy_cannot_be_used(environment: pytest.MonkeyPatch, variable: str, value: str) -> None:
     """The error names the variable."""
     environment.setenv(variable, value)
@@ -200,13 +190,13 @@ def test_get_over_tls(environment: pytest.MonkeyPatch, certificate: Path) -> Non
     environment.setenv("SSL_CERT_FILE", str(certificate))
 
     with serving(hello, certificate) as url:
-        assert get(url) == b"hello"
+        assert get_once(url) == b"hello"
 
 
 def test_get_when_the_certificate_is_not_trusted(environment: pytest.MonkeyPatch, certificate: Path) -> None:
     """It is not asked again, and the error says where trust comes from."""
     with serving(hello, certificate) as url, pytest.raises(HttpError, match="SSL_CERT_FILE"):
-        get(url)
+        get_once(url)
 
 
 def test_get_when_redirected_from_https_to_http(environment: pytest.MonkeyPatch, certificate: Path) -> None:
@@ -224,7 +214,7 @@ def test_get_when_redirected_from_https_to_http(environment: pytest.MonkeyPatch,
             request.wfile.write(f"HTTP/1.1 302 Found\r\nLocation: {plain}/y\r\nContent-Length: 0\r\n\r\n".encode())
 
         with serving(redirect, certificate) as url, pytest.raises(HttpError):
-            get(url)
+            get_once(url)
 
     assert asked == []
 
@@ -255,54 +245,28 @@ def test_get_when_an_answer_comes_byte_by_byte(
     """An answer that never pauses for long, and takes too long as a whole, is left."""
     environment.setenv("SSL_CERT_FILE", str(certificate))
     with serving(answer, certificate if tls else None) as url, pytest.raises(HttpError) as raised:
-        get(url, ONCE)
+        get_once(url, ONCE)
     assert isinstance(raised.value.__cause__, httpx.ReadTimeout)
 
 
 def test_get_when_stopped_while_a_host_does_not_answer_at_all(environment: pytest.MonkeyPatch) -> None:
     """A stop ends the wait for a connection: a host that drops all packets would hold it for long."""
-    stop, errors = threading.Event(), []
-
-    def run(url: str) -> None:
-        stopping.set(stop)
-        try:
-            get(url, replace(FAST, tries=1))
-        except HttpError as error:
-            errors.append(str(error))
-
+    stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, ExitStack() as others:
         # Those that wait to be accepted are all that the backlog holds: the next one gets no answer.
         for _ in range(3):
             other = others.enter_context(socket.socket())
             other.setblocking(False)
             other.connect_ex(server.getsockname())
-        thread = threading.Thread(target=run, args=(f"http://127.0.0.1:{server.getsockname()[1]}",))
-        thread.start()
-        time.sleep(0.3)
-        stop.set()
-        thread.join()
-
-    assert len(errors) == 1
-    assert "no time left to connect" in errors[0]
+        threading.Timer(0.3, stop.set).start()
+        with setting(stopping, stop), pytest.raises(HttpError, match="no time left to connect"):
+            get_once(f"http://127.0.0.1:{server.getsockname()[1]}", replace(FAST, tries=1))
 
 
 @slow_answers
 def test_get_when_stopped_amid_a_slow_answer(environment: pytest.MonkeyPatch, answer: Answer) -> None:
     """A stop ends the reading at once, be it of the header or of the body."""
-    stop, errors = threading.Event(), []
-
-    def run(url: str) -> None:
-        stopping.set(stop)
-        try:
-            get(url)
-        except HttpError as error:
-            errors.append(error)
-
-    with serving(answer) as url:
-        thread = threading.Thread(target=run, args=(url,))
-        thread.start()
-        time.sleep(0.3)
-        stop.set()
-        thread.join()
-
-    assert len(errors) == 1
+    stop = threading.Event()
+    threading.Timer(0.3, stop.set).start()
+    with serving(answer) as url, setting(stopping, stop), pytest.raises(HttpError):
+        get_once(url)

@@ -6,8 +6,10 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
+from blocks import certificates_of, chains_of
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import fails
 from wire import make_chain, make_entry, make_leaf_index, make_page, make_tile_leaf, make_timestamped_entry, opaque
 
 from ctkit.errors import LogProtocolError
@@ -20,13 +22,6 @@ ROOT, ISSUER = b"root certificate", b"issuer"
 
 def _spans(block: EntryBlock, offsets: np.ndarray) -> list[bytes]:
     return [block.data[start:end] for start, end in offsets.tolist()]
-
-
-def _chains(block: EntryBlock) -> list[list[bytes]]:
-    return [
-        [block.issuers[i] for i in block.chain[start:end] if i >= 0]
-        for start, end in zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True)
-    ]
 
 
 LEAVES = [
@@ -71,9 +66,9 @@ def test_decode_get_entries_reads_every_field() -> None:
     assert block.index.tolist() == [7, 8, 9]
     assert block.timestamp.tolist() == [1_700_000_000_000, 5, 1_700_000_000_000]
     assert block.entry_type.tolist() == [X509_ENTRY, PRECERT_ENTRY, X509_ENTRY]
-    assert _spans(block, block.certificate) == [b"zero", b"one", b"two"]
+    assert certificates_of(block) == [b"zero", b"one", b"two"]
     assert _spans(block, block.leaf) == [leaf[2:] for leaf, _ in LEAVES]
-    assert _chains(block) == [[ISSUER, ROOT], [ISSUER, ROOT], [ROOT]]
+    assert chains_of(block) == [[ISSUER, ROOT], [ISSUER, ROOT], [ROOT]]
     assert block.issuers == (ISSUER, ROOT)
     assert block.missing_issuers == ()
 
@@ -106,10 +101,8 @@ def test_decode_get_entries_when_there_are_none() -> None:
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
 def test_decode_get_entries_when_the_first_entry_is_broken(broken: tuple[bytes, bytes]) -> None:
     """A first entry that breaks its framing raises an error that names it and its index, and no other index."""
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, url=URL, start=7, end=8):
         decode_get_entries(make_page(broken, LEAVES[1]), 7, URL, 3)
-
-    assert (raised.value.url, raised.value.start, raised.value.end) == (URL, 7, 8)
 
 
 @pytest.mark.parametrize("broken", BROKEN.values(), ids=BROKEN)
@@ -117,7 +110,7 @@ def test_decode_get_entries_when_a_later_entry_is_broken(broken: tuple[bytes, by
     """The entries before a broken one come as a short answer."""
     block = decode_get_entries(make_page(LEAVES[1], broken, LEAVES[2]), 7, URL, 3)
 
-    assert _spans(block, block.certificate) == [b"one"]
+    assert certificates_of(block) == [b"one"]
 
 
 @pytest.mark.parametrize("precert", [False, True])
@@ -129,8 +122,8 @@ def test_decode_get_entries_when_a_chain_is_odd(chain: bytes, expected: list[byt
 
     block = decode_get_entries(make_page(odd, LEAVES[2]), 7, URL, 2)
 
-    assert _spans(block, block.certificate) == [b"one", b"two"]
-    assert _chains(block) == [expected, [ROOT]]
+    assert certificates_of(block) == [b"one", b"two"]
+    assert chains_of(block) == [expected, [ROOT]]
     assert block.odd_chains == (7,)
 
 
@@ -156,10 +149,8 @@ def test_decode_get_entries_tells_why_it_ends() -> None:
 
 def test_decode_get_entries_when_several_first_entries_are_broken() -> None:
     """The error covers all broken entries up to the first that can be read, so that each is asked for once."""
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, start=7, end=9):
         decode_get_entries(make_page((b"", b""), (b"", b""), *LEAVES), 7, URL, 5)
-
-    assert (raised.value.start, raised.value.end) == (7, 9)
 
 
 @pytest.mark.parametrize(
@@ -168,10 +159,8 @@ def test_decode_get_entries_when_several_first_entries_are_broken() -> None:
 )
 def test_decode_get_entries_when_the_answer_is_something_else(body: bytes) -> None:
     """A body that is no JSON object with entries raises an error that blames no entry in particular."""
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, start=None, end=None):
         decode_get_entries(body, 7, URL, 3)
-
-    assert (raised.value.start, raised.value.end) == (None, None)
 
 
 @pytest.mark.parametrize(
@@ -181,10 +170,8 @@ def test_decode_get_entries_when_the_answer_is_something_else(body: bytes) -> No
 )
 def test_decode_get_entries_when_an_entry_is_no_base64(element: object) -> None:
     """An entry that is not an object with two strict base64 texts is a broken entry."""
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, start=7, end=8):
         decode_get_entries(json.dumps({"entries": [element]}).encode(), 7, URL, 3)
-
-    assert (raised.value.start, raised.value.end) == (7, 8)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +181,7 @@ def test_decode_get_entries_when_extensions_do_not_contradict(extensions: bytes)
     """Extensions with the right leaf_index, without one, or of another form are no reason to refuse an entry."""
     block = decode_get_entries(make_page(make_entry(b"zero", extensions=extensions)), 7, URL, 1)
 
-    assert _spans(block, block.certificate) == [b"zero"]
+    assert certificates_of(block) == [b"zero"]
 
 
 def test_decode_data_tile_reads_every_field() -> None:
@@ -204,7 +191,7 @@ def test_decode_data_tile_reads_every_field() -> None:
     assert block.index.tolist() == [512, 513, 514]
     assert block.timestamp.tolist() == [1_700_000_000_000, 5, 1_700_000_000_000]
     assert block.entry_type.tolist() == [X509_ENTRY, PRECERT_ENTRY, X509_ENTRY]
-    assert _spans(block, block.certificate) == [b"zero", b"one", b"two"]
+    assert certificates_of(block) == [b"zero", b"one", b"two"]
     assert _spans(block, block.leaf) == [leaf[2:] for leaf, _ in LEAVES]
     assert fingerprints == tuple(hashlib.sha256(der).digest() for der in (ISSUER, ROOT))
     assert block.chain_offsets.tolist() == [0, 2, 4, 4]
@@ -215,7 +202,7 @@ def test_decode_data_tile_when_a_part_is_wanted() -> None:
     """Only the wanted entries of a tile are kept, with the fingerprints that they name."""
     block, fingerprints = decode_data_tile(TILE, 514, 515, URL)
 
-    assert (block.index.tolist(), _spans(block, block.certificate), fingerprints) == ([514], [b"two"], ())
+    assert (block.index.tolist(), certificates_of(block), fingerprints) == ([514], [b"two"], ())
 
 
 @pytest.mark.parametrize("position", [0, 1, 255])
@@ -243,14 +230,12 @@ def test_decode_data_tile_when_an_entry_is_broken(broken: bytes) -> None:
     tile = TILE + broken
 
     block, _ = decode_data_tile(tile, 512, 768, URL)
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, start=515, end=768):
         decode_data_tile(tile, 515, 768, URL)
-    with pytest.raises(LogProtocolError) as raised_later:
+    with fails(LogProtocolError, start=600, end=768):
         decode_data_tile(tile, 600, 601, URL)
 
     assert block.index.tolist() == [512, 513, 514]
-    assert (raised.value.start, raised.value.end) == (515, 768)
-    assert (raised_later.value.start, raised_later.value.end) == (600, 768)
 
 
 def test_decode_data_tile_when_entries_are_of_other_indices() -> None:
@@ -259,15 +244,12 @@ def test_decode_data_tile_when_entries_are_of_other_indices() -> None:
     tile = b"".join(make_tile_leaf(b"%d" % index, extensions=make_leaf_index(index)) for index in say)
 
     blocks = [decode_data_tile(tile, start, 518, URL)[0] for start in (512, 514)]
-    lost = []
-    for start in (513, 516):
-        with pytest.raises(LogProtocolError) as raised:
+    for start, end in ((513, 514), (516, 518)):
+        with fails(LogProtocolError, start=start, end=end):
             decode_data_tile(tile, start, 518, URL)
-        lost.append((raised.value.start, raised.value.end))
 
     assert [block.index.tolist() for block in blocks] == [[512], [514, 515]]
-    assert [_spans(block, block.certificate) for block in blocks] == [[b"512"], [b"514", b"515"]]
-    assert lost == [(513, 514), (516, 518)]
+    assert [certificates_of(block) for block in blocks] == [[b"512"], [b"514", b"515"]]
 
 
 def test_decode_data_tile_when_a_fingerprint_is_cut() -> None:
@@ -276,7 +258,7 @@ def test_decode_data_tile_when_a_fingerprint_is_cut() -> None:
 
     block, fingerprints = decode_data_tile(TILE + odd + make_tile_leaf(b"four"), 515, 517, URL)
 
-    assert _spans(block, block.certificate) == [b"three", b"four"]
+    assert certificates_of(block) == [b"three", b"four"]
     assert (fingerprints, block.chain_offsets.tolist()) == ((bytes(32),), [0, 1, 1])
 
 
@@ -286,7 +268,7 @@ def test_with_issuers_when_one_is_missing() -> None:
 
     resolved = block.with_issuers((issuer, root), {issuer: None, root: ROOT})
 
-    assert _chains(resolved) == [[ROOT], [ROOT], []]
+    assert chains_of(resolved) == [[ROOT], [ROOT], []]
     assert (resolved.chain_offsets.tolist(), resolved.chain.tolist()) == ([0, 2, 4, 4], [-1, 0, -1, 0])
     assert resolved.issuers == (ROOT,)
     assert resolved.missing_issuers == (hashlib.sha256(ISSUER).hexdigest(),)
@@ -298,7 +280,7 @@ def test_with_issuers_when_all_are_there() -> None:
 
     resolved = block.with_issuers(fingerprints, dict(zip(fingerprints, (ISSUER, ROOT), strict=True)))
 
-    assert _chains(resolved) == [[ISSUER, ROOT], [ISSUER, ROOT], []]
+    assert chains_of(resolved) == [[ISSUER, ROOT], [ISSUER, ROOT], []]
 
 
 def test_leaf_hashes_of_both_decoders() -> None:
@@ -317,8 +299,8 @@ def test_take_keeps_chains_with_their_entries() -> None:
     taken = decode_get_entries(make_page(*LEAVES), 7, URL, 3).take(np.array([False, True, True]))
 
     assert taken.index.tolist() == [8, 9]
-    assert _spans(taken, taken.certificate) == [b"one", b"two"]
-    assert _chains(taken) == [[ISSUER, ROOT], [ROOT]]
+    assert certificates_of(taken) == [b"one", b"two"]
+    assert chains_of(taken) == [[ISSUER, ROOT], [ROOT]]
 
 
 certificates = st.binary(min_size=1, max_size=40)
@@ -343,8 +325,8 @@ def test_both_decoders_read_what_was_encoded(encoded: list[tuple[bytes, list[byt
 
     for block in blocks:
         assert block.index.tolist() == list(range(start, start + len(encoded)))
-        assert _spans(block, block.certificate) == [e[0] for e in encoded]
-        assert _chains(block) == [e[1] for e in encoded]
+        assert certificates_of(block) == [e[0] for e in encoded]
+        assert chains_of(block) == [e[1] for e in encoded]
         assert block.timestamp.tolist() == [e[3] for e in encoded]
         assert block.entry_type.tolist() == [int(e[2]) for e in encoded]
 

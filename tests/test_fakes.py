@@ -3,9 +3,9 @@
 import base64
 import gzip
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.client import HTTPConnection, HTTPException, IncompleteRead, RemoteDisconnected
-from threading import Thread
 
 import deltalake
 import fakes
@@ -53,11 +53,8 @@ def over_http(url, path):
 def test_requests_are_remembered(log, serve):
     """Path, query and headers of each request are kept, from any number of threads."""
     url = serve(log)
-    threads = [Thread(target=over_http, args=(url, f"ct/v1/get-entries?start={n}&end={n}")) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(lambda n: over_http(url, f"ct/v1/get-entries?start={n}&end={n}"), range(8)))
     over_http(url, "checkpoint")
 
     assert sorted(query["start"] for _, query, _ in log.requests[:8]) == [*"01234567"]
@@ -66,13 +63,41 @@ def test_requests_are_remembered(log, serve):
     assert "host" in log.requests[0][2]
 
 
-def test_page_size_and_alignment(log):
-    """Pages are cut to their size, or to the next multiple of the alignment."""
-    log.page_size = 32
-    capped = [page(log, 5, 600), page(log, 5, 10)]
-    log.page_size, log.page_alignment = 256, 32
+@pytest.mark.parametrize(
+    ("knobs", "pages"),
+    [
+        ({"page_size": 32}, {(5, 600): (200, 32), (5, 10): (200, 5)}),
+        ({"page_alignment": 32}, {(5, 600): (200, 27), (64, 600): (200, 32)}),
+        ({"too_many": 64, "too_many_status": 403}, {(0, 65): (403, 0), (0, 64): (200, 64)}),
+        ({"data_lag": 100}, {(490, 600): (200, 10), (500, 600): (400, 0)}),
+        ({"data_lag": 100, "tip_status": 404}, {(500, 600): (404, 0)}),
+        ({"broken_leaves": {5}}, {(4, 7): (200, 3)}),
+    ],
+)
+def test_pages(log, knobs, pages):
+    """Pages are cut, or refused, as the knobs say."""
+    vars(log).update(knobs)
 
-    assert (capped, [page(log, 5, 600), page(log, 64, 600)]) == ([(200, 32), (200, 5)], [(200, 27), (200, 32)])
+    assert {asked: page(log, *asked) for asked in pages} == pages
+
+
+@pytest.mark.parametrize(
+    ("knobs", "statuses"),
+    [
+        ({"always": 500}, {"checkpoint": 500, "tile/data/000": 500}),
+        ({"tip_status": 400}, {"tile/data/002": 400, "tile/data/002.p/88": 200}),
+        ({"data_lag": 100}, {"tile/data/001.p/244": 200, "tile/data/001.p/245": 404}),
+        ({"missing_partial_tiles": True}, {"tile/data/000": 200, "tile/data/000.p/5": 404, "tile/data/002.p/88": 404}),
+        ({"missing_tiles": {1}}, {"tile/data/000": 200, "tile/data/001": 404, "tile/data/001.p/5": 404}),
+        ({"missing_full_tiles": {0}}, {"tile/data/000": 404, "tile/data/000.p/9": 200, "tile/data/001": 200}),
+        ({"absent": {"checkpoint"}}, {"checkpoint": 404, "ct/v1/get-sth": 200}),
+    ],
+)
+def test_statuses(log, knobs, statuses):
+    """What is not there, or not just now, is refused; all else is answered."""
+    vars(log).update(knobs)
+
+    assert {path: get(log, path).status for path in statuses} == statuses
 
 
 @pytest.mark.parametrize("retry_after", ["1", "0.5", "Wed, 21 Oct 2026 07:28:00 GMT", None])
@@ -88,22 +113,6 @@ def test_busy(log, serve, retry_after):
         (503, retry_after),
         (200, None),
     ]
-
-
-def test_always(log):
-    """Every answer has the status, until the knob is turned back."""
-    log.always = 500
-    broken = [get(log, "checkpoint").status for _ in range(3)]
-    log.always = None
-
-    assert (broken, get(log, "checkpoint").status) == ([500] * 3, 200)
-
-
-def test_too_many(log):
-    """Pages that ask for too much are refused, not cut."""
-    log.too_many, log.too_many_status = 64, 403
-
-    assert [page(log, 0, 65), page(log, 0, 64)] == [(403, 0), (200, 64)]
 
 
 @pytest.mark.parametrize("path", ["tile/data/000", "ct/v1/get-entries?start=0&end=9"])
@@ -184,44 +193,13 @@ def test_limit(log, names_a_time, monkeypatch):
 
 
 def test_growing_and_lagging(log):
-    """Tree heads show a growing log, a smaller one, or one whose data is not there yet."""
+    """Tree heads show a growing log, or a smaller one."""
     log.grow_by = 10
     grown = [json.loads(get(log, "ct/v1/get-sth").body)["tree_size"] for _ in range(2)]
     log.grow_by, log.lag = 0, 20
     smaller = json.loads(get(log, "ct/v1/get-sth").body)["tree_size"]
-    log.data_lag = 100
-    behind = [page(log, 490, 600), page(log, 500, 600), get(log, "tile/data/001.p/245").status]
-    log.tip_status = 404
 
-    assert (grown, smaller, behind) == ([610, 620], 600, [(200, 10), (400, 0), 404])
-    assert page(log, 500, 600) == (404, 0)
-
-
-def test_tip_status_of_a_tile(log):
-    """A tile beyond the tree may be answered with 400."""
-    log.tip_status = 400
-
-    assert [get(log, path).status for path in ("tile/data/002", "tile/data/002.p/88")] == [400, 200]
-
-
-def test_missing_tiles(log):
-    """Partial tiles, or tiles of some indices, are not there."""
-    log.missing_partial_tiles, log.missing_tiles = True, {1}
-
-    assert [get(log, f"tile/data/{path}").status for path in ("000", "000.p/5", "001", "002.p/88")] == [
-        200,
-        404,
-        404,
-        404,
-    ]
-
-
-def test_absent_paths_and_full_tiles(log):
-    """A hybrid log has not all paths of both protocols; a full tile may come later than its partial ones."""
-    log.absent, log.missing_full_tiles = {"checkpoint", "ct/v1/get-entries"}, {0}
-
-    paths = ("checkpoint", "ct/v1/get-entries?start=0&end=9", "ct/v1/get-sth", "tile/data/000", "tile/data/000.p/9")
-    assert [get(log, path).status for path in paths] == [404, 404, 200, 404, 200]
+    assert (grown, smaller) == ([610, 620], 600)
 
 
 def test_broken_leaf(log):
@@ -233,7 +211,6 @@ def test_broken_leaf(log):
     differing = [at for at in range(len(whole)) if whole[at] != broken[at]]
     start = sum(len(entry.tile_leaf) for entry in log.entries[:5])
     assert {at - start for at in differing} <= {10, 11, 12, 42, 43, 44}
-    assert page(log, 4, 7) == (200, 3)
 
 
 def test_issuers_that_cannot_be_had(log):

@@ -5,31 +5,25 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
-from fakes import FakeLog
+from fakes import AGENT, FAST, FakeLog, Serve, each_protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ctkit.demo.embedded import EmbeddedLog
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.fetch import fetch_blocks
-from ctkit.logs.http import NotAskedError, Patience, may_ask, stopping
+from ctkit.logs.http import NotAskedError, may_ask, stopping
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
-from ctkit.ranges import Int64s, RangeSet
-from ctkit.wire.checkpoint import Checkpoint
+from ctkit.ranges import RangeSet
 from ctkit.wire.entries import EntryBlock
 
-AGENT = "ctkit tests, ct@example.org"
-FAST = Patience(tries=2, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
-
-Serve = Callable[[EmbeddedLog], str]
 Hole = tuple[int, int]
 
 
@@ -49,7 +43,6 @@ class PlainLog:
     """
 
     url = "https://log.example"
-    name = None
 
     def __init__(self, page_size: int = 8, answer_size: int = 1000) -> None:
         self.page_size = page_size
@@ -59,17 +52,6 @@ class PlainLog:
         self.poison: set[int] = set()
         self.dead = False
         self.asked: list[tuple[int, int]] = []
-
-    def get_checkpoint(self) -> Checkpoint:
-        """Is never asked for here."""
-        raise NotImplementedError
-
-    def entry_urls(self, index: Int64s) -> pa.StringArray:
-        """Is never asked for here."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """Has nothing to close."""
 
     def get_entries(self, start: int, end: int, wanted: RangeSet | None = None) -> EntryBlock:
         """Return entries up to the first that is missing."""
@@ -102,8 +84,28 @@ def _indices(block: EntryBlock, wanted: NDArray[np.bool_]) -> list[int]:
     return block.index[wanted].tolist()
 
 
+def _fetch(
+    log: Log,
+    wanted: RangeSet,
+    *,
+    stop: threading.Event | None = None,
+    decode: Callable[[EntryBlock, NDArray[np.bool_]], Any] = _indices,
+    **options: Any,
+) -> Generator[Any, None, RangeSet]:
+    """Fetch blocks; without the signs that nothing comes."""
+    fetching = fetch_blocks(log, wanted, stop=stop or threading.Event(), decode=decode, **options)
+    try:
+        while True:
+            if (result := next(fetching)) is not None:
+                yield result
+    except StopIteration as end:
+        return end.value
+    finally:
+        fetching.close()
+
+
 def _run(log: Log, wanted: RangeSet, workers: int = 4) -> list[list[int] | LogError]:
-    return list(fetch_blocks(log, wanted, workers=workers, stop=threading.Event(), decode=_indices))
+    return list(_fetch(log, wanted, workers=workers))
 
 
 def _holes(results: list[list[int] | LogError]) -> list[Hole]:
@@ -128,7 +130,7 @@ def no_thread_is_left() -> Iterator[None]:
     assert _fetch_threads() == []
 
 
-@pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
+@each_protocol
 def test_fetch_when_all_is_well(serve: Serve, protocol: str) -> None:
     """All wanted certificates arrive in order, from either protocol, at any page size."""
     fake = FakeLog(size=600, page_size=100)
@@ -140,7 +142,7 @@ def test_fetch_when_all_is_well(serve: Serve, protocol: str) -> None:
         return [(i, block.data[a:b]) for i, (a, b) in zip(block.index.tolist(), spans, strict=True)]
 
     with open_log(serve(fake), user_agent=AGENT, protocol=protocol, patience=FAST) as log:
-        results = list(fetch_blocks(log, wanted, stop=threading.Event(), decode=decode))
+        results = list(_fetch(log, wanted, decode=decode))
 
     indices = [index for stretch in wanted for index in range(stretch.start, stretch.end)]
     assert [row for result in results for row in result] == [(i, fake.entries[i].certificate) for i in indices]
@@ -158,9 +160,7 @@ def test_fetch_starts_no_more_threads_than_it_keeps_busy(ahead: int) -> None:
             threads.add(str(threading.get_ident()))
             return super().get_entries(start, end, wanted)
 
-    fetched = fetch_blocks(
-        Watched(page_size=1), RangeSet.of((0, 200)), ahead=lambda: ahead, stop=threading.Event(), decode=_indices
-    )
+    fetched = _fetch(Watched(page_size=1), RangeSet.of((0, 200)), ahead=lambda: ahead)
 
     assert [index for result in fetched for index in result] == list(range(200))
     assert len(threads) <= ahead
@@ -196,48 +196,39 @@ def test_fetch_when_answers_are_short() -> None:
     assert log.asked == [(5, 95), (15, 95), (60, 95), (90, 95)]
 
 
-def test_fetch_when_an_entry_is_broken() -> None:
-    """A broken entry is a hole of its own; what follows in its page is fetched."""
-    log = PlainLog(page_size=8)
-    log.broken = {3: 1}
-
-    results = _run(log, RangeSet.of((0, 16)))
-
-    assert _fetched(results) == [0, 1, 2, *range(4, 16)]
-    assert _holes(results) == [(3, 4)]
-    assert [str(r) for r in results if isinstance(r, LogError)] == ["https://log.example: broken"]
-
-
-def test_fetch_when_the_rest_of_a_tile_is_broken() -> None:
-    """An error that reaches to the end of a tile costs the wanted indices up to there, and none in the next tile."""
-    log = PlainLog(page_size=8)
-    log.broken = {3: 5}
-
-    results = _run(log, RangeSet.of((0, 4), (6, 7), (9, 12)))
-
-    assert _fetched(results) == [0, 1, 2, 9, 10, 11]
-    assert _holes(results) == [(3, 7)]
+FAR_APART = {*range(16), *range(24, 40), *range(48, 64)}
+LOSSES: dict[str, tuple[int, dict[str, Any], list[Hole], list[Hole]]] = {
+    "a broken entry": (8, {"broken": {3: 1}}, [(0, 16)], [(3, 4)]),
+    "a tile that is broken from an entry on": (8, {"broken": {3: 5}}, [(0, 4), (6, 7), (9, 12)], [(3, 7)]),
+    "a broken entry that is not wanted": (8, {"broken": {3: 1}}, [(2, 3), (4, 5)], []),
+    "many broken entries": (1, {"broken": dict.fromkeys(range(50), 1)}, [(0, 52)], [(i, i + 1) for i in range(50)]),
+    "pages that are away": (8, {"away": {9, 16}}, [(0, 4), (6, 40)], [(9, 16), (16, 24)]),
+    "pages that are away far from each other": (
+        8, {"away": FAR_APART}, [(0, 80)], [(i, i + 8) for i in range(0, 80, 8) if i in FAR_APART]
+    ),
+    "a broken entry and a page that is away": (8, {"broken": {3: 1}, "away": {16}}, [(0, 40)], [(3, 4), (16, 24)]),
+    "entries that spoil their page": (
+        256, {"poison": {3, 4, 100, 255, 300}}, [(0, 1024)], [(i, i + 1) for i in (3, 4, 100, 255, 300)]
+    ),
+}  # fmt: skip
 
 
-def test_fetch_when_a_broken_entry_is_not_wanted() -> None:
-    """A broken entry between two wanted ones is no hole."""
-    log = PlainLog(page_size=8)
-    log.broken = {3: 1}
+@pytest.mark.parametrize(("page_size", "knobs", "wanted", "holes"), LOSSES.values(), ids=LOSSES)
+def test_fetch_when_something_is_lost(
+    page_size: int, knobs: dict[str, Any], wanted: list[Hole], holes: list[Hole]
+) -> None:
+    """Each loss is a hole of its own, with the error that the log raised; all else that is wanted is fetched."""
+    log = PlainLog(page_size)
+    vars(log).update(knobs)
 
-    results = _run(log, RangeSet.of((2, 3), (4, 5)))
+    results = _run(log, RangeSet.of(*wanted))
 
-    assert results == [[2], [4]]
-
-
-def test_fetch_when_pages_are_away() -> None:
-    """The wanted entries of a lost page are a hole; the pages after it are fetched."""
-    log = PlainLog(page_size=8)
-    log.away = {9, 16}
-
-    results = _run(log, RangeSet.of((0, 4), (6, 40)))
-
-    assert _fetched(results) == [*range(4), 6, 7, 8, *range(24, 40)]
-    assert _holes(results) == [(9, 16), (16, 24)]
+    rest = RangeSet.of(*wanted).minus(RangeSet.of(*holes))
+    assert _holes(results) == holes
+    assert _fetched(results) == [index for each in rest for index in range(each.start, each.end)]
+    assert [type(result) for result in results if isinstance(result, LogError)] == [
+        LogProtocolError if start in log.broken else LogUnavailableError for start, _ in holes
+    ]
 
 
 @pytest.mark.parametrize(("dead", "requests"), [(True, 4 + 2 + 4), (False, 4 + 4)])
@@ -282,17 +273,6 @@ def test_fetch_when_an_entry_spoils_its_page(wanted: Hole, poison: int) -> None:
     assert len(log.asked) <= 3 * 11 + 1 + 4
 
 
-def test_fetch_when_several_entries_spoil_their_page() -> None:
-    """Each of several such entries is a hole of its own."""
-    log = PlainLog(page_size=256)
-    log.poison = {3, 4, 100, 255, 300}
-
-    results = _run(log, RangeSet.of((0, 1024)))
-
-    assert _holes(results) == [(i, i + 1) for i in sorted(log.poison)]
-    assert _fetched(results) == [i for i in range(1024) if i not in log.poison]
-
-
 def test_fetch_when_a_whole_page_is_spoilt() -> None:
     """A page without a sound entry is not asked for entry by entry, while the others are fetched."""
     log = PlainLog(page_size=256)
@@ -305,41 +285,10 @@ def test_fetch_when_a_whole_page_is_spoilt() -> None:
     assert _holes(results)[-1][1] == 512
 
 
-def test_fetch_keeps_the_kind_of_errors() -> None:
-    """A hole is the error that the log raised, so that the caller can tell what to do about it."""
-    log = PlainLog(page_size=8)
-    log.broken, log.away = {3: 1}, {16}
-
-    results = _run(log, RangeSet.of((0, 40)))
-
-    assert [type(r) for r in results if isinstance(r, LogError)] == [LogProtocolError, LogUnavailableError]
-
-
-def test_fetch_when_the_log_recovers() -> None:
-    """Pages that are away far from each other do not add up."""
-    log = PlainLog(page_size=8)
-    log.away = set(range(16)) | set(range(24, 40)) | set(range(48, 64))
-
-    results = _run(log, RangeSet.of((0, 80)))
-
-    assert _fetched(results) == [*range(16, 24), *range(40, 48), *range(64, 80)]
-
-
-def test_fetch_when_many_entries_are_broken() -> None:
-    """A log that answers with broken entries is not dead."""
-    log = PlainLog(page_size=1)
-    log.broken = dict.fromkeys(range(50), 1)
-
-    results = _run(log, RangeSet.of((0, 52)))
-
-    assert _holes(results) == [(i, i + 1) for i in range(50)]
-    assert _fetched(results) == [50, 51]
-
-
 def test_fetch_reads_ahead_within_bounds() -> None:
     """No more pages are asked for than twice the workers beyond what was taken."""
     log = PlainLog(page_size=1)
-    fetching = fetch_blocks(log, RangeSet.of((0, 1000)), workers=2, stop=threading.Event(), decode=_indices)
+    fetching = _fetch(log, RangeSet.of((0, 1000)), workers=2)
 
     next(fetching)
     _wait_until(lambda: len(log.asked) > 1)
@@ -355,7 +304,7 @@ def test_fetch_reads_ahead_as_far_as_it_may() -> None:
     log = PlainLog(page_size=1)
     may = [0]
     wanted = RangeSet.of((0, 1000))
-    fetching = fetch_blocks(log, wanted, ahead=lambda: may[0], stop=threading.Event(), decode=_indices)
+    fetching = _fetch(log, wanted, ahead=lambda: may[0])
 
     for may[0], asked in (0, 1), (0, 2), (5, 7), (5, 8):
         next(fetching)
@@ -373,7 +322,7 @@ def test_fetch_when_the_page_size_is_learned() -> None:
         log.page_size = 10
         return _indices(block, wanted)
 
-    results = list(fetch_blocks(log, RangeSet.of((0, 600)), workers=1, stop=threading.Event(), decode=decode))
+    results = list(_fetch(log, RangeSet.of((0, 600)), workers=1, decode=decode))
 
     assert _fetched(results) == list(range(600))
     assert (log.asked[0], log.asked[-1]) == ((0, 100), (590, 600))
@@ -381,10 +330,9 @@ def test_fetch_when_the_page_size_is_learned() -> None:
 
 def test_fetch_decodes_in_worker_threads() -> None:
     """What is expensive is done by as many threads as there are processors, however many fetch."""
-    fetching = fetch_blocks(
+    fetching = _fetch(
         PlainLog(),
         RangeSet.of((0, 200)),
-        stop=threading.Event(),
         decode=lambda block, wanted: threading.current_thread(),
     )
 
@@ -402,7 +350,7 @@ def test_fetch_when_decoding_fails() -> None:
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        list(fetch_blocks(PlainLog(), RangeSet.of((0, 20)), stop=threading.Event(), decode=decode))
+        list(_fetch(PlainLog(), RangeSet.of((0, 20)), decode=decode))
 
 
 class WaitingLog(PlainLog):
@@ -427,7 +375,7 @@ class WaitingLog(PlainLog):
 def test_fetch_when_stopped() -> None:
     """Setting the event ends the iterator at once with what has arrived, without a hole and without a new request."""
     log, stop = WaitingLog(page_size=8), threading.Event()
-    fetching = fetch_blocks(log, RangeSet.of((0, 8000)), workers=2, stop=stop, decode=_indices)
+    fetching = _fetch(log, RangeSet.of((0, 8000)), workers=2, stop=stop)
     results = [next(fetching), next(fetching)]
     _wait_until(lambda: len(log.asked) == 4)
 
@@ -448,7 +396,7 @@ def test_fetch_when_stopped_in_the_middle_of_a_page() -> None:
         stop.set()
 
     threading.Thread(target=stop_when_it_waits).start()
-    results = list(fetch_blocks(log, RangeSet.of((0, 1000)), stop=stop, decode=_indices))
+    results = list(_fetch(log, RangeSet.of((0, 1000)), stop=stop))
 
     assert results == [[*range(8)], [*range(8, 16)]]
 
@@ -466,7 +414,7 @@ def test_fetch_when_stopped_while_a_failing_log_is_asked_further_on() -> None:
                 stop.set()
             raise LogUnavailableError(self.url, "away", start=start, end=end)
 
-    results = list(fetch_blocks(Stopping(), RangeSet.of((0, 40)), workers=2, stop=stop, decode=_indices))
+    results = list(_fetch(Stopping(), RangeSet.of((0, 40)), workers=2, stop=stop))
 
     assert _holes(results) == [(0, 8), (8, 16), (16, 24), (24, 32)]
 
@@ -476,14 +424,14 @@ def test_fetch_when_stopped_before_it_begins() -> None:
     log, stop = PlainLog(), threading.Event()
     stop.set()
 
-    assert list(fetch_blocks(log, RangeSet.of((0, 80)), stop=stop, decode=_indices)) == []
+    assert list(_fetch(log, RangeSet.of((0, 80)), stop=stop)) == []
     assert log.asked == []
 
 
 def test_fetch_when_closed() -> None:
     """Closing the iterator ends all waits and asks for nothing more; the caller's event stays as it is."""
     log, stop = WaitingLog(page_size=8), threading.Event()
-    fetching = fetch_blocks(log, RangeSet.of((0, 8000)), workers=2, stop=stop, decode=_indices)
+    fetching = _fetch(log, RangeSet.of((0, 8000)), workers=2, stop=stop)
     next(fetching)
     _wait_until(lambda: len(log.asked) == 4)
 
@@ -510,7 +458,7 @@ def test_fetch_returns_what_is_left_when_stopped() -> None:
     log, stop = WaitingLog(page_size=8), threading.Event()
     threading.Timer(0.3, stop.set).start()
 
-    results, left = _left(fetch_blocks(log, RangeSet.of((0, 8), (9, 30), (70, 80)), stop=stop, decode=_indices))
+    results, left = _left(_fetch(log, RangeSet.of((0, 8), (9, 30), (70, 80)), stop=stop))
 
     assert results == [[*range(8)], [*range(9, 16)]]
     assert left == [(16, 30), (70, 80)]
@@ -532,13 +480,11 @@ def test_fetch_returns_what_is_left_when_no_more_is_allowed(workers: int) -> Non
 
     log, allowed = Rationed(page_size=8), iter([True, True, True])
     log.broken = {8: 1}
-    fetching = fetch_blocks(
+    fetching = _fetch(
         log,
         RangeSet.of((0, 100)),
         workers=workers,
         allowed=lambda: next(allowed, False),
-        stop=threading.Event(),
-        decode=_indices,
     )
 
     results, left = _left(fetching)
@@ -563,14 +509,12 @@ def test_fetch_when_no_more_is_allowed_ends_at_once() -> None:
 
     for rations in (1, 3):
         log, allowed = Rationed(page_size=8), iter([True] * rations)
-        fetching = fetch_blocks(
+        fetching = _fetch(
             log,
             RangeSet.of((0, 8_000)),
             workers=1,
             ahead=lambda: 1,
             allowed=lambda allowed=allowed: next(allowed, False),
-            stop=threading.Event(),
-            decode=_indices,
         )
 
         results, left = _left(fetching)
@@ -585,7 +529,7 @@ def test_fetch_when_all_has_come_leaves_nothing() -> None:
     log = PlainLog(page_size=8)
     log.away = set(range(8, 4000))
 
-    assert _left(fetch_blocks(log, RangeSet.of((0, 4000)), stop=threading.Event(), decode=_indices))[1] == []
+    assert _left(_fetch(log, RangeSet.of((0, 4000))))[1] == []
 
 
 STOPPED_RUN = """
@@ -598,7 +542,8 @@ silent = socket.create_server(("127.0.0.1", 0))
 stop = threading.Event()
 threading.Timer(0.3, stop.set).start()
 log = open_log(f"http://127.0.0.1:{silent.getsockname()[1]}", user_agent="ct@example.org", protocol="rfc6962")
-print(list(fetch_blocks(log, RangeSet.of((0, 9000)), stop=stop, decode=lambda block, _: len(block))))
+fetching = fetch_blocks(log, RangeSet.of((0, 9000)), stop=stop, decode=lambda block, _: len(block))
+print([result for result in fetching if result])
 """
 
 
@@ -612,8 +557,7 @@ def test_fetch_when_stopped_while_a_log_is_silent() -> None:
 UNATTENDED_RUN = """
 import sys, threading
 sys.path.insert(0, sys.argv[1])
-from test_fetch import PlainLog, _indices
-from ctkit.logs.fetch import fetch_blocks
+from test_fetch import PlainLog, _fetch
 from ctkit.ranges import RangeSet
 
 class WaitingLog(PlainLog):
@@ -623,8 +567,7 @@ class WaitingLog(PlainLog):
         return super().get_entries(*asked)
 
 def run():
-    fetching = fetch_blocks(WaitingLog(), RangeSet.of((0, 20)), stop=threading.Event(), decode=_indices)
-    print(list(fetching) == [[*range(8)], [*range(8, 16)], [*range(16, 20)]])
+    print(list(_fetch(WaitingLog(), RangeSet.of((0, 20)))) == [[*range(8)], [*range(8, 16)], [*range(16, 20)]])
 
 threading.Thread(target=run).start()
 """

@@ -3,7 +3,6 @@
 import base64
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +10,12 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from fakes import FakeLog
+from fakes import AGENT, FAST, FakeLog, Serve
+from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
-from ctkit.logs.http import HttpError, Patience
+from ctkit.logs.http import HttpError
 from ctkit.logs.log import OTHER_PROTOCOL
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.logs.open import open_log
@@ -23,12 +23,8 @@ from ctkit.logs.rfc6962 import Rfc6962Log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.urls import canonical_url
 
-AGENT = "ctkit tests, ct@example.org"
-FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
 KEY = b"a key"
 KEY_TEXT = base64.b64encode(KEY).decode()
-
-Serve = Callable[[EmbeddedLog], str]
 
 
 @pytest.mark.parametrize(
@@ -276,9 +272,8 @@ def test_read_log_list_when_its_url_is_not_there(serve: Serve) -> None:
     server.status = 404
     url = serve(server) + "/v3/list.json"
 
-    with pytest.raises(HttpError) as raised:
+    with fails(HttpError, url=url, status=404):
         read_log_list(url, user_agent=AGENT, patience=FAST)
-    assert (raised.value.url, raised.value.status) == (url, 404)
 
 
 RSA = rsa.generate_private_key(65537, 2048)

@@ -7,7 +7,7 @@ well again, another run completes it.
 import gzip
 import re
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -19,10 +19,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from deltalake import DeltaTable
-from fakes import FakeLog, check_table
+from fakes import AGENT, FakeLog, Serve, check_table
 from rows import rows_of
 
-from ctkit.demo.embedded import DEFAULT_START, EmbeddedLog, Request, Response
+from ctkit.demo.embedded import DEFAULT_START, Request, Response
 from ctkit.demo.issuance import Issued, issue
 from ctkit.demo.server import LogServer
 from ctkit.jobs.backfill import BackfillReport, backfill
@@ -34,14 +34,12 @@ from ctkit.logs.open import open_log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.ranges import RangeSet
 
-AGENT = "ctkit tests, ct@example.org"
 SHORT = Patience(tries=4, first_wait=0.005, longest_wait=0.5, timeout=5, total=20)
 SIZE = 600
 MIB = 1 << 20
 HTML = b"<!doctype html><p>Too many requests"
 EVER = 1 << 30
 
-Serve = Callable[[EmbeddedLog], str]
 Ranges = list[tuple[int, int]]
 
 RFC6962, STATIC_CT = "rfc6962", "static-ct"

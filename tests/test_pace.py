@@ -8,26 +8,24 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from math import inf
 from random import Random
 from typing import Protocol
 
 import pytest
-from fakes import FakeLog
+from fakes import AGENT, FAST, FakeLog, Serve
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError
-from ctkit.logs.http import Client, HttpError, Patience, stopping
+from ctkit.logs.http import Client, Patience
 from ctkit.logs.pace import Gate, NoTurnError, Pace, gate_of
-
-AGENT = "ctkit tests, ct@example.org"
-FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
 
 PAGE = 1 << 16
 LOG = "https://log.example"
-
-Serve = Callable[[EmbeddedLog], str]
+NEVER = threading.Event()
+TURN = {"tries": 3, "pause": 0.01, "longest": 1}
 
 
 class Limiter(Protocol):
@@ -306,19 +304,9 @@ def test_client_when_the_log_has_a_limit(serve: Serve, names_a_time: bool) -> No
     fake = FakeLog(size=3)
     fake.limit, fake.limit_names_a_time = (35, 0.7), names_a_time
     answers = 120
-    todo: deque[int] = deque(range(answers))
     with closing(Client(serve(fake), user_agent=AGENT, patience=Patience(first_wait=0.01))) as client:
-
-        def work() -> None:
-            while todo:
-                todo.popleft()
-                client.get("/checkpoint", bytes, limit=1000)
-
-        threads = [threading.Thread(target=work) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda _: client.get("/checkpoint", bytes, limit=1000), range(answers)))
 
         assert client.pace.requests == len(fake.requests) == answers + fake.refused
     assert fake.refused <= 25
@@ -342,42 +330,18 @@ def waiting(gate: Gate, run: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def pass_through(gate: Gate, stop: threading.Event, trouble: str = "", tries: int = 3) -> None:
-    """Make one request, which is answered or not."""
-    with gate.turn(LOG, stop, tries=tries, pause=0.01, longest=1) as turn:
-        turn.trouble, turn.status, turn.latency = trouble, 503 if trouble else 200, 0.01
-
-
-def test_gate_keeps_the_order(gate: Gate) -> None:
-    """Requests get their turn in the order in which they came."""
-    order: list[int] = []
-    never = threading.Event()
-
-    def run(number: int) -> None:
-        with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-            order.append(number)
-
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-        threads = [waiting(gate, lambda number=number: run(number)) for number in range(8)]
-    for thread in threads:
-        thread.join(5)
-
-    assert order == [*range(8)]
+def enter(gate: Gate, ends: list[object], log: str = LOG, *, name: str = "", urgent: bool = False) -> None:
+    """Pass through the gate, and note that it was so."""
+    with gate.turn(log, NEVER, **TURN, urgent=urgent):
+        ends.append(name or log)
 
 
 def test_gate_when_somebody_comes_late(gate: Gate) -> None:
     """Who comes when a turn is free does not overtake those who wait for it."""
-    order: list[str] = []
-    never = threading.Event()
-
-    def run() -> None:
-        with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-            order.append("first")
-
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-        thread = waiting(gate, run)
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-        order.append("late")
+    order: list[object] = []
+    with gate.turn(LOG, NEVER, **TURN):
+        thread = waiting(gate, lambda: enter(gate, order, name="first"))
+    enter(gate, order, name="late")
     thread.join(5)
 
     assert order == ["first", "late"]
@@ -385,21 +349,16 @@ def test_gate_when_somebody_comes_late(gate: Gate) -> None:
 
 def test_gate_when_a_log_hangs(gate: Gate) -> None:
     """A log whose requests take up all that may be under way does not hold up another on its host, one at a time."""
-    never, order = threading.Event(), []
-
-    def run(log: str) -> None:
-        with gate.turn(log, never, tries=3, pause=0.01, longest=1):
-            order.append(log)
-
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-        behind = waiting(gate, lambda: run(LOG))
+    order: list[object] = []
+    with gate.turn(LOG, NEVER, **TURN):
+        behind = waiting(gate, lambda: enter(gate, order))
         for _ in range(2):
-            other = threading.Thread(target=run, args=("other",))
+            other = threading.Thread(target=enter, args=(gate, order, "other"))
             other.start()
             other.join(1)
         assert order == ["other", "other"]
-        with gate.turn("other", never, tries=3, pause=0.01, longest=1):
-            second = waiting(gate, lambda: run("other"))
+        with gate.turn("other", NEVER, **TURN):
+            second = waiting(gate, lambda: enter(gate, order, "other"))
             assert order == ["other", "other"]
     behind.join(1)
     second.join(1)
@@ -408,16 +367,14 @@ def test_gate_when_a_log_hangs(gate: Gate) -> None:
 
 
 def test_gate_when_somebody_is_urgent(gate: Gate) -> None:
-    """What is urgent goes before what is not, and in order among itself."""
-    never, order = threading.Event(), []
-
-    def run(name: str, urgent: bool) -> None:
-        with gate.turn(LOG, never, tries=3, pause=0.01, longest=1, urgent=urgent):
-            order.append(name)
-
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
+    """What is urgent goes before what is not; otherwise requests get their turn in the order in which they came."""
+    order: list[object] = []
+    with gate.turn(LOG, NEVER, **TURN):
         plain = [("a", False), ("b", True), ("c", False), ("d", True)]
-        threads = [waiting(gate, lambda each=each: run(*each)) for each in plain]
+        threads = [
+            waiting(gate, lambda name=name, urgent=urgent: enter(gate, order, name=name, urgent=urgent))
+            for name, urgent in plain
+        ]
     for thread in threads:
         thread.join(5)
 
@@ -426,42 +383,39 @@ def test_gate_when_somebody_is_urgent(gate: Gate) -> None:
 
 def test_gate_when_stopped(gate: Gate) -> None:
     """A thread that waits for its turn ends when it is stopped, and those behind it move up."""
-    stop, never, ends = threading.Event(), threading.Event(), []
+    stop, ends = threading.Event(), list[object]()
 
-    def run(stop: threading.Event) -> None:
-        try:
-            pass_through(gate, stop)
-        except NoTurnError as error:
-            ends.append(str(error))
-        else:
-            ends.append("passed")
+    def run() -> None:
+        with pytest.raises(NoTurnError) as raised, gate.turn(LOG, stop, **TURN):
+            pass
+        ends.append(str(raised.value))
 
-    with gate.turn(LOG, never, tries=3, pause=0.01, longest=1):
-        first, second = waiting(gate, lambda: run(stop)), waiting(gate, lambda: run(never))
+    with gate.turn(LOG, NEVER, **TURN):
+        first, second = waiting(gate, run), waiting(gate, lambda: enter(gate, ends))
         stop.set()
         first.join(1)
         assert ends == ["stopped before the log answered; run again"]
     second.join(1)
 
-    assert ends[1:] == ["passed"]
+    assert ends[1:] == [LOG]
 
 
 def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
     """Requests that wait for a log in trouble are given up with its host; another log on it is still asked."""
-    never, ends = threading.Event(), []
+    ends: list[object] = []
 
     def run() -> None:
-        with pytest.raises(NoTurnError) as raised:
-            pass_through(gate, never)
+        with pytest.raises(NoTurnError) as raised, gate.turn(LOG, NEVER, **TURN):
+            pass
         ends.append(raised.value.status)
 
     def run_other() -> None:
-        with gate.turn("other", never, tries=3, pause=0.01, longest=1) as turn:
+        with gate.turn("other", NEVER, **TURN) as turn:
             turn.status, turn.latency = 200, 0.01
         ends.append(turn.status)
 
-    with gate.turn("other", never, tries=3, pause=0.01, longest=1):
-        with gate.turn(LOG, never, tries=3, pause=0.01, longest=1) as turn:
+    with gate.turn("other", NEVER, **TURN):
+        with gate.turn(LOG, NEVER, **TURN) as turn:
             gate.pace.troubles = 2
             threads = [*(waiting(gate, run) for _ in range(3)), waiting(gate, run_other)]
             turn.trouble, turn.status = "no luck", 503
@@ -523,52 +477,20 @@ def silent() -> Iterator[str]:
 def test_client_when_the_host_is_dead(silent: str, caplog: pytest.LogCaptureFixture) -> None:
     """A dead host is given up by all who ask it, after few requests and few words; who comes later asks once."""
     patience = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=0.2, total=20)
-    errors: list[LogUnavailableError] = []
     with closing(Client(silent, user_agent=AGENT, patience=patience)) as client, caplog.at_level(logging.INFO):
 
-        def ask() -> None:
-            with pytest.raises(LogUnavailableError) as raised:
+        def ask(_: object = None) -> None:
+            with pytest.raises(LogUnavailableError, match=r"ReadTimeout.*run again later$"):
                 client.get("/x", bytes, limit=9)
-            errors.append(raised.value)
 
-        threads = [threading.Thread(target=ask) for _ in range(32)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(32) as pool:
+            list(pool.map(ask, range(32)))
         requests = client.pace.requests
         ask()
         assert client.pace.requests == requests + 1
 
-    assert len(errors) == 33
-    assert all("ReadTimeout" in str(error) and str(error).endswith("run again later") for error in errors)
     assert requests <= 12
     assert len(caplog.messages) == 1
-
-
-def test_client_when_stopped_at_the_gate(silent: str) -> None:
-    """A wait for a slot ends with the run, while another request is still under way."""
-    stop, ended = threading.Event(), threading.Event()
-    with closing(Client(silent, user_agent=AGENT, patience=Patience(tries=1, timeout=6))) as client:
-        client.pace.concurrency = 1.0
-
-        def ask(own: threading.Event) -> None:
-            stopping.set(own)
-            with pytest.raises(HttpError):
-                client.get("/x", bytes, limit=9)
-            if own is stop:
-                ended.set()
-
-        first = threading.Thread(target=ask, args=(threading.Event(),))
-        first.start()
-        while not client.pace.requests:
-            time.sleep(0.01)
-        second = waiting(client._gate, lambda: ask(stop))
-        stop.set()
-        assert ended.wait(60)
-        assert first.is_alive()
-        first.join()
-        second.join()
 
 
 def test_pace_shows_what_is_known() -> None:

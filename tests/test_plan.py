@@ -10,6 +10,7 @@ import pytest
 from fakes import FakeLog, check_table
 from hypothesis import given
 from hypothesis import strategies as st
+from raising import fails
 
 from ctkit.errors import ParameterError
 from ctkit.jobs.backfill import backfill
@@ -17,11 +18,9 @@ from ctkit.jobs.plan import BANDWIDTH, ENTRY_BYTES, LATENCY, LogPlan, Plan, plan
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
 from ctkit.logs.http import Patience
-from ctkit.logs.open import open_log
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.schema import GAP_SCHEMA
 
-USER_AGENT = "ctkit tests, nobody@example.org"
 HASTY = Patience(tries=1)
 RFC, STATIC = "https://rfc.example/2026h1", "https://static.example/2026h1"
 
@@ -151,9 +150,8 @@ def test_plan_when_the_page_size_is_a_guess():
 
 def test_plan_when_a_gap_is_of_another_log():
     """A gap of a log that was not given is an error that names it."""
-    with pytest.raises(ParameterError) as raised:
+    with fails(ParameterError, keys=("gaps",)):
         plan_backfill([plain_log()], gaps_of(STATIC, (0, 1)))
-    assert raised.value.keys == ("gaps",)
 
 
 def test_plan_when_there_is_nothing_to_do():
@@ -200,11 +198,6 @@ def test_plan_equals_set_arithmetic(pairs, page_size):
     )
 
 
-def data_requests(log):
-    """Return how many requests for entries a fake log has seen."""
-    return len(log.paths("ct/v1/get-entries")) + len(log.paths("tile/data/"))
-
-
 @pytest.fixture(scope="module")
 def holes():
     """Return 1,000 of 40 times 64 indices, 25 of each 64."""
@@ -213,49 +206,46 @@ def holes():
 
 
 @pytest.mark.parametrize("alignment", [1, 64])
-def test_a_thousand_gaps_in_40_pages(tmp_path, serve, holes, alignment):
+def test_a_thousand_gaps_in_40_pages(tmp_path, opened, holes, alignment):
     """In a log that is not known yet, they are filled with at most 40 requests, as the plan says."""
     log = FakeLog("Thrifty", 2560, protocols=["rfc6962"], page_size=64)
     log.page_alignment = alignment
-    url = serve(log)
+    client = opened(log, "rfc6962")
+    url = client.url
     gaps = gaps_of(url, *((index, index + 1) for index in holes.tolist()))
-    with open_log(url, user_agent=USER_AGENT, protocol="rfc6962", name=log.name) as client:
-        assert backfill([client], gaps, open_table(tmp_path / "unplanned")).complete
-    assert data_requests(log) <= 40
+    assert backfill([client], gaps, open_table(tmp_path / "unplanned")).complete
+    assert log.data_requests <= 40
 
-    with open_log(url, user_agent=USER_AGENT, protocol="rfc6962", name=log.name) as client:
-        before = data_requests(log)
-        plan = plan_backfill([client], gaps)
-        assert data_requests(log) == before + 1
-        report = backfill([client], gaps, open_table(tmp_path / "planned"))
-    assert (plan.requests, plan.wanted, data_requests(log) - before - 1) == (40, 1000, 40)
+    client, before = opened(log, "rfc6962"), log.data_requests
+    plan = plan_backfill([client], gaps)
+    assert log.data_requests == before + 1
+    report = backfill([client], gaps, open_table(tmp_path / "planned"))
+    assert (plan.requests, plan.wanted, log.data_requests - before - 1) == (40, 1000, 40)
     assert report.written == {url: 1000}
     for name in ("unplanned", "planned"):
         check_table(open_table(tmp_path / name), {url: log}, {url: [(index, index + 1) for index in holes.tolist()]})
 
 
-def test_a_thousand_gaps_in_40_tiles(tmp_path, serve, holes):
+def test_a_thousand_gaps_in_40_tiles(tmp_path, opened, holes):
     """The same of a Static CT log: planning asks for nothing, and the run for the 40 tiles."""
     log = FakeLog("Thrifty", 40 * 256, protocols=["static-ct"])
-    url = serve(log)
-    indices = (holes * 4).tolist()
+    client, indices = opened(log, "static-ct"), (holes * 4).tolist()
+    url = client.url
     gaps = gaps_of(url, *((index, index + 1) for index in indices))
-    with open_log(url, user_agent=USER_AGENT, protocol="static-ct", name=log.name) as client:
-        plan = plan_backfill([client], gaps)
-        assert log.requests == []
-        backfill([client], gaps, open_table(tmp_path / "staging")).check()
+    plan = plan_backfill([client], gaps)
+    assert log.requests == []
+    backfill([client], gaps, open_table(tmp_path / "staging")).check()
 
-    assert (plan.requests, plan.wanted, data_requests(log)) == (40, 1000, 40)
+    assert (plan.requests, plan.wanted, log.data_requests) == (40, 1000, 40)
     check_table(open_table(tmp_path / "staging"), {url: log}, {url: [(index, index + 1) for index in indices]})
 
 
-def test_plan_when_a_log_is_down(serve):
+def test_plan_when_a_log_is_down(opened):
     """A log that does not answer is planned all the same, with a page size that is said to be assumed."""
     log = FakeLog("Down", 300, protocols=["rfc6962"])
-    url = serve(log)
+    client = opened(log, "rfc6962", patience=HASTY)
     log.down = True
-    with open_log(url, user_agent=USER_AGENT, protocol="rfc6962", patience=HASTY) as client:
-        plan = plan_backfill([client], find_gaps(None, within={url: (0, 300)}))
+    plan = plan_backfill([client], find_gaps(None, within={client.url: (0, 300)}))
 
     (planned,) = plan.logs
     assert (planned.page_size, planned.requests, planned.assumed[0]) == (1024, 1, "page size")

@@ -3,25 +3,20 @@
 import hashlib
 import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from random import Random
 
 import numpy as np
 import pytest
-from fakes import FakeLog
+from blocks import certificates_of, chains_of
+from fakes import AGENT, FAST, FakeLog, Serve
+from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
-from ctkit.demo.issuance import issue
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.logs.http import HttpError, Patience, stopping
+from ctkit.logs.http import HttpError, stopping
 from ctkit.logs.static_ct import StaticCtLog, tile_path
 from ctkit.wire.entries import EntryBlock
-
-AGENT = "ctkit tests, ct@example.org"
-FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
-
-Serve = Callable[[EmbeddedLog], str]
 
 
 @pytest.fixture(scope="module")
@@ -38,15 +33,6 @@ def small() -> FakeLog:
 
 def _open(url: str) -> StaticCtLog:
     return StaticCtLog(url, user_agent=AGENT, name="a log", patience=FAST)
-
-
-def _certificates(block: EntryBlock) -> list[bytes]:
-    return [block.data[start:end] for start, end in block.certificate.tolist()]
-
-
-def _chains(block: EntryBlock) -> list[list[bytes]]:
-    bounds = zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True)
-    return [[block.issuers[i] for i in block.chain[start:end] if i >= 0] for start, end in bounds]
 
 
 def _fingerprint(fake: FakeLog, index: int) -> str:
@@ -85,8 +71,8 @@ def test_get_entries_returns_what_was_asked_for(fake: FakeLog, serve: Serve, sta
 
     expected = fake.entries[start:end]
     assert block.index.tolist() == list(range(start, end))
-    assert _certificates(block) == [entry.certificate for entry in expected]
-    assert _chains(block) == [list(entry.chain) for entry in expected]
+    assert certificates_of(block) == [entry.certificate for entry in expected]
+    assert chains_of(block) == [list(entry.chain) for entry in expected]
     assert block.missing_issuers == ()
 
 
@@ -107,18 +93,6 @@ def test_get_entries_asks_for_the_tiles_that_the_checkpoint_covers(small: FakeLo
 
     assert small.paths("checkpoint") == ["checkpoint"]
     assert small.paths("tile/") == ["tile/data/000", "tile/data/001.p/4"]
-
-
-def test_get_entries_when_the_partial_tile_has_gone(small: FakeLog, serve: Serve) -> None:
-    """Where the partial tile of a known checkpoint is gone, the full tile is read."""
-    with _open(serve(small)) as log:
-        log.get_checkpoint()
-        small.grow(512 - 260)
-        small.missing_partial_tiles = True
-        block = log.get_entries(256, 512)
-
-    assert block.index.tolist() == list(range(256, 512))
-    assert small.paths("tile/") == ["tile/data/001.p/4", "tile/data/001"]
 
 
 def test_get_entries_when_another_partial_tile_is_there(small: FakeLog, serve: Serve) -> None:
@@ -154,19 +128,9 @@ def test_get_entries_when_the_tree_has_grown(small: FakeLog, serve: Serve) -> No
 
 def test_get_entries_beyond_the_tip(small: FakeLog, serve: Serve) -> None:
     """An index that the log does not have is not asked for, and not there yet."""
-    with _open(serve(small)) as log, pytest.raises(LogUnavailableError) as raised:
+    with _open(serve(small)) as log, fails(LogUnavailableError, start=260, end=270):
         log.get_entries(260, 270)
-    assert (raised.value.start, raised.value.end) == (260, 270)
     assert small.paths("tile/") == []
-
-
-def test_get_entries_when_a_tile_is_not_there(small: FakeLog, serve: Serve) -> None:
-    """A tile that the checkpoint covers but the log does not serve is unavailable."""
-    small.missing_tiles = {0}
-
-    with _open(serve(small)) as log, pytest.raises(LogUnavailableError) as raised:
-        log.get_entries(3, 10)
-    assert (raised.value.start, raised.value.end) == (3, 10)
 
 
 def test_get_entries_when_an_entry_is_broken(small: FakeLog, serve: Serve) -> None:
@@ -175,56 +139,18 @@ def test_get_entries_when_an_entry_is_broken(small: FakeLog, serve: Serve) -> No
 
     with _open(serve(small)) as log:
         block = log.get_entries(5, 256)
-        with pytest.raises(LogProtocolError) as raised:
+        with fails(LogProtocolError, start=7, end=256):
             log.get_entries(7, 256)
 
     assert block.index.tolist() == [5, 6]
-    assert (raised.value.start, raised.value.end) == (7, 256)
-
-
-def test_get_entries_when_the_tile_is_another(small: FakeLog, serve: Serve) -> None:
-    """A tile of other entries than its path says is refused."""
-    small.shift = 1
-
-    with _open(serve(small)) as log, pytest.raises(LogProtocolError) as raised:
-        log.get_entries(5, 20)
-    assert (raised.value.start, raised.value.end) == (5, 20)
-
-
-def test_get_entries_when_one_entry_is_of_another_index(small: FakeLog, serve: Serve) -> None:
-    """An entry whose leaf_index is wrong costs itself only."""
-    entry = small.entries[7]
-    small.entries[7] = replace(entry, timestamped_entry=entry.timestamped_entry[:-5] + (99).to_bytes(5))
-
-    with _open(serve(small)) as log:
-        blocks = [log.get_entries(5, 256), log.get_entries(8, 256)]
-        with pytest.raises(LogProtocolError) as raised:
-            log.get_entries(7, 256)
-
-    assert [block.index.tolist() for block in blocks] == [[5, 6], list(range(8, 256))]
-    assert (raised.value.start, raised.value.end) == (7, 8)
-
-
-def test_get_entries_when_a_certificate_is_as_large_as_allowed(serve: Serve) -> None:
-    """A tile with a certificate of 16 MiB among others is read."""
-    fake = FakeLog("large", 0, protocols=["static-ct"])
-    issued = replace(issue(Random(0), 1_700_000_000_000), certificate=bytes((1 << 24) - 1), tbs=None)
-    fake.append(issued, 1_700_000_000_000)
-    fake.grow(9)
-
-    with _open(serve(fake)) as log:
-        block = log.get_entries(0, 10)
-
-    assert _certificates(block) == [entry.certificate for entry in fake.entries]
 
 
 def test_get_entries_when_a_tile_is_too_large(small: FakeLog, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tile beyond the limit is lost as a whole, and the error does not advise to ask for less: there is no less."""
     monkeypatch.setattr("ctkit.logs.static_ct._TILE_LIMIT", 1000)
 
-    with _open(serve(small)) as log, pytest.raises(HttpError) as raised:
+    with _open(serve(small)) as log, fails(HttpError, too_large=True, start=5, end=200):
         log.get_entries(5, 200)
-    assert (raised.value.too_large, raised.value.start, raised.value.end) == (True, 5, 200)
     assert len(small.paths("tile/")) == 1
 
 
@@ -239,7 +165,7 @@ def test_get_entries_when_the_tile_is_packed_without_saying_so(small: FakeLog, s
     with _open(serve(Silent("silent"))) as log:
         block = log.get_entries(0, 256)
 
-    assert _certificates(block) == [entry.certificate for entry in small.entries[:256]]
+    assert certificates_of(block) == [entry.certificate for entry in small.entries[:256]]
 
 
 def test_issuers_are_asked_for_once(fake: FakeLog, serve: Serve) -> None:
@@ -256,32 +182,11 @@ def test_issuers_are_asked_for_once(fake: FakeLog, serve: Serve) -> None:
 def test_issuers_are_asked_for_once_by_all_threads(small: FakeLog, serve: Serve) -> None:
     """Threads that need an issuer at the same time wait for one request."""
     small.latency = 0.05
-    blocks: list[EntryBlock] = []
-    with _open(serve(small)) as log:
-        threads = [threading.Thread(target=lambda: blocks.append(log.get_entries(0, 1))) for _ in range(4)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    with _open(serve(small)) as log, ThreadPoolExecutor() as pool:
+        blocks = list(pool.map(lambda _: log.get_entries(0, 1), range(4)))
 
-    assert [_chains(block) for block in blocks] == [[list(small.entries[0].chain)]] * 4
+    assert [chains_of(block) for block in blocks] == [[list(small.entries[0].chain)]] * 4
     assert len(small.paths("issuer/")) == len(small.entries[0].chain)
-
-
-def test_get_entries_when_an_issuer_is_missing(small: FakeLog, serve: Serve) -> None:
-    """An issuer that the log does not have is missing in chains, named, and not asked for again."""
-    missing = _fingerprint(small, 0)
-    small.issuer_status = {missing: 404}
-
-    with _open(serve(small)) as log:
-        blocks = [log.get_entries(0, 256), log.get_entries(0, 256)]
-
-    expected = [
-        [der for der in entry.chain if hashlib.sha256(der).hexdigest() != missing] for entry in small.entries[:256]
-    ]
-    assert [_chains(block) for block in blocks] == [expected, expected]
-    assert [block.missing_issuers for block in blocks] == [(missing,)] * 2
-    assert small.paths("issuer/").count(f"issuer/{missing}") == 1
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
@@ -302,6 +207,7 @@ def test_get_entries_when_an_issuer_is_unavailable(small: FakeLog, serve: Serve,
 
 
 ABSENT = {
+    "404": Response(404, b"not found"),
     "400": Response(400, b"bad request"),
     "403 of S3": Response(403, b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "application/xml"),
     "410": Response(410, b"gone"),
@@ -325,26 +231,23 @@ class Store(EmbeddedLog):
         return self.absent if response.status == 404 or self.lacks(request.path) else response
 
 
-@each_absent
+@pytest.mark.parametrize("absent", [*ABSENT.values(), Response(200, b"no such key")], ids=[*ABSENT, "a text"])
 def test_get_entries_when_a_store_has_no_issuer(small: FakeLog, serve: Serve, absent: Response) -> None:
-    """However the log says that it does not have an issuer, that one is left out and named."""
+    """However the log says that it does not have an issuer, that one is left out, named, and not asked for again."""
     store, missing = Store(small, absent), _fingerprint(small, 0)
     store.lacks = lambda path: path == f"issuer/{missing}"
 
     with _open(serve(store)) as log:
-        block = log.get_entries(0, 256)
+        blocks = [log.get_entries(0, 256)]
+        asked = small.paths("issuer/")
+        blocks.append(log.get_entries(0, 256))
 
-    assert block.missing_issuers == (missing,)
-    assert len(block) == 256
-
-
-def test_get_entries_when_a_store_has_a_text_for_an_issuer(small: FakeLog, serve: Serve) -> None:
-    """What is no certificate is none of another name."""
-    store, missing = Store(small, Response(200, b"no such key")), _fingerprint(small, 0)
-    store.lacks = lambda path: path == f"issuer/{missing}"
-
-    with _open(serve(store)) as log:
-        assert log.get_entries(0, 256).missing_issuers == (missing,)
+    expected = [
+        [der for der in entry.chain if hashlib.sha256(der).hexdigest() != missing] for entry in small.entries[:256]
+    ]
+    assert [chains_of(block) for block in blocks] == [expected, expected]
+    assert [block.missing_issuers for block in blocks] == [(missing,)] * 2
+    assert small.paths("issuer/") == asked
 
 
 @pytest.mark.parametrize("absent", [ABSENT["400"], ABSENT["403 of S3"], ABSENT["a page"]])
@@ -369,6 +272,7 @@ def test_get_entries_when_a_store_has_no_partial_tile(small: FakeLog, serve: Ser
         block = log.get_entries(256, 512)
 
     assert block.index.tolist() == list(range(256, 512))
+    assert list(dict.fromkeys(small.paths("tile/"))) == ["tile/data/001.p/4", "tile/data/001"]
 
 
 @each_absent
@@ -414,9 +318,8 @@ def test_get_entries_when_an_issuer_is_another_certificate(small: FakeLog, serve
     wrong = _fingerprint(small, 3)
     small.wrong_issuers = {wrong}
 
-    with _open(serve(small)) as log, pytest.raises(LogProtocolError) as raised:
+    with _open(serve(small)) as log, fails(LogProtocolError, start=3, end=9):
         log.get_entries(3, 9)
-    assert (raised.value.start, raised.value.end) == (3, 9)
     assert small.paths("issuer/").count(f"issuer/{wrong}") == FAST.tries
 
 
@@ -454,7 +357,7 @@ def test_issuer_when_whoever_asked_for_it_was_stopped(small: FakeLog, serve: Ser
         for thread in threads:
             thread.join(60)
 
-    assert [_chains(block) for block in blocks] == [[list(small.entries[0].chain)]]
+    assert [chains_of(block) for block in blocks] == [[list(small.entries[0].chain)]]
 
 
 def test_entry_urls_name_full_tiles() -> None:

@@ -6,7 +6,8 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from fakes import FakeLog, check_table
+from fakes import FakeLog, check_table, each_protocol
+from raising import fails
 from rows import read_provenance
 
 from ctkit.demo.embedded import make_log
@@ -17,38 +18,21 @@ from ctkit.jobs.backfill_report import Hole
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.provenance import Provenance
 from ctkit.lake.table import open_table
-from ctkit.logs.http import Patience
-from ctkit.logs.open import open_log
 from ctkit.wire.entries import PRECERT_ENTRY
 from ctkit.wire.extra_data import FAULTS
 
-USER_AGENT = "ctkit tests, nobody@example.org"
-FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=10)
 NOT_THERE = "not what the log's tree of {size} entries holds there"
-
-each_protocol = pytest.mark.parametrize("protocol", ["rfc6962", "static-ct"])
 
 
 @pytest.fixture
-def opened(serve):
-    """Return what serves a log and opens it, with its key unless told otherwise."""
-    logs = []
+def begin(tmp_path, opened):
+    """Return what serves a log of this size and opens it, with a table for its entries."""
 
-    def open_one(fake, protocol, *, key=True):
-        log = open_log(
-            serve(fake),
-            user_agent=USER_AGENT,
-            protocol=protocol,
-            name=fake.name,
-            key=fake.public_key if key else None,
-            patience=FAST,
-        )
-        logs.append(log)
-        return log
+    def begin_one(protocol, size, *, page_size=256, **options):
+        fake = FakeLog(size=size, page_size=page_size)
+        return fake, opened(fake, protocol, **options), open_table(tmp_path / "staging")
 
-    yield open_one
-    for log in logs:
-        log.close()
+    return begin_one
 
 
 def fill(log, table, within=(0, 600), **options):
@@ -66,10 +50,9 @@ def asked(fake):
 
 
 @each_protocol
-def test_backfill_that_proves_entries(tmp_path, opened, protocol):
+def test_backfill_that_proves_entries(begin, protocol):
     """Every row is proven with few requests, and the commit says under which signed tree head."""
-    fake = FakeLog(size=600, page_size=32)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600, page_size=32)
 
     report = fill(log, table, (3, 600))
 
@@ -87,10 +70,9 @@ def test_backfill_that_proves_entries(tmp_path, opened, protocol):
 
 
 @each_protocol
-def test_backfill_that_proves_single_entries(tmp_path, opened, protocol):
+def test_backfill_that_proves_single_entries(begin, protocol):
     """Entries far apart take a request for each page, and one proof at the most."""
-    fake = FakeLog(size=600, page_size=64)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600, page_size=64)
     lonely = [7, 70, 200, 599]
     gaps = find_gaps(None, within={log.url: (0, 600)}).slice(0, 0)
     gaps = gaps.from_pylist([{"source_url": log.url, "start": at, "end": at + 1} for at in lonely], gaps.schema)
@@ -107,12 +89,11 @@ def test_backfill_that_proves_single_entries(tmp_path, opened, protocol):
 
 
 @each_protocol
-def test_backfill_of_a_log_that_changed_entries(tmp_path, opened, protocol):
+def test_backfill_of_a_log_that_changed_entries(begin, protocol):
     """What is not in the signed tree is named and not written, all the rest is; the next run completes the table."""
-    fake = FakeLog(size=600, page_size=32)
+    fake, log, table = begin(protocol, 600, page_size=32)
     other = make_log("Another", 600)
     true = {index: fake.entries[index] for index in (40, 41, 300)}
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
     for index in true:
         fake.entries[index] = other.entries[index]
     fake.issuers |= other.issuers
@@ -123,19 +104,17 @@ def test_backfill_of_a_log_that_changed_entries(tmp_path, opened, protocol):
     assert reason.startswith(NOT_THERE.format(size=600))
     assert report.holes == (Hole(log.url, 40, 42, reason, True), Hole(log.url, 300, 301, reason, True))
     check_table(table, {log.url: fake}, {log.url: [(0, 40), (42, 300), (301, 600)]})
-    with pytest.raises(LogProtocolError) as raised:
+    with fails(LogProtocolError, url=log.url):
         report.check()
-    assert raised.value.url == log.url
     for index, entry in true.items():
         fake.entries[index] = entry
     assert fill(log, table).complete
     check_table(table, {log.url: fake}, {log.url: (0, 600)})
 
 
-def test_backfill_of_a_tile_that_begins_with_another_entry(tmp_path, opened):
+def test_backfill_of_a_tile_that_begins_with_another_entry(begin):
     """A tile is asked for as a whole to be proven; what is wrong before the first missing entry costs nothing."""
-    fake = FakeLog(size=300, protocols=["static-ct"])
-    log, table = opened(fake, "static-ct"), open_table(tmp_path / "staging")
+    fake, log, table = begin("static-ct", 300)
     true = fake.entries[0]
     fake.entries[0] = fake.entries[1]
 
@@ -147,10 +126,9 @@ def test_backfill_of_a_tile_that_begins_with_another_entry(tmp_path, opened):
 
 
 @each_protocol
-def test_backfill_of_a_log_that_changed_what_it_does_not_sign(tmp_path, opened, protocol):
+def test_backfill_of_a_log_that_changed_what_it_does_not_sign(tmp_path, begin, protocol):
     """A pre-certificate or chain that does not belong to its leaf is named and not written; heads do not tell."""
-    fake = FakeLog(size=300, page_size=32)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 300, page_size=32)
     right = dict(enumerate(fake.entries))
     pre_certificates = [index for index, entry in right.items() if entry.entry_type == PRECERT_ENTRY]
     one, two, three = pre_certificates[3], pre_certificates[50], pre_certificates[90]
@@ -186,10 +164,9 @@ def end_at_an_intermediate(fake):
 
 
 @each_protocol
-def test_backfill_under_a_root_that_does_not_sign_itself(tmp_path, opened, protocol):
+def test_backfill_under_a_root_that_does_not_sign_itself(begin, protocol):
     """A chain may end in any root that the log accepts, which it is asked for once, however much it has."""
-    fake = FakeLog(size=300, page_size=32)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 300, page_size=32)
     middle, _ = end_at_an_intermediate(fake)
     fake.roots.add(middle)
 
@@ -199,10 +176,9 @@ def test_backfill_under_a_root_that_does_not_sign_itself(tmp_path, opened, proto
     assert asked(fake).get("get-roots", 0) == (1 if protocol == "rfc6962" else 0)
 
 
-def test_backfill_of_chains_that_end_early(tmp_path, opened):
+def test_backfill_of_chains_that_end_early(begin):
     """A chain that lacks the root that the log accepts is named and not written."""
-    fake = FakeLog(size=300, page_size=32)
-    log, table = opened(fake, "rfc6962"), open_table(tmp_path / "staging")
+    fake, log, table = begin("rfc6962", 300, page_size=32)
     _, long = end_at_an_intermediate(fake)
 
     report = fill(log, table, (0, 300))
@@ -214,10 +190,9 @@ def test_backfill_of_chains_that_end_early(tmp_path, opened):
 
 
 @pytest.mark.parametrize("status", [404, 500])
-def test_backfill_when_accepted_roots_cannot_be_had(tmp_path, opened, status):
+def test_backfill_when_accepted_roots_cannot_be_had(begin, status):
     """Where the log does not say what it accepts, no end of a chain is known to be wrong."""
-    fake = FakeLog(size=300)
-    log, table = opened(fake, "rfc6962"), open_table(tmp_path / "staging")
+    fake, log, table = begin("rfc6962", 300)
     end_at_an_intermediate(fake)
     fake.roots_status = status
 
@@ -226,10 +201,9 @@ def test_backfill_when_accepted_roots_cannot_be_had(tmp_path, opened, status):
 
 
 @each_protocol
-def test_backfill_of_entries_without_a_chain(tmp_path, opened, protocol):
+def test_backfill_of_entries_without_a_chain(begin, protocol):
     """No certificate but a root may lack a chain, and no pre-certificate."""
-    fake = FakeLog(size=300)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 300)
     right = list(fake.entries)
     one, two = (next(at for at, entry in enumerate(right) if entry.entry_type == kind) for kind in (0, PRECERT_ENTRY))
     for at in (one, two):
@@ -243,10 +217,9 @@ def test_backfill_of_entries_without_a_chain(tmp_path, opened, protocol):
     check_table(table, {log.url: fake}, {log.url: (0, 300)})
 
 
-def test_backfill_when_an_issuer_is_missing(tmp_path, opened):
+def test_backfill_when_an_issuer_is_missing(begin):
     """What is next to an issuer that the log does not have cannot be compared with it: it is written, and said."""
-    fake = FakeLog(size=300)
-    log, table = opened(fake, "static-ct"), open_table(tmp_path / "staging")
+    fake, log, table = begin("static-ct", 300)
     missing = sha256(fake.entries[0].chain[0]).hexdigest()
     fake.issuer_status = {missing: 404}
 
@@ -258,10 +231,9 @@ def test_backfill_when_an_issuer_is_missing(tmp_path, opened):
 
 @pytest.mark.parametrize("verify", ["heads", "entries"])
 @each_protocol
-def test_backfill_of_a_log_with_another_key(tmp_path, opened, protocol, verify):
+def test_backfill_of_a_log_with_another_key(begin, protocol, verify):
     """A tree head that the log's key did not sign: nothing is believed, nothing is asked for, nothing is written."""
-    fake = FakeLog(size=600)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600)
     log.key = FakeLog(size=0, seed=1).public_key
 
     report = fill(log, table, verify=verify)
@@ -272,10 +244,9 @@ def test_backfill_of_a_log_with_another_key(tmp_path, opened, protocol, verify):
 
 
 @each_protocol
-def test_backfill_of_a_log_without_a_key(tmp_path, opened, protocol, caplog):
+def test_backfill_of_a_log_without_a_key(begin, protocol, caplog):
     """It is said once, entries are proven against the root as it came, and report and commit say: unsigned."""
-    fake = FakeLog(size=600)
-    log, table = opened(fake, protocol, key=False), open_table(tmp_path / "staging")
+    _, log, table = begin(protocol, 600, key=None)
 
     with caplog.at_level(logging.WARNING, "ctkit"):
         report = fill(log, table)
@@ -286,10 +257,9 @@ def test_backfill_of_a_log_without_a_key(tmp_path, opened, protocol, caplog):
 
 
 @each_protocol
-def test_backfill_that_verifies_heads_only(tmp_path, opened, protocol):
+def test_backfill_that_verifies_heads_only(begin, protocol):
     """Heads take one request for each log; the commit says so much and no more."""
-    fake = FakeLog(size=600)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600)
 
     fill(log, table, verify="heads")
 
@@ -301,10 +271,10 @@ def test_backfill_that_verifies_heads_only(tmp_path, opened, protocol):
 
 @each_protocol
 @pytest.mark.parametrize(("key", "verify"), [(False, "heads"), (True, "heads"), (False, "entries")])
-def test_backfill_when_the_tree_head_cannot_be_read(tmp_path, opened, protocol, key, verify):
+def test_backfill_when_the_tree_head_cannot_be_read(begin, protocol, key, verify):
     """It is read as a log whose key is not known is, unless its key is, or entries have to be proven."""
-    fake = FakeLog(size=512, page_size=256)
-    log, table = opened(fake, protocol, key=key), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 512)
+    log.key = log.key if key else None
     respond = fake.respond
 
     def give_no_signature(request):
@@ -323,10 +293,9 @@ def test_backfill_when_the_tree_head_cannot_be_read(tmp_path, opened, protocol, 
         assert read_provenance(table) == []
 
 
-def test_backfill_when_tree_heads_without_a_key_contradict_each_other(tmp_path, opened):
+def test_backfill_when_tree_heads_without_a_key_contradict_each_other(begin):
     """A tree head that can be read and contradicts another one is believed of no log."""
-    fake = FakeLog(size=512)
-    log, table = opened(fake, "rfc6962", key=False), open_table(tmp_path / "staging")
+    fake, log, table = begin("rfc6962", 512, key=None)
     log.get_checkpoint()
     fake.tree = FakeLog("Another", 512).tree
 
@@ -335,10 +304,9 @@ def test_backfill_when_tree_heads_without_a_key_contradict_each_other(tmp_path, 
     assert (report.written, report.holes[0].lasting) == ({log.url: 0}, True)
 
 
-def test_backfill_that_verifies_nothing(tmp_path, opened):
+def test_backfill_that_verifies_nothing(begin):
     """Nothing but entries is asked for, and nothing is said of them."""
-    fake = FakeLog(size=600)
-    log, table = opened(fake, "rfc6962"), open_table(tmp_path / "staging")
+    fake, log, table = begin("rfc6962", 600)
 
     fill(log, table, verify="off")
 
@@ -347,10 +315,9 @@ def test_backfill_that_verifies_nothing(tmp_path, opened):
 
 
 @each_protocol
-def test_backfill_beyond_the_tree_head(tmp_path, opened, protocol):
+def test_backfill_beyond_the_tree_head(begin, protocol):
     """Entries that came after the run's tree head are proven under the next one, shown to be of the same tree."""
-    fake = FakeLog(size=600, page_size=32)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600, page_size=32)
     respond = fake.respond
 
     def grow_after_the_first_head(request):
@@ -367,10 +334,9 @@ def test_backfill_beyond_the_tree_head(tmp_path, opened, protocol):
 
 
 @each_protocol
-def test_backfill_when_the_tree_head_is_of_an_empty_tree(tmp_path, opened, protocol):
+def test_backfill_when_the_tree_head_is_of_an_empty_tree(begin, protocol):
     """A backend that is far behind may give it: what others have is written, and nothing was verified of it."""
-    fake = FakeLog(size=200)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 200)
     respond = fake.respond
 
     def begin_behind(request):
@@ -386,10 +352,9 @@ def test_backfill_when_the_tree_head_is_of_an_empty_tree(tmp_path, opened, proto
 
 
 @each_protocol
-def test_backfill_of_entries_that_are_not_signed_yet(tmp_path, opened, protocol):
+def test_backfill_of_entries_that_are_not_signed_yet(begin, protocol):
     """What is at or above every tree head of the run waits for another one; what is below it is written."""
-    fake = FakeLog(size=640)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 640)
     respond = fake.respond
 
     def show_old_heads(request):
@@ -411,10 +376,9 @@ def test_backfill_of_entries_that_are_not_signed_yet(tmp_path, opened, protocol)
 
 
 @each_protocol
-def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
+def test_backfill_of_a_log_that_forks(begin, protocol):
     """A next tree head that is not of the same tree: what it covers is not written."""
-    fake = FakeLog(size=600, page_size=32)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600, page_size=32)
     respond, fork, heads = fake.respond, FakeLog(size=640, days=4), []
     fork._key, fork.public_key = fake._key, fake.public_key
 
@@ -437,10 +401,9 @@ def test_backfill_of_a_log_that_forks(tmp_path, opened, protocol):
 
 
 @each_protocol
-def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
+def test_backfill_when_proofs_cannot_be_had(begin, protocol):
     """Entries that cannot be proven now are holes; the next run writes them."""
-    fake = FakeLog(size=600, page_size=32)
-    log, table = opened(fake, protocol), open_table(tmp_path / "staging")
+    fake, log, table = begin(protocol, 600, page_size=32)
     respond = fake.respond
     proofs, lost = ("get-proof-by-hash", "get-entry-and-proof", "tile/0", "tile/1"), []
 
@@ -456,18 +419,16 @@ def test_backfill_when_proofs_cannot_be_had(tmp_path, opened, protocol):
     assert report.written == {log.url: 0}
     assert {(hole.reason.startswith("not proven: "), hole.lasting) for hole in report.holes} == {(True, False)}
     assert len(lost) < 10
-    with pytest.raises(LogUnavailableError) as raised:
+    with fails(LogUnavailableError, url=log.url):
         report.check()
-    assert raised.value.url == log.url
     fake.respond = respond
     assert fill(log, table, (3, 600)).complete
     check_table(table, {log.url: fake}, {log.url: (3, 600)})
 
 
-def test_backfill_of_single_entries_asks_for_their_issuers_only(tmp_path, opened):
+def test_backfill_of_single_entries_asks_for_their_issuers_only(begin):
     """A whole tile is proven for one entry of it; the issuers of the others are none of our business."""
-    fake = FakeLog(size=256)
-    log, table = opened(fake, "static-ct"), open_table(tmp_path / "staging")
+    fake, log, table = begin("static-ct", 256)
     own = {sha256(certificate).hexdigest() for certificate in fake.entries[7].chain}
 
     assert fill(log, table, (7, 8)).complete

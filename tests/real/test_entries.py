@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from blocks import certificates_of, chains_of
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
@@ -21,15 +22,6 @@ KINDS = {0: "x509", 1: "precert"}
 
 def _kinds(block: EntryBlock) -> Counter[str]:
     return Counter(KINDS[kind] for kind in block.entry_type.tolist())
-
-
-def _certificates(block: EntryBlock) -> Iterator[bytes]:
-    return (block.data[start:end] for start, end in block.certificate.tolist())
-
-
-def _chains(block: EntryBlock) -> Iterator[list[bytes]]:
-    for start, end in zip(block.chain_offsets[:-1], block.chain_offsets[1:], strict=True):
-        yield [block.issuers[i] for i in block.chain[start:end]]
 
 
 def _is_der_certificate(der: bytes) -> bool:
@@ -47,7 +39,7 @@ def test_get_entries_decode_to_what_the_manifest_says(real_data: Path) -> None:
 
         assert block.index.tolist() == list(range(page["start"], page["start"] + page["n_entries"])), page["file"]
         assert _kinds(block) == page["kinds"], page["file"]
-        assert all(map(_is_der_certificate, [*_certificates(block), *block.issuers])), page["file"]
+        assert all(map(_is_der_certificate, [*certificates_of(block), *block.issuers])), page["file"]
         assert len(set(block.issuers)) == len(block.issuers)
 
 
@@ -60,7 +52,7 @@ def test_entries_that_broke_other_parsers_decode(real_data: Path) -> None:
         block = decode_get_entries(body, 7, URL, 1024)
 
         assert len(block) == len(json.loads(body)["entries"]), path.name
-        assert all(map(_is_der_certificate, _certificates(block))), path.name
+        assert all(map(_is_der_certificate, certificates_of(block))), path.name
     assert pages
 
 
@@ -90,7 +82,7 @@ def test_leaf_hashes_of_tiles_equal_the_hash_tiles(real_data: Path) -> None:
 
         assert block.index.tolist() == list(range(number * 256, (number + 1) * 256))
         assert b"".join(block.leaf_hashes()) == (folder / "tile" / "0" / f"{number:03}").read_bytes()
-        assert all(map(_is_der_certificate, _certificates(block)))
+        assert all(map(_is_der_certificate, certificates_of(block)))
         fingerprints.update(named)
     assert len(tiles) * 256 == info["entries"]
     assert len(fingerprints) == info["distinct_issuers"]
@@ -122,7 +114,7 @@ def test_a_tile_with_all_its_issuers_has_full_chains(real_data: Path) -> None:
 
     assert set(fingerprints) == set(issuers)
     assert _kinds(resolved) == {"precert": 256}
-    assert all(hashlib.sha256(chain[0]).digest() in issuers for chain in _chains(resolved))
+    assert all(hashlib.sha256(chain[0]).digest() in issuers for chain in chains_of(resolved))
     assert resolved.missing_issuers == ()
     assert _check_issuer_key_hashes(resolved) == 256
 
@@ -130,7 +122,7 @@ def test_a_tile_with_all_its_issuers_has_full_chains(real_data: Path) -> None:
 def _check_issuer_key_hashes(block: EntryBlock) -> int:
     """Compare the issuer_key_hash of each precertificate with its chain, and return how many were compared."""
     compared = 0
-    for kind, (start, _), chain in zip(block.entry_type.tolist(), block.leaf.tolist(), _chains(block), strict=True):
+    for kind, (start, _), chain in zip(block.entry_type.tolist(), block.leaf.tolist(), chains_of(block), strict=True):
         if kind == PRECERT_ENTRY and chain:
             key = x509.load_der_x509_certificate(chain[0]).public_key()
             info = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
