@@ -79,7 +79,7 @@ def subproof(m, hashes, complete):
 def changed(data, proof):
     """Return `proof` with one hash changed, left out or added."""
     how = data.draw(st.sampled_from(["change", "drop", "add"] if proof else ["add"]))
-    at = data.draw(st.integers(0, len(proof) - 1)) if proof else 0
+    at = data.draw(st.integers(0, len(proof) - (how != "add")))
     if how == "change":
         return [*proof[:at], hash_leaf(proof[at]), *proof[at + 1 :]]
     return proof[:at] + proof[at + 1 :] if how == "drop" else [*proof[:at], HASHES[0], *proof[at:]]

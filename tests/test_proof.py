@@ -183,6 +183,7 @@ def test_answers_with_proofs_are_read():
         b"{}",
         b'{"leaf_index": "7", "audit_path": [], "leaf_input": 7, "consistency": {}}',
         b'{"leaf_index": true, "audit_path": {}, "leaf_input": "AA=", "consistency": null}',
+        b'{"leaf_index": true, "audit_path": []}',
         b'{"leaf_index": 7, "audit_path": ["AAAA"], "leaf_input": "AAAA", "consistency": ["AAAA"]}',
         b'{"leaf_index": 7, "audit_path": [7], "leaf_input": "AAAA", "consistency": [7]}',
         b'{"leaf_index": 7, "audit_path": ["\\u00e9"], "leaf_input": "AAAA", "consistency": ["\\u00e9"]}',
