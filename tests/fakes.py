@@ -33,6 +33,8 @@ T = TypeVar("T")
 AGENT = "ctkit tests, ct@example.org"
 FAST = Patience(tries=3, first_wait=0.01, longest_wait=0.05, timeout=5, total=20)
 UNREADABLE = b"no certificate"
+HEADS = ("ct/v1/get-sth", "checkpoint")
+"""Paths of tree heads."""
 
 Serve = Callable[[EmbeddedLog], str]
 """What the fixture `serve` is."""
@@ -115,6 +117,8 @@ class Knobs:
     """Connections are dropped without an answer."""
     latency: float = 0.0
     """Seconds before each answer."""
+    on_request: Callable[[Request], object] = lambda request: None
+    """Called with each request before it is answered; ConnectionAbortedError drops the connection."""
 
 
 def get_once(url: str, patience: Patience = FAST, limit: int = 1000, read: Callable[[bytes], Any] = bytes) -> Any:
@@ -202,6 +206,7 @@ class FakeLog(EmbeddedLog, Knobs):
 
     def respond(self, request: Request) -> Response:
         """Answer one GET request as the knobs are turned."""
+        self.on_request(request)
         with self._lock:
             self.requests.append((request.path, dict(request.query), dict(request.headers)))
         if self.latency:
@@ -248,7 +253,7 @@ class FakeLog(EmbeddedLog, Knobs):
                 return Response(self.issuer_status[rest], b"no issuer")
             if rest in self.wrong_issuers:
                 return Response(200, self.issuers[rest][:-1] + b"\x00", "application/pkix-cert")
-        if request.path in ("ct/v1/get-sth", "checkpoint"):
+        if request.path in HEADS:
             self.grow(self.grow_by)
         return super().respond(request)
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.transaction import AddAction
-from fakes import FakeLog, each_protocol
+from fakes import HEADS, FakeLog, each_protocol
 from raising import fails
 from rows import OTHER_LOG, make_rows
 
@@ -520,13 +520,11 @@ def test_audit_when_rows_lie_beyond_the_tree(place):
 def test_audit_when_a_backend_is_behind(place, protocol, opened):
     """Rows of a tree that a commit names, and that the log's tree of now is the beginning of, contradict nothing."""
     place.write(0, SIZE)
-    respond = place.fake.respond
 
     def show_an_old_head(request):
-        place.fake.lag = 50 if request.path in ("ct/v1/get-sth", "checkpoint") else 0
-        return respond(request)
+        place.fake.lag = 50 if request.path in HEADS else 0
 
-    place.fake.respond = show_an_old_head
+    place.fake.on_request = show_an_old_head
     log = opened(place.fake, protocol)
     report = audit([log], place.main)
     write_entries(place.main, make_rows([SIZE], url=log.url))

@@ -24,24 +24,17 @@ ANY_TIME = 30
 """Seconds after which a test stops waiting."""
 
 
-class StallingLog(FakeLog):
-    """Answers for its first page; for other entries, only when it may."""
-
-    go_on: threading.Event
-    went_on = False
-
-    def respond(self, request):
-        """Wait, if it is to."""
-        if int(request.query.get("start", 0)) >= self.page_size:
-            self.went_on |= self.go_on.wait(ANY_TIME)
-        return super().respond(request)
-
-
 @pytest.fixture
 def stalling(opened):
     """Return a log that stalls after 100 of its 300 entries, with its client."""
-    fake = StallingLog(size=300, page_size=100, protocols=["rfc6962"])
-    fake.go_on = threading.Event()
+    fake = FakeLog(size=300, page_size=100, protocols=["rfc6962"])
+    fake.go_on, fake.went_on = threading.Event(), False
+
+    def stall(request):
+        if int(request.query.get("start", 0)) >= 100:
+            fake.went_on |= fake.go_on.wait(ANY_TIME)
+
+    fake.on_request = stall
     log = opened(fake, "rfc6962")
     log.learn_page_size()
     yield fake, log

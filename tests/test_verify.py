@@ -6,7 +6,7 @@ from dataclasses import replace
 from hashlib import sha256
 
 import pytest
-from fakes import FakeLog, check_table, each_protocol
+from fakes import HEADS, FakeLog, check_table, each_protocol
 from raising import fails
 from rows import read_provenance
 
@@ -280,7 +280,7 @@ def test_backfill_when_the_tree_head_cannot_be_read(begin, protocol, key, verify
     def give_no_signature(request):
         answer = respond(request)
         body = answer.body.replace(b'"tree_head_signature"', b'"signature"').replace("\u2014".encode(), b"-")
-        return replace(answer, body=body) if request.path in ("ct/v1/get-sth", "checkpoint") else answer
+        return replace(answer, body=body) if request.path in HEADS else answer
 
     fake.respond = give_no_signature
     report = fill(log, table, (0, 512), verify=verify)
@@ -322,7 +322,7 @@ def test_backfill_beyond_the_tree_head(begin, protocol):
 
     def grow_after_the_first_head(request):
         answer = respond(request)
-        if request.path in ("ct/v1/get-sth", "checkpoint") and len(fake.entries) == 600:
+        if request.path in HEADS and len(fake.entries) == 600:
             fake.grow(40)
         return answer
 
@@ -337,13 +337,11 @@ def test_backfill_beyond_the_tree_head(begin, protocol):
 def test_backfill_when_the_tree_head_is_of_an_empty_tree(begin, protocol):
     """A backend that is far behind may give it: what others have is written, and nothing was verified of it."""
     fake, log, table = begin(protocol, 200)
-    respond = fake.respond
 
     def begin_behind(request):
         fake.lag = len(fake.entries) if len(fake.requests) == 0 else 0
-        return respond(request)
 
-    fake.respond = begin_behind
+    fake.on_request = begin_behind
     report = fill(log, table, (0, 200), verify="heads")
 
     check_table(table, {log.url: fake}, {log.url: (0, 200)})
@@ -355,13 +353,11 @@ def test_backfill_when_the_tree_head_is_of_an_empty_tree(begin, protocol):
 def test_backfill_of_entries_that_are_not_signed_yet(begin, protocol):
     """What is at or above every tree head of the run waits for another one; what is below it is written."""
     fake, log, table = begin(protocol, 640)
-    respond = fake.respond
 
     def show_old_heads(request):
-        fake.lag = 30 if request.path in ("ct/v1/get-sth", "checkpoint") else 0
-        return respond(request)
+        fake.lag = lag if request.path in HEADS else 0
 
-    fake.respond = show_old_heads
+    lag, fake.on_request = 30, show_old_heads
     report = fill(log, table, (590, 640))
 
     check_table(table, {log.url: fake}, {log.url: (590, 610)})
@@ -370,7 +366,7 @@ def test_backfill_of_entries_that_are_not_signed_yet(begin, protocol):
         "static-ct": "the log has no data tile with entry 610 yet (tree size 610); run again later",
     }
     assert report.holes == (Hole(log.url, 610, 640, reasons[protocol], lasting=False),)
-    fake.respond, fake.lag = respond, 0
+    lag = 0
     assert fill(log, table, (590, 640)).complete
     check_table(table, {log.url: fake}, {log.url: (590, 640)})
 
@@ -383,7 +379,7 @@ def test_backfill_of_a_log_that_forks(begin, protocol):
     fork._key, fork.public_key = fake._key, fake.public_key
 
     def answer_as_two_trees(request):
-        if request.path not in ("ct/v1/get-sth", "checkpoint"):
+        if request.path not in HEADS:
             return respond(request)
         heads.append((respond if not heads else fork.respond)(request))
         fake.grow(640 - len(fake.entries))
@@ -404,16 +400,14 @@ def test_backfill_of_a_log_that_forks(begin, protocol):
 def test_backfill_when_proofs_cannot_be_had(begin, protocol):
     """Entries that cannot be proven now are holes; the next run writes them."""
     fake, log, table = begin(protocol, 600, page_size=32)
-    respond = fake.respond
-    proofs, lost = ("get-proof-by-hash", "get-entry-and-proof", "tile/0", "tile/1"), []
+    proofs, lost, well = ("get-proof-by-hash", "get-entry-and-proof", "tile/0", "tile/1"), [], fake.on_request
 
     def without_proofs(request):
         if any(each in request.path for each in proofs) and "data" not in request.path:
             lost.append(request.path)
             raise ConnectionAbortedError
-        return respond(request)
 
-    fake.respond = without_proofs
+    fake.on_request = without_proofs
     report = fill(log, table, (3, 600))
 
     assert report.written == {log.url: 0}
@@ -421,7 +415,7 @@ def test_backfill_when_proofs_cannot_be_had(begin, protocol):
     assert len(lost) < 10
     with fails(LogUnavailableError, url=log.url):
         report.check()
-    fake.respond = respond
+    fake.on_request = well
     assert fill(log, table, (3, 600)).complete
     check_table(table, {log.url: fake}, {log.url: (3, 600)})
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from fakes import FakeLog
 
-from ctkit.demo.embedded import Request, Response
+from ctkit.demo.embedded import Request
 from ctkit.errors import TableError
 from ctkit.jobs.backfill_report import Progress
 from ctkit.lake import write
@@ -63,11 +63,10 @@ STOPS = {"after commit": KeyboardInterrupt, "at request": KeyboardInterrupt, "di
 
 
 class TroubledLog(FakeLog):
-    """A log whose knobs are turned back together, and which tells of each request before it answers."""
+    """A log whose knobs are turned back together."""
 
     def __init__(self, name: str, size: int, **options: Any) -> None:
         super().__init__(name, size, **options)
-        self.on_request: Callable[[], None] = lambda: None
         self._well = {name: deepcopy(vars(self)[name]) for knobs in KNOBS for name in knobs}
 
     def misbehave(self, knobs: dict[str, Any]) -> None:
@@ -79,11 +78,6 @@ class TroubledLog(FakeLog):
     def behave(self) -> None:
         """Turn all knobs back."""
         vars(self).update(deepcopy(self._well))
-
-    def respond(self, request: Request) -> Response:
-        """Answer one GET request."""
-        self.on_request()
-        return super().respond(request)
 
 
 def interrupt() -> None:
@@ -115,7 +109,7 @@ def stopping(stop: tuple[str, int] | None, fakes: Sequence[TroubledLog]) -> Iter
         if how == "after commit" and next(count) == at:
             raise KeyboardInterrupt
 
-    def count_request() -> None:
+    def count_request(_: Request) -> None:
         if next(count) == at:
             signal.pthread_kill(main_thread, signal.SIGINT)
 
