@@ -15,7 +15,7 @@ from fakes import AGENT, FakeLog, check_table, each_protocol
 from raising import fails
 from rows import commits_of, indices_of
 
-from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError, TableError
+from ctkit.errors import LogUnavailableError, ParameterError, TableError
 from ctkit.jobs.backfill import backfill
 from ctkit.lake import gaps as gaps_module
 from ctkit.lake import write
@@ -67,17 +67,6 @@ def test_backfill_of_two_logs_at_once(tmp_path, both):
     assert "517" in report._repr_html_()
 
 
-def test_backfill_asks_each_page_once(tmp_path, both):
-    """However many gaps a page or tile has, it is asked for once."""
-    logs, (rfc, static) = both
-    singles = [(client.url, index, index + 1) for client in (rfc, static) for index in range(0, 500, 2)]
-
-    backfill([rfc, static], gaps_of(*singles), open_table(tmp_path / "staging"))
-
-    assert len(logs[1].paths("tile/data")) == 2
-    assert len(logs[0].paths("ct/v1/get-entries")) == 5
-
-
 def test_backfill_when_there_is_nothing_to_do(tmp_path, both):
     """No gaps, no request, no commit."""
     logs, clients = both
@@ -122,18 +111,6 @@ def test_backfill_when_one_log_is_down(tmp_path, both):
     again = backfill([rfc, static], find_gaps(None, table, within=within), table)
     assert again.wanted == again.written == {rfc.url: 700}
     check_table(table, by_url(logs, (rfc, static)), within)
-
-
-def test_backfill_when_entries_cannot_be_framed(tmp_path, both):
-    """An entry that cannot be framed is a named hole; a certificate that cannot be parsed is a row."""
-    logs, (rfc, _) = both
-    logs[0].broken_leaves = {42, 350}
-    table = open_table(tmp_path / "staging")
-
-    report = backfill([rfc], gaps_of((rfc.url, 0, 700)), table)
-
-    assert [(hole.start, hole.end) for hole in report.holes] == [(42, 43), (350, 351)]
-    check_table(table, by_url(logs, both[1]), {rfc.url: [(0, 42), (43, 350), (351, 700)]})
 
 
 @each_protocol
@@ -321,18 +298,6 @@ def test_backfill_when_it_is_interrupted_twice(tmp_path, both, monkeypatch):
     while open_table(tmp_path / "main").count() < 50 and time.monotonic() < wait_until:
         time.sleep(0.05)
     assert open_table(tmp_path / "main").count() == 50
-
-
-def test_backfill_when_every_hole_lasts(tmp_path, both):
-    """Where the log breaks its protocol the error says so, and not that running again would help."""
-    logs, (rfc, _) = both
-    logs[0].broken_leaves = {3}
-
-    report = backfill([rfc], gaps_of((rfc.url, 0, 10)), open_table(tmp_path / "staging"))
-
-    assert str(report).startswith("backfill incomplete ")
-    with pytest.raises(LogProtocolError):
-        report.check()
 
 
 def test_backfill_when_a_commit_fails(tmp_path, both, monkeypatch):

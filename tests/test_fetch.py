@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakes import AGENT, FAST, FakeLog, Serve, each_protocol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -20,7 +19,6 @@ from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.fetch import fetch_blocks
 from ctkit.logs.http import NotAskedError, may_ask, stopping
 from ctkit.logs.log import Log
-from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 from ctkit.wire.entries import EntryBlock
 
@@ -130,24 +128,6 @@ def no_thread_is_left() -> Iterator[None]:
     assert _fetch_threads() == []
 
 
-@each_protocol
-def test_fetch_when_all_is_well(serve: Serve, protocol: str) -> None:
-    """All wanted certificates arrive in order, from either protocol, at any page size."""
-    fake = FakeLog(size=600, page_size=100)
-    wanted = RangeSet.of((3, 300), (310, 311), (511, 600))
-
-    def decode(block: EntryBlock, mask: NDArray[np.bool_]) -> list[tuple[int, bytes]]:
-        block = block.take(mask)
-        spans = block.certificate.tolist()
-        return [(i, block.data[a:b]) for i, (a, b) in zip(block.index.tolist(), spans, strict=True)]
-
-    with open_log(serve(fake), user_agent=AGENT, protocol=protocol, patience=FAST) as log:
-        results = list(_fetch(log, wanted, decode=decode))
-
-    indices = [index for stretch in wanted for index in range(stretch.start, stretch.end)]
-    assert [row for result in results for row in result] == [(i, fake.entries[i].certificate) for i in indices]
-
-
 @pytest.mark.parametrize("ahead", [1, 3])
 def test_fetch_starts_no_more_threads_than_it_keeps_busy(ahead: int) -> None:
     """However many threads there may be, one page at a time takes one."""
@@ -164,18 +144,6 @@ def test_fetch_starts_no_more_threads_than_it_keeps_busy(ahead: int) -> None:
 
     assert [index for result in fetched for index in result] == list(range(200))
     assert len(threads) <= ahead
-
-
-def test_fetch_when_a_tile_has_many_gaps(serve: Serve) -> None:
-    """A tile is asked for once, however many gaps it has."""
-    fake = FakeLog(size=512)
-    wanted = RangeSet.of(*((i, i + 1) for i in range(1, 512, 2)))
-
-    with open_log(serve(fake), user_agent=AGENT, protocol="static-ct", patience=FAST) as log:
-        results = _run(log, wanted)
-
-    assert _fetched(results) == list(range(1, 512, 2))
-    assert sorted(fake.paths("tile/")) == ["tile/data/000", "tile/data/001"]
 
 
 def test_fetch_when_nothing_is_wanted() -> None:

@@ -115,13 +115,6 @@ def test_open_log_when_an_address_answers_everything_with_html(serve: Serve) -> 
         assert type(log) is Rfc6962Log
 
 
-def test_open_log_when_the_protocol_is_unknown() -> None:
-    """A protocol that is none is refused."""
-    protocol: Any = "gopher"
-    with pytest.raises(ParameterError):
-        open_log("https://log.example", user_agent=AGENT, protocol=protocol)
-
-
 @pytest.mark.parametrize("protocol", ["auto", "rfc6962", "static-ct"])
 def test_open_log_without_a_contact(protocol: Any) -> None:
     """No log is asked anonymously."""
