@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from ctkit.errors import LogProtocolError
 from ctkit.logs import audit_paths
 from ctkit.logs.audit_paths import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
+from ctkit.logs.http import TryAgain
 from ctkit.wire.merkle import Tree, hash_leaf, hash_pairs, hash_subtree
 
 HASHES = [hash_leaf(number.to_bytes(2)) for number in range(300)]
@@ -192,5 +193,6 @@ def test_answers_with_proofs_are_read():
 def test_answers_that_hold_no_proof(body):
     """An answer of another form breaks the protocol."""
     for read in (read_audit_path, read_entry_and_proof, read_consistency):
-        with pytest.raises(LogProtocolError):
+        with pytest.raises(TryAgain) as raised:
             read(body, URL)
+        assert isinstance(raised.value.error, LogProtocolError)

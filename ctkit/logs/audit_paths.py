@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogProtocolError
+from ctkit.logs.http import TryAgain
 from ctkit.wire.merkle import HASH_SIZE, hash_children, hash_leaf, hash_pairs
 
 T = TypeVar("T")
@@ -249,11 +250,12 @@ def read_roots(data: bytes, url: str) -> frozenset[bytes]:
 
 
 def _read(read: Callable[[Any], T], data: bytes, verb: str, url: str) -> T:
-    """Return what `read` makes of the JSON of an answer; raise `LogProtocolError` for whatever it lacks."""
+    """Return what `read` makes of the JSON of an answer; if that lacks something, another is asked for."""
     try:
         return read(json.loads(data))
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise LogProtocolError(url, f"the answer of {verb} does not have the form of RFC 6962; {REPORT}") from error
+        message = f"the answer of {verb} does not have the form of RFC 6962; {REPORT}"
+        raise TryAgain(LogProtocolError(url, message)) from error
 
 
 def _decoded(texts: Any) -> list[bytes]:

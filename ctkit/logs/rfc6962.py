@@ -3,7 +3,7 @@
 import base64
 import urllib.parse
 from collections.abc import Callable, Sequence
-from typing import Literal, TypeVar, Unpack
+from typing import Literal, Unpack
 
 import numpy as np
 import pyarrow as pa
@@ -26,8 +26,6 @@ from ctkit.ranges import Int64s, RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.entries import EntryBlock, decode_get_entries
 from ctkit.wire.merkle import verify_consistency
-
-T = TypeVar("T")
 
 _PAGE_LIMIT = 64 << 20
 _PROOF_LIMIT = 1 << 20
@@ -158,7 +156,7 @@ class Rfc6962Log(Log):
 
         def ask() -> frozenset[bytes]:
             # RFC 6962, section 4.7.
-            return self._client.get("/ct/v1/get-roots", lambda body: self._read(read_roots, body), limit=_PAGE_LIMIT)
+            return self._client.get("/ct/v1/get-roots", lambda body: read_roots(body, self.url), limit=_PAGE_LIMIT)
 
         return self._accepted.get(None, ask)
 
@@ -206,11 +204,11 @@ class Rfc6962Log(Log):
         """
 
         def by_hash(body: bytes) -> _Shown:
-            found, path = self._read(read_audit_path, body)
+            found, path = read_audit_path(body, self.url)
             return found, leaf_hash, path
 
         def by_index(body: bytes) -> _Shown:
-            return index, *self._read(read_entry_and_proof, body)
+            return index, *read_entry_and_proof(body, self.url)
 
         # RFC 6962, sections 4.5 and 4.8.
         text = urllib.parse.quote(base64.b64encode(leaf_hash), safe="")
@@ -236,20 +234,13 @@ class Rfc6962Log(Log):
 
     def _prove_consistency(self, old: Checkpoint, new: Checkpoint) -> None:
         def check(body: bytes) -> None:
-            proof = self._read(read_consistency, body)
+            proof = read_consistency(body, self.url)
             if not verify_consistency(old.tree_size, old.root_hash, new.tree_size, new.root_hash, proof):
                 raise TryAgain(self._inconsistent(old, new))
 
         # RFC 6962, section 4.4.
         query = f"get-sth-consistency?first={old.tree_size}&second={new.tree_size}"
         self._client.get(f"/ct/v1/{query}", check, limit=_PROOF_LIMIT)
-
-    def _read(self, read: Callable[[bytes, str], T], body: bytes) -> T:
-        """Read an answer; if it cannot be read, another is asked for."""
-        try:
-            return read(body, self.url)
-        except LogProtocolError as error:
-            raise TryAgain(error) from error
 
 
 def get_entries_urls(url: str, index: Int64s) -> pa.StringArray:

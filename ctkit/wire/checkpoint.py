@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from ctkit.errors import CheckpointError
 from ctkit.ranges import LARGEST_TREE
 from ctkit.wire.merkle import HASH_SIZE
-from ctkit.wire.signatures import SignatureAlgorithm, algorithm_of, signature_holds
+from ctkit.wire.signatures import ECDSA, RSA, algorithm_of, signature_holds
 
 _LATEST = (1 << 63) - 1
 """Latest timestamp of a tree head, in milliseconds since the Unix epoch."""
@@ -235,10 +235,7 @@ def _malformed(url: str, what: str) -> CheckpointError:
 def _is_digitally_signed(data: bytes) -> bool:
     # struct { SignatureAndHashAlgorithm algorithm; opaque signature<0..2^16-1>; } DigitallySigned;  RFC 5246, 4.7
     return (
-        len(data) > 4
-        and data[0] == _SHA256
-        and data[1] in (SignatureAlgorithm.RSA, SignatureAlgorithm.ECDSA)
-        and int.from_bytes(data[2:4]) == len(data) - 4
+        len(data) > 4 and data[0] == _SHA256 and data[1] in (RSA, ECDSA) and int.from_bytes(data[2:4]) == len(data) - 4
     )
 
 

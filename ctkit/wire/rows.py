@@ -262,12 +262,6 @@ def _chain_text(der: bytes) -> str | None:
     return _cached_text(der) if len(der) <= _LARGEST_CACHED else _text_of(der)
 
 
-# Logs accept few issuers, and they recur in every block.
-@lru_cache(maxsize=4096)
-def _cached_text(der: bytes) -> str | None:
-    return _text_of(der)
-
-
 def _text_of(der: bytes) -> str | None:
     """Return the JSON text of a chain certificate, keys in the live server's order; None if it cannot be read."""
     certificate = x509.read_certificate(der)
@@ -288,6 +282,10 @@ def _text_of(der: bytes) -> str | None:
         "extensions": _extensions_object(certificate.extensions),
     }
     return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+
+
+# Logs accept few issuers, and they recur in every block.
+_cached_text = lru_cache(maxsize=4096)(_text_of)
 
 
 def _name_object(contents: bytes) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Signatures with RSA or ECDSA, and the keys that logs may sign with."""
 
 import base64
-from enum import IntEnum
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -9,21 +8,17 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-
-class SignatureAlgorithm(IntEnum):
-    """``SignatureAlgorithm`` of RFC 5246, section 7.4.1.4.1, as far as logs may use it."""
-
-    RSA = 1
-    ECDSA = 3
+RSA, ECDSA = 1, 3
+"""``SignatureAlgorithm`` of RFC 5246, section 7.4.1.4.1, as far as logs may use it."""
 
 
-def algorithm_of(key: PublicKeyTypes) -> SignatureAlgorithm | None:
+def algorithm_of(key: PublicKeyTypes) -> int | None:
     """Return how a log signs with this key; None if it may not (RFC 6962, section 2.1.4)."""
     match key:
         case ec.EllipticCurvePublicKey(curve=ec.SECP256R1()):
-            return SignatureAlgorithm.ECDSA
+            return ECDSA
         case rsa.RSAPublicKey():
-            return SignatureAlgorithm.RSA
+            return RSA
     return None
 
 

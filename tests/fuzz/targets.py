@@ -221,8 +221,8 @@ def _proof(data: bytes) -> None:
     for read in (_audit_path, _entry_and_proof, _consistency):
         try:
             read(data, root, leaf_hash)
-        except LogProtocolError as error:
-            refused.append(error)
+        except TryAgain as problem:
+            refused.append(problem.error)
     if len(refused) == 3:
         raise refused[0]
 
