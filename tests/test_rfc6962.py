@@ -74,28 +74,22 @@ def test_get_entries_when_the_answer_is_short(serve: Serve) -> None:
     assert _asked(fake) == [(5, 99)]
 
 
-def test_page_size_when_the_log_caps_its_answers(serve: Serve) -> None:
-    """The length of an answer that continues a short one is the log's page size."""
-    fake = FakeLog(size=300, page_size=40)
+@pytest.mark.parametrize(
+    ("knobs", "learned"),
+    [({"page_size": 40}, 40), ({"page_alignment": 32}, 32), ({"page_size": 3}, 32)],
+    ids=["capped", "aligned", "very few at a time"],
+)
+def test_page_size_when_answers_are_short(serve: Serve, knobs: dict[str, int], learned: int) -> None:
+    """The length of an answer that continues a short one is the log's page size, but no less than 32 entries."""
+    fake = FakeLog(size=300)
+    vars(fake).update(knobs)
 
     with _open(serve(fake)) as log:
         log.get_checkpoint()
         before = log.page_size
-        _read(log, 3, 130)
+        _read(log, 28, 155)
 
-        assert (before, log.page_size) == (1024, 40)
-
-
-def test_page_size_when_the_log_aligns_its_answers(serve: Serve) -> None:
-    """Answers that end at multiples of 32 show a page size of 32, whatever the first one was cut to."""
-    fake = FakeLog(size=200)
-    fake.page_alignment = 32
-
-    with _open(serve(fake)) as log:
-        log.get_checkpoint()
-        _read(log, 28, 150)
-
-        assert log.page_size == 32
+        assert (before, log.page_size) == (1024, learned)
 
 
 def test_page_size_when_later_entries_show_that_it_is_not_the_tip(serve: Serve) -> None:
@@ -108,17 +102,6 @@ def test_page_size_when_later_entries_show_that_it_is_not_the_tip(serve: Serve) 
 
         assert log.page_size == 40
     assert set(fake.paths("")) == {PAGE}
-
-
-def test_page_size_when_the_log_gives_few_at_a_time(serve: Serve) -> None:
-    """Pages are not taken for smaller than 32 entries, however short the answers."""
-    fake = FakeLog(size=100, page_size=3)
-
-    with _open(serve(fake)) as log:
-        log.get_checkpoint()
-        _read(log, 0, 40)
-
-        assert log.page_size == 32
 
 
 def test_page_size_when_a_broken_entry_cuts_an_answer(serve: Serve) -> None:
