@@ -13,8 +13,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID, NameOID
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ctkit.schema import encoded_schema
 from ctkit.wire.der import der
@@ -483,30 +481,3 @@ def test_chain_with_control_characters() -> None:
     subject = der(0x30, der(0x31, der(0x30, bytes.fromhex("0603550403"), der(0x0C, b'\0\x1f\n"\\/\x7f'))))
     (text,) = chain_of(certificate(subject=subject))
     assert text.startswith('{"subject":{"CN":"\\u0000\\u001f\\n\\"\\\\/\x7f","aggregated":')
-
-
-@given(st.lists(st.binary(), max_size=5), st.lists(st.binary(), max_size=3))
-def test_rows_of_any_bytes(certificates: list[bytes], issuers: list[bytes]) -> None:
-    """Whatever the certificates are, each is one row that keeps its bytes."""
-    chains = [range(len(issuers))] * len(certificates)
-    rows = read_rows(block_of(certificates, chains=chains, issuers=issuers), LOG, source_name="Example log")
-    rows.validate(full=True)
-    assert rows["as_der"].to_pylist() == certificates
-
-
-REAL = make(SAN, CA, x509.KeyUsage(*[True] * 9), x509.SubjectKeyIdentifier(b"\x01\xab"))
-
-
-@given(st.lists(st.tuples(st.integers(0, len(REAL) - 1), st.integers(0, 255)), max_size=5), st.integers(0, len(REAL)))
-def test_rows_of_a_certificate_with_some_octets_changed(changes: list[tuple[int, int]], size: int) -> None:
-    """Changed and cut certificates are rows and chains that Arrow and JSON accept."""
-    data = bytearray(REAL)
-    for at, octet in changes:
-        data[at] = octet
-    changed, cut = bytes(data), bytes(data[:size])
-    rows = read_rows(block_of([changed, cut], chains=[[0], [1]], issuers=[changed, cut]), LOG, source_name="")
-    rows.validate(full=True)
-    assert rows["as_der"].to_pylist() == [changed, cut]
-    assert [json.loads(text)["serial_number"] for chain in rows["chain"].to_pylist() for text in chain] == [
-        row["serial_number"] for row in rows.to_pylist() if row["signature_algorithm"]
-    ]

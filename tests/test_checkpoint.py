@@ -8,8 +8,6 @@ import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-from hypothesis import example, given
-from hypothesis import strategies as st
 from raising import fails
 
 from ctkit.demo.embedded import Request, make_log
@@ -171,6 +169,7 @@ def test_read_checkpoint_leaves_other_signatures_aside():
         b"\xff\xfe\xff",
         b"[" * 100_000,
         b"[]",
+        b'{"tree_size":' + b"9" * 5000 + b"}",
         *(sth(tree_size=size) for size in (NOTHING, "5", 5.0, True, -1, 2**40 + 1, 2**62)),
         *(sth(timestamp=timestamp) for timestamp in (None, 2**63)),
         *(
@@ -241,22 +240,3 @@ def test_every_changed_byte_is_noticed(read, data):
     assert {verified(read, text) for text in changed} <= {None, verified(read, data)}
     if read is read_checkpoint:
         assert {verified(read, text) for text in changed} == {None}
-
-
-@given(st.binary(max_size=300))
-@example(b'{"tree_size":' + b"9" * 5000 + b"}")
-def test_reading_any_bytes(data):
-    """Whatever the bytes, a reader returns a checkpoint or raises its one error."""
-    assert verified(read_sth, data) is None
-    assert verified(read_checkpoint, data) is None
-
-
-@given(st.data(), st.sampled_from([(read_sth, STH), (read_checkpoint, NOTE)]))
-def test_reading_damaged_heads(data, which):
-    """A stretch of a tree head replaced by anything gives the same tree head, or none."""
-    read, whole = which
-    start = data.draw(st.integers(0, len(whole)))
-    end = data.draw(st.integers(start, len(whole)))
-    damaged = whole[:start] + data.draw(st.binary(max_size=40)) + whole[end:]
-
-    assert verified(read, damaged) in (None, verified(read, whole))

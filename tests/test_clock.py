@@ -95,29 +95,6 @@ def test_progress_is_reported_after_an_interrupt(tmp_path, stalling, monkeypatch
     assert heard[-1].written == open_table(tmp_path / "staging").count() == 100
 
 
-def test_pages_are_passed_on_when_nothing_more_comes(monkeypatch):
-    """What has arrived is proven in time even if nothing follows; then the rest, and what was left is returned."""
-    monkeypatch.setattr(prove, "SECONDS_AT_ONCE", 0.05)
-    log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))
-    go_on = threading.Event()
-
-    def arrivals():
-        for index in range(2):
-            yield prove.Arrival(LOG, make_batch([index]), (), index, [bytes(32)], np.zeros(1, np.uint8))
-            while not go_on.wait(0.01):
-                yield None
-        return RangeSet.of((7, 9))
-
-    head = Checkpoint.remembered(LOG, 2, bytes(32))
-    proving = prove.prove_arrivals(log, {LOG: head}, arrivals(), stop=threading.Event())
-    assert next(proving).start == 0
-    go_on.set()
-    assert next(proving).start == 1
-    with pytest.raises(StopIteration) as end:
-        next(proving)
-    assert list(end.value.value) == list(RangeSet.of((7, 9)))
-
-
 def test_pages_are_passed_on_while_others_trickle_in(monkeypatch):
     """The bound counts from the first page that is held back, not from the last."""
     log = SimpleNamespace(url=LOG, prove=lambda start, leaf_hashes, head: np.ones(len(leaf_hashes), bool))

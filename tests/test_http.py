@@ -13,8 +13,6 @@ from dataclasses import replace
 import httpx
 import pytest
 from fakes import AGENT, FAST, Serve, get_once, setting
-from hypothesis import given
-from hypothesis import strategies as st
 from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
@@ -415,19 +413,12 @@ def test_get_when_stopped_while_it_waits(serve: Serve) -> None:
         ("nan", None),
         ("inf", None),
         ("Thu, 99 Foo 1970 00:17:40 GMT", None),
+        (f"Thu, 01 Jan {9**20} 00:17:40 GMT", None),
     ],
 )
 def test_retry_after_in_all_its_forms(value: str, seconds: float | None) -> None:
     """Seconds, fractions and dates are read; anything else is no wait that was asked for."""
     assert retry_after(value, 1000) == seconds
-
-
-@given(st.text())
-def test_retry_after_whatever_the_text(value: str) -> None:
-    """Any text is a finite wait or none."""
-    seconds = retry_after(value, 1000)
-
-    assert seconds is None or 0 <= seconds < float("inf")
 
 
 def test_get_when_no_more_requests_for_entries_may_be_sent(serve: Serve, connect: Connect) -> None:

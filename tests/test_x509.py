@@ -4,8 +4,6 @@ from datetime import UTC, datetime
 
 import pytest
 from blocks import ALGORITHM, DATES, FIELDS, KEY, NAME, SAN, certificate
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ctkit.wire import x509
 from ctkit.wire.der import der
@@ -392,46 +390,3 @@ def test_access_locations_when_one_is_odd() -> None:
 def test_dotted(contents: str, expected: str) -> None:
     """Arcs are base 128; those beyond 128 bits are not read, nor are identifiers beyond 1024 octets."""
     assert x509.dotted(bytes.fromhex(contents)) == expected
-
-
-READERS = [
-    x509.read_certificate,
-    x509.read_name,
-    names,
-    x509.ia5_text,
-    x509.dotted,
-    x509.read_basic_constraints,
-    x509.read_key_usage,
-    x509.read_key_purposes,
-    x509.read_policies,
-    x509.read_authority_key_identifier,
-    x509.read_subject_key_identifier,
-    lambda value: list(x509.read_access_locations(value)),
-]
-
-tlv = st.deferred(
-    lambda: st.builds(
-        lambda tag, parts: der(tag, *parts),
-        st.sampled_from([0x02, 0x03, 0x04, 0x06, 0x17, 0x18, 0x30, 0x31, 0x82, 0xA0, 0xA3]),
-        st.lists(st.one_of(st.binary(max_size=8), tlv), max_size=5),
-    )
-)
-
-
-@given(st.one_of(st.binary(), tlv))
-def test_any_bytes(data: bytes) -> None:
-    """No reader raises, whatever the bytes."""
-    for read in READERS:
-        read(data)
-
-
-@given(st.lists(st.tuples(st.integers(0, len(certificate()) - 1), st.integers(0, 255)), min_size=1, max_size=4))
-def test_a_certificate_with_some_octets_changed(changes: list[tuple[int, int]]) -> None:
-    """Reading never raises, and reads the names and values that it returns."""
-    data = bytearray(certificate())
-    for at, octet in changes:
-        data[at] = octet
-    read = x509.read_certificate(bytes(data))
-    for values in ([read.issuer, read.subject], *read.extensions.values()):
-        for value, reader in zip(values * len(READERS), READERS, strict=False):
-            reader(value)
