@@ -102,8 +102,8 @@ def prove_arrivals(
         The log's tree head, by its URL. If entries lie beyond it, the log's newest one replaces it, once it is shown to
         be of the same tree.
     arrivals
-        In the order of their indices, as from `ctkit.logs.fetch.fetch_blocks`. They say when nothing comes, so that
-        rows are held back for no longer than `SECONDS_AT_ONCE`.
+        In the order of their indices, as from `ctkit.logs.fetch.fetch_blocks`, and None now and then while nothing
+        comes, so that rows are held back for no longer than `SECONDS_AT_ONCE`.
     stop
         When set, the log is not asked any more, and what is not proven by then is not passed on.
 
