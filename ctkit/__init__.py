@@ -10,7 +10,8 @@ With parameters, as notebooks and commands do it::
     preview_staged -> MergePreview what a merge would do; MergePreviewPanel has a button for it
     merge_staged -> MergeReport    merges staging into main, in one commit; undo_staged undoes that
     audit_main -> AuditReport      what is complete, and what is proven
-    repair -> RepairReport         keeps one of several rows with the same key
+    repair -> RepairReport         takes out damaged files, and all but one of several rows with the same key
+    tidy_main -> TidyReport        makes few large files of many small ones
 
 Step by step, with logs and tables of your own::
 
@@ -20,6 +21,7 @@ Step by step, with logs and tables of your own::
     find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
     plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
     preview_merge, merge_staging   merges staging into main; undo_merge undoes that
+    tidy                           few large files in place of many small ones
     audit                          completeness and proof up to the tree head of each log
 
 Errors are `CtkitError`: `LogError` (`LogUnavailableError`, `LogProtocolError`, `CheckpointError`), `TableError`

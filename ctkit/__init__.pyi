@@ -10,6 +10,7 @@ from .desk.verbs import fill_gaps as fill_gaps
 from .desk.verbs import merge_staged as merge_staged
 from .desk.verbs import plan_gaps as plan_gaps
 from .desk.verbs import preview_staged as preview_staged
+from .desk.verbs import tidy_main as tidy_main
 from .desk.verbs import undo_staged as undo_staged
 from .desk.widgets import GapPreview as GapPreview
 from .desk.widgets import MergePreviewPanel as MergePreviewPanel
@@ -40,10 +41,14 @@ from .lake.merge import MergeReport as MergeReport
 from .lake.merge import merge_staging as merge_staging
 from .lake.merge import preview_merge as preview_merge
 from .lake.querying import rows_of as rows_of
+from .lake.repair import DamagedFile as DamagedFile
 from .lake.repair import RepairReport as RepairReport
 from .lake.repair import repair as repair
 from .lake.table import find_table as find_table
 from .lake.table import open_table as open_table
+from .lake.tidy import Compaction as Compaction
+from .lake.tidy import TidyReport as TidyReport
+from .lake.tidy import tidy as tidy
 from .lake.undo import undo_merge as undo_merge
 from .logs.log import Log as Log
 from .logs.log_list import read_log_list as read_log_list

@@ -29,6 +29,8 @@ from ctkit.errors import CtkitError, ParameterError
 from ctkit.visible import get_logger, visible
 
 if TYPE_CHECKING:
+    from ctkit.lake.repair import RepairReport
+    from ctkit.lake.tidy import TidyReport
     from ctkit.report import Report
 
 # Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
@@ -202,19 +204,33 @@ def audit(arguments: argparse.Namespace) -> int:
 
 
 def repair(arguments: argparse.Namespace) -> int:
-    """Remove repeated rows from main."""
+    """Take damaged files and repeated rows out of main."""
     parameters = read_flags(arguments)
     parameters.need("main_path")
     from ctkit.desk.gap_report import find_main
     from ctkit.lake import repair as repair_module
 
     report = repair_module.repair(find_main(parameters), dry_run=arguments.dry_run)
+    return _tell(report, "no damaged files, no repeated rows")
+
+
+def tidy(arguments: argparse.Namespace) -> int:
+    """Keep main's files few."""
+    parameters = read_flags(arguments)
+    parameters.need("main_path")
+    from ctkit.desk.verbs import tidy_main
+
+    return _tell(tidy_main(parameters, dry_run=arguments.dry_run), "nothing to tidy")
+
+
+def _tell(report: "RepairReport | TidyReport", nothing: str) -> int:
+    """Print what was done to main, or `nothing`."""
     let_finish()
-    # Before printing, which may fail: the repair is done.
+    # Before printing, which may fail: it is done.
     logger.info("%s", report)
     _print_tables(report)
-    if not report.repeated:
-        print_lines("no repeated rows")
+    if not any(map(len, report.tables().values())):
+        print_lines(nothing)
     report.check()
     return 0
 
@@ -346,10 +362,20 @@ def _parser() -> _Parser:
     )
     audited.add_argument("--json", action="store_true", help="print one JSON object")
     repaired = add(
-        repair, "remove repeated rows from main, in one commit", "-f ct.yaml --dry-run", "--main-path data/main"
+        repair,
+        "take damaged files and repeated rows out of main, in one commit",
+        "-f ct.yaml --dry-run",
+        "--main-path data/main",
     )
     repaired.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
-    for added in (found, filled, merged, audited, repaired):
+    tidied = add(
+        tidy,
+        "make few large files of main's small ones, and remove files that no version needs",
+        "-f ct.yaml --dry-run",
+        "-f ct.yaml --keep-runs 90",
+    )
+    tidied.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
+    for added in (found, filled, merged, audited, repaired, tidied):
         add_flags(added)
     ran = add(
         run,

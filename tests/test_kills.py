@@ -10,22 +10,28 @@ import random
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import LOG, OTHER_LOG, keys_of, make_rows, make_table
 
 import ctkit
 from ctkit.desk.parameters import read_parameters
 from ctkit.desk.verbs import merge_staged
-from ctkit.lake import merge, rewrite, write
+from ctkit.lake import exchange, merge, rewrite, write
+from ctkit.lake.evidence import read_evidence
 from ctkit.lake.gaps import find_gaps
+from ctkit.lake.provenance import Provenance, metadata_of, read_statements
+from ctkit.lake.repair import repair
 from ctkit.lake.scratch import SCRATCH
-from ctkit.lake.table import find_table, open_table
+from ctkit.lake.table import files_of, find_table, open_table
+from ctkit.lake.tidy import tidy
 
 USER_AGENT = "ctkit tests, nobody@example.org"
 
@@ -40,8 +46,18 @@ def run_merge(folder: Path) -> None:
     merge_staged(read_parameters(main_path=str(folder / "main"), staging_path=str(folder / "staging")))
 
 
-def merge_and_die(step: int, folder: Path, counted: Path) -> None:
-    """Merge, and die by SIGKILL before call number `step` of what changes something on the disk; or count the calls."""
+def run_tidy(folder: Path) -> None:
+    """Tidy what `folder` holds."""
+    tidy(open_table(folder / "main"))
+
+
+def run_repair(folder: Path) -> None:
+    """Repair what `folder` holds."""
+    repair(open_table(folder / "main"))
+
+
+def run_and_die(run: Callable[[Path], None], step: int, folder: Path, counted: Path) -> None:
+    """Run, and die by SIGKILL before call number `step` of what changes something on the disk; or count the calls."""
     steps = itertools.count()
     targets: list[tuple[Any, str]] = [
         (os, "link"),
@@ -55,6 +71,8 @@ def merge_and_die(step: int, folder: Path, counted: Path) -> None:
         (merge, "commit_files"),
         (merge, "confirm_files"),
         (merge, "retire"),
+        (exchange, "commit_files"),
+        (exchange, "confirm_files"),
     ]
 
     def dying(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -67,7 +85,7 @@ def merge_and_die(step: int, folder: Path, counted: Path) -> None:
 
     for owner, name in targets:
         setattr(owner, name, dying(getattr(owner, name)))
-    run_merge(folder)
+    run(folder)
     counted.write_text(str(next(steps)))
 
 
@@ -113,19 +131,85 @@ def check_killed_merge(folder: Path) -> None:
 def test_merge_killed_before_every_step(pristine, tmp_path):
     """A merge that dies before any link, fsync, rename, removal or commit is completed by the next one."""
     counted = tmp_path / "counted"
-    start(merge_and_die, -1, copy(pristine, tmp_path / "whole"), counted).join()
+    start(run_and_die, run_merge, -1, copy(pristine, tmp_path / "whole"), counted).join()
     steps = int(counted.read_text())
     assert steps > 40
 
     died = 0
     for step in range(steps):
         folder = copy(pristine, tmp_path / "killed")
-        process = start(merge_and_die, step, folder, counted)
+        process = start(run_and_die, run_merge, step, folder, counted)
         process.join()
         died += process.exitcode == -signal.SIGKILL
         check_killed_merge(folder)
     # Two partitions are written side by side: one run may take a step more or less than another.
     assert died >= steps - 3
+
+
+def proven_of(table: DeltaTable) -> list[int]:
+    """Return the indices of the rows that an audit would call proven."""
+    rows, _ = read_evidence(table, [LOG], read_statements(table))
+    return [index for each in rows[LOG].proven for index in range(each.start, each.end)]
+
+
+@pytest.fixture(scope="module")
+def untidy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a main of many small files, half of them proven."""
+    folder = tmp_path_factory.mktemp("untidy")
+    main = open_table(folder / "main")
+    for at in range(16):
+        said = [Provenance(LOG, at * 2, at * 2 + 2, 2, 100, bytes(32), "entries", signed=True)] if at % 2 else []
+        write.write_entries(main, make_rows([at * 2, at * 2 + 1]), metadata=metadata_of(said))
+    return folder
+
+
+def killed_before_every_step(run: Callable[[Path], None], pristine: Path, tmp_path: Path) -> Iterator[Path]:
+    """Yield what a run leaves that dies before a step, for each step."""
+    counted = tmp_path / "counted"
+    start(run_and_die, run, -1, copy(pristine, tmp_path / "whole"), counted).join()
+    for step in range(int(counted.read_text())):
+        folder = copy(pristine, tmp_path / "killed")
+        process = start(run_and_die, run, step, folder, counted)
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        yield folder
+
+
+def test_tidy_killed_before_every_step(untidy, tmp_path):
+    """No row is lost or doubled, what is proven stays so, and the next run leaves what one that lives leaves."""
+    steps = 0
+    for folder in killed_before_every_step(run_tidy, untidy, tmp_path):
+        proven = [index for index in range(32) if index // 2 % 2]
+        main = open_table(folder / "main")
+        assert (keys_of(main), proven_of(main)) == ([(LOG, index) for index in range(32)], proven)
+        run_tidy(folder)
+        main = open_table(folder / "main")
+        assert (keys_of(main), proven_of(main)) == ([(LOG, index) for index in range(32)], proven)
+        assert not (folder / "main" / SCRATCH).exists()
+        # The others are of older versions.
+        assert len(list((folder / "main").rglob("*.parquet"))) == 16 + len(files_of(main)) == 18
+        steps += 1
+    assert steps > 20
+
+
+def test_repair_killed_before_every_step(untidy, tmp_path):
+    """A damaged file is in the table or not, and so are repetitions; the next run takes them out, and nothing else."""
+    folder = copy(untidy, tmp_path / "faulty")
+    main = open_table(folder / "main")
+    Path(min(files_of(main))).unlink()
+    (lost,) = repair(main, dry_run=True).damaged
+    gone = pq.read_table(untidy / "main" / lost.name, partitioning=None)["cert_index"].to_pylist()
+    left = [(LOG, index) for index in range(32) if index not in gone]
+    write.write_entries(main, make_rows(index for _, index in left[-3:]))
+    steps = 0
+    for killed in killed_before_every_step(run_repair, folder, tmp_path):
+        run_repair(killed)
+        main = open_table(killed / "main")
+        assert keys_of(main) == left
+        assert repair(main).version == main.version() == 18
+        assert not (killed / "main" / SCRATCH).exists()
+        steps += 1
+    assert steps > 5
 
 
 def test_merge_killed_at_any_time(pristine, tmp_path, kills):

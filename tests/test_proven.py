@@ -23,6 +23,7 @@ from ctkit.arguments import Verify
 from ctkit.demo.server import LogServer
 from ctkit.errors import TableError
 from ctkit.jobs.audit import audit
+from ctkit.lake import tidy as tidy_module
 from ctkit.lake.commits import kept_versions
 from ctkit.lake.merge import merge_staging
 from ctkit.lake.provenance import Provenance, metadata_of
@@ -237,6 +238,18 @@ class Writers(RuleBasedStateMachine):
             assert set(keys_of(self.table())) == keys
             lost = proven - self.truth(self.table())
             assert all(index.count(each) > 1 for each in lost)
+
+    @rule()
+    def tidy(self) -> None:
+        """Make few files of many: all rows stay, and exactly what was proven is proven."""
+        before, keys = self.table(), keys_of(self.table())
+        proven = self.truth(before)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(tidy_module, "FILES", 2)
+            if self.attempt(lambda: tidy_module.tidy(self.table())):
+                self.note(before, proven)
+                assert keys_of(self.table()) == keys
+                assert self.truth(self.table()) == proven
 
     def attempt(self, act: Callable[[], object]) -> bool:
         """Do what may be refused because a file is not what was written: then nothing happens."""

@@ -1,7 +1,10 @@
 """Repairs: of rows with one key one stays, in one commit, and nothing else changes."""
 
+import errno
 import hashlib
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -24,8 +27,10 @@ from rows import (
 )
 
 from ctkit.errors import KeyConflictError, TableError
+from ctkit.lake import evidence, exchange
 from ctkit.lake import repair as repair_module
 from ctkit.lake.evidence import read_evidence
+from ctkit.lake.gaps import find_gaps
 from ctkit.lake.provenance import Provenance, metadata_of, read_statements
 from ctkit.lake.repair import repair
 from ctkit.lake.table import files_of, open_table
@@ -214,21 +219,99 @@ def test_repair_when_a_certificate_was_altered(tmp_path):
     assert indices_of(main) == [1, 1, 2]
 
 
-def test_repair_when_a_file_is_damaged(tmp_path):
-    """No row is removed in favour of one in a file that is not what was written."""
+def flip(path):
+    """Change a bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+
+
+HARMS = [Path.unlink, flip, lambda path: os.truncate(path, 99), lambda path: path.write_bytes(b"")]
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("which", [0, 1])
+def test_repair_when_a_file_is_damaged(tmp_path, harm, which):
+    """It is taken out of the table and nothing else: its rows are the only gap, and what is left of it stays."""
+    main = open_table(tmp_path / "main")
+    spans = [(0, 10), (10, 25)]
+    files = []
+    for start, end in spans:
+        write_proven(main, start, end)
+        files += [Path(file) for file in files_of(main) if Path(file) not in files]
+    write_proven(main, 25, 30)
+    harm(files[which])
+    is_left = files[which].exists()
+    start, end = spans[which]
+
+    preview = repair(main, dry_run=True)
+    assert len(commits_of(tmp_path / "main")) == 4
+    report = repair(main)
+
+    assert preview.damaged == report.damaged
+    assert [(file.name, file.rows) for file in report.damaged] == [
+        (str(files[which].relative_to(tmp_path / "main")), end - start)
+    ]
+    assert (report.removed, report.version_before, report.version, main.version()) == (0, 3, 4, 4)
+    assert find_gaps(main, within={LOG: (0, 30)}).to_pylist() == [{"source_url": LOG, "start": start, "end": end}]
+    assert proven_of(main) == [index for index in range(30) if not start <= index < end]
+    assert files[which].exists() == is_left
+    report.check()
+    assert repair(main).version == 4
+
+
+def test_repair_when_a_row_of_a_damaged_file_is_repeated(tmp_path):
+    """No row is removed in favour of one in a file that is not what was written; it all takes one commit."""
     main = open_table(tmp_path / "main")
     write_proven(main, 0, 10)
     (file,) = files_of(main)
     write_entries(main, make_rows([3]))
-    with open(file, "r+b") as opened:
-        opened.seek(100)
-        opened.write(b"rot")
+    write_entries(main, make_rows([20, 20, 30]))
+    flip(Path(file))
 
-    with fails(TableError, uri=tmp_path / "main"):
+    report = repair(main)
+
+    assert (len(report.damaged), report.repeated, report.removed, report.version) == (1, 1, 1, 4)
+    assert indices_of(main) == [3, 20, 30]
+
+
+def test_repair_when_a_file_without_statistics_is_gone(tmp_path):
+    """Nobody knows how many rows it had."""
+    make_table(tmp_path / "main", make_rows([1]))
+    main = add_file(tmp_path / "main", as_type(make_rows([2])))
+    (tmp_path / "main/seen_date=2026-03-01/part-of-another-writer.parquet").unlink()
+
+    assert [file.rows for file in repair(main).damaged] == [0]
+
+    assert indices_of(main) == [1]
+
+
+def test_repair_when_a_page_of_a_foreign_file_is_damaged(tmp_path):
+    """What another writer gave checksums of its pages is damaged if one of them does not hold."""
+    plain = {"use_dictionary": False, "compression": "none", "write_page_checksum": True}
+    main = add_file(tmp_path / "main", as_type(make_rows(range(50))), **plain)
+    (file,) = map(Path, files_of(main))
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"7.example.com", b"7.example.org"))
+
+    assert len(repair(main).damaged) == 1
+
+    assert indices_of(main) == []
+
+
+def test_repair_when_a_file_may_be_sound(tmp_path, monkeypatch):
+    """A file that this user may not read is none that is damaged."""
+    main = make_table(tmp_path / "main", make_rows([1]))
+    (file,) = files_of(main)
+
+    def refuse(_):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(evidence, "is_damaged", refuse)
+    with fails(TableError, uri=file):
         repair(main)
 
-    assert len(commits_of(tmp_path / "main")) == 3
-    assert indices_of(main).count(3) == 2
+    assert len(commits_of(tmp_path / "main")) == 2
 
 
 def test_repair_of_files_of_other_writers(tmp_path):
@@ -254,14 +337,14 @@ def test_repair_follows_as_der(tmp_path, as_der):
 
 def interfering(monkeypatch, act, *, times=1):
     """Let somebody act just before a repair commits."""
-    commit, left = repair_module.commit_files, [act] * times
+    commit, left = exchange.commit_files, [act] * times
 
     def commit_after_somebody(*arguments, **options):
         if left:
             left.pop()()
         return commit(*arguments, **options)
 
-    monkeypatch.setattr(repair_module, "commit_files", commit_after_somebody)
+    monkeypatch.setattr(exchange, "commit_files", commit_after_somebody)
 
 
 def test_repair_beside_the_live_server(tmp_path, monkeypatch):
@@ -293,7 +376,8 @@ def test_repair_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
     """Before or after whichever step: the table is as before or repaired, and the next call finishes it."""
     main = make_table(tmp_path / "main", make_rows([1, 2, 2]), make_rows([2, 3]))
     files = set((tmp_path / "main").rglob("*.parquet"))
-    do = getattr(repair_module, step)
+    module = repair_module if step == "rewrite_files" else exchange
+    do = getattr(module, step)
 
     def interrupt(*arguments, **options):
         if after:
@@ -301,7 +385,7 @@ def test_repair_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(repair_module, step, interrupt)
+        patch.setattr(module, step, interrupt)
         with pytest.raises(KeyboardInterrupt):
             repair(main)
 

@@ -64,7 +64,7 @@ def _kind(key: str, flag: Flag) -> dict[str, Any]:
     )
 
 
-_NUMBERS = ("N", "SECONDS")
+_NUMBERS = ("N", "SECONDS", "DAYS")
 
 
 def _words(kind: Any) -> list[str]:

@@ -102,7 +102,7 @@ class Flag(NamedTuple):
     about: str = ""
 
 
-_GAPS, _LOGS, _ALL = "gaps backfill", "gaps backfill audit", "gaps backfill merge audit repair"
+_GAPS, _LOGS, _ALL = "gaps backfill", "gaps backfill audit", "gaps backfill merge audit repair tidy"
 
 
 def _read_key(key: object) -> bytes:
@@ -225,6 +225,9 @@ class Parameters(_Checked):
     )
     create_main: Annotated[bool | None, Flag("merge", name="--create")] = Field(
         None, description="merge: create a missing main table; not given: unless its path was typed by hand"
+    )
+    keep_runs: Annotated[Count | None, Flag("tidy", "DAYS")] = Field(
+        None, description="tidy: days for which the records of runs in runs/ are kept; not given: forever"
     )
     user_agent: Annotated[UserAgent | None, Flag(_LOGS, "TEXT")] = Field(
         None, description="how to introduce yourself to logs, with a mail address or URL"

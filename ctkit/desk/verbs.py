@@ -1,4 +1,4 @@
-"""The verbs as parameters call for them, the same for notebooks and commands: plan, backfill, merge, undo, audit."""
+"""The verbs as parameters call for them, the same for notebooks and commands: from a plan to the upkeep of tables."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -9,6 +9,7 @@ from ctkit.arguments import checked
 from ctkit.desk.chosen_logs import choose_of, listed_logs
 from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.records import old_records
 from ctkit.errors import ParameterError, StalePreviewError
 from ctkit.jobs.audit import audit
 from ctkit.jobs.audit_report import AuditReport
@@ -20,6 +21,7 @@ from ctkit.lake.drop import finish_retiring
 from ctkit.lake.gaps import Gaps
 from ctkit.lake.merge import MergePreview, MergeReport, merge_staging, preview_merge
 from ctkit.lake.table import check_features, files_of, find_table, hold, open_table, table_path
+from ctkit.lake.tidy import TidyReport, tidy
 from ctkit.lake.undo import undo_merge
 from ctkit.visible import get_logger
 
@@ -208,3 +210,23 @@ def audit_main(parameters: Parameters) -> AuditReport:
     finally:
         for log in logs:
             log.close()
+
+
+@checked
+def tidy_main(parameters: Parameters, *, dry_run: bool = False) -> TidyReport:
+    """Keep up the main table: small files become few large ones, and files that no version needs are removed.
+
+    With `keep_runs`, records in ``runs/`` of the current directory that are older than that many days are removed, too.
+
+    Raises
+    ------
+    ParameterError
+        `main_path` is missing.
+    TableError
+        There is no main table, or it cannot be read or written, or another run works on it.
+    """
+    report = tidy(find_main(parameters), dry_run=dry_run)
+    records = [] if parameters.keep_runs is None else old_records(parameters.keep_runs)
+    for record in () if dry_run else records:
+        record.unlink(missing_ok=True)
+    return replace(report, records=tuple(map(str, records)))

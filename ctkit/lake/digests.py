@@ -13,8 +13,7 @@ from uuid import uuid4
 _NAME = re.compile(r"part-00000-[0-9a-f-]{36}-([0-9a-f]{64})\.parquet$")
 
 RESTORE = (
-    "restore damaged files from a backup; or delete them, let DeltaTable(...).repair() take them out of the table, "
-    "and backfill their rows"
+    "restore damaged files from a backup, or let `ctkit repair` take them out of the table and backfill their rows"
 )
 """What to do about files that are not what was written."""
 

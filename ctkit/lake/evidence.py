@@ -1,11 +1,13 @@
 """What a table shows without its logs: its rows, which of them are proven or altered, and which files are damaged."""
 
 import base64
+import errno
 import hashlib
 import os
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import pyarrow as pa
@@ -128,11 +130,22 @@ def _read_rows(file: str, size: int, urls: Collection[str], holds_text: bool) ->
     OSError, ValueError, KeyError, pa.ArrowException
         The file is damaged.
     """
+    found: dict[str, tuple[list[Int64s], list[Int64s]]] = defaultdict(lambda: ([], []))
+    for batch in _sound_batches(file, size):
+        keys = keys_in(pa.Table.from_batches([batch.select(list(KEY))]))
+        for url, mine in _by_log(keys, urls):
+            altered = _altered(batch, mine, holds_text)
+            found[url][0].append(keys.index[mine])
+            found[url][1].append(keys.index[mine][altered])
+    return {url: (np.concatenate(index), np.concatenate(altered)) for url, (index, altered) in found.items()}
+
+
+def _sound_batches(file: str, size: int) -> Iterator[pa.RecordBatch]:
+    """Yield what must be read of a file, as long as nothing is wrong with it."""
     if (has := os.stat(file).st_size) != size:
         raise ValueError(f"it has {has} bytes, not {size} as its table's log says")
     if is_damaged(file):
         raise ValueError("its bytes do not have the SHA-256 in its name")
-    found: dict[str, tuple[list[Int64s], list[Int64s]]] = defaultdict(lambda: ([], []))
     # Unbuffered: a file of another writer may be a single row group of a gigabyte.
     with pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20, page_checksum_verification=True) as parquet:
         if missing := set(_NEEDED) - set(parquet.schema_arrow.names):
@@ -141,12 +154,36 @@ def _read_rows(file: str, size: int, urls: Collection[str], holds_text: bool) ->
         for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=columns, use_threads=False):
             # Arrow reads as text what is not UTF-8; other readers stop there.
             batch.validate(full=True)
-            keys = keys_in(pa.Table.from_batches([batch.select(list(KEY))]))
-            for url, mine in _by_log(keys, urls):
-                altered = _altered(batch, mine, holds_text)
-                found[url][0].append(keys.index[mine])
-                found[url][1].append(keys.index[mine][altered])
-    return {url: (np.concatenate(index), np.concatenate(altered)) for url, (index, altered) in found.items()}
+            yield batch
+
+
+def damage_of(file: str, size: int) -> str:
+    """Return what is wrong with a file, as `read_evidence` sees it; "" if nothing is.
+
+    Parameters
+    ----------
+    file, size
+        Its path, and how many bytes it has as its table's log says.
+
+    Raises
+    ------
+    TableError
+        It may be sound, and cannot be read for another reason, such as its rights.
+    """
+    try:
+        # The digest covers what follows.
+        for _ in islice(_sound_batches(file, size), 1 if digest_in(file) else None):
+            pass
+    except _UNREADABLE as error:
+        if isinstance(error, OSError) and error.errno not in _OF_THE_FILE:
+            message = f"cannot be read ({first_line(error)}). Nothing was changed. Correct that, then run again"
+            raise TableError(file, message) from error
+        return "it is gone" if isinstance(error, FileNotFoundError) else first_line(error)
+    return ""
+
+
+_OF_THE_FILE = (None, errno.ENOENT, errno.EIO)
+"""Errors of reading that are a file's own; pyarrow gives no number to those that it makes of what it reads."""
 
 
 def _read_indices(file: str, urls: Collection[str]) -> dict[str, tuple[Int64s, Int64s]]:

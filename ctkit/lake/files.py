@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -18,7 +18,7 @@ from deltalake.transaction import AddAction
 from numpy.typing import NDArray
 
 from ctkit.errors import TableError
-from ctkit.lake.digests import digest_of, new_name
+from ctkit.lake.digests import RESTORE, digest_of, new_name
 from ctkit.lake.reasons import first_line
 from ctkit.lake.table import add_actions, folder_of, make_folder, table_path
 from ctkit.schema import KEY, PARTITION, REPEATING
@@ -81,8 +81,13 @@ class DataFile:
         return lowest.get("source_url", ""), lowest.get("cert_index", 0)
 
 
-def data_files(table: DeltaTable) -> list[DataFile]:
+def data_files(table: DeltaTable, *, lost: Collection[str] = ()) -> list[DataFile]:
     """Return the files of the table's version, with the statistics that its log has of them.
+
+    Parameters
+    ----------
+    lost
+        Paths of files that cannot be read: they have 0 rows where the log does not say how many.
 
     Raises
     ------
@@ -101,7 +106,7 @@ def data_files(table: DeltaTable) -> list[DataFile]:
             # No row takes less than a byte; what cannot be, the footer tells better.
             rows=added["num_records"]
             if 0 < (added["num_records"] or 0) <= added["size_bytes"]
-            else _rows_of(folder / added["path"]),
+            else _rows_of(folder / added["path"], lost),
             statistics={
                 "minValues": _present(added.get("min")),
                 "maxValues": _present(added.get("max")),
@@ -130,11 +135,13 @@ def check_dates(files: Iterable[DataFile]) -> None:
             raise TableError(str(file.folder), f"{message}. Nothing was changed. Remove them, then run again")
 
 
-def _rows_of(path: Path) -> int:
+def _rows_of(path: Path, lost: Collection[str]) -> int:
+    if str(path) in lost:
+        return 0
     try:
         return int(pq.read_metadata(path).num_rows)
     except (OSError, pa.ArrowException) as error:
-        message = f"its rows cannot be counted ({first_line(error)}). Nothing was changed. Repair it, then run again"
+        message = f"its rows cannot be counted ({first_line(error)}). Nothing was changed; {RESTORE}"
         raise TableError(str(path), message) from error
 
 

@@ -1,7 +1,7 @@
 """Keys of rows as integers: read from Parquet files, sorted, and kept out of memory."""
 
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ctkit.errors import CtkitError, TableError
+from ctkit.lake.digests import RESTORE
 from ctkit.lake.reasons import first_line
-from ctkit.ranges import Int64s
+from ctkit.ranges import Int64s, RangeSet
 from ctkit.schema import KEY
 
 Number = TypeVar("Number", bound=np.generic)
@@ -42,6 +43,20 @@ class Keys:
         numbers = np.array([logs.get(url or "", NO_KEY) for url in self.urls] + [NO_KEY], np.int64)[self.log]
         known = (numbers != NO_KEY) & (self.index >> INDEX_BITS == 0)
         return np.where(known, numbers << INDEX_BITS | self.index, NO_KEY)
+
+    def by_url(self) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+        """Yield each URL, and tell of each row whether it is of that log and has an index."""
+        for number, url in enumerate(self.urls):
+            if url is not None:
+                yield url, (self.log == number) & (self.index >= 0)
+
+    def within(self, stretches: Mapping[str, RangeSet]) -> NDArray[np.bool_]:
+        """Tell of each row whether it lies in the stretches of its log."""
+        found = np.zeros(len(self.index), np.bool_)
+        for url, mine in self.by_url():
+            if url in stretches:
+                found |= mine & stretches[url].contains(self.index)
+        return found
 
 
 def read_keys(path: str) -> Keys:
@@ -91,7 +106,7 @@ def _reading(path: str) -> Iterator[pq.ParquetFile]:
         ) as parquet:
             yield parquet
     except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
-        message = f"its keys cannot be read ({first_line(error)}). Nothing was changed. Repair the file, then run again"
+        message = f"its keys cannot be read ({first_line(error)}). Nothing was changed; {RESTORE}"
         raise TableError(path, message) from error
 
 

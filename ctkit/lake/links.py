@@ -162,6 +162,7 @@ def commit_files(
     properties: CommitProperties | None = None,
     *,
     removed: Sequence[DataFile] = (),
+    data_change: bool = True,
 ) -> bool:
     """Add files that lie below the target's folder to the table, and take others out of it, in one commit.
 
@@ -171,6 +172,8 @@ def commit_files(
         With ``max_commit_retries=0`` the commit is made only if it is the next one after the handle's version.
     removed
         Files of the table; they stay on the disk.
+    data_change
+        False where the files added have the same rows as those removed (Delta protocol, "Add File and Remove File").
 
     Returns
     -------
@@ -185,9 +188,10 @@ def commit_files(
     if removed:
         check_removable(removed, target)
     now = int(datetime.now().timestamp() * 1000)
-    actions: list[AddAction | RemoveAction] = [file.action for file in files]
+    actions: list[AddAction | RemoveAction] = [replace(file.action, data_change=data_change) for file in files]
     actions += [
-        RemoveAction(file.name, True, now, file.action.size, dict(file.action.partition_values)) for file in removed
+        RemoveAction(file.name, data_change, now, file.action.size, dict(file.action.partition_values))
+        for file in removed
     ]
     before = target.version()
     try:

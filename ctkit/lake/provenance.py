@@ -4,10 +4,11 @@ import base64
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 from deltalake import DeltaTable
 
 from ctkit.arguments import Verify
@@ -221,34 +222,57 @@ def carried_over(staging: DeltaTable) -> list[Provenance]:
     return joined(records + _off(staging, sorted(unsaid))) if records else []
 
 
-def carried_rows(statements: Sequence[Statement], rows: Iterable[tuple[str, str, Int64s]]) -> list[Provenance]:
+def carried_rows(statements: Iterable[Statement], rows: Iterable[tuple[str, str, Int64s]]) -> list[Provenance]:
     """Return what a commit has to say of rows that it takes over from other files, row by row as it was said.
+
+    Of two rows of one key, of which one is not proven, none is.
 
     Parameters
     ----------
     rows
         Path of the file that has them now, URL and indices. The file is as it was written.
     """
-    said: dict[Provenance, list[RangeSet]] = defaultdict(list)
+    of_files: dict[str, list[Statement]] = defaultdict(list)
+    for statement in statements:
+        for file in statement.files:
+            of_files[file].append(statement._replace(files=frozenset([file])))
+    proofs: list[Provenance] = []
+    numbers: dict[tuple[object, ...], int] = {}
+    parts: dict[str, list[tuple[Int64s, Int64s]]] = defaultdict(list)
     for file, url, index in rows:
-        of_file = [statement for statement in statements if file in statement.files]
-        # Not where another record contradicts.
-        proven = proven_in(of_file).get(file, {}).get(url, RangeSet.of())
-        for record in (record for statement in of_file for record in statement.records):
+        index = index[(index >= 0) & (index < LARGEST_TREE)]
+        # Of each row: the number of what proves it; 0 for nothing, also where another record contradicts.
+        said = np.zeros(len(index), np.int64)
+        open_ = proven_in(of_files[file]).get(file, {}).get(url, RangeSet.of()).contains(index)
+        for record in (record for statement in of_files[file] for record in statement.records):
             if record.source_url == url and record.verified == "entries":
-                here = (record.start <= index) & (index < record.end) & proven.contains(index)
-                said[record].append(RangeSet.holding(index[here]))
-                index = index[~here]
-        said[_unverified(url)].append(RangeSet.holding(index))
-    if not any(record.verified == "entries" and any(map(len, sets)) for record, sets in said.items()):
-        return []
-    records = []
-    for record, sets in said.items():
-        # Of two rows of one key, of which one is not proven, none is.
-        doubtful = RangeSet.joined(said[_unverified(record.source_url)] if record.verified == "entries" else ())
-        ranges = RangeSet.joined(sets).minus(doubtful)
-        records += [replace(record, start=each.start, end=each.end, rows=len(each)) for each in ranges]
-    return joined(records)
+                if (number := numbers.setdefault(_said(record), len(numbers) + 1)) > len(proofs):
+                    proofs.append(record)
+                here = open_ & (record.start <= index) & (index < record.end)
+                said[here] = number
+                open_ &= ~here
+        parts[url].append((index, said))
+    records = [
+        replace(proofs[number - 1], start=start, end=end, rows=count) if number else _unverified(url, start, end, count)
+        for url, of_log in sorted(parts.items())
+        for start, end, count, number in _runs_of(*map(np.concatenate, zip(*of_log, strict=True)))
+    ]
+    return records if any(record.verified == "entries" for record in records) else []
+
+
+def _runs_of(index: Int64s, said: Int64s) -> Iterator[tuple[int, int, int, int]]:
+    """Yield runs of rows of which the same is said, by index: start, end, number of rows, and what; 0 prevails."""
+    if not len(index):
+        return
+    order = np.lexsort((said, index))
+    index, said = index[order], said[order]
+    keys = np.flatnonzero(np.diff(index, prepend=-1))
+    counts = np.diff(np.append(keys, len(index)))
+    index, said = index[keys], said[keys]
+    first = np.flatnonzero(np.diff(said, prepend=-1))
+    last = np.append(first[1:], len(said)) - 1
+    columns = (index[first], index[last] + 1, np.add.reduceat(counts, first), said[first])
+    yield from zip(*(column.tolist() for column in columns), strict=True)
 
 
 def _unverified(url: str, start: int = 0, end: int = 1, rows: int = 1) -> Provenance:

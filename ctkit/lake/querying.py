@@ -16,6 +16,7 @@ from deltalake import DeltaTable
 from ctkit.arguments import checked
 from ctkit.errors import TableError
 from ctkit.lake import questions
+from ctkit.lake.digests import RESTORE
 from ctkit.lake.reasons import first_line
 from ctkit.lake.table import add_actions, check_features, folder_of
 from ctkit.schema import PARTITION, row_schema
@@ -59,7 +60,7 @@ def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBa
 def _unreadable(error: duckdb.Error, *tables: DeltaTable | None) -> TableError:
     folders = [folder_of(table) for table in tables if table]
     named = next((folder for folder in folders if folder in str(error)), " or ".join(folders))
-    message = f"a file of it cannot be read ({first_line(error)}). Nothing was changed. Repair it, then run again"
+    message = f"a file of it cannot be read ({first_line(error)}). Nothing was changed; {RESTORE}"
     return TableError(named, message)
 
 

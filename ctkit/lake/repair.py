@@ -1,43 +1,55 @@
-"""Take repeated rows out of a table: of the rows of one key one stays, in one commit.
+"""Take out of a table what makes an audit fail: files that are damaged or gone, and repeated rows.
 
-The keys of all files tell which rows are repeated. Only files that have such a row are read further, and must be sound:
-the row that stays will be the only one. Files with a row to remove are rewritten without it, and exchanged in one
-commit, which says of their rows what was said before.
+A damaged or lost file is taken out as a whole, so that its rows are missing again and are fetched anew. It stays on the
+disk until a VACUUM. The keys of the other files tell which rows are repeated. Of the rows of one key one stays; files
+with a row to remove are rewritten without it. One commit does it all, and says of the rows what was said before.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
+from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from deltalake import CommitProperties, DeltaTable
-from numpy.typing import NDArray
 
 from ctkit.arguments import checked
-from ctkit.errors import KeyConflictError, TableError
-from ctkit.lake.digests import RESTORE
+from ctkit.errors import KeyConflictError
 from ctkit.lake.drop import REPAIRED
-from ctkit.lake.evidence import read_evidence
-from ctkit.lake.files import DataFile, check_dates, data_files
+from ctkit.lake.evidence import damage_of, read_evidence
+from ctkit.lake.exchange import exchange_files, preparing
+from ctkit.lake.files import DataFile, FileBounds, check_dates, data_files
 from ctkit.lake.keys import Keys, read_keys
-from ctkit.lake.links import commit_files, confirm_files, link_files
 from ctkit.lake.overlap import Overlap
 from ctkit.lake.provenance import carried_rows, metadata_of, proven_in, read_statements
 from ctkit.lake.rewrite import rewrite_files
-from ctkit.lake.scratch import clear_scratch, scratch_of
-from ctkit.lake.table import as_der_type, check_features, files_of, folder_of, hold
+from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.ranges import END, Int64s, RangeSet, runs_of
 from ctkit.report import Report, frame_of
-from ctkit.visible import get_logger
-
-logger = get_logger(__name__)
 
 SHOWN = 1000
 """Ranges of each log that a report lists; all count."""
+
+
+class DamagedFile(NamedTuple):
+    """A file that is not what was written, or is gone.
+
+    Attributes
+    ----------
+    name
+        Where it lies, or should, relative to the table's folder.
+    why
+        What is wrong with it.
+    rows
+        How many rows the table loses with it, as its log says.
+    """
+
+    name: str
+    why: str
+    rows: int
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -59,7 +71,10 @@ class RepairReport(Report):
         How many of them contradict, and stay: the certificate differs from that of the first row, or a certificate
         under that key does not have the SHA-256 that its row gives.
     files
-        Files that were rewritten or taken out, or would be.
+        Files that were rewritten or taken out because of repeated rows, or would be.
+    damaged
+        Files that were taken out because they are damaged or gone, or would be. Their rows are missing then; the next
+        backfill fetches them anew.
     keys, conflicting
         URL -> indices that had several rows; those that keep several, because they contradict.
     done
@@ -73,6 +88,7 @@ class RepairReport(Report):
     removed: int
     conflicts: int
     files: int
+    damaged: tuple[DamagedFile, ...]
     keys: dict[str, RangeSet]
     conflicting: dict[str, RangeSet]
     done: bool
@@ -106,16 +122,22 @@ class RepairReport(Report):
             "removed": self.removed,
             "conflicts": self.conflicts,
             "files": self.files,
+            "damaged": len(self.damaged),
+            "lost": sum(file.rows for file in self.damaged),
         }
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return which entries had, and which keep, several rows."""
-        return {"repeated": _listed(self.keys), "conflicting": _listed(self.conflicting)}
+        """Return which files are damaged, and which entries had, and which keep, several rows."""
+        damaged = frame_of({"file": file.name, "why": file.why, "rows": file.rows} for file in self.damaged)
+        return {"damaged files": damaged, "repeated": _listed(self.keys), "conflicting": _listed(self.conflicting)}
 
 
 @checked
 def repair(main: DeltaTable, *, dry_run: bool = False) -> RepairReport:
-    """Take repeated rows out of a table, in one commit.
+    """Take damaged and lost files, and repeated rows, out of a table, in one commit.
+
+    The rows of a file that is damaged or gone are missing afterwards, so that the next backfill fetches exactly them.
+    What is damaged stays on the disk until a VACUUM.
 
     Of the rows of one key, one that is proven stays, else the one that was added first. What was proven stays so.
     Rows that contradict each other all stay, see `RepairReport.conflicts`. Interrupted or failed at any point, the
@@ -134,11 +156,10 @@ def repair(main: DeltaTable, *, dry_run: bool = False) -> RepairReport:
     SchemaMismatchError
         The table demands of those who take files out of it what we do not do; nothing was changed.
     TableError
-        The table cannot be read or written, a file with repeated rows is damaged, or another run works on the table.
-        Nothing was changed.
+        The table cannot be read or written, or another run works on the table. Nothing was changed.
     """
     with nullcontext(main) if dry_run else hold(main) as table:
-        report = _report_of(_Repeats(table), done=False) if dry_run else _repair(table)
+        report = _report_of(_Faults(table), done=False) if dry_run else _repair(table)
     if not dry_run:
         main.update_incremental()
     return report
@@ -147,56 +168,35 @@ def repair(main: DeltaTable, *, dry_run: bool = False) -> RepairReport:
 def _repair(main: DeltaTable) -> RepairReport:
     check_features(main, "append")
     check_features(main, "remove")
-    clear_scratch(main)
-    while (found := _Repeats(main)).removed:
-        try:
-            done = _replace(main, found)
-        except BaseException:
-            # What cannot be removed now stays noted, for the next run.
-            with suppress(TableError):
-                clear_scratch(main)
-            raise
-        clear_scratch(main)
-        if done:
-            break
+    with preparing(main) as scratch:
+        while (found := _Faults(main)).replaced:
+            check_dates(found.shortened.values())
+            rewritten = rewrite_files(found.shortened, found.overlap, as_der_type(main), main, scratch)
+            properties = CommitProperties({REPAIRED: str(found.removed), **found.said}, max_commit_retries=0)
+            version = exchange_files(found.replaced, rewritten, found.kept, main, properties, needed=found.involved)
+            if version is not None:
+                return _report_of(found, done=True, version=version)
     return _report_of(found, done=True)
 
 
-def _replace(main: DeltaTable, found: "_Repeats") -> bool:
-    """Exchange the files by one commit; False if others have replaced some of them meanwhile."""
-    check_dates(found.shortened.values())
-    rewritten = rewrite_files(found.shortened, found.overlap, as_der_type(main), main, scratch_of(main))
-    linked = link_files(rewritten, main)
-    if (rows := sum(file.rows for file in linked)) != found.kept:
-        message = f"{rows} rows were written where {found.kept} stay. Nothing was changed. Report this"
-        raise TableError(found.folder, message)
-    properties = CommitProperties({REPAIRED: str(found.removed), **found.said}, max_commit_retries=0)
-    while not commit_files(linked, main, properties, removed=found.replaced):
-        logger.info("table has a new version, checking its files version=%d", main.version())
-        check_features(main, "append")
-        check_features(main, "remove")
-        if not found.involved <= set(files_of(main)):
-            return False
-        found.version = main.version()
-    confirm_files(linked, main, found.version + 1)
-    return True
-
-
-class _Repeats:
-    """The repeated rows of a table, and what is to become of them.
+class _Faults:
+    """The damaged files and the repeated rows of a table, and what is to become of them.
 
     Attributes
     ----------
     version
-        The version that a commit would be made on.
+        The version that was looked at.
+    damaged
+        Files that are damaged or gone.
     keys, conflicting
         URL -> indices that have several rows; those that contradict.
     involved
-        Paths of the files that have such a row.
+        Paths of the files that are damaged, or have such a row.
     repeated, removed
         Rows after the first of their key; those that are to go.
     replaced, shortened, kept
-        Files that lose a row; those of them that keep one, by their position in the `overlap`; rows of these that stay.
+        Files that are damaged or lose a row; those that lose a row and keep one, by their position in the `overlap`;
+        rows of these that stay.
     said
         What is to be said of them.
     """
@@ -204,40 +204,43 @@ class _Repeats:
     def __init__(self, main: DeltaTable) -> None:
         self.folder, self.version = folder_of(main), main.version()
         statements = read_statements(main)
-        runs = {path: _runs_in(read_keys(path)) for path in files_of(main)}
+        bounds = FileBounds(main)
+        sizes = zip(bounds.files, bounds.sizes.tolist(), strict=True)
+        damaged = {path: why for path, size in sizes if (why := damage_of(path, size))}
+        files = data_files(main, lost=damaged)
+        lost = [file for file in files if str(file.path) in damaged]
+        self.damaged = tuple(DamagedFile(file.name, damaged[str(file.path)], file.rows) for file in lost)
+        runs = {path: _runs_in(read_keys(path)) for path in bounds.files if path not in damaged}
         self.keys = _repeated(runs.values())
-        self.involved = {
+        repeating = {
             path
             for path, of_file in runs.items()
             if any(len(RangeSet.merged(*of_file[url]).intersect(self.keys[url])) for url in of_file.keys() & self.keys)
         }
         del runs
+        self.involved = repeating | damaged.keys()
         added = {path: each.version for each in reversed(statements) for path in each.files}
         files = sorted(
-            (file for file in data_files(main) if str(file.path) in self.involved),
+            (file for file in files if str(file.path) in repeating),
             # What no commit that is left speaks of is older than they are.
             key=lambda file: (added.get(str(file.path), -1), file.action.modification_time, file.name),
         )
-        rows, damaged = read_evidence(main, self.keys, statements, within=self.involved)
-        if damaged:
-            named = ", ".join(f"{name} ({why})" for name, why in islice(damaged.items(), 5))
-            message = f"{len(damaged)} files with repeated rows are damaged: {named}. Nothing was changed"
-            raise TableError(self.folder, f"{message}; {RESTORE}")
+        rows, _ = read_evidence(main, self.keys, statements, within=repeating)
         proven = proven_in(statements)
         self.overlap = Overlap(
-            main, files, preferred=lambda path, keys: _within(keys, proven.get(path, {})), keeps_conflicts=True
+            main, files, preferred=lambda path, keys: keys.within(proven.get(path, {})), keeps_conflicts=True
         )
         altered = {url: of_log.altered for url, of_log in rows.items()}
-        self.replaced: list[DataFile] = []
+        self.replaced = lost
         self.shortened: dict[int, DataFile] = {}
         self.kept = self.removed = 0
         left = []
         carried: list[tuple[str, str, Int64s]] = []
         for at, file in enumerate(files):
             keys = read_keys(str(file.path))
-            self.overlap.keep(at, _within(keys, altered))
+            self.overlap.keep(at, keys.within(altered))
             stays = ~self.overlap.skipped_in(at)
-            of_file = {url: keys.index[mine & stays] for url, mine in _by_url(keys)}
+            of_file = {url: keys.index[mine & stays] for url, mine in keys.by_url()}
             left.append({url: runs_of(index) for url, index in of_file.items()})
             if stays.all():
                 continue
@@ -252,16 +255,17 @@ class _Repeats:
         self.said = metadata_of(carried_rows(statements, carried))
 
 
-def _report_of(found: _Repeats, *, done: bool) -> RepairReport:
-    removed = found.removed if done else 0
+def _report_of(found: _Faults, *, done: bool, version: int | None = None) -> RepairReport:
+    """Report what was found, and the version that was made because of it, if one was."""
     return RepairReport(
         main=found.folder,
-        version_before=found.version,
-        version=found.version + bool(removed),
+        version_before=found.version if version is None else version - 1,
+        version=found.version if version is None else version,
         repeated=found.repeated,
-        removed=removed,
+        removed=found.removed if done else 0,
         conflicts=found.repeated - found.removed,
-        files=len(found.replaced),
+        files=len(found.replaced) - len(found.damaged),
+        damaged=found.damaged,
         keys=found.keys,
         conflicting=found.conflicting,
         done=done,
@@ -272,14 +276,8 @@ _Runs = dict[str, tuple[Int64s, Int64s]]
 """URL -> starts and ends of runs of indices, see `runs_of`."""
 
 
-def _by_url(keys: Keys) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    for number, url in enumerate(keys.urls):
-        if url is not None:
-            yield url, (keys.log == number) & (keys.index >= 0)
-
-
 def _runs_in(keys: Keys) -> _Runs:
-    return {url: runs_of(keys.index[mine]) for url, mine in _by_url(keys)}
+    return {url: runs_of(keys.index[mine]) for url, mine in keys.by_url()}
 
 
 def _repeated(files: Iterable[_Runs]) -> dict[str, RangeSet]:
@@ -290,15 +288,6 @@ def _repeated(files: Iterable[_Runs]) -> dict[str, RangeSet]:
             runs[url].append(of_log)
     found = {url: RangeSet.repeated(*map(np.concatenate, zip(*each, strict=True))) for url, each in runs.items()}
     return {url: repeated for url, repeated in sorted(found.items()) if len(repeated)}
-
-
-def _within(keys: Keys, stretches: dict[str, RangeSet]) -> NDArray[np.bool_]:
-    """Tell of each key whether it lies in the stretches of its log."""
-    found = np.zeros(len(keys.index), np.bool_)
-    for url, mine in _by_url(keys):
-        if url in stretches:
-            found |= mine & stretches[url].contains(keys.index)
-    return found
 
 
 def _listed(ranges: dict[str, RangeSet]) -> pd.DataFrame:

@@ -1,8 +1,8 @@
-"""The files that a merge adds to main: staged ones as they are, or rewritten without the rows that main has."""
+"""Files that are written from the rows of others: without those that main has, or in the order of log and index."""
 
 from base64 import b64decode, b64encode
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
@@ -12,12 +12,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
+from numpy.typing import NDArray
 
 from ctkit.errors import TableError
+from ctkit.lake import questions
 from ctkit.lake.digests import RESTORE, is_damaged
 from ctkit.lake.files import DataFile, cast_column, plain_type, write_files
 from ctkit.lake.links import find_adoptable, has_nulls
-from ctkit.lake.overlap import Overlap
+from ctkit.lake.overlap import MEMORY, Overlap
+from ctkit.lake.querying import define_table, reading
 from ctkit.lake.table import as_der_type, folder_of
 from ctkit.schema import PARTITION, REPEATING, AsDer, encoded_schema, row_schema
 
@@ -66,6 +69,15 @@ def _schema_of(main: DeltaTable) -> pa.Schema:
     return pa.schema([have.field(name).with_nullable(False) for name in row_schema().names])
 
 
+def _encoded_schema(main: DeltaTable) -> pa.Schema:
+    """Return main's columns as they are written, with dictionaries for texts that repeat."""
+    schema = _schema_of(main)
+    # Lists as they are read: the file's writer makes its dictionary of them more quickly than Arrow would.
+    return pa.schema(
+        [schema.field(each.name) if pa.types.is_list(each.type) else each for each in encoded_schema(as_der_type(main))]
+    )
+
+
 def _large_enough(files: list[DataFile]) -> list[DataFile]:
     """Leave out the tiny files of partitions that have many of them: main is better off with a few larger ones."""
     tiny = Counter(file.partition for file in files if file.action.size < TINY_FILE)
@@ -91,16 +103,43 @@ def rewrite_files(
     TableError
         A file is damaged, or has rows that main cannot have; or nothing can be written.
     """
-    schema = _schema_of(main)
-    # Lists as they are read: the file's writer makes its dictionary of them more quickly than Arrow would.
-    encoded = [
-        schema.field(each.name) if pa.types.is_list(each.type) else each for each in encoded_schema(as_der_type(main))
-    ]
+    schema = _encoded_schema(main)
     try:
-        return _rewrite(files, overlap, as_der, pa.schema(encoded), scratch)
-    except (OSError, ValueError, KeyError, pa.ArrowException) as error:
-        message = f"{len(files)} files cannot be rewritten there ({error}). Correct that, then run again"
-        raise TableError(folder_of(main), message) from error
+        return _rewrite(files, overlap, as_der, schema, scratch)
+    except _UNWRITABLE as error:
+        raise _unwritable(files, main, error) from error
+
+
+_UNWRITABLE = (OSError, ValueError, KeyError, pa.ArrowException)
+
+
+def _unwritable(files: Sized, main: DeltaTable, error: Exception) -> TableError:
+    message = f"{len(files)} files cannot be rewritten there ({error}). Correct that, then run again"
+    return TableError(folder_of(main), message)
+
+
+def sort_files(files: Sequence[DataFile], main: DeltaTable, scratch: Path) -> list[DataFile]:
+    """Write the rows of some of main's files, which are of one partition, in the order of log and index.
+
+    Parameters
+    ----------
+    scratch
+        Folder for what is written.
+
+    Raises
+    ------
+    TableError
+        A file is damaged, or has rows that main cannot have; or nothing can be written.
+    """
+    schema, as_der = _encoded_schema(main), as_der_type(main)
+    rows = (rows for file in files for rows in _read_rows(file, None, as_der, schema))
+    try:
+        with reading(main, memory_limit=MEMORY) as connection:
+            table = define_table(connection, "unsorted", pa.RecordBatchReader.from_batches(schema, rows))
+            ordered = questions.in_order(table).to_pyarrow_batches(chunk_size=ROWS_PER_BATCH)
+            return write_files(scratch, schema, (_as_schema(batch, schema) for batch in ordered))
+    except _UNWRITABLE as error:
+        raise _unwritable(files, main, error) from error
 
 
 def _rewrite(
@@ -126,38 +165,51 @@ def _missing_rows(
     files: list[tuple[int, DataFile]], overlap: Overlap, as_der: AsDer, schema: pa.Schema, stop: Event
 ) -> Iterator[pa.RecordBatch]:
     """Read staged files of one partition without their skipped rows, with main's columns, until `stop` is set."""
-    stored = [name for name in schema.names if name != PARTITION]
     for at, file in files:
-        if is_damaged(file.path):
-            # Rewritten it would look sound.
-            raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {RESTORE}")
-        row = 0
-        kept = ~overlap.skipped_in(at)
-        footer = pq.read_metadata(file.path)
-        # Not lists of them: Arrow cannot read those where a row group, or the end of its dictionary, is in between.
-        columns = [footer.schema.column(number).path for number in range(footer.num_columns)]
-        repeating = [path for path in columns if path in REPEATING]
-        # Unbuffered: a file of another writer may be a single row group of a gigabyte.
-        with pq.ParquetFile(
-            file.path,
-            metadata=footer,
-            read_dictionary=repeating,
-            pre_buffer=False,
-            buffer_size=1 << 20,
-            page_checksum_verification=True,
-        ) as parquet:
-            for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=stored):
-                if stop.is_set():
-                    raise CancelledError
-                batch = _follow_as_der(batch, as_der, schema.field("as_der"))
-                batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
-                batch = pa.record_batch([cast_column(batch[field.name], field.type) for field in schema], schema=schema)
-                wanted = batch.filter(pa.array(kept[row : row + len(batch)]))
+        for rows in _read_rows(file, ~overlap.skipped_in(at), as_der, schema):
+            if stop.is_set():
+                raise CancelledError
+            yield rows
+
+
+def _read_rows(
+    file: DataFile, kept: NDArray[np.bool_] | None, as_der: AsDer, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Read the rows of a file that are kept, all of them if None, with the columns of `schema`."""
+    stored = [name for name in schema.names if name != PARTITION]
+    if is_damaged(file.path):
+        # Rewritten it would look sound.
+        raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {RESTORE}")
+    row = 0
+    footer = pq.read_metadata(file.path)
+    # Not lists of them: Arrow cannot read those where a row group, or the end of its dictionary, is in between.
+    columns = [footer.schema.column(number).path for number in range(footer.num_columns)]
+    repeating = [path for path in columns if path in REPEATING]
+    # Unbuffered: a file of another writer may be a single row group of a gigabyte.
+    with pq.ParquetFile(
+        file.path,
+        metadata=footer,
+        read_dictionary=repeating,
+        pre_buffer=False,
+        buffer_size=1 << 20,
+        page_checksum_verification=True,
+    ) as parquet:
+        for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=stored):
+            batch = _follow_as_der(batch, as_der, schema.field("as_der"))
+            batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
+            wanted = _as_schema(batch, schema)
+            if kept is not None:
+                wanted = wanted.filter(pa.array(kept[row : row + len(batch)]))
                 row += len(batch)
-                # Parquet's writer would make empty lists of those that are null.
-                if nulls := [field.name for field in schema if has_nulls(wanted[field.name], field)]:
-                    raise ValueError(f"{', '.join(nulls)} of {file.name} have nulls")
-                yield wanted
+            # Parquet's writer would make empty lists of those that are null.
+            if nulls := [field.name for field in schema if has_nulls(wanted[field.name], field)]:
+                raise ValueError(f"{', '.join(nulls)} of {file.name} have nulls")
+            yield wanted
+
+
+def _as_schema(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the columns of a schema, in its layouts."""
+    return pa.record_batch([cast_column(rows[field.name], field.type) for field in schema], schema=schema)
 
 
 def _follow_as_der(rows: pa.RecordBatch, as_der: AsDer, field: pa.Field) -> pa.RecordBatch:

@@ -1,0 +1,34 @@
+"""The records of runs that `ctkit run` keeps in ``runs/``, and their end."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import nbformat
+
+_NAME = re.compile(r"\.?.+-(\d{8}T\d{6}Z)(-\d+)?(\.partial)?\.ipynb", re.DOTALL)
+"""How `ctkit.desk.runbook` calls them: when the run began, and a number where several began together."""
+
+
+def old_records(days: int, folder: Path = Path("runs")) -> list[Path]:
+    """Return the records of runs that began more than some days ago, and what runs left there that died.
+
+    Only what ``ctkit run`` wrote: its name says when the run began, and its metadata that it was one.
+    """
+    before = f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%SZ}"
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
+    return sorted(path for path, match in named if match and match[1] < before and _is_record(path))
+
+
+def _is_record(path: Path) -> bool:
+    if not path.is_file() or path.is_symlink():
+        return False
+    try:
+        # One that died may have written nothing yet, or only what papermill does.
+        partial = path.name.startswith(".") and path.name.endswith(".partial.ipynb")
+        if partial and not path.stat().st_size:
+            return True
+        book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
+        return False
+    return "papermill" in book.metadata and (partial or "status" in book.metadata.get("ctkit", {}))
