@@ -20,6 +20,7 @@ from ctkit.desk.terminal import (
     let_finish,
     log_to_stderr,
     print_lines,
+    print_tables,
     show_progress,
     signals_to,
     text_of,
@@ -31,15 +32,11 @@ from ctkit.visible import get_logger, visible
 if TYPE_CHECKING:
     from ctkit.lake.repair import RepairReport
     from ctkit.lake.tidy import TidyReport
-    from ctkit.report import Report
 
 # Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
 # come at once.
 
 logger = get_logger(__name__)
-
-SHOWN = 20
-"""Rows of a table that a terminal shows."""
 
 _NO_LOG = "no log could be asked"
 _BUDGET = ("max_requests", "max_entries", "deadline")
@@ -197,7 +194,7 @@ def audit(arguments: argparse.Namespace) -> int:
             write(piece)
         print_lines("")
     else:
-        _print_tables(report, advice="; --json lists them")
+        print_tables(report, advice="; --json lists them")
     logger.info("%s", report)
     report.check()
     return 0
@@ -228,23 +225,11 @@ def _tell(report: "RepairReport | TidyReport", nothing: str) -> int:
     let_finish()
     # Before printing, which may fail: it is done.
     logger.info("%s", report)
-    _print_tables(report)
+    print_tables(report)
     if not any(map(len, report.tables().values())):
         print_lines(nothing)
     report.check()
     return 0
-
-
-def _print_tables(report: "Report", *, advice: str = "") -> None:
-    """Print the first rows of each table; `advice` says how to see the others."""
-    from ctkit.report import left_out
-
-    for heading, table in report.tables().items():
-        if len(table):
-            more = left_out(table, SHOWN)
-            # A table without a heading is text.
-            rows = "\n".join(table[""]) if "" in table else text_of(table.head(SHOWN))
-            print_lines(heading, rows, *([more + advice] if more else []), "")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -370,7 +355,7 @@ def _parser() -> _Parser:
     repaired.add_argument("--dry-run", action="store_true", help="show what would be removed; change nothing")
     tidied = add(
         tidy,
-        "make few large files of main's small ones, and remove files that no version needs",
+        "make few large files of main's small ones, and remove old ones from the disk",
         "-f ct.yaml --dry-run",
         "-f ct.yaml --keep-runs 90",
     )

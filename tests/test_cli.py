@@ -23,7 +23,7 @@ from rows import LOG, indices_of, make_rows, make_table
 
 from ctkit.cli import main
 from ctkit.desk.state_file import write_state
-from ctkit.lake.table import find_table, open_table
+from ctkit.lake.table import files_of, find_table, open_table
 from ctkit.lake.write import write_entries
 from ctkit.logs.http import DEFAULT_PATIENCE
 from ctkit.logs.open import open_log
@@ -80,7 +80,7 @@ def names(folder):
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], *([command, "-h"] for command in ["gaps", "backfill", "merge", "audit", "repair", "run", "demo"])],
+    [["--help"], *([name, "-h"] for name in ["gaps", "backfill", "merge", "audit", "repair", "tidy", "run", "demo"])],
 )
 def test_help(ctkit, words):
     """Help is printed on stdout, with exit code 0."""
@@ -95,7 +95,7 @@ def test_help(ctkit, words):
     [
         ([], "Error: the following arguments are required: COMMAND"),
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
-        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, repair, run, notebooks, demo"),
+        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, repair, tidy, run, notebooks, demo"),
         (
             ["audit", "--recheck", "al"],
             "Error: argument --recheck: it should be 'unproven' or 'all', but is 'al'; did you mean all?",
@@ -342,7 +342,7 @@ def test_gaps_when_a_log_is_skipped(ctkit, write_file, folder):
 
 
 PRINTING = [["gaps"], ["gaps", "--json"], ["backfill", "--dry-run"], ["audit"], ["audit", "--json"]]
-PRINTING += [["repair"], ["repair", "--dry-run"]]
+PRINTING += [["repair"], ["repair", "--dry-run"], ["tidy"], ["tidy", "--dry-run"]]
 
 
 @pytest.fixture
@@ -887,9 +887,52 @@ def test_repair(ctkit, folder):
     assert "1 rows contradict" in err
 
 
-def test_repair_when_there_is_no_table(ctkit, folder):
+def test_repair_of_a_file_that_is_gone(ctkit, folder):
+    """It is listed, then taken out, which is all that was asked for."""
+    make_table(folder / "main", make_rows([1, 2]), make_rows([3]))
+    lost = max(files_of(open_table("main")), key=os.path.getsize)
+    os.remove(lost)
+
+    code, out, err = ctkit("repair", "--main-path", "main", "--dry-run")
+    assert (code, "damaged=1 lost=2" in err) == (0, True)
+    assert os.path.basename(lost) in out
+    assert ctkit("repair", "--main-path", "main")[0] == 0
+    assert indices_of(open_table("main")) == [3]
+
+
+def test_tidy(ctkit, folder):
+    """What would be done, then it is done; then there is nothing to do."""
+    make_table(folder / "main", *(make_rows([at]) for at in range(9)))
+
+    code, out, err = ctkit("tidy", "--main-path", "main", "--dry-run")
+    assert (code, out.splitlines()[0]) == (0, "compacted")
+    assert "tidy preview" in err
+    assert len(files_of(open_table("main"))) == 9
+
+    code, _, err = ctkit("tidy", "--main-path", "main", "--keep-runs", "30")
+    assert (code, "tidy complete" in err, "files_before=9 files=1" in err) == (0, True, True)
+    assert indices_of(open_table("main")) == [*range(9)]
+
+    assert ctkit("tidy", "--main-path", "main")[:2] == (0, "nothing to tidy\n")
+
+
+def test_tidy_when_a_file_is_damaged(ctkit, folder):
+    """The others are tidied, and the exit code is 1."""
+    main = make_table(folder / "main", *(make_rows([at]) for at in range(9)))
+    os.remove(files_of(main)[0])
+
+    code, out, err = ctkit("tidy", "--main-path", "main")
+
+    assert code == 1
+    assert "damaged files" in out
+    assert "ctkit repair" in err
+    assert len(files_of(open_table("main"))) == 2
+
+
+@pytest.mark.parametrize("command", ["repair", "tidy"])
+def test_repair_when_there_is_no_table(ctkit, folder, command):
     """No table is made where none was."""
-    code, _, err = ctkit("repair", "--main-path", "main")
+    code, _, err = ctkit(command, "--main-path", "main")
 
     assert code == 1
     assert "there is no table yet" in err

@@ -36,6 +36,7 @@ WORDS = {
     "require_proof": (None, True),
     "confirmed": (None, True),
     "create_main": (None, True),
+    "keep_runs": ("90", 90),
     "user_agent": ("ctkit, me@example.org", "ctkit, me@example.org"),
     "server_config": ("config.yaml", "config.yaml"),
 }

@@ -227,15 +227,18 @@ class Writers(RuleBasedStateMachine):
 
     @rule()
     def repair(self) -> None:
-        """Remove repeated rows: keys stay, and what was proven."""
-        before, keys = self.table(), set(keys_of(self.table()))
-        proven = self.truth(before)
-        if self.attempt(lambda: repair(self.table())):
+        """Remove damaged files and repeated rows: other keys stay, and what was proven."""
+        before, keys = self.table(), keys_of(self.table())
+        proven, reports = self.truth(before), []
+        if self.attempt(lambda: reports.append(repair(self.table()))):
+            for name in (file.name for file in reports[0].damaged):
+                for index in pq.read_table(self.path / name, partitioning=None)["cert_index"].to_pylist():
+                    keys.remove((self.world.log.url, index))
             new = set(files_of(self.table())) - set(files_of(before))
             index = [each for path in new for each in pq.read_table(path)["cert_index"].to_pylist()]
             # Of rows that contradict, and are written anew both, one commit cannot say that one is proven.
             self.note(before, {each for each in proven if index.count(each) == 1})
-            assert set(keys_of(self.table())) == keys
+            assert set(keys_of(self.table())) == set(keys)
             lost = proven - self.truth(self.table())
             assert all(index.count(each) > 1 for each in lost)
 

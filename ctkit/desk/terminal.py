@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ctkit.jobs.backfill_report import Progress
+    from ctkit.report import Report
 
 logger = get_logger(__name__)
 
@@ -76,6 +77,22 @@ def text_of(table: "pd.DataFrame") -> str:
 def print_lines(*lines: object) -> None:
     """Print lines to stdout; see `write`."""
     write("".join(f"{line}\n" for line in lines))
+
+
+def print_tables(report: "Report", *, advice: str = "") -> None:
+    """Print the first rows of each table of a report; `advice` says how to see the others."""
+    from ctkit.report import left_out
+
+    for heading, table in report.tables().items():
+        if len(table):
+            more = left_out(table, _SHOWN)
+            # A table without a heading is text.
+            rows = "\n".join(table[""]) if "" in table else text_of(table.head(_SHOWN))
+            print_lines(heading, rows, *([more + advice] if more else []), "")
+
+
+_SHOWN = 20
+"""Rows of a table that a terminal shows."""
 
 
 def fail(message: object) -> int:

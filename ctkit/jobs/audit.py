@@ -7,7 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
-import numpy as np
 from deltalake import DeltaTable
 
 from ctkit.arguments import Index, Rechecked, Verify, checked
@@ -15,7 +14,7 @@ from ctkit.errors import REPORT, CheckpointError, LogError, LogUnavailableError,
 from ctkit.jobs.audit_report import AuditReport, LogAudit, RememberedHead, TreeHead
 from ctkit.jobs.recheck import Recheck, recheck_rows
 from ctkit.lake.evidence import Rows, read_evidence
-from ctkit.lake.provenance import Provenance, Statement, read_statements
+from ctkit.lake.provenance import Provenance, Statement, known_versions, read_statements
 from ctkit.lake.table import check_features, folder_of
 from ctkit.logs.ask_each import ask_each
 from ctkit.logs.log import Log, Logs
@@ -91,8 +90,7 @@ def audit(
     if recheck:
         audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck, damaged)
     audits = sorted(audits, key=lambda audit: audit.source_url)
-    kept = [statement.version for statement in statements]
-    forgotten = RangeSet.of((0, main.version() + 1)).minus(RangeSet.holding(np.array(kept, np.int64)))
+    forgotten = known_versions(statements).missing(0, main.version() + 1)
     return AuditReport(folder, main.version(), tuple(audits), damaged, forgotten, require_proof)
 
 

@@ -70,7 +70,7 @@ def read_commit(table: DeltaTable, version: int) -> list[Action]:
     return actions
 
 
-def kept_commits(table: DeltaTable) -> Iterator[tuple[int, list[Action]]]:
+def kept_commits(table: DeltaTable, *, newest_first: bool = False) -> Iterator[tuple[int, list[Action]]]:
     """Yield version and actions of each commit that the log still has, up to the handle's version, ascending.
 
     A commit that is cleaned up meanwhile is skipped, as if it had been gone before.
@@ -80,7 +80,7 @@ def kept_commits(table: DeltaTable) -> Iterator[tuple[int, list[Action]]]:
     TableError
         A commit cannot be read, or another table is in the folder by now, so that its commits are of that one.
     """
-    for version in kept_versions(table):
+    for version in sorted(kept_versions(table), reverse=newest_first):
         try:
             actions = read_commit(table, version)
         except TableError:

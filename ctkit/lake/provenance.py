@@ -4,7 +4,7 @@ import base64
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
@@ -118,43 +118,104 @@ class Statement(NamedTuple):
     records
         What it says; nothing, if it is somebody else's.
     files
-        Absolute paths of the files that the commit added; later commits may have taken some out again.
+        Absolute paths of the files that the commit added; later commits may have taken some out again. Where the commit
+        is gone, and a later one repeats what it said, those that the table had then.
+    known
+        Versions ``[start, end)`` of commits that this one repeats, as far as they spoke of files that the table had.
     """
 
     version: int
     records: tuple[Provenance, ...]
     files: frozenset[str]
+    known: tuple[tuple[int, int], ...] = ()
 
 
-def read_statements(table: DeltaTable) -> list[Statement]:
-    """Return what each commit says that the table's log still has, by version, ascending.
+def read_statements(table: DeltaTable, about: Collection[str] | None = None) -> list[Statement]:
+    """Return what each commit says that the table's log still has, or a later one repeats, by version, ascending.
 
     A commit whose records cannot be read says nothing, and a warning names it: commits cannot be repaired, and the rows
     that it wrote are merely not proven.
+
+    Parameters
+    ----------
+    about
+        Paths of files, if no others matter: no more commits are read, from the newest one back, than speak of them.
 
     Raises
     ------
     TableError
         A commit cannot be read at all, or the table is another one by now.
     """
-    folder, found = folder_of(table), []
-    for version, actions in kept_commits(table):
-        records: Sequence[Provenance] = ()
+    folder = folder_of(table)
+    unsaid = None if about is None else set(filter(digest_in, about))
+    found: dict[int, Statement] = {}
+    for version, actions in kept_commits(table, newest_first=about is not None):
+        if unsaid is not None and not unsaid:
+            break
         info = commit_info(actions)
-        if _KEYS.values() & info.keys():
-            try:
-                records = _decode(info)
-            except (KeyError, ValueError, TypeError, RecursionError) as error:
-                logger.warning(
-                    "commit has ctkit.* metadata that cannot be read, its rows are not proven "
-                    "table=%s version=%d reason=%r",
-                    folder,
-                    version,
-                    error,
-                )
+        records: Sequence[Provenance] = ()
+        repeated: Sequence[Statement] = ()
+        known: tuple[tuple[int, int], ...] = ()
+        try:
+            records = _decode(info) if _KEYS.values() & info.keys() else ()
+            if REPEATED in info:
+                known, repeated = _read_repeated(info[REPEATED], folder)
+        except (KeyError, ValueError, TypeError, RecursionError) as error:
+            logger.warning(
+                "commit has ctkit.* metadata that cannot be read, its rows are not proven "
+                "table=%s version=%d reason=%r",
+                folder,
+                version,
+                error,
+            )
         files = frozenset(f"{folder}/{name}" for name in files_added(actions))
-        found.append(Statement(version, tuple(records), files))
-    return found
+        for said in (Statement(version, tuple(records), files, known), *repeated):
+            if said.version in found:
+                said = said._replace(files=said.files | found[said.version].files)
+            found[said.version] = said
+            if unsaid is not None and said.records:
+                unsaid -= said.files
+    return sorted(found.values())
+
+
+REPEATED = "ctkit.repeated"
+"""Commit metadata: what earlier commits said, as JSON; app transaction: up to which version that goes."""
+
+
+def repeat(statements: Sequence[Statement], table: DeltaTable) -> dict[str, str]:
+    """Return what commits said of the files that a table has, as the metadata of a commit that outlives them.
+
+    Parameters
+    ----------
+    statements
+        All of them.
+    """
+    folder, files = folder_of(table), set(filter(digest_in, files_of(table)))
+    said = [
+        {
+            "version": statement.version,
+            "files": sorted(file.removeprefix(f"{folder}/") for file in statement.files & files),
+            **metadata_of(statement.records),
+        }
+        for statement in statements
+        if statement.records and not files.isdisjoint(statement.files)
+    ]
+    known = [(each.start, each.end) for each in known_versions(statements)]
+    return {REPEATED: json.dumps({"known": known, "said": said})}
+
+
+def known_versions(statements: Iterable[Statement]) -> RangeSet:
+    """Return the versions whose commits are there, or were repeated while they were."""
+    return RangeSet.of(*(pair for each in statements for pair in ((each.version, each.version + 1), *each.known)))
+
+
+def _read_repeated(text: str, folder: str) -> tuple[tuple[tuple[int, int], ...], list[Statement]]:
+    found = json.loads(text)
+    said = [
+        Statement(int(each["version"]), tuple(_decode(each)), frozenset(f"{folder}/{name}" for name in each["files"]))
+        for each in found["said"]
+    ]
+    return tuple((int(start), int(end)) for start, end in found["known"]), said
 
 
 def records_in(info: Mapping[str, str]) -> dict[str, str]:

@@ -165,7 +165,11 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerFo
     try:
         schema = row_schema(as_der_type(like) if like else _AS_DER[as_der or "binary"])
         return DeltaTable.create(
-            path.as_uri(), schema, mode="ignore", partition_by=[PARTITION], configuration=_CONFIGURATION
+            path.as_uri(),
+            schema,
+            mode="ignore",
+            partition_by=[PARTITION],
+            configuration={"delta.logRetentionDuration": LOG_RETENTION},
         )
     except (DeltaError, OSError) as error:
         raise TableError(
@@ -173,11 +177,12 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerFo
         ) from error
 
 
-_CONFIGURATION = {"delta.logRetentionDuration": "interval 36500 days"}
+LOG_RETENTION = "interval 36500 days"
 """Commits tell which rows are proven; by default, a checkpoint removes those that are older than 30 days.
 
-Each stays as a file of 1 to 3 kB in _delta_log, and opening the table lists it: about a microsecond. deltalake knows no
-unit above a week, and falls back to its default in silence.
+`ctkit.lake.history` removes old ones after it has repeated what they say. Until then, each is a file of 1 to 3 kB in
+_delta_log, and opening the table lists it: about a microsecond. deltalake knows no unit above a week, and falls back to
+its default in silence.
 """
 
 

@@ -29,6 +29,7 @@ from ctkit.lake.digests import RESTORE
 from ctkit.lake.evidence import damage_of
 from ctkit.lake.exchange import exchange_files, preparing
 from ctkit.lake.files import BYTES_PER_FILE, DataFile, check_dates, data_files
+from ctkit.lake.history import retention_of, shorten_log
 from ctkit.lake.keys import Keys, read_keys
 from ctkit.lake.provenance import Statement, carried_rows, metadata_of, proven_in, read_statements
 from ctkit.lake.reasons import first_line
@@ -90,6 +91,8 @@ class TidyReport(Report):
     removed
         Paths, relative to the table's folder, of files that were removed from the disk, or would be: no version
         that can be restored has them.
+    commits
+        How many commits were removed from the table's log, or would be, after what they said was repeated.
     damaged
         Name of each file that should have been rewritten and is damaged -> what is wrong with it. It was left alone.
     records
@@ -105,6 +108,7 @@ class TidyReport(Report):
     files: int
     compacted: tuple[Compaction, ...]
     removed: tuple[str, ...]
+    commits: int
     damaged: Mapping[str, str]
     done: bool
     records: tuple[str, ...] = ()
@@ -136,6 +140,7 @@ class TidyReport(Report):
             "files": self.files,
             "compacted": sum(each.files for each in self.compacted),
             "removed": len(self.removed),
+            "commits": self.commits,
             "records": len(self.records),
             "damaged": len(self.damaged),
         }
@@ -159,7 +164,7 @@ def tidy(main: DeltaTable, *, dry_run: bool = False) -> TidyReport:
 
     Removed are files that commits have taken out, and files that no commit ever named, both only when they are older
     than the table's ``delta.deletedFileRetentionDuration``, a week by default: until then, `DeltaTable.restore` goes
-    back to older versions.
+    back to older versions. Commits go that are older than 30 days, after what they said of rows is repeated.
 
     Parameters
     ----------
@@ -184,6 +189,7 @@ def tidy(main: DeltaTable, *, dry_run: bool = False) -> TidyReport:
         damaged: dict[str, str] = {}
         compacted = tuple(_compact_all(table, damaged, dry_run=dry_run))
         removed = tuple(_vacuum(table, dry_run=dry_run))
+        commits = _shorten_log(table, dry_run=dry_run)
         report = TidyReport(
             main=folder_of(table),
             version_before=before,
@@ -192,6 +198,7 @@ def tidy(main: DeltaTable, *, dry_run: bool = False) -> TidyReport:
             files=len(names) if dry_run else len(files_of(table)),
             compacted=compacted,
             removed=removed,
+            commits=commits,
             damaged=damaged,
             done=not dry_run,
         )
@@ -206,7 +213,7 @@ def _compact_all(main: DeltaTable, damaged: dict[str, str], *, dry_run: bool) ->
     if not chosen:
         return
     check_dates(chosen)
-    statements = read_statements(main)
+    statements = read_statements(main, [str(file.path) for file in chosen])
     proven = {path for path, of_file in proven_in(statements).items() if any(map(len, of_file.values()))}
     for group in _groups(chosen, proven):
         if dry_run:
@@ -292,6 +299,14 @@ def _agreeing(keys: Mapping[str, Keys], proven: Mapping[str, Mapping[str, RangeS
     return keys.keys() - {path for path, url, _, unproven in parts if proofs[url].contains(unproven).any()}
 
 
+def _shorten_log(main: DeltaTable, *, dry_run: bool) -> int:
+    try:
+        return shorten_log(main, dry_run=dry_run)
+    except OSError as error:
+        message = f"old commits cannot be removed ({first_line(error)}). Correct that, then run again"
+        raise TableError(folder_of(main), message) from error
+
+
 def _vacuum(main: DeltaTable, *, dry_run: bool) -> list[str]:
     """Remove what no version needs that can be restored; return what it was."""
     folder = folder_of(main)
@@ -319,7 +334,9 @@ def _orphans(main: DeltaTable) -> list[Path]:
 
     Files that the oldest commit that is left found in the table are in it yet, or a later one has taken them out.
     """
-    folder, written_before = table_path(main.table_uri), time.time() - _retention_of(main)
+    # Never less than deltalake's default.
+    retention = max(retention_of(main, "delta.deletedFileRetentionDuration", _WEEK), _WEEK)
+    folder, written_before = table_path(main.table_uri), time.time() - retention
     partitions = (parent for parent in folder.glob(f"{PARTITION}=*") if not parent.is_symlink())
     paths = {str(path): path for parent in partitions for path in parent.glob("part-*.parquet")}
     known = set(files_of(main))
@@ -337,12 +354,4 @@ def _orphans(main: DeltaTable) -> list[Path]:
 _OF_A_WRITER = re.compile(r"part-\d{5}-[0-9a-f-]{36}-(c000|[0-9a-f]{64})(\.\w+)?\.parquet")
 """What ctkit and other writers of Delta tables call their files."""
 
-
-def _retention_of(table: DeltaTable) -> int:
-    """Return for how many seconds files stay that the table has no more; never less than deltalake's default."""
-    interval = table.metadata().configuration.get("delta.deletedFileRetentionDuration", "")
-    found = re.fullmatch(r"interval\s+(\d+)\s+(second|minute|hour|day|week)s?", interval.strip().lower())
-    return max(int(found[1]) * _SECONDS[found[2]] if found else 0, _SECONDS["week"])
-
-
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_WEEK = 604_800
