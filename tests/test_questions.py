@@ -40,7 +40,6 @@ ASKED = {
     "stretches_by_file": questions.stretches_by_file(ROWS),
     "merge_summary": questions.merge_summary(ROWS, ibis.table(PLACE, name="skipped")),
     "merge_sample": questions.merge_sample(ROWS, ibis.table(PLACE, name="skipped"), 5),
-    "in_order": questions.in_order(ROWS),
     "differing_pairs": questions.differing_pairs(PAIRS, ROWS, OTHERS),
     "differences": questions.differences(ROWS, EXPECTED, LOG, first=0, last=9),
 }

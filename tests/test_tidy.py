@@ -308,7 +308,7 @@ def test_tidy_when_rows_are_lost(tmp_path, monkeypatch):
     """If fewer rows were written than were read, nothing changes."""
     main = in_small_commits(tmp_path / "main", 16)
     files, sort = set(files_of(main)), tidy_module.sort_files
-    monkeypatch.setattr(tidy_module, "sort_files", lambda files, *others: sort(files[1:], *others))
+    monkeypatch.setattr(tidy_module, "sort_files", lambda files, *others: sort(dict(list(files.items())[1:]), *others))
 
     with fails(TableError, uri=tmp_path / "main"):
         tidy(main)

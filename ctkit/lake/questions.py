@@ -155,11 +155,6 @@ def merge_sample(staged: ir.Table, skipped: ir.Table, count: int) -> ir.Table:
     return staged.anti_join(skipped, _PLACE).select(_SAMPLED).order_by(*KEY).limit(count)
 
 
-def in_order(rows: ir.Table) -> ir.Table:
-    """Return rows by log and index, which is how files have them."""
-    return rows.select(row_schema().names).order_by(*KEY)
-
-
 def differing_pairs(pairs: ir.Table, staged: ir.Table, others: ir.Table) -> ir.Table:
     """Return which pairs of rows are not of one certificate: ``pair``.
 

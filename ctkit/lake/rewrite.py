@@ -4,6 +4,7 @@ from base64 import b64decode, b64encode
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import ExitStack
 from itertools import groupby
 from pathlib import Path
 from threading import Event
@@ -15,13 +16,13 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from ctkit.errors import TableError
-from ctkit.lake import questions
 from ctkit.lake.digests import RESTORE, is_damaged
 from ctkit.lake.files import DataFile, cast_column, plain_type, write_files
+from ctkit.lake.keys import Keys
 from ctkit.lake.links import find_adoptable, has_nulls
-from ctkit.lake.overlap import MEMORY, Overlap
-from ctkit.lake.querying import define_table, reading
-from ctkit.lake.table import as_der_type, folder_of
+from ctkit.lake.overlap import Overlap
+from ctkit.lake.table import as_der_type, folder_of, make_folder
+from ctkit.lake.write import in_order
 from ctkit.schema import PARTITION, REPEATING, AsDer, encoded_schema, row_schema
 
 ROWS_PER_BATCH = 4096
@@ -118,11 +119,16 @@ def _unwritable(files: Sized, main: DeltaTable, error: Exception) -> TableError:
     return TableError(folder_of(main), message)
 
 
-def sort_files(files: Sequence[DataFile], main: DeltaTable, scratch: Path) -> list[DataFile]:
-    """Write the rows of some of main's files, which are of one partition, in the order of log and index.
+def sort_files(files: Mapping[Path, Keys], partition: str, main: DeltaTable, scratch: Path) -> list[DataFile]:
+    """Write the rows of some of main's files in the order of log and index.
+
+    The keys tell where in this order each row comes. So rows first go to some temporary files, each of the rows of one
+    part of the result, which fit in memory to be sorted.
 
     Parameters
     ----------
+    files
+        Their paths, and the keys in each; all are of one partition.
     scratch
         Folder for what is written.
 
@@ -132,27 +138,53 @@ def sort_files(files: Sequence[DataFile], main: DeltaTable, scratch: Path) -> li
         A file is damaged, or has rows that main cannot have; or nothing can be written.
     """
     schema, as_der = _encoded_schema(main), as_der_type(main)
-    rows = (rows for file in files for rows in _read_rows(file, None, as_der, schema))
+    urls = sorted({url or "" for keys in files.values() for url in keys.urls})
+    logs = {url: number for number, url in enumerate(urls)}
+    order = np.argsort(np.concatenate([keys.numbered(logs) for keys in files.values()]), kind="stable")
+    size = max(ROWS_PER_BATCH, -(-len(order) // _PARTS))
+    groups = np.empty_like(order)
+    groups[order] = np.arange(len(order)) // size
+    parts = [scratch / f"rows-{number}.arrow" for number in range(-(-len(order) // size))]
     try:
-        with reading(main, memory_limit=MEMORY) as connection:
-            table = define_table(connection, "unsorted", pa.RecordBatchReader.from_batches(schema, rows))
-            ordered = questions.in_order(table).to_pyarrow_batches(chunk_size=ROWS_PER_BATCH)
-            return write_files(scratch, schema, (_as_schema(batch, schema) for batch in ordered))
+        make_folder(scratch)
+        with ExitStack() as stack:
+            writers = [stack.enter_context(pa.ipc.new_stream(str(part), schema, options=_LZ4)) for part in parts]
+            row = 0
+            for batch in (batch for path in files for batch in _read_rows(path, partition, None, as_der, schema)):
+                group = groups[row : row + len(batch)]
+                row += len(batch)
+                for number in np.unique(group):
+                    writers[number].write_batch(batch.filter(pa.array(group == number)))
+        return write_files(scratch, schema, (rows for part in parts for rows in _sorted_rows(part)))
     except _UNWRITABLE as error:
         raise _unwritable(files, main, error) from error
+
+
+_PARTS = 128
+"""Temporary files at most, which are open at a time."""
+
+_LZ4 = pa.ipc.IpcWriteOptions(compression="lz4")
+
+
+def _sorted_rows(part: Path) -> list[pa.RecordBatch]:
+    """Read rows from a file, which is removed, and sort them."""
+    with pa.OSFile(str(part)) as file, pa.ipc.open_stream(file) as stream:
+        rows = stream.read_all()
+    part.unlink()
+    return in_order(rows)
 
 
 def _rewrite(
     files: Mapping[int, DataFile], overlap: Overlap, as_der: AsDer, schema: pa.Schema, scratch: Path
 ) -> list[DataFile]:
     """Write partitions side by side, each in the order of its files, a few row groups in memory at a time."""
-    in_order = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
+    ordered = sorted(files.items(), key=lambda item: (item[1].partition, *item[1].first_key))
     stop = Event()
     with ThreadPoolExecutor(WRITERS, "rewrite") as pool:
         try:
             writing = [
                 pool.submit(write_files, scratch, schema, _missing_rows(list(partition), overlap, as_der, schema, stop))
-                for _, partition in groupby(in_order, key=lambda item: item[1].partition)
+                for _, partition in groupby(ordered, key=lambda item: item[1].partition)
             ]
             return [file for written in writing for file in written.result()]
         except BaseException:
@@ -166,28 +198,28 @@ def _missing_rows(
 ) -> Iterator[pa.RecordBatch]:
     """Read staged files of one partition without their skipped rows, with main's columns, until `stop` is set."""
     for at, file in files:
-        for rows in _read_rows(file, ~overlap.skipped_in(at), as_der, schema):
+        for rows in _read_rows(file.path, file.partition, ~overlap.skipped_in(at), as_der, schema):
             if stop.is_set():
                 raise CancelledError
             yield rows
 
 
 def _read_rows(
-    file: DataFile, kept: NDArray[np.bool_] | None, as_der: AsDer, schema: pa.Schema
+    path: Path, partition: str, kept: NDArray[np.bool_] | None, as_der: AsDer, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Read the rows of a file that are kept, all of them if None, with the columns of `schema`."""
     stored = [name for name in schema.names if name != PARTITION]
-    if is_damaged(file.path):
+    if is_damaged(path):
         # Rewritten it would look sound.
-        raise TableError(str(file.path), f"its bytes do not have the SHA-256 in its name; {RESTORE}")
+        raise TableError(str(path), f"its bytes do not have the SHA-256 in its name; {RESTORE}")
     row = 0
-    footer = pq.read_metadata(file.path)
+    footer = pq.read_metadata(path)
     # Not lists of them: Arrow cannot read those where a row group, or the end of its dictionary, is in between.
     columns = [footer.schema.column(number).path for number in range(footer.num_columns)]
-    repeating = [path for path in columns if path in REPEATING]
+    repeating = [column for column in columns if column in REPEATING]
     # Unbuffered: a file of another writer may be a single row group of a gigabyte.
     with pq.ParquetFile(
-        file.path,
+        path,
         metadata=footer,
         read_dictionary=repeating,
         pre_buffer=False,
@@ -196,14 +228,14 @@ def _read_rows(
     ) as parquet:
         for batch in parquet.iter_batches(ROWS_PER_BATCH, columns=stored):
             batch = _follow_as_der(batch, as_der, schema.field("as_der"))
-            batch = batch.append_column(PARTITION, pa.repeat(file.partition, len(batch)))
+            batch = batch.append_column(PARTITION, pa.repeat(partition, len(batch)))
             wanted = _as_schema(batch, schema)
             if kept is not None:
                 wanted = wanted.filter(pa.array(kept[row : row + len(batch)]))
                 row += len(batch)
             # Parquet's writer would make empty lists of those that are null.
             if nulls := [field.name for field in schema if has_nulls(wanted[field.name], field)]:
-                raise ValueError(f"{', '.join(nulls)} of {file.name} have nulls")
+                raise ValueError(f"{', '.join(nulls)} of {path.name} have nulls")
             yield wanted
 
 

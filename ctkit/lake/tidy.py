@@ -282,7 +282,7 @@ def _compact(
     )
     properties = CommitProperties({COMPACTED: str(len(files)), **metadata_of(said)}, max_commit_retries=0)
     with preparing(main) as scratch:
-        written = sort_files(files, main, scratch)
+        written = sort_files({file.path: keys[str(file.path)] for file in files}, files[0].partition, main, scratch)
         done = exchange_files(files, written, rows, main, properties, needed=agreeing, data_change=False)
     return files if done is not None else []
 

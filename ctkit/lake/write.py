@@ -60,7 +60,7 @@ def write_entries(table: DeltaTable, rows: pa.Table, *, metadata: Mapping[str, s
     schema = encoded_schema(as_der_type(table))
     with _writing(table, rows.num_rows):
         encoded = [cast_column(rows[field.name], field.type) for field in schema]
-        ordered = _in_order(pa.table(encoded, schema=schema))
+        ordered = in_order(pa.table(encoded, schema=schema))
         files = write_files(table_path(table.table_uri), schema, ordered)
     _commit(table, files, metadata)
 
@@ -87,8 +87,8 @@ def _commit(table: DeltaTable, files: list[DataFile], metadata: Mapping[str, str
         raise
 
 
-def _in_order(rows: pa.Table) -> list[pa.RecordBatch]:
-    """Sort rows by partition and key."""
+def in_order(rows: pa.Table) -> list[pa.RecordBatch]:
+    """Return rows, with the schema `ctkit.schema.encoded_schema`, by partition, log and index."""
     # Dictionaries are not sorted by their texts, so that the few URLs are sorted here.
     rows = rows.unify_dictionaries()
     urls, index = (rows[name].combine_chunks() for name in KEY)
