@@ -10,8 +10,8 @@ their rows are then in a file of a higher one. So a row is rewritten a few times
 
 import re
 import time
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import groupby
@@ -45,8 +45,8 @@ SMALL = BYTES_PER_FILE // 2
 """Files of fewer bytes may be rewritten with others; what `BYTES_PER_FILE` of them become is not."""
 
 FILES = 8
-"""From this many files of about one size on, it is worth while to make one of them: those up to `FILES` times as large
-as the smallest count as of one size. Less would rewrite a row more often, more would leave more files."""
+"""From this many files of about one size on, it is worth while to make one of them: fewer, and rows would be rewritten
+more often; more, and there would be more files."""
 
 COMPACTED = "ctkit.compacted"
 """Commit metadata: how many files the commit took out, whose rows are in those that it added."""
@@ -188,8 +188,7 @@ def tidy(main: DeltaTable, *, dry_run: bool = False) -> TidyReport:
         before, names = table.version(), files_of(table)
         damaged: dict[str, str] = {}
         compacted = tuple(_compact_all(table, damaged, dry_run=dry_run))
-        removed = tuple(_vacuum(table, dry_run=dry_run))
-        commits = _shorten_log(table, dry_run=dry_run)
+        removed, commits = _clean_up(table, dry_run=dry_run)
         report = TidyReport(
             main=folder_of(table),
             version_before=before,
@@ -208,59 +207,49 @@ def tidy(main: DeltaTable, *, dry_run: bool = False) -> TidyReport:
 
 
 def _compact_all(main: DeltaTable, damaged: dict[str, str], *, dry_run: bool) -> Iterator[Compaction]:
+    """Compact what is worth it, or tell what that would be; add damaged files to `damaged`."""
     lost = {path for path in files_of(main) if not Path(path).exists()}
-    chosen = _worth_rewriting(data_files(main, lost=lost))
+    chosen = _worth_rewriting(data_files(main, lost=lost), lambda file: file.partition)
     if not chosen:
         return
     check_dates(chosen)
     statements = read_statements(main, [str(file.path) for file in chosen])
     proven = {path for path, of_file in proven_in(statements).items() if any(map(len, of_file.values()))}
-    for group in _groups(chosen, proven):
-        if dry_run:
-            yield _line_of(group)
-        elif done := _compact(main, group, statements, damaged):
-            yield _line_of(done)
+
+    def kind_of(file: DataFile) -> tuple[str, bool]:
+        # Files with proven rows are apart from the others: of rows of one key, one commit cannot call only some proven,
+        # and of whole files it has few records to make.
+        return file.partition, str(file.path) in proven
+
+    for group in _groups(_worth_rewriting(chosen, kind_of), kind_of):
+        if len(group) > 1 and (done := group if dry_run else _compact(main, group, statements, damaged)):
+            size, rows = sum(file.action.size for file in done), sum(file.rows for file in done)
+            yield Compaction(done[0].partition, len(done), size, rows)
 
 
-def _line_of(files: Sequence[DataFile]) -> Compaction:
-    size, rows = sum(file.action.size for file in files), sum(file.rows for file in files)
-    return Compaction(files[0].partition, len(files), size, rows)
-
-
-def _worth_rewriting(files: Iterable[DataFile]) -> list[DataFile]:
-    """Return the small files of each date up to the largest size of which there are `FILES`, by date."""
+def _worth_rewriting(files: Iterable[DataFile], kind_of: Callable[[DataFile], Any]) -> list[DataFile]:
+    """Return the small files of each kind up to the largest size of which there are `FILES`, by kind."""
     found: list[DataFile] = []
-    small = sorted((file for file in files if file.action.size < SMALL), key=lambda file: file.partition)
-    for _, of_date in groupby(small, key=lambda file: file.partition):
+    small = (file for file in files if file.action.size < SMALL)
+    for _, of_kind in groupby(sorted(small, key=kind_of), key=kind_of):
         # Which power of FILES a size reaches.
-        powers = [(file, (file.action.size.bit_length() - 1) // (FILES.bit_length() - 1)) for file in of_date]
+        powers = [(file, (file.action.size.bit_length() - 1) // (FILES.bit_length() - 1)) for file in of_kind]
         many = [power for power, count in Counter(power for _, power in powers).items() if count >= FILES]
         found += [file for file, power in powers if power <= max(many, default=-1)]
     return found
 
 
-def _groups(files: Iterable[DataFile], proven: Collection[str]) -> Iterator[list[DataFile]]:
-    """Yield files of one date, to be made one: no more than `BYTES_PER_FILE`, and two at least.
-
-    Files with proven rows are apart from the others: of rows of one key, one commit cannot call only some proven, and
-    of whole files it has few records to make.
-    """
-
-    def kind_of(file: DataFile) -> tuple[str, bool]:
-        return file.partition, str(file.path) in proven
-
+def _groups(files: Iterable[DataFile], kind_of: Callable[[DataFile], Any]) -> Iterator[list[DataFile]]:
+    """Yield files of one kind, to be made one of no more than `BYTES_PER_FILE`."""
     for _, of_kind in groupby(sorted(files, key=lambda file: (kind_of(file), file.first_key)), key=kind_of):
         group: list[DataFile] = []
+        size = 0
         for file in of_kind:
-            if group and sum(each.action.size for each in group) + file.action.size > BYTES_PER_FILE:
-                yield from _pairs(group)
-                group = []
+            if size + file.action.size > BYTES_PER_FILE:
+                yield group
+                group, size = [], 0
             group.append(file)
-        yield from _pairs(group)
-
-
-def _pairs(group: list[DataFile]) -> Iterator[list[DataFile]]:
-    if len(group) > 1:
+            size += file.action.size
         yield group
 
 
@@ -289,26 +278,19 @@ def _compact(
 
 def _agreeing(keys: Mapping[str, Keys], proven: Mapping[str, Mapping[str, RangeSet]]) -> set[str]:
     """Leave out files with an unproven row under the key of a proven one: one commit cannot tell the two apart."""
-    known = {path: of_file.within(proven.get(path, {})) for path, of_file in keys.items()}
-    parts = [
-        (path, url, RangeSet.holding(of_file.index[mine & known[path]]), of_file.index[mine & ~known[path]])
-        for path, of_file in keys.items()
-        for url, mine in of_file.by_url()
-    ]
-    proofs = {url: RangeSet.joined(each[2] for each in parts if each[1] == url) for url in {each[1] for each in parts}}
-    return keys.keys() - {path for path, url, _, unproven in parts if proofs[url].contains(unproven).any()}
+    proofs: dict[str, list[RangeSet]] = defaultdict(list)
+    unproven = []
+    for path, of_file in keys.items():
+        known = of_file.within(proven.get(path, {}))
+        for url, mine in of_file.by_url():
+            proofs[url].append(RangeSet.holding(of_file.index[mine & known]))
+            unproven.append((path, url, of_file.index[mine & ~known]))
+    of_logs = {url: RangeSet.joined(sets) for url, sets in proofs.items()}
+    return keys.keys() - {path for path, url, index in unproven if of_logs[url].contains(index).any()}
 
 
-def _shorten_log(main: DeltaTable, *, dry_run: bool) -> int:
-    try:
-        return shorten_log(main, dry_run=dry_run)
-    except OSError as error:
-        message = f"old commits cannot be removed ({first_line(error)}). Correct that, then run again"
-        raise TableError(folder_of(main), message) from error
-
-
-def _vacuum(main: DeltaTable, *, dry_run: bool) -> list[str]:
-    """Remove what no version needs that can be restored; return what it was."""
+def _clean_up(main: DeltaTable, *, dry_run: bool) -> tuple[tuple[str, ...], int]:
+    """Remove files that no version needs that can be restored, and old commits; return which, and how many."""
     folder = folder_of(main)
     try:
         # deltalake also names those that are gone. A VACUUM with nothing to do makes commits all the same.
@@ -319,10 +301,11 @@ def _vacuum(main: DeltaTable, *, dry_run: bool) -> list[str]:
         orphans = _orphans(main)
         for orphan in () if dry_run else orphans:
             orphan.unlink(missing_ok=True)
+        commits = shorten_log(main, dry_run=dry_run)
     except (DeltaError, OSError) as error:
-        message = f"files that no version needs cannot be removed ({first_line(error)}). Correct that, then run again"
+        message = f"what no version needs cannot be removed ({first_line(error)}). Correct that, then run again"
         raise TableError(folder, message) from error
-    return sorted([*removed, *(_relative(str(orphan), folder) for orphan in orphans)])
+    return tuple(sorted([*removed, *(_relative(str(orphan), folder) for orphan in orphans)])), commits
 
 
 def _relative(path: str, folder: str) -> str:
