@@ -249,8 +249,8 @@ def test_repair_when_a_file_is_damaged(tmp_path, harm, which):
     report = repair(main)
 
     assert preview.damaged == report.damaged
-    assert [(file.name, file.rows) for file in report.damaged] == [
-        (str(files[which].relative_to(tmp_path / "main")), end - start)
+    assert [(file.name, file.rows, file.first) for file in report.damaged] == [
+        (str(files[which].relative_to(tmp_path / "main")), end - start, {LOG: start})
     ]
     assert (report.removed, report.version_before, report.version, main.version()) == (0, 3, 4, 4)
     assert find_gaps(main, within={LOG: (0, 30)}).to_pylist() == [{"source_url": LOG, "start": start, "end": end}]
@@ -258,6 +258,31 @@ def test_repair_when_a_file_is_damaged(tmp_path, harm, which):
     assert files[which].exists() == is_left
     report.check()
     assert repair(main).version == 4
+
+
+@pytest.mark.parametrize(
+    ("urls", "records", "flipped", "first"),
+    [
+        ([LOG, OTHER_LOG], [], True, {LOG: 5, OTHER_LOG: 3}),
+        ([LOG, OTHER_LOG], [record(5, 9), record(3, 7, url=OTHER_LOG)], False, {LOG: 5, OTHER_LOG: 3}),
+        ([LOG], [], False, {LOG: 5}),
+        ([LOG, OTHER_LOG], [], False, {}),
+    ],
+)
+def test_repair_tells_which_rows_are_lost(tmp_path, urls, records, flipped, first):
+    """By the keys, if they can be read; by what the commit says; by the statistics, if there is one log."""
+    main = open_table(tmp_path / "main")
+    parts = [make_rows(range(5 - 2 * at, 9 - 2 * at), url=url) for at, url in enumerate(urls)]
+    write_entries(main, pa.concat_tables(parts), metadata=metadata_of(records))
+    (file,) = map(Path, files_of(main))
+    if flipped:
+        content = file.read_bytes()
+        at = content.rindex(b"parquet-cpp")
+        file.write_bytes(content[:at] + b"p\x20" + content[at + 2 :])
+    else:
+        file.unlink()
+
+    assert [file.first for file in repair(main).damaged] == [first]
 
 
 def test_repair_when_a_row_of_a_damaged_file_is_repeated(tmp_path):

@@ -5,9 +5,10 @@ disk until a VACUUM. The keys of the other files tell which rows are repeated. O
 with a row to remove are rewritten without it. One commit does it all, and says of the rows what was said before.
 """
 
+import json
 from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, NamedTuple
@@ -17,18 +18,19 @@ import pandas as pd
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.arguments import checked
-from ctkit.errors import KeyConflictError
+from ctkit.errors import KeyConflictError, TableError
 from ctkit.lake.drop import REPAIRED
 from ctkit.lake.evidence import damage_of, read_evidence
 from ctkit.lake.exchange import exchange_files, preparing
 from ctkit.lake.files import DataFile, FileBounds, check_dates, data_files
 from ctkit.lake.keys import Keys, read_keys
 from ctkit.lake.overlap import Overlap
-from ctkit.lake.provenance import carried_rows, metadata_of, proven_in, read_statements
+from ctkit.lake.provenance import Statement, carried_rows, metadata_of, proven_in, read_statements
 from ctkit.lake.rewrite import rewrite_files
 from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.ranges import END, Int64s, RangeSet, runs_of
 from ctkit.report import Report, frame_of
+from ctkit.schema import KEY
 
 SHOWN = 1000
 """Ranges of each log that a report lists; all count."""
@@ -45,11 +47,14 @@ class DamagedFile(NamedTuple):
         What is wrong with it.
     rows
         How many rows the table loses with it, as its log says.
+    first
+        URL -> the lowest index that is lost with it, of each log of which that is known.
     """
 
     name: str
     why: str
     rows: int
+    first: Mapping[str, int]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -128,7 +133,7 @@ class RepairReport(Report):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return which files are damaged, and which entries had, and which keep, several rows."""
-        damaged = frame_of({"file": file.name, "why": file.why, "rows": file.rows} for file in self.damaged)
+        damaged = frame_of({**file._asdict(), "first": _pairs(file.first)} for file in self.damaged)
         return {"damaged files": damaged, "repeated": _listed(self.keys), "conflicting": _listed(self.conflicting)}
 
 
@@ -209,7 +214,9 @@ class _Faults:
         damaged = {path: why for path, size in sizes if (why := damage_of(path, size))}
         files = data_files(main, lost=damaged)
         lost = [file for file in files if str(file.path) in damaged]
-        self.damaged = tuple(DamagedFile(file.name, damaged[str(file.path)], file.rows) for file in lost)
+        self.damaged = tuple(
+            DamagedFile(file.name, damaged[str(file.path)], file.rows, _first_rows(file, statements)) for file in lost
+        )
         runs = {path: _runs_in(read_keys(path)) for path in bounds.files if path not in damaged}
         self.keys = _repeated(runs.values())
         repeating = {
@@ -255,6 +262,25 @@ class _Faults:
         self.said = metadata_of(carried_rows(statements, carried))
 
 
+def _first_rows(file: DataFile, statements: Iterable[Statement]) -> dict[str, int]:
+    """Return the lowest index of each log in a damaged file, as far as anything tells.
+
+    These are its keys if they can be read, else what was said of the commit that wrote it, else the statistics of the
+    table's log, if it was of one log.
+    """
+    low, high = (json.loads(file.action.stats)[kind] for kind in ("minValues", "maxValues"))
+    with suppress(TableError):
+        keys = read_keys(str(file.path))
+        # No lower than it should be, whatever it has become.
+        index = np.maximum(keys.index, low.get(KEY[1], 0))
+        return {url: int(index[mine].min()) for url, mine in keys.by_url() if mine.any()}
+    said = [record for each in statements if str(file.path) in each.files for record in each.records]
+    if said:
+        return {record.source_url: record.start for record in sorted(said, key=lambda each: -each.start)}
+    is_of_one_log = all(each.keys() >= set(KEY) for each in (low, high)) and low[KEY[0]] == high[KEY[0]]
+    return {low[KEY[0]]: low[KEY[1]]} if is_of_one_log else {}
+
+
 def _report_of(found: _Faults, *, done: bool, version: int | None = None) -> RepairReport:
     """Report what was found, and the version that was made because of it, if one was."""
     return RepairReport(
@@ -288,6 +314,10 @@ def _repeated(files: Iterable[_Runs]) -> dict[str, RangeSet]:
             runs[url].append(of_log)
     found = {url: RangeSet.repeated(*map(np.concatenate, zip(*each, strict=True))) for url, each in runs.items()}
     return {url: repeated for url, repeated in sorted(found.items()) if len(repeated)}
+
+
+def _pairs(first: Mapping[str, int]) -> str:
+    return ", ".join(f"{url} {index}" for url, index in first.items())
 
 
 def _listed(ranges: dict[str, RangeSet]) -> pd.DataFrame:
