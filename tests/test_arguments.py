@@ -98,6 +98,7 @@ WRONG = {
     "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"confirmed": "yes"}],
     "undo_merge": [{"main": "main"}, {"main": None}, {"staging": 5}],
     "repair": [{"main": "main"}, {"main": None}, {"dry_run": "no"}],
+    "tidy": [{"main": "main"}, {"main": None}, {"dry_run": "no"}],
     "open_log": [
         {"url": 5},
         {"url": None},
@@ -121,6 +122,7 @@ WRONG = {
     "preview_staged": [{"parameters": "main"}, {"parameters": None}],
     "merge_staged": [{"parameters": "main"}, {"expected": 3}],
     "undo_staged": [{"parameters": "main"}],
+    "tidy_main": [{"parameters": "main"}, {"dry_run": "no"}],
 }
 
 
@@ -143,6 +145,7 @@ def right(tmp_path, monkeypatch):
         "merge_staging": {"staging": table, "main": table},
         "undo_merge": {"main": table},
         "repair": {"main": table},
+        "tidy": {"main": table},
         "open_log": {"url": LOG, "user_agent": AGENT, "protocol": "rfc6962"},
         "read_log_list": {"source": "nowhere", "user_agent": AGENT},
         "read_parameters": {},
@@ -154,6 +157,7 @@ def right(tmp_path, monkeypatch):
         "preview_staged": {"parameters": Parameters()},
         "merge_staged": {"parameters": Parameters()},
         "undo_staged": {"parameters": Parameters()},
+        "tidy_main": {"parameters": Parameters()},
     }
     yield named
     log.close()
