@@ -53,7 +53,7 @@ def test_old_commits_go_and_proofs_stay(tmp_path, main):
     report = tidy(main)
 
     assert (report.commits, report.files) == (6, 7)
-    assert preview.commits == 0
+    assert preview.commits == 6
     assert commits_of(tmp_path / "main") == [f"{version:020}.json" for version in (6, 7, 8)]
     for _ in range(3):
         table = open_table(tmp_path / "main")
@@ -175,13 +175,34 @@ def test_commits_are_not_repeated_over_those_of_others(tmp_path, main, monkeypat
     assert proven_of(open_table(tmp_path / "main"))
 
 
-def test_statements_about_some_files(main):
-    """No more is read than speaks of them, and all that does."""
+def test_proofs_of_files_that_come_back(tmp_path):
+    """What is repeated does not stand for all that a commit said, as long as the commit is there."""
+    main = open_table(tmp_path / "main")
+    for index in range(8):
+        write(main, index)
+    proven, version = proven_of(main), main.version()
+    assert tidy(main).files == 1
+    age(tmp_path / "main", 16)
     tidy(main)
-    all_of_them = {file: statement for statement in read_statements(main) for file in statement.files}
+    assert main.transaction_version("ctkit.repeated") == version + 1
+
+    main.restore(version)
+
+    assert len(files_of(main)) == 8
+    assert proven_of(main) == proven
+    assert tidy(main).files == 1
+    assert proven_of(main) == proven
+
+
+def test_statements_about_some_files(main):
+    """No more is read than speaks of them, and all that does, also where a later commit added them without a word."""
+    last = read_statements(main)[-1]
+    assert read_statements(main, last.files) == [last]
+    main.restore(3)
+    tidy(main)
     for file in files_of(main):
-        (said,) = [each for each in read_statements(main, [file]) if file in each.files and each.records] or [None]
-        assert said is None or (said.version, said.records) == (
-            all_of_them[file].version,
-            all_of_them[file].records,
+        said, found = (
+            [each for each in read_statements(main, about) if file in each.files and each.records]
+            for about in (None, [file])
         )
+        assert found == said

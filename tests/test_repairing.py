@@ -285,6 +285,18 @@ def test_repair_tells_which_rows_are_lost(tmp_path, urls, records, flipped, firs
     assert [file.first for file in repair(main).damaged] == [first]
 
 
+def test_repair_when_keys_have_changed(tmp_path):
+    """No row is lost that the table's log does not know."""
+    statistics = {"numRecords": 3, "minValues": {"cert_index": 5}, "maxValues": {"cert_index": 7}}
+    main = add_file(tmp_path / "main", as_type(make_rows([2, 6, 7])), statistics=statistics)
+    (file,) = map(Path, files_of(main))
+    content = file.read_bytes()
+    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    file.write_bytes(content[:footer] + b"not what was written" + content[footer:])
+
+    assert [file.first for file in repair(main).damaged] == [{LOG: 5}]
+
+
 def test_repair_when_a_row_of_a_damaged_file_is_repeated(tmp_path):
     """No row is removed in favour of one in a file that is not what was written; it all takes one commit."""
     main = open_table(tmp_path / "main")

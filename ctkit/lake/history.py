@@ -57,10 +57,11 @@ def shorten_log(table: DeltaTable, *, dry_run: bool) -> int:
     repeated = table.transaction_version(REPEATED)
     unsaid = [version for version in versions if repeated is None or version > repeated]
     if not dry_run and _are_older(table, unsaid[:1], keeps / 2):
-        repeated = _repeat(table)
-    if table.metadata().configuration.get("delta.logRetentionDuration") != LOG_RETENTION or repeated is None:
+        _repeat(table)
+    if table.metadata().configuration.get("delta.logRetentionDuration") != LOG_RETENTION:
         return 0
-    old = list(takewhile(lambda version: version <= repeated and _are_older(table, [version], keeps), versions))
+    # None that was not repeated: that would be half as old at most.
+    old = list(takewhile(lambda version: _are_older(table, [version], keeps), versions))
     # A reader of the oldest version that stays begins at its checkpoint (Delta protocol, "Metadata Cleanup").
     log = commit_path(table, 0).parent
     first = max((version for version in old if _checkpoint_in(log, version).exists()), default=0)
@@ -82,8 +83,8 @@ def _checkpoint_in(log: Path, version: int) -> Path:
     return log / f"{version:020}.checkpoint.parquet"
 
 
-def _repeat(table: DeltaTable) -> int:
-    """Commit what all commits said; return the version before."""
+def _repeat(table: DeltaTable) -> None:
+    """Commit what all commits said."""
     while True:
         before = table.version()
         said = repeat(read_statements(table), table)
@@ -92,4 +93,4 @@ def _repeat(table: DeltaTable) -> int:
         # Nothing else tells an empty commit from that of somebody else.
         if commit_info(read_commit(table, before + 1)).get(REPEATED) == said[REPEATED]:
             confirm_files([], table, before + 1)
-            return before
+            return
