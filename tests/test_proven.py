@@ -23,12 +23,13 @@ from ctkit.arguments import Verify
 from ctkit.demo.server import LogServer
 from ctkit.errors import TableError
 from ctkit.jobs.audit import audit
+from ctkit.lake import history
 from ctkit.lake import tidy as tidy_module
 from ctkit.lake.commits import kept_versions
 from ctkit.lake.merge import merge_staging
 from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.repair import repair
-from ctkit.lake.table import files_of, open_table
+from ctkit.lake.table import files_of, hold, open_table
 from ctkit.lake.write import write_entries
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
@@ -77,6 +78,8 @@ class Writers(RuleBasedStateMachine):
         open_table(self.path)
         self.proven: dict[str, tuple[int, set[int]]] = {}
         """Path -> the version whose commit proved rows of it, and which."""
+        self.repeated: dict[str, set[int]] = {}
+        """Path -> the versions whose commits say so again."""
         self.handles = [self.table()]
 
     def table(self) -> DeltaTable:
@@ -209,6 +212,17 @@ class Writers(RuleBasedStateMachine):
             if version < table.version() - keep:
                 (self.path / "_delta_log" / f"{version:020}.json").unlink()
 
+    @rule()
+    def shorten(self) -> None:
+        """Let commits be old: what they say is repeated, and some go."""
+        before = self.table()
+        said = self.said(before)
+        with pytest.MonkeyPatch.context() as patch, hold(before) as held:
+            patch.setattr(history, "DAYS", -1)
+            history.shorten_log(held, dry_run=False)
+        for path in said if self.table().version() > before.version() else ():
+            self.repeated.setdefault(path, set()).add(self.table().version())
+
     @rule(start=START, count=COUNT, other=st.one_of(st.none(), st.tuples(START, COUNT)), forged=st.booleans())
     def merge(self, start: int, count: int, other: tuple[int, int] | None, forged: bool) -> None:
         """Merge rows that are proven, and some of which nobody says anything, or somebody else our words."""
@@ -269,11 +283,16 @@ class Writers(RuleBasedStateMachine):
         """Keep the table open for later."""
         self.handles = [*self.handles[-2:], self.table()]
 
-    def truth(self, table: DeltaTable) -> set[int]:
-        """Return what is proven by commits that are left, of rows in the files that a handle shows."""
+    def said(self, table: DeltaTable) -> set[str]:
+        """Return the files that a handle shows and of which a commit that is left proves rows."""
         kept = {int(path.stem) for path in (self.path / "_delta_log").glob("*.json")}
-        known = [self.proven[path] for path in files_of(table) if path in self.proven]
-        return {index for version, proven in known for index in proven if version in kept}
+        kept &= set(range(table.version() + 1))
+        known = set(files_of(table)) & self.proven.keys()
+        return {path for path in known if kept & {self.proven[path][0], *self.repeated.get(path, ())}}
+
+    def truth(self, table: DeltaTable) -> set[int]:
+        """Return what is proven of the rows in the files that a handle shows."""
+        return {index for path in self.said(table) for index in self.proven[path][1]}
 
     @invariant()
     def audits_are_true(self) -> None:
