@@ -82,6 +82,7 @@ def test_read_parameters_every_key(write):
         require_proof: true
         confirmed: true
         create_main: true
+        keep_runs: 90
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -111,6 +112,7 @@ def test_read_parameters_every_key(write):
         "require_proof": True,
         "confirmed": True,
         "create_main": True,
+        "keep_runs": 90,
         "user_agent": "ct@example.org",
         "server_config": None,
     }
