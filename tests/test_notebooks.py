@@ -32,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 AUDITED = ["main_path", "logs", "log_list", "log_list_key", "log_filter", "from_index", "to_index"]
 AUDITED += ["recheck", "require_proof", "user_agent", "server_config"]
-KNOWN = [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "confirmed", "create_main")]
+OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs")
+KNOWN = [key for key in Parameters.model_fields if key not in OTHERS]
 DECLARED = {
     "audit": AUDITED,
     "backfill": KNOWN,
