@@ -1,7 +1,9 @@
 """Errors that tests expect: by their type and what they tell a program, not by their words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,3 +21,19 @@ def fails(kind: type[CtkitError], **facts: Any) -> pytest.RaisesExc[CtkitError]:
         return True
 
     return pytest.raises(kind, check=has_facts)
+
+
+@contextmanager
+def interrupted(monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, *, after: bool) -> Iterator[None]:
+    """Interrupt what runs inside before or after a step, a function of a module, and expect that."""
+    do = getattr(module, step)
+
+    def interrupt(*arguments: Any, **options: Any) -> None:
+        if after:
+            do(*arguments, **options)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from deltalake import DeltaTable
-from raising import fails
+from raising import fails, interrupted
 from rows import commits_of, indices_of, keys_of, make_rows
 from test_tidy import proven_of, record
 
@@ -123,17 +123,10 @@ def test_what_is_repeated_is_of_files_not_of_rows(tmp_path, main):
 @pytest.mark.parametrize("after", [False, True])
 def test_shortening_when_it_is_interrupted(tmp_path, main, monkeypatch, step, after):
     """No proof goes, and the next run goes on."""
-    proven, do = proven_of(main), getattr(history, step)
+    proven = proven_of(main)
 
-    def interrupt(*arguments, **options):
-        if after:
-            do(*arguments, **options)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(history, step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            tidy(main)
+    with interrupted(monkeypatch, history, step, after=after):
+        tidy(main)
 
     assert proven_of(open_table(tmp_path / "main")) == proven
     assert tidy(main).commits == 6

@@ -11,7 +11,7 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from raising import fails
+from raising import fails, interrupted
 from rows import (
     LOG,
     OTHER_LOG,
@@ -414,17 +414,9 @@ def test_repair_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
     main = make_table(tmp_path / "main", make_rows([1, 2, 2]), make_rows([2, 3]))
     files = set((tmp_path / "main").rglob("*.parquet"))
     module = repair_module if step == "rewrite_files" else exchange
-    do = getattr(module, step)
 
-    def interrupt(*arguments, **options):
-        if after:
-            do(*arguments, **options)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            repair(main)
+    with interrupted(monkeypatch, module, step, after=after):
+        repair(main)
 
     table = open_table(tmp_path / "main")
     assert set(indices_of(table)) == {1, 2, 3}

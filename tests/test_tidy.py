@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from raising import fails
+from raising import fails, interrupted
 from rows import (
     LOG,
     OTHER_LOG,
@@ -286,17 +286,9 @@ def test_tidy_when_it_is_interrupted(tmp_path, monkeypatch, step, after):
     """Before or after whichever step: the table is whole, and the next call goes on."""
     main = in_small_commits(tmp_path / "main", 16)
     keys, proven = keys_of(main), proven_of(main)
-    do = getattr(exchange, step)
 
-    def interrupt(*arguments, **options):
-        if after:
-            do(*arguments, **options)
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(exchange, step, interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            tidy(main)
+    with interrupted(monkeypatch, exchange, step, after=after):
+        tidy(main)
 
     main = open_table(tmp_path / "main")
     assert (keys_of(main), proven_of(main)) == (keys, proven)
