@@ -10,9 +10,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, NoReturn
 
 from ctkit.arguments import did_you_mean
-from ctkit.desk.flags import add_flags, literal, read_flags
+from ctkit.desk.flags import add_flags, complete, literal, read_flags
 from ctkit.desk.parameter_files import read_yaml
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
     OutputError,
     fail,
@@ -314,7 +315,7 @@ def _parser() -> _Parser:
             command.__name__,
             help=about,
             description=about[0].upper() + about[1:] + ".",
-            epilog="\n".join(["examples:", *(f"  ctkit {command.__name__} {words}" for words in examples)]),
+            epilog="\n".join(["examples:", *(f"  ctkit {command.__name__} {words}".rstrip() for words in examples)]),
             formatter_class=_HelpFormatter,
             allow_abbrev=False,
         )
@@ -368,9 +369,10 @@ def _parser() -> _Parser:
         "backfill -f ct.yaml",
         "my-audit.ipynb -f ct.yaml -p recheck all",
     )
-    ran.add_argument(
-        "notebook", metavar="NOTEBOOK", help="a file, or a runbook of ctkit: audit, backfill, merge or preview"
+    named = ran.add_argument(
+        "notebook", metavar="NOTEBOOK", help=f"a file, or a runbook of ctkit: {', '.join(RUNBOOKS)}"
     )
+    complete(named, RUNBOOKS)
     ran.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); -p overrides it")
     ran.add_argument(
         "-p",

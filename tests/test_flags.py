@@ -103,15 +103,27 @@ def test_completion_script(capsys, shell):
     assert "ctkit" in capsys.readouterr().out
 
 
-def test_completion_in_bash(tmp_path):
-    """The script completes commands and flags."""
+@pytest.mark.parametrize(
+    ("typed", "found"),
+    [
+        ("backfill --max-r", ["--max-requests"]),
+        ("gaps --ceiling ", ["log", "state"]),
+        ("backfill --verify e", ["entries"]),
+        ("run back", ["backfill"]),
+        ("run own", ["own.ipynb"]),
+    ],
+)
+def test_completion_in_bash(tmp_path, typed, found):
+    """The script completes commands, flags, words of a flag, and runbooks."""
+    (tmp_path / "own.ipynb").touch()
+    words = " ".join(repr(word) for word in ["ctkit", *typed.split(" ")])
     script = (
-        'source <(ctkit completion bash); COMP_LINE="ctkit backfill --max-r"; COMP_POINT=${#COMP_LINE}; COMP_TYPE=9;'
-        " COMP_WORDS=(ctkit backfill --max-r); COMP_CWORD=2; _python_argcomplete ctkit; echo ${COMPREPLY[@]}"
+        f'source <(ctkit completion bash); COMP_LINE="ctkit {typed}"; COMP_POINT=${{#COMP_LINE}}; COMP_TYPE=9;'
+        f" COMP_WORDS=({words}); COMP_CWORD={len(typed.split(' '))}; _python_argcomplete ctkit; echo ${{COMPREPLY[@]}}"
     )
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True, check=False
     )
 
-    assert done.stdout.split() == ["--max-requests"]
+    assert sorted(done.stdout.split()) == found

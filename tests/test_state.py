@@ -1,6 +1,7 @@
 """State files: read leniently, written strictly, and what becomes of their ceilings."""
 
 import json
+import logging
 import threading
 
 import pytest
@@ -197,6 +198,21 @@ def test_read_state_from_a_file_uri(tmp_path):
     write_state(tmp_path / "my state.json", {A: 12})
 
     assert read_state((tmp_path / "my state.json").as_uri()) == {A: 12}
+
+
+def test_ask_each_says_that_it_waits(caplog, monkeypatch):
+    """A log that is late is not waited for in silence."""
+    monkeypatch.setattr("ctkit.logs.ask_each.SECONDS_TO_ANSWER", 0.0)
+    caplog.set_level(logging.INFO, "ctkit")
+    said = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda _: said.set()
+    logging.getLogger("ctkit").addHandler(handler)
+    try:
+        assert ask_each(lambda _: said.wait(60), [0, 1]) == [True, True]
+    finally:
+        logging.getLogger("ctkit").removeHandler(handler)
+    assert ["waiting" in record.message for record in caplog.records] == [True]
 
 
 def test_ask_each_when_interrupted_ends_the_waits():

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import yaml
@@ -20,7 +21,22 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         flag = flag_of(key)
         if command in flag.commands:
             about = flag.about or (field.description or "").removeprefix(f"{command}: ")
-            group.add_argument(flag_name(key), dest=key, help=about, **_kind(key, flag))
+            added = group.add_argument(flag_name(key), dest=key, help=about, **_kind(key, flag))
+            if words := _words(field.annotation):
+                complete(added, words)
+
+
+def complete(action: argparse.Action, words: Sequence[str]) -> None:
+    """Have the completion of a shell offer `words` for an argument, and files where none of them fits."""
+
+    def fitting(prefix: str, **_: object) -> Iterable[str]:
+        from argcomplete.completers import FilesCompleter
+
+        found = [word for word in words if word.startswith(prefix)]
+        return found or FilesCompleter()(prefix)
+
+    # argcomplete looks for this attribute, which argparse does not know.
+    vars(action)["completer"] = fitting
 
 
 def read_flags(arguments: argparse.Namespace) -> Parameters:

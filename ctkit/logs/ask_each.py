@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from ctkit.errors import LogError
@@ -25,7 +25,8 @@ SECONDS_TO_ANSWER = 4.0
 def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | None = None) -> list[R | LogError]:
     """Ask all logs at once; return the answers in the order of `targets`, an error where a log failed.
 
-    An interrupt ends all waits for answers, and so do the `seconds` that each log has.
+    An interrupt ends all waits for answers, and so do the `seconds` that each log has. Without `seconds`, a line says
+    for how many logs the run still waits.
     """
     stop = threading.Event()
 
@@ -39,6 +40,9 @@ def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | No
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
         try:
-            return list(pool.map(answer, targets))
+            asked = [pool.submit(answer, target) for target in targets]
+            if seconds is None and (awaited := wait(asked, SECONDS_TO_ANSWER).not_done):
+                logger.info("waiting for logs that have not answered yet logs=%d of=%d", len(awaited), len(asked))
+            return [answered.result() for answered in asked]
         finally:
             stop.set()
