@@ -1,8 +1,7 @@
 """What the files of tables hold, remembered on this machine.
 
 A Parquet file never changes, so its indices need not be read a second time. For each table there is one
-file below ``coverage/`` in the folder that the environment's ``CTKIT_CACHE`` names, or else in ``ctkit/`` of the user's
-cache (``XDG_CACHE_HOME``, ``~/.cache``). An empty ``CTKIT_CACHE`` turns it off. All of it can be removed at any time:
+file below ``coverage/`` in the user's cache (`ctkit.cache`). All of it can be removed at any time:
 what is not there, or cannot be read or written, is read from the table again. Commit metadata does not serve: it says
 between which indices rows were written, not which of them, and nothing of the commits of others.
 """
@@ -12,12 +11,12 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
+from ctkit.cache import NAME_LENGTH, cache_path, write_cached
 from ctkit.lake.table import folder_of
 from ctkit.visible import get_logger
 
@@ -40,8 +39,6 @@ BLOCKS = pa.schema(
 _ENCODING = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in ("starts", "ends")}
 
 _TABLE_ID = b"ctkit.table_id"
-
-_NAME_LENGTH = 32
 
 _DAYS = 90
 """What is remembered of a table is removed after this many days without a change: the table may be gone."""
@@ -84,29 +81,14 @@ def remember(table: DeltaTable, blocks: pa.Table) -> None:
         path = _path_of(table)
         if path is None:
             return
-        path.parent.mkdir(parents=True, exist_ok=True)
         _remove_old(path.parent)
-        # A name of its own: another run may be writing the same.
-        with NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
-            try:
-                file.write(hashlib.sha256(stored).digest())
-                file.write(stored)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        write_cached(path, (hashlib.sha256(stored).digest(), stored))
     except (OSError, RuntimeError, ValueError) as error:
         logger.debug("coverage not remembered table=%s reason=%s", folder_of(table), error)
 
 
 def _path_of(table: DeltaTable) -> Path | None:
-    folder = os.environ.get("CTKIT_CACHE")
-    if folder == "":
-        return None
-    user = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    name = hashlib.sha256(os.fsencode(folder_of(table))).hexdigest()[:_NAME_LENGTH]
-    return Path(folder or Path(user, "ctkit"), "coverage", name)
+    return cache_path("coverage", folder_of(table))
 
 
 def _schema_of(table: DeltaTable) -> pa.Schema:
@@ -116,7 +98,7 @@ def _schema_of(table: DeltaTable) -> pa.Schema:
 
 def _remove_old(folder: Path) -> None:
     # Only what is named as ours: people have folders of that name, too.
-    for path in folder.glob("[0-9a-f]" * _NAME_LENGTH + "*"):
+    for path in folder.glob("[0-9a-f]" * NAME_LENGTH + "*"):
         with suppress(OSError):
             if path.stat().st_mtime < time.time() - _DAYS * 86_400:
                 path.unlink()
