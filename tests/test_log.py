@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 from fakes import AGENT, FAST, FakeLog, Serve
 from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.http import HttpError
+from ctkit.logs.list_source import PUBLISHED, PublishedList
 from ctkit.logs.log import OTHER_PROTOCOL
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.logs.open import open_log
@@ -152,8 +153,8 @@ def test_read_log_list_reads_logs_of_both_kinds(tmp_path: Path) -> None:
     text = _list(_log("https://a.example/"), tiled=(_tiled_log("https://b.example/", "readonly"),))
 
     assert _read(tmp_path / "list.json", text) == [
-        LogDescription("log https://a.example/", "https://a.example", "rfc6962", "usable", KEY),
-        LogDescription("log https://b.example/", "https://b.example", "static-ct", "readonly", KEY),
+        LogDescription("log https://a.example/", "https://a.example", "rfc6962", "usable", KEY, operator="one"),
+        LogDescription("log https://b.example/", "https://b.example", "static-ct", "readonly", KEY, operator="one"),
     ]
 
 
@@ -179,7 +180,7 @@ def test_canonical_url_of_nothing(url: str) -> None:
 
 
 def test_read_log_list_leaves_out_logs_that_are_gone(tmp_path: Path) -> None:
-    """Retired and rejected logs are left out; all others are kept, also without a state."""
+    """Retired and rejected logs are left out, unless they are asked for; others are kept, also without a state."""
     states = ["pending", "qualified", "usable", "readonly", "retired", "rejected", None]
     logs = [_log(f"https://{state}.example", state) for state in states]
     del logs[-1]["state"]
@@ -187,6 +188,9 @@ def test_read_log_list_leaves_out_logs_that_are_gone(tmp_path: Path) -> None:
     found = _read(tmp_path / "list.json", _list(*logs))
 
     assert [log.state for log in found] == ["pending", "qualified", "usable", "readonly", None]
+    everything = read_log_list(tmp_path / "list.json", user_agent="", in_use=False)
+    assert [log.state or "none" for log in everything if not log.in_use] == ["retired", "rejected"]
+    assert len(everything) == len(states)
 
 
 def test_read_log_list_when_a_log_has_no_description(tmp_path: Path) -> None:
@@ -327,3 +331,125 @@ def test_read_public_key_when_it_is_none(tmp_path: Path, data: bytes) -> None:
         read_public_key(path)
     with pytest.raises(ParameterError):
         read_public_key(tmp_path / "nowhere")
+
+
+# Lists by name, and copies of those that were downloaded
+
+
+class PublishedLists(EmbeddedLog):
+    """A host of lists that signs what it serves, and can be told to fail."""
+
+    text = _list(_log("https://a.example"))
+    status = 200
+
+    def respond(self, request: Request) -> Response:
+        """Answer with the list or its signature."""
+        is_signature = request.path.endswith(".sig")
+        body = EC.sign(self.text, ec.ECDSA(hashes.SHA256())) if is_signature else self.text
+        return Response(self.status, body)
+
+
+@pytest.fixture
+def published(serve: Serve, monkeypatch: pytest.MonkeyPatch, cache: Path) -> PublishedLists:
+    """Serve the list that is known as google; nothing is remembered."""
+    host = PublishedLists("lists")
+    monkeypatch.setitem(PUBLISHED, "google", PublishedList(f"{serve(host)}/v3/log_list.json", _der(EC)))
+    return host
+
+
+def _urls_of(source: str, **options: Any) -> list[str]:
+    return [log.url for log in read_log_list(source, user_agent=AGENT, patience=FAST, **options)]
+
+
+@pytest.mark.parametrize(("name", "signed"), [("google", True), ("apple", False)])
+def test_lists_that_are_known_by_name(name: str, signed: bool) -> None:
+    """They are where their publishers say, and Google's is signed with an RSA key of 4096 bits."""
+    listed = PUBLISHED[name]
+
+    assert listed.url.startswith("https://")
+    assert (listed.key is not None) == signed
+    if listed.key:
+        key = load_der_public_key(listed.key)
+        assert isinstance(key, rsa.RSAPublicKey)
+        assert key.key_size == 4096
+
+
+def test_read_log_list_by_name(published: PublishedLists) -> None:
+    """The list is verified with the key that is known, or with one that is given instead."""
+    assert _urls_of("google") == ["https://a.example"]
+    with pytest.raises(ParameterError):
+        _urls_of("google", key=_der(RSA))
+    with pytest.raises(ParameterError):
+        read_log_list("google", user_agent="me")
+
+
+def test_read_log_list_that_cannot_be_had(published: PublishedLists, caplog: pytest.LogCaptureFixture) -> None:
+    """The last copy is used, and its age said; without one, the error names the URL."""
+    url = PUBLISHED["google"].url
+    published.status = 404
+    with fails(HttpError, url=url, status=404):
+        _urls_of("google")
+    published.status = 200
+    _urls_of("google")
+
+    published.status = 500
+
+    assert _urls_of("google") == ["https://a.example"]
+    assert [record.args[0] for record in caplog.records if "last copy" in record.msg and record.args] == [url]
+
+
+@pytest.mark.parametrize("text", [b"<html>We will be back", b"{}", _list(_log("https://b.example", "retired"))])
+def test_read_log_list_that_is_none_any_more(published: PublishedLists, text: bytes) -> None:
+    """What a host sends in place of a list does not replace the copy."""
+    _urls_of("google")
+    published.text = text
+
+    assert _urls_of("google") == _urls_of("google") == ["https://a.example"]
+
+
+def test_the_copy_of_a_list_is_verified(published: PublishedLists, cache: Path) -> None:
+    """A copy that has been changed, or that another key signed, is not used."""
+    _urls_of("google")
+    published.status = 404
+    with pytest.raises(HttpError):
+        _urls_of("google", key=_der(RSA))
+
+    (copy,) = cache.glob("log-lists/*")
+    copy.write_bytes(copy.read_bytes().replace(b"a.example", b"b.example"))
+
+    with pytest.raises(HttpError):
+        _urls_of("google")
+
+
+def test_a_list_that_was_read_without_its_signature(published: PublishedLists) -> None:
+    """Its copy does not pass for a signed one."""
+    url = PUBLISHED["google"].url
+    assert _urls_of(url) == ["https://a.example"]
+    published.status = 404
+
+    assert _urls_of(url) == ["https://a.example"]
+    with pytest.raises(HttpError):
+        _urls_of("google")
+
+
+@pytest.mark.parametrize("folder", ["", "/dev/null"])
+def test_no_copy_without_a_cache(published: PublishedLists, monkeypatch: pytest.MonkeyPatch, folder: str) -> None:
+    """Where nothing can be remembered, a list is read all the same."""
+    monkeypatch.setenv("CTKIT_CACHE", folder)
+    assert _urls_of("google") == ["https://a.example"]
+    published.status = 404
+
+    with pytest.raises(HttpError):
+        _urls_of("google")
+
+
+def test_a_damaged_copy_counts_as_none(published: PublishedLists, cache: Path) -> None:
+    """Half a file, or an empty one, is no list."""
+    _urls_of("google")
+    published.status = 404
+    for kept in (b"", b"\x00\x40abc"):
+        (copy,) = cache.glob("log-lists/*")
+        copy.write_bytes(kept)
+
+        with pytest.raises(HttpError):
+            _urls_of("google")

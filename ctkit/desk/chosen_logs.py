@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from ctkit.desk.log_filter import matches
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.logs.list_source import is_downloaded
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.urls import canonical_url, host_of
 from ctkit.visible import first_of, get_logger
@@ -32,25 +34,25 @@ def choose_logs(parameters: Parameters) -> list[LogParameter]:
 
 
 def listed_logs(parameters: Parameters) -> list[LogDescription]:
-    """Return the logs of the log list, if one is named."""
+    """Return the logs of the log list that are in use, if a list is named."""
     if parameters.log_list is None:
         return []
     key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
     # Only a host needs to know who asks.
-    asks = parameters.log_list.startswith(("http://", "https://"))
-    user_agent = parameters.need("user_agent") if asks else ""
+    user_agent = parameters.need("user_agent") if is_downloaded(parameters.log_list) else ""
     # The live server accepts an empty list if its configuration names logs.
-    return read_log_list(parameters.log_list, user_agent=user_agent, key=key, may_be_empty=bool(parameters.logs))
+    listed = read_log_list(parameters.log_list, user_agent=user_agent, key=key, in_use=not parameters.logs)
+    return [log for log in listed if log.in_use]
 
 
 def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[LogParameter]:
     """Return what `choose_logs` returns, from a log list that has been read."""
     by_url = _united(parameters.logs or ())
-    of_list: set[str] = set()
+    operators: dict[str, str | None] = {}
     for log in listed:
-        if log.url in of_list:
+        if log.url in operators:
             logger.warning("log is in the log list twice, using its first entry url=%s", log.url)
-        of_list.add(log.url)
+        operators.setdefault(log.url, log.operator)
         # model_construct: a bad URL or key in a list costs that log only (`why_unusable`).
         key = log.key or None
         given = LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol, key=key)
@@ -60,12 +62,14 @@ def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[
     if not by_url:
         message = "no log is named; give logs, log_list or server_config in the parameter file"
         raise ParameterError(message, keys=("logs", "log_list"))
-    wanted = (parameters.log_filter or "").casefold()
-    chosen = [log for url, log in by_url.items() if wanted in url.casefold() or wanted in (log.name or "").casefold()]
+    log_filter = parameters.log_filter
+    chosen = [
+        log for url, log in by_url.items() if matches(log_filter, url=url, name=log.name, operator=operators.get(url))
+    ]
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
         raise ParameterError(
-            f"no logs matched the filter log_filter={parameters.log_filter!r}; there are {first_of(known, NAMED)}",
+            f"no logs matched the filter log_filter={log_filter!r}; there are {first_of(known, NAMED)}",
             keys=("log_filter",),
         )
     return chosen

@@ -40,6 +40,7 @@ from ctkit.arguments import (
     dotted,
     shown,
 )
+from ctkit.desk.log_filter import read_filter
 from ctkit.desk.parameter_files import read_server_config, read_yaml
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
@@ -174,15 +175,15 @@ class Parameters(_Checked):
         Annotated[tuple[LogParameter, ...], Field(strict=False)] | None,
         Flag(_LOGS, "URL", "--log-url", about="a log to read, by its URL; once for each log"),
     ] = Field(None, description="logs to read: list of {name, url, protocol, key}")
-    log_list: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
-        None, description="log list (v3 JSON), file or URL; added to logs"
+    log_list: Annotated[FilePath | None, Flag(_LOGS, "LIST")] = Field(
+        None, description="log list (v3 JSON): google, apple, file or URL; added to logs"
     )
     log_list_key: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
         None, description="PEM or DER file of the key that signs the log list"
     )
-    log_filter: Annotated[Text | None, Flag(_LOGS, "SUBSTRING", name="--logs")] = Field(
-        None, description="keep logs with this text in their name or URL; case does not matter"
-    )
+    log_filter: Annotated[
+        Annotated[Text | None, BeforeValidator(read_filter)], Flag(_LOGS, "FILTER", name="--logs")
+    ] = Field(None, description="keep logs with this text in name or URL; 'operator: TEXT' looks at the operator")
     from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
         None, description="first index to fetch of every log; not given: catch-up"
     )

@@ -136,7 +136,7 @@ class Client:
     """
 
     def __init__(self, url: str, *, user_agent: str, patience: Patience = DEFAULT_PATIENCE) -> None:
-        _check_user_agent(user_agent)
+        check_user_agent(user_agent)
         self.url = url
         self._whole_patience = patience
         self._unanswered: set[str] = set()
@@ -383,7 +383,14 @@ def retry_after(value: str, now: float) -> float | None:
     return max(seconds, 0.0) if seconds < float("inf") else None
 
 
-def _check_user_agent(user_agent: str) -> None:
+def check_user_agent(user_agent: str) -> None:
+    """Check that operators of logs can see from a ``User-Agent`` whom to write to.
+
+    Raises
+    ------
+    ParameterError
+        It holds no mail address and no URL, or what an HTTP header cannot carry.
+    """
     has_contact = re.search(r"[^\s@]@[^\s@]|https?://[^\s/]", user_agent)
     try:
         check_header(user_agent)

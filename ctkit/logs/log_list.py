@@ -10,8 +10,9 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 
 from ctkit.arguments import LogProtocol, checked
-from ctkit.errors import ParameterError
-from ctkit.logs.http import DEFAULT_PATIENCE, Client, Patience
+from ctkit.errors import LogError, ParameterError
+from ctkit.logs.http import DEFAULT_PATIENCE, Patience, check_user_agent
+from ctkit.logs.list_source import PUBLISHED, ListCopy, SignedText, is_downloaded, keep_copy, patience_with
 from ctkit.paths import local_path
 from ctkit.ranges import LARGEST_TREE
 from ctkit.urls import canonical_url
@@ -20,8 +21,6 @@ from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.signatures import check_public_key, read_key, verify_signature
 
 logger = get_logger(__name__)
-
-_LIST_LIMIT = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +41,8 @@ class LogDescription:
         DER of the log's ``SubjectPublicKeyInfo``.
     final_tree_head
         The last tree head of a log that accepts no more entries; None if the list gives none.
+    operator
+        Who runs the log; None if the list does not say.
     """
 
     name: str
@@ -50,6 +51,12 @@ class LogDescription:
     state: str | None
     key: bytes
     final_tree_head: Checkpoint | None = None
+    operator: str | None = None
+
+    @property
+    def in_use(self) -> bool:
+        """Whether the log can be read, as far as the list knows: it is neither retired nor rejected."""
+        return self.state not in ("retired", "rejected")
 
 
 @checked
@@ -59,77 +66,93 @@ def read_log_list(
     user_agent: str,
     key: bytes | str | None = None,
     patience: Patience = DEFAULT_PATIENCE,
-    may_be_empty: bool = False,
+    in_use: bool = True,
 ) -> list[LogDescription]:
     """Read a log list in version 3 of Google's format, which Apple's list has too.
 
     Parameters
     ----------
     source
-        Path, bare or as ``file://`` URI, or ``http(s)://`` URL.
+        ``"google"`` or ``"apple"`` for the list that is published, a path, bare or as ``file://`` URI, or an
+        ``http(s)://`` URL.
     user_agent
-        Who asks, with a contact; only used for a URL.
+        Who asks, with a contact; only used if the list is downloaded.
     key
         DER of the publisher's ``SubjectPublicKeyInfo``, bare or as base64: the signature, a file next to the list
-        that ends in ``.sig`` instead of ``.json``, is verified before anything else.
+        that ends in ``.sig`` instead of ``.json``, is verified before anything else. The key of Google's list is
+        known; Apple does not sign its list.
     patience
-        When a URL counts as unavailable.
-    may_be_empty
-        Whether a list that names no log in use is accepted, because there are other logs.
+        When a host counts as unavailable. If there is a copy, it waits 20 seconds at most.
+    in_use
+        Whether to leave out logs whose state is ``retired`` or ``rejected``.
 
     Returns
     -------
     list of LogDescription
-        In the order of the list, without logs whose state is ``retired`` or ``rejected``.
+        In the order of the list. If a list cannot be downloaded, or is not what it should be, those of the last good
+        copy, which is kept in the user's cache (`ctkit.cache`) and verified like the list; a warning says how old it
+        is.
 
     Raises
     ------
     ParameterError
-        The list or its signature cannot be read, is not a log list, is not signed by the key, or names no log in use.
+        The list or its signature cannot be read, is not a log list, is not signed by the key, or names no log in use
+        although `in_use`.
     LogUnavailableError
-        The URL is not available.
+        The list is not available, and there is no copy.
     """
     try:
         key = None if key is None else read_key(key)
     except ValueError as error:
         raise ParameterError(f"the key of log list {source} cannot be used: {error}") from error
     source = str(source)
-    text = _read_source(source, user_agent, patience)
-    if key is not None:
-        signature = _read_source(f"{source.removesuffix('.json')}.sig", user_agent, patience)
-        if not verify_signature(key, signature, text):
-            raise ParameterError(f"log list {source} is not signed by the key: download list, signature and key again")
+    if not is_downloaded(source):
+        return _parse(SignedText.read(source, is_signed=key is not None), source, key, in_use)
+    if published := PUBLISHED.get(source):
+        source, key = published.url, key or published.key
+    check_user_agent(user_agent)
+    copy = ListCopy.find(source)
     try:
-        operators = _LogList.model_validate_json(text).operators
+        waits = patience_with(copy, patience)
+        signed = SignedText.download(source, is_signed=key is not None, user_agent=user_agent, patience=waits)
+        logs = _parse(signed, source, key, in_use)
+    except (LogError, ParameterError) as reason:
+        if copy is None:
+            raise
+        try:
+            logs = _parse(copy.signed, source, key, in_use)
+        except ParameterError:
+            raise reason from None
+        text = "log list cannot be had, using the last copy url=%s age_hours=%.1f reason=%s"
+        logger.warning(text, source, copy.age / 3600, reason)
+    else:
+        keep_copy(source, signed)
+    return logs
+
+
+def _parse(signed: SignedText, source: str, key: bytes | None, in_use: bool) -> list[LogDescription]:
+    """Return the logs of a list, whose signature is verified if there is a key."""
+    if key is not None and not verify_signature(key, signed.signature, signed.text):
+        raise ParameterError(f"log list {source} is not signed by the key: download list, signature and key again")
+    try:
+        operators = _LogList.model_validate_json(signed.text).operators
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "the file"
         raise ParameterError(f"log list {source} is not of version 3: {where}: {first['msg']}; name another") from error
     described = []
-    for log in (log for operator in operators for log in (*operator.logs, *operator.tiled_logs)):
-        try:
-            described.append(log.describe())
-        except ParameterError as error:
-            logger.warning("log list names a log that has no URL, skipping source=%s reason=%s", source, error)
-    logs = [log for log in described if log.state not in ("retired", "rejected")]
-    if not logs and not may_be_empty:
+    for operator in operators:
+        for log in (*operator.logs, *operator.tiled_logs):
+            try:
+                described.append(log.describe(operator.name))
+            except ParameterError as error:
+                logger.warning("log list names a log that has no URL, skipping source=%s reason=%s", source, error)
+    if not in_use:
+        return described
+    logs = [log for log in described if log.in_use]
+    if not logs:
         raise ParameterError(f"log list {source} names {len(described)} logs, none of them in use: name another")
     return logs
-
-
-def _read_source(source: str, user_agent: str, patience: Patience) -> bytes:
-    if source.startswith(("http://", "https://")):
-        client = Client(source, user_agent=user_agent, patience=patience)
-        try:
-            return client.get("", bytes, limit=_LIST_LIMIT)
-        finally:
-            client.close()
-    try:
-        return Path(local_path(source)).read_bytes()
-    except (OSError, ValueError) as error:
-        # A path with a NUL or a lone surrogate raises ValueError.
-        problem = error.strerror if isinstance(error, OSError) else error
-        raise ParameterError(f"log list {source} cannot be read ({problem}): name another file") from error
 
 
 def read_public_key(path: str | Path) -> bytes:
@@ -180,25 +203,26 @@ class _ListedLog(pydantic.BaseModel):
     description: str | None = None
     state: dict[str, _State] | None = None
 
-    def describe(self) -> LogDescription:
-        return self._describe("rfc6962")
+    def describe(self, operator: str | None) -> LogDescription:
+        return self._describe("rfc6962", operator)
 
-    def _describe(self, protocol: LogProtocol) -> LogDescription:
+    def _describe(self, protocol: LogProtocol, operator: str | None) -> LogDescription:
         url = canonical_url(self.url)
         name, state = next(iter((self.state or {}).items()), (None, _State()))
         last = state.final_tree_head
         final = None if last is None else Checkpoint.remembered(url, last.tree_size, last.sha256_root_hash)
-        return LogDescription(self.description or url, url, protocol, name, self.key, final)
+        return LogDescription(self.description or url, url, protocol, name, self.key, final, operator)
 
 
 class _TiledLog(_ListedLog):
     url: str = pydantic.Field(alias="monitoring_url")
 
-    def describe(self) -> LogDescription:
-        return self._describe("static-ct")
+    def describe(self, operator: str | None) -> LogDescription:
+        return self._describe("static-ct", operator)
 
 
 class _Operator(pydantic.BaseModel):
+    name: str | None = None
     logs: list[_ListedLog] = []
     tiled_logs: list[_TiledLog] = []
 

@@ -10,6 +10,7 @@ import pytest
 from ctkit.errors import CheckpointError, ParameterError
 from ctkit.logs.audit_paths import ProvenTree, Stretch
 from ctkit.logs.hash_tiles import HashTiles
+from ctkit.logs.list_source import PUBLISHED
 from ctkit.logs.log_list import read_log_list, read_public_key
 from ctkit.wire.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth
 from ctkit.wire.entries import decode_data_tile, decode_get_entries
@@ -196,6 +197,7 @@ def test_log_list_with_its_signature(real_data: Path, tmp_path: Path):
     key = read_public_key(folder / "gstatic_log_list_pubkey.pem")
     path = tmp_path / "list.json"
 
+    assert key == PUBLISHED["google"].key
     assert len(read_log_list(folder / "gstatic_v3_all_logs_list.json", user_agent="ct@example.org", key=key)) > 50
     assert not any(verify_signature(key, changed, text) for changed in flipped(signature))
     for at in range(0, len(text), 97):
