@@ -256,7 +256,7 @@ def demo(arguments: argparse.Namespace) -> int:
     """Show the whole cycle."""
     from ctkit.demo.cycle import run
 
-    return run(arguments.dir, serve=arguments.serve)
+    return run(arguments.dir, serve=arguments.serve, grow=arguments.grow)
 
 
 def completion(arguments: argparse.Namespace) -> int:
@@ -385,9 +385,12 @@ def _parser() -> _Parser:
     )
     copied = add(notebooks, "copy the runbooks of ctkit to a folder, to be edited", "notebooks", "/srv/ct/notebooks")
     copied.add_argument("dir", metavar="DIR", help="folder for the copies")
-    shown = add(demo, "run the whole cycle on embedded logs, from the start", "", "/tmp/demo --serve")
+    shown = add(demo, "run the whole cycle on embedded logs, from the start", "", "/tmp/demo --serve --grow 50")
     shown.add_argument("dir", metavar="DIR", nargs="?", default="ctkit-demo", help="folder to work in (%(default)s)")
     shown.add_argument("--serve", action="store_true", help="keep the logs running afterwards, for JupyterLab")
+    shown.add_argument(
+        "--grow", metavar="N", type=int, default=0, help="let these logs grow by N entries a second together"
+    )
     completed = add(
         completion,
         "print the completion script for a shell",

@@ -1,8 +1,10 @@
 """The demo: what a newcomer runs first."""
 
+import re
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -12,8 +14,11 @@ from ctkit.demo import cycle
 from ctkit.demo.server import LogServer
 from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.parameters import read_parameters
+from ctkit.desk.state_file import read_state
 from ctkit.errors import ParameterError
 from ctkit.lake.table import open_table
+from ctkit.logs.log_list import read_log_list, read_public_key
+from ctkit.logs.open import open_log
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,11 +68,12 @@ def test_demo_when_somebody_keeps_notebooks_in_it(tmp_path, name):
     assert (mine.read_text(), (demo / "state.json").exists()) == ("mine", True)
 
 
-def test_demo_that_is_kept_up(tmp_path):
-    """With --serve the logs have grown and stay up for the commands and notebooks that it names, until Ctrl+C."""
-    code = "import sys; from ctkit.demo.cycle import run; sys.exit(run(sys.argv[1], serve=True, entries=300))"
+@contextmanager
+def kept_up(folder, **options):
+    """Run a small demo that serves its logs, in a process of its own, until Ctrl+C; it ends with 0."""
+    code = f"import sys; from ctkit.demo.cycle import run; sys.exit(run(sys.argv[1], serve=True, **{options}))"
     process = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "demo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, folder], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
@@ -75,20 +81,51 @@ def test_demo_that_is_kept_up(tmp_path):
         while not said or "jupyter lab" not in said[-1]:
             said.append(process.stdout.readline())
             assert said[-1], process.communicate()[1]
+        yield "".join(said)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_demo_that_is_kept_up(tmp_path):
+    """With --serve the logs have grown and stay up for the commands and notebooks that it names, until Ctrl+C."""
+    with kept_up(tmp_path / "demo", entries=300):
         gap_report = report_gaps(read_parameters(tmp_path / "demo" / "parameters.yaml"))
         size = gap_report.logs[0].get_checkpoint().tree_size
         gap_report.close()
         with pytest.raises(ParameterError):
             cycle.run(tmp_path / "demo")
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.communicate(timeout=30)
 
-    assert process.returncode == 0
     assert size == 300 + cycle.NEW_ENTRIES
     assert gap_report.facts()["missing"] == 2 * cycle.NEW_ENTRIES
     prepared = (tmp_path / "demo" / "notebooks" / "preview.ipynb").read_text()
     assert str(tmp_path / "demo" / "main") in prepared
+
+
+def test_demo_whose_logs_grow(tmp_path, cache):
+    """With --grow tree heads and the state file follow; the log list that it names is signed by the key beside it."""
+    with kept_up(tmp_path / "demo", entries=300, grow=100) as said:
+        (url,) = re.findall(r"http://\S+/log_list\.json", said)
+        key = read_public_key(tmp_path / "demo" / "log_list.pem")
+        listed = read_log_list(url, user_agent=cycle.USER_AGENT, key=key)
+        with ExitStack() as logs:
+            opened = [logs.enter_context(open_log(log.url, user_agent=cycle.USER_AGENT, key=log.key)) for log in listed]
+            for log in opened:
+                while log.get_checkpoint().tree_size < 300 + cycle.NEW_ENTRIES + 20:
+                    pass
+        state = read_state(tmp_path / "demo" / "state.json")
+
+    assert [log.protocol for log in listed] == ["rfc6962", "static-ct"]
+    assert min(state.values()) > 300 + cycle.NEW_ENTRIES
+
+
+@pytest.mark.parametrize("options", [{"grow": 5}, {"grow": -1, "serve": True}])
+def test_demo_that_cannot_grow(tmp_path, options):
+    """Logs that are not kept up do not grow, nor do logs shrink; nothing is written."""
+    with pytest.raises(ParameterError):
+        cycle.run(tmp_path / "demo", **options)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):

@@ -17,10 +17,14 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtensionOID
+from fakes import AGENT
 
-from ctkit.demo.embedded import EmbeddedLog, LogEntry, Request, make_log
+from ctkit.demo.embedded import PROTOCOLS, EmbeddedLog, LogEntry, Request, make_log
 from ctkit.demo.server import LogServer
+from ctkit.errors import ParameterError
 from ctkit.logs.audit_paths import ProvenTree
+from ctkit.logs.log_list import read_log_list, read_public_key
+from ctkit.logs.open import open_log
 from ctkit.wire.checkpoint import read_checkpoint, read_sth
 from ctkit.wire.der import der
 from ctkit.wire.entries import PRECERT_ENTRY, X509_ENTRY
@@ -430,3 +434,78 @@ def test_server_closes_despite_idle_connections(capfd):
 
     assert threading.active_count() == before
     assert capfd.readouterr() == ("", "")
+
+
+# Logs that grow, and the list of them
+
+
+def test_a_log_grows_until_a_time():
+    """New entries are spread over the time since the last one, and never earlier."""
+    log = EmbeddedLog("growing", protocols=["rfc6962"])
+    log.grow(2)
+    last = log.entries[-1].timestamp
+
+    log.grow(4, until=last + 4000)
+    log.grow(2, until=last)
+
+    assert [entry.timestamp - last for entry in log.entries[2:]] == [1000, 2000, 3000, 4000, 4000, 4000]
+    assert len({entry.certificate for entry in log.entries}) == 8
+    assert log.tree.size == log.tree_size == 8
+
+
+def test_repeated_certificates_are_entries_of_their_own(serve):
+    """Where few are issued for many entries, each entry is another leaf, and proven to be in the tree."""
+    log = EmbeddedLog("growing")
+    log.grow(600, until=log.start + 600_000, issued=7)
+    url = serve(log)
+
+    assert len({entry.certificate for entry in log.entries}) == 7
+    assert len({entry.timestamped_entry for entry in log.entries}) == 600
+    for protocol in PROTOCOLS:
+        with open_log(url, user_agent=AGENT, protocol=protocol, key=log.public_key) as opened:
+            head = opened.get_checkpoint()
+            assert head.tree_size == 600
+            leaf_hashes = [hash_leaf(entry.leaf_input) for entry in log.entries[:256]]
+            assert opened.prove(0, leaf_hashes, head).all()
+
+
+def test_logs_of_a_server_grow_together():
+    """Calls with few entries add up to equal shares; a log that is at its end by the list stays as it is."""
+    logs = [EmbeddedLog(name) for name in ("one", "two", "three")]
+    with LogServer(*logs) as server:
+        for _ in range(7):
+            server.grow(1)
+        sizes = [log.tree_size for log in logs]
+        server.listed.states["two"] = "readonly"
+        server.grow(10)
+
+    assert (sum(sizes), max(sizes) - min(sizes)) == (7, 1)
+    assert logs[1].tree_size == sizes[1]
+    assert sum(log.tree_size for log in logs) == 17
+
+
+def test_the_log_list_of_a_server(tmp_path, cache):
+    """It is a signed list of the logs, by operator, with the states that it is told; a tiled log has its prefix."""
+    logs = [
+        EmbeddedLog("pages", protocols=["rfc6962"], operator="One"),
+        EmbeddedLog("tiles", protocols=["static-ct"], operator="Two"),
+        EmbeddedLog("end", operator="One"),
+        EmbeddedLog("gone", operator="Three"),
+    ]
+    for log in logs:
+        log.grow(3)
+    with LogServer(*logs) as server:
+        server.listed.states.update(end="readonly", gone=None)
+        (tmp_path / "list.pem").write_bytes(server.listed.public_key)
+        found = read_log_list(server.list_url, user_agent=AGENT, key=read_public_key(tmp_path / "list.pem"))
+
+        assert [(log.name, log.url, log.protocol, log.state, log.key, log.operator) for log in found] == [
+            ("pages", server.url(logs[0]), "rfc6962", "usable", logs[0].public_key, "One"),
+            ("end", server.url(logs[2]), "rfc6962", "readonly", logs[2].public_key, "One"),
+            ("tiles", server.url(logs[1]), "static-ct", "usable", logs[1].public_key, "Two"),
+        ]
+        assert found[1].final_tree_head.tree_size == 3
+        with open_log(found[1].url, user_agent=AGENT) as opened:
+            opened.check_consistency(found[1].final_tree_head, opened.get_checkpoint())
+        with pytest.raises(ParameterError):
+            read_log_list(server.list_url, user_agent=AGENT, key=logs[0].public_key)

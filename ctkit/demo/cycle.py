@@ -5,11 +5,13 @@ import fcntl
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -42,10 +44,16 @@ DAYS = 3
 USER_AGENT = "ctkit demo, nobody@example.org"
 
 _MARK = ".ctkit-demo"
-_OURS = ("main", "staging", "state.json", "parameters.yaml", "notebooks", "runs")
+_OURS = ("main", "staging", "state.json", "parameters.yaml", "log_list.pem", "notebooks", "runs")
+
+_TICK = 1.0
+"""Seconds between two appends to logs that grow."""
+
+_ISSUED = 20
+"""Certificates that are issued for each log at a time; issuing one takes about a millisecond."""
 
 
-def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> int:
+def run(folder: str | Path, *, serve: bool = False, grow: int = 0, entries: int = ENTRIES) -> int:
     """Run the cycle through the runbooks, and describe it.
 
     Parameters
@@ -54,6 +62,8 @@ def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> i
         Where the tables, the parameter file and the output notebooks go. A demo in it starts again from the beginning.
     serve
         Serve the logs afterwards, until Ctrl+C.
+    grow
+        Entries a second by which the logs then grow together.
     entries
         Size of each of the two logs.
 
@@ -65,14 +75,18 @@ def run(folder: str | Path, *, serve: bool = False, entries: int = ENTRIES) -> i
     Raises
     ------
     ParameterError
-        The folder holds something else.
+        The folder holds something else, or `grow` is negative or given without `serve`.
     """
+    if grow < 0:
+        raise ParameterError(f"--grow is {grow}; give the number of entries a second, above 0")
+    if grow and not serve:
+        raise ParameterError("--grow needs --serve; give both")
     folder = Path(folder).absolute()
     with _hold(folder):
-        return _run(folder, serve=serve, entries=entries)
+        return _run(folder, serve=serve, grow=grow, entries=entries)
 
 
-def _run(folder: Path, *, serve: bool, entries: int) -> int:
+def _run(folder: Path, *, serve: bool, grow: int, entries: int) -> int:
     _clear(folder)
     # The output of the cells is in the output notebooks.
     logging.getLogger("papermill").setLevel(logging.WARNING)
@@ -82,7 +96,7 @@ def _run(folder: Path, *, serve: bool, entries: int) -> int:
         demo = _Demo(folder, logs, server)
         code = demo.run_cycle()
         if serve and code == 0:
-            demo.serve()
+            demo.serve(grow)
     return code
 
 
@@ -189,31 +203,47 @@ class _Demo:
         _tell(f"Tables and output notebooks are in {self._shown('')}; to try it yourself: ctkit demo --serve")
         return 0 if complete else 1
 
-    def serve(self) -> None:
+    def serve(self, grow: int) -> None:
         """Let the logs grow, prepare the runbooks for JupyterLab, and wait for Ctrl+C."""
         for log in self.logs:
-            log.grow(NEW_ENTRIES)
+            log.grow(NEW_ENTRIES, until=_now())
         self._write_files()
         for name in RUNBOOKS:
             prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
+        key = self.folder / "log_list.pem"
+        key.write_bytes(self.server.listed.public_key)
+        pace = f", grow by {grow:,} entries a second together" if grow else ""
         _tell(
-            f"\nBoth logs have grown by {NEW_ENTRIES:,} entries and stay up until you press Ctrl+C:\n"
+            f"\nBoth logs have grown by {NEW_ENTRIES:,} entries{pace}, and stay up until you press Ctrl+C:\n"
             + "".join(f"   {self.server.url(log)}  ({log.name})\n" for log in self.logs)
-            + "In another terminal:\n"
+            + f"   {self.server.list_url}  (log list of both; its key is {self._shown(key.name)})\n"
+            "In another terminal:\n"
             f"   ctkit gaps -f {self._shown('parameters.yaml')}\n"
             f"   jupyter lab {self._shown('notebooks')}   (the runbooks, with this demo's parameters filled in)",
         )
         try:
-            threading.Event().wait()
+            self._grow(grow) if grow else threading.Event().wait()
         except KeyboardInterrupt:
             _tell("\nThe logs are down.")
+
+    def _grow(self, grow: int) -> NoReturn:
+        began, grown = time.monotonic(), 0
+        while True:
+            time.sleep(_TICK)
+            due = int((time.monotonic() - began) * grow)
+            self.server.grow(due - grown, until=_now(), issued=_ISSUED)
+            grown = due
+            self._write_state()
 
     @property
     def _parameters(self) -> dict[str, object]:
         return parameters_of(self.folder, self.logs, self.server)
 
-    def _write_files(self) -> None:
+    def _write_state(self) -> None:
         write_state(self.folder / "state.json", {self.server.url(log): log.tree_size for log in self.logs})
+
+    def _write_files(self) -> None:
+        self._write_state()
         text = "# Written by `ctkit demo`; the logs are up while `ctkit demo --serve` runs.\n"
         (self.folder / "parameters.yaml").write_text(text + yaml.safe_dump(self._parameters, sort_keys=False))
 
@@ -243,6 +273,11 @@ class _Demo:
         """Return a path as it would be typed in the current folder."""
         path = self.folder / name
         return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _now() -> int:
+    """Return the time in milliseconds since the Unix epoch, as logs count it."""
+    return time.time_ns() // 1_000_000
 
 
 def _tell(text: str) -> None:

@@ -118,6 +118,8 @@ class EmbeddedLog:
         Milliseconds between two entries, on average.
     page_size
         Largest number of entries in one answer of get-entries.
+    operator
+        Who runs it, in a log list.
 
     Attributes
     ----------
@@ -144,8 +146,10 @@ class EmbeddedLog:
         start: datetime = DEFAULT_START,
         interval: int = 60_000,
         page_size: int = 256,
+        operator: str = "Embedded Operator",
     ) -> None:
         self.name = name
+        self.operator = operator
         self.slug = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
         self.origin = f"{self.slug}.log.example"
         self.protocols = tuple(protocols)
@@ -167,11 +171,34 @@ class EmbeddedLog:
         """Number of entries that the log admits to have."""
         return len(self.entries)
 
-    def grow(self, count: int) -> None:
-        """Issue `count` certificates and append them."""
-        for index in range(len(self.entries), len(self.entries) + count):
-            timestamp = self.start + index * self.interval + self._random.randrange(max(self.interval, 1))
-            self.append(issue(self._random, timestamp), timestamp)
+    def grow(self, count: int, *, until: int | None = None, issued: int | None = None) -> None:
+        """Append `count` entries; the tree head follows.
+
+        Parameters
+        ----------
+        count
+            Number of entries.
+        until
+            When the last one is logged, in milliseconds since the Unix epoch: they are spread over the time since the
+            last entry. None for `interval` from one to the next.
+        issued
+            Number of certificates that are issued for them; the others repeat these, each with a timestamp of its own,
+            as when a certificate is submitted again. None for a certificate for each entry.
+        """
+        size = len(self.entries)
+        last = self.entries[-1].timestamp if self.entries else self.start
+        repeated: list[Issued] = []
+        for number in range(count):
+            if until is None:
+                timestamp = self.start + (size + number) * self.interval + self._random.randrange(max(self.interval, 1))
+            else:
+                timestamp = last + max(until - last, 0) * (number + 1) // count
+            if issued is None:
+                self.append(issue(self._random, timestamp), timestamp)
+                continue
+            if number < max(issued, 1):
+                repeated.append(issue(self._random, timestamp))
+            self.append(repeated[number % len(repeated)], timestamp)
 
     def append(self, issued: Issued, timestamp: int) -> None:
         """Append one entry, `timestamp` in milliseconds since the Unix epoch."""

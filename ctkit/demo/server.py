@@ -3,23 +3,27 @@
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qsl
 
-from ctkit.demo.embedded import NOT_FOUND, EmbeddedLog, Request
+from ctkit.demo.embedded import NOT_FOUND, EmbeddedLog, Request, Response
+from ctkit.demo.listing import SignedList
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
 
 
+_LIST_FILES = ("log_list.json", "log_list.sig")
+
+
 class LogServer:
     """An HTTP server on the loopback interface for any number of embedded logs, each under a path made of its name.
 
-    It serves in threads of its own, from its creation until it is closed.
+    It serves in threads of its own, from its creation until it is closed. It also serves a signed log list of them.
 
     Parameters
     ----------
@@ -27,6 +31,11 @@ class LogServer:
         The logs to serve; `add` takes more. Their names must differ.
     port
         Where to listen; 0 lets the system choose.
+
+    Attributes
+    ----------
+    listed
+        The log list; its `SignedList.states` may be changed at any time.
 
     Examples
     --------
@@ -40,9 +49,11 @@ class LogServer:
 
     def __init__(self, *logs: EmbeddedLog, port: int = 0) -> None:
         self._logs: dict[str, EmbeddedLog] = {}
+        self._grown = 0
+        self.listed = SignedList()
         for log in logs:
             self._register(log)
-        self._server = _Server(("127.0.0.1", port), _handler(self._logs))
+        self._server = _Server(("127.0.0.1", port), _handler(self._logs, self._list_file))
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), name="log-server", daemon=True)
         self._thread.start()
 
@@ -58,6 +69,34 @@ class LogServer:
     def url(self, log: EmbeddedLog) -> str:
         """Return the URL of a log, in canonical form."""
         return f"http://127.0.0.1:{self._server.server_port}/{log.slug}"
+
+    @property
+    def list_url(self) -> str:
+        """URL of the log list; its signature ends in ``.sig`` instead of ``.json``."""
+        return f"http://127.0.0.1:{self._server.server_port}/log_list.json"
+
+    def grow(self, count: int, *, until: int | None = None, issued: int | None = None) -> None:
+        """Append `count` entries to all logs together, in equal shares; logs that are at their end by the list stay.
+
+        Parameters
+        ----------
+        count
+            Number of entries. Calls with few entries add up to equal shares, too.
+        until, issued
+            For each log, as for `EmbeddedLog.grow`.
+        """
+        logs = [log for log in self._logs.values() if self.listed.accepts_entries(log)]
+        before, self._grown = self._grown, self._grown + count
+        for number, log in enumerate(logs):
+            share = (self._grown + number) // len(logs) - (before + number) // len(logs)
+            log.grow(share, until=until, issued=issued)
+
+    def _list_file(self, name: str) -> Response:
+        """Answer a request for the list, or for its signature."""
+        text = self.listed.text({self.url(log): log for log in self._logs.values()})
+        if name == "log_list.json":
+            return Response(200, text, "application/json")
+        return Response(200, self.listed.sign(text), "application/octet-stream")
 
     def close(self) -> None:
         """Stop serving and drop all connections."""
@@ -107,7 +146,7 @@ class _Server(ThreadingHTTPServer):
             logger.exception("answer failed client=%s", client_address)
 
 
-def _handler(logs: Mapping[str, EmbeddedLog]) -> type[BaseHTTPRequestHandler]:
+def _handler(logs: Mapping[str, EmbeddedLog], list_file: Callable[[str], Response]) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
         disable_nagle_algorithm = True
@@ -117,8 +156,12 @@ def _handler(logs: Mapping[str, EmbeddedLog]) -> type[BaseHTTPRequestHandler]:
             path, _, query = self.path.partition("?")
             slug, _, path = path.removeprefix("/").partition("/")
             headers = {name.lower(): value for name, value in self.headers.items()}
-            log = logs.get(slug)
-            response = log.respond(Request(path, dict(parse_qsl(query)), headers)) if log else NOT_FOUND
+            if slug in _LIST_FILES:
+                response = list_file(slug)
+            elif log := logs.get(slug):
+                response = log.respond(Request(path, dict(parse_qsl(query)), headers))
+            else:
+                response = NOT_FOUND
             self.send_response(response.status)
             fields = {"Content-Type": response.content_type, "Content-Length": str(len(response.body))}
             for name, value in {**fields, **response.headers}.items():
