@@ -3,14 +3,13 @@
 import argparse
 import json
 import os
-import shutil
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
-from ctkit.desk.flags import add_flags, complete, literal, read_flags
+from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags
 from ctkit.desk.parameter_files import read_yaml
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
@@ -85,6 +84,20 @@ def _run(argv: Sequence[str] | None) -> int:
         return fail(f"Error: {problem}. Nothing is half done: correct this, then run the same command again")
     except SystemExit as exit_:  # argparse, for --help
         return int(exit_.code or 0)
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the first parameter file."""
+    parameters = read_flags(arguments)
+    from ctkit.desk.first_file import next_steps, write_first_file
+
+    survey = write_first_file(arguments.path, parameters, last=arguments.last)
+    let_finish()
+    for table in survey.tables().values():
+        print_lines(text_of(table), "")
+    print_lines(survey.remark, "", f"{arguments.path} is written. Next:", *next_steps(arguments.path))
+    survey.check()
+    return 0
 
 
 def gaps(arguments: argparse.Namespace) -> int:
@@ -267,61 +280,37 @@ def completion(arguments: argparse.Namespace) -> int:
     return 0
 
 
-class _Parser(argparse.ArgumentParser):
-    """Usage errors end with exit code 1, like every other error."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SystemExit(fail(f"{self.format_usage()}Error: {visible(message)}"))
-
-    def print_help(self, file: object = None) -> None:
-        write(self.format_help())
-
-    def _check_value(self, action: argparse.Action, value: str) -> None:
-        choices = list(action.choices or ())
-        if choices and value not in choices:
-            hint = did_you_mean(value, choices) or f"choose from {', '.join(choices)}"
-            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
-
-
-class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
-    """Keeps the lines of the examples, and wraps text at 80 columns."""
-
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 80) - 2)
-
-
-class _Version(argparse.Action):
-    """Prints the version; finding it takes a while, so only when asked."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        from importlib.metadata import version
-
-        print_lines(f"ctkit {version('ctkit')}")
-        parser.exit()
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="ctkit",
         description="Make a Delta Lake table of Certificate Transparency entries complete, and prove it.",
         epilog="Exit code: 0 if everything asked for is done, else 1. See `ctkit COMMAND --help`.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(command: Callable[[argparse.Namespace], int], about: str, *examples: str) -> _Parser:
-        added: _Parser = commands.add_parser(
+    def add(command: Callable[[argparse.Namespace], int], about: str, *examples: str) -> Parser:
+        added: Parser = commands.add_parser(
             command.__name__,
             help=about,
             description=about[0].upper() + about[1:] + ".",
             epilog="\n".join(["examples:", *(f"  ctkit {command.__name__} {words}".rstrip() for words in examples)]),
-            formatter_class=_HelpFormatter,
+            formatter_class=HelpFormatter,
             allow_abbrev=False,
         )
         added.set_defaults(command=command, parser=added)
         return added
 
+    begun = add(
+        init,
+        "ask logs how large they are, and write a parameter file for them",
+        "--logs argon2026 --user-agent me@x.org",
+        "--log-url https://log.example/2026 --last 500 --user-agent me@x.org",
+    )
+    begun.add_argument("path", metavar="FILE", nargs="?", default="ct.yaml", help="file to write (%(default)s)")
+    begun.add_argument("--last", metavar="N", type=int, help="start each log this many entries back; not given: a day")
+    add_flags(begun, file=False)
     found = add(gaps, "show what is missing; changes nothing", "-f ct.yaml", "-f ct.yaml --logs argon --json")
     found.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
@@ -409,7 +398,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         argcomplete.autocomplete(parser)
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
-        command: _Parser = arguments.parser
+        command: Parser = arguments.parser
         hint = did_you_mean(unknown[0].split("=")[0], list(command._option_string_actions)) or "see --help"
         if unknown[0] == "--file" or unknown[0].endswith((".yaml", ".yml")):
             hint = "a parameter file is given with -f"

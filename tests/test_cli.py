@@ -80,7 +80,10 @@ def names(folder):
 
 @pytest.mark.parametrize(
     "words",
-    [["--help"], *([name, "-h"] for name in ["gaps", "backfill", "merge", "audit", "repair", "tidy", "run", "demo"])],
+    [
+        ["--help"],
+        *([name, "-h"] for name in ["init", "gaps", "backfill", "merge", "audit", "repair", "tidy", "run", "demo"]),
+    ],
 )
 def test_help(ctkit, words):
     """Help is printed on stdout, with exit code 0."""
@@ -95,7 +98,10 @@ def test_help(ctkit, words):
     [
         ([], "Error: the following arguments are required: COMMAND"),
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
-        (["x"], "invalid choice: 'x'; choose from gaps, backfill, merge, audit, repair, tidy, run, notebooks, demo"),
+        (
+            ["x"],
+            "invalid choice: 'x'; choose from init, gaps, backfill, merge, audit, repair, tidy, run",
+        ),
         (
             ["audit", "--recheck", "al"],
             "Error: argument --recheck: it should be 'unproven' or 'all', but is 'al'; did you mean all?",
@@ -118,6 +124,10 @@ def test_help(ctkit, words):
             ["audit", "--main-path", "nowhere", "--logs", "x"],
             "nowhere: there is no table yet; ",
         ),
+        (["init"], "Error: user_agent is missing"),
+        (["init", "--last", "x", "--user-agent", "a@b.c"], "Error: argument --last: "),
+        (["init", "-f", "ct.yaml"], "Error: unknown argument -f; see --help"),
+        (["demo", "--grow", "5"], "Error: --grow needs --serve; give both"),
         (["run"], "Error: the following arguments are required: NOTEBOOK"),
         (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
         (["merge"], "Error: merge requires --staging-path <PATH>"),

@@ -109,6 +109,7 @@ def test_completion_script(capsys, shell):
         ("backfill --max-r", ["--max-requests"]),
         ("gaps --ceiling ", ["log", "state"]),
         ("backfill --verify e", ["entries"]),
+        ("audit --log-list go", ["google"]),
         ("run back", ["backfill"]),
         ("run own", ["own.ipynb"]),
     ],

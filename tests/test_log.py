@@ -16,10 +16,10 @@ from raising import fails
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.http import HttpError
-from ctkit.logs.list_source import PUBLISHED, PublishedList
 from ctkit.logs.log import OTHER_PROTOCOL
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.logs.open import open_log
+from ctkit.logs.published_lists import PUBLISHED, PublishedList
 from ctkit.logs.rfc6962 import Rfc6962Log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.urls import canonical_url

@@ -6,8 +6,8 @@ from typing import Any
 from ctkit.desk.log_filter import matches
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
-from ctkit.logs.list_source import is_downloaded
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
+from ctkit.logs.published_lists import is_downloaded
 from ctkit.urls import canonical_url, host_of
 from ctkit.visible import first_of, get_logger
 from ctkit.wire.signatures import check_public_key

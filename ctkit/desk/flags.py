@@ -1,28 +1,78 @@
-"""Command-line flags, made from the keys of a parameter file."""
+"""The parser of the command line, and its flags, made from the keys of a parameter file."""
 
 import argparse
 import re
+import shutil
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
 
+from ctkit.arguments import did_you_mean
 from ctkit.desk.parameter_files import NO_YAML, Loader
 from ctkit.desk.parameters import Flag, Parameters, flag_name, flag_of, read_parameters
+from ctkit.desk.terminal import fail, print_lines, write
 from ctkit.errors import ParameterError
+from ctkit.logs.published_lists import PUBLISHED
+from ctkit.visible import visible
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add ``-f``, and a flag for each key that the parser's command uses, as ``ctkit.desk.parameters.Flag`` says."""
+class Parser(argparse.ArgumentParser):
+    """Usage errors end with exit code 1, like every other error."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with the usage and the error."""
+        raise SystemExit(fail(f"{self.format_usage()}Error: {visible(message)}"))
+
+    def print_help(self, file: object = None) -> None:
+        """Print to stdout as `ctkit.desk.terminal.write` does."""
+        write(self.format_help())
+
+    def _check_value(self, action: argparse.Action, value: str) -> None:
+        choices = list(action.choices or ())
+        if choices and value not in choices:
+            hint = did_you_mean(value, choices) or f"choose from {', '.join(choices)}"
+            raise argparse.ArgumentError(action, f"invalid choice: {value!r}; {hint}")
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keeps the lines of the examples, and wraps text at 80 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=32, width=min(shutil.get_terminal_size().columns, 80) - 2)
+
+
+class Version(argparse.Action):
+    """Prints the version; finding it takes a while, so only when asked."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        """Print it and end."""
+        from importlib.metadata import version
+
+        print_lines(f"ctkit {version('ctkit')}")
+        parser.exit()
+
+
+def add_flags(parser: argparse.ArgumentParser, *, file: bool = True) -> None:
+    """Add a flag for each key that the parser's command uses, as ``ctkit.desk.parameters.Flag`` says, and ``-f``.
+
+    Parameters
+    ----------
+    file
+        Whether the command reads a parameter file, and has ``-f``.
+    """
     command = parser.prog.split()[-1]
     group = parser.add_argument_group("parameters", "also keys of the parameter file")
-    group.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
+    if file:
+        group.add_argument("-f", dest="file", metavar="FILE", help="parameter file (YAML); flags override it")
+    else:
+        parser.set_defaults(file=None)
     for key, field in Parameters.model_fields.items():
         flag = flag_of(key)
         if command in flag.commands:
             about = flag.about or (field.description or "").removeprefix(f"{command}: ")
             added = group.add_argument(flag_name(key), dest=key, help=about, **_kind(key, flag))
-            if words := _words(field.annotation):
+            if words := [*PUBLISHED] if key == "log_list" else _words(field.annotation):
                 complete(added, words)
 
 

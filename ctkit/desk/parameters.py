@@ -103,7 +103,12 @@ class Flag(NamedTuple):
     about: str = ""
 
 
-_GAPS, _LOGS, _ALL = "gaps backfill", "gaps backfill audit", "gaps backfill merge audit repair tidy"
+_GAPS, _LOGS, _NAMES, _ALL = (
+    "gaps backfill",
+    "gaps backfill audit",
+    "init gaps backfill audit",
+    "gaps backfill merge audit repair tidy",
+)
 
 
 def _read_key(key: object) -> bytes:
@@ -173,16 +178,16 @@ class Parameters(_Checked):
     )
     logs: Annotated[
         Annotated[tuple[LogParameter, ...], Field(strict=False)] | None,
-        Flag(_LOGS, "URL", "--log-url", about="a log to read, by its URL; once for each log"),
+        Flag(_NAMES, "URL", "--log-url", about="a log to read, by its URL; once for each log"),
     ] = Field(None, description="logs to read: list of {name, url, protocol, key}")
-    log_list: Annotated[FilePath | None, Flag(_LOGS, "LIST")] = Field(
+    log_list: Annotated[FilePath | None, Flag(_NAMES, "LIST")] = Field(
         None, description="log list (v3 JSON): google, apple, file or URL; added to logs"
     )
-    log_list_key: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
+    log_list_key: Annotated[FilePath | None, Flag(_NAMES, "FILE")] = Field(
         None, description="PEM or DER file of the key that signs the log list"
     )
     log_filter: Annotated[
-        Annotated[Text | None, BeforeValidator(read_filter)], Flag(_LOGS, "FILTER", name="--logs")
+        Annotated[Text | None, BeforeValidator(read_filter)], Flag(_NAMES, "FILTER", name="--logs")
     ] = Field(None, description="keep logs with this text in name or URL; 'operator: TEXT' looks at the operator")
     from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
         None, description="first index to fetch of every log; not given: catch-up"
@@ -230,7 +235,7 @@ class Parameters(_Checked):
     keep_runs: Annotated[Count | None, Flag("tidy", "DAYS")] = Field(
         None, description="tidy: days for which the records of runs in runs/ are kept; not given: forever"
     )
-    user_agent: Annotated[UserAgent | None, Flag(_LOGS, "TEXT")] = Field(
+    user_agent: Annotated[UserAgent | None, Flag(_NAMES, "TEXT")] = Field(
         None, description="how to introduce yourself to logs, with a mail address or URL"
     )
     server_config: Annotated[FilePath | None, Flag(_ALL, "FILE")] = Field(

@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from ctkit.arguments import LogProtocol, checked
 from ctkit.errors import LogError, ParameterError
 from ctkit.logs.http import DEFAULT_PATIENCE, Patience, check_user_agent
-from ctkit.logs.list_source import PUBLISHED, ListCopy, SignedText, is_downloaded, keep_copy, patience_with
+from ctkit.logs.list_source import ListCopy, SignedText, keep_copy, patience_with
+from ctkit.logs.published_lists import PUBLISHED, is_downloaded
 from ctkit.paths import local_path
 from ctkit.ranges import LARGEST_TREE
 from ctkit.urls import canonical_url

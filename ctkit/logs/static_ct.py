@@ -85,7 +85,7 @@ class StaticCtLog(Log):
             tile, stop = self._get_tile(start)
             self._measure(len(tile), (stop - 1) % TILE_WIDTH + 1)
             block, fingerprints = decode_data_tile(tile, start, min(end, stop), self.url)
-            chained = block.take(wanted.contains(block.index)) if wanted else block
+            chained = block if wanted is None else block.take(wanted.contains(block.index))
             named = [fingerprints[position] for position in np.unique(chained.chain).tolist()]
             issuers = {fingerprint: self._get_issuer(fingerprint) for fingerprint in named}
         except LogError as error:

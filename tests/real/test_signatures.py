@@ -10,8 +10,8 @@ import pytest
 from ctkit.errors import CheckpointError, ParameterError
 from ctkit.logs.audit_paths import ProvenTree, Stretch
 from ctkit.logs.hash_tiles import HashTiles
-from ctkit.logs.list_source import PUBLISHED
 from ctkit.logs.log_list import read_log_list, read_public_key
+from ctkit.logs.published_lists import PUBLISHED
 from ctkit.wire.checkpoint import Checkpoint, note_key_id, read_checkpoint, read_sth
 from ctkit.wire.entries import decode_data_tile, decode_get_entries
 from ctkit.wire.merkle import HASH_SIZE, Tree, hash_leaf, verify_consistency
