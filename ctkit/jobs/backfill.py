@@ -24,6 +24,7 @@ from ctkit.lake.doubts import STAGED_FOR
 from ctkit.lake.gaps import Gaps, ranges_by_log, still_missing
 from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.querying import source_names
+from ctkit.lake.starts import BoundsByLog, transactions_of
 from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.lake.write import write_batches
 from ctkit.logs.deadline import POLL
@@ -68,6 +69,7 @@ def backfill(
     max_requests: Count | None = None,
     max_entries: Count | None = None,
     deadline: Seconds | None = None,
+    bounds: BoundsByLog | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> BackfillReport:
     """Fetch the missing entries and append them to a table.
@@ -100,6 +102,9 @@ def backfill(
         The budget: requests for entries that may be sent, retries included; entries that may be written; seconds after
         which no request starts and those under way are ended. Logs share the first two equally, up to their needs. What
         was fetched is written, and the report says what is left; the same call goes on with it.
+    bounds
+        URL -> ``(start, end)``, half-open, None for what is not known: where logs start and end from now on. The table
+        remembers it with the first commit, unless it knows wider bounds (`ctkit.lake.starts`).
     on_progress
         Called in the calling thread after each commit, and every `SECONDS_PER_PROGRESS` between commits.
 
@@ -124,7 +129,7 @@ def backfill(
         try:
             with hold(table) as held:
                 check_features(held, "append")
-                report = _run(by_url, gaps, held, main, seen, verify, budget, stop, commits.put)
+                report = _run(by_url, gaps, held, main, seen, verify, budget, bounds or {}, stop, commits.put)
             if interrupted:
                 written, wanted = sum(report.written.values()), sum(report.wanted.values())
                 logger.warning("backfill interrupted, arrived rows are written written=%d wanted=%d", written, wanted)
@@ -164,6 +169,7 @@ def _run(
     seen: Seen,
     verify: Verify,
     budget: Budget,
+    bounds: BoundsByLog,
     stop: threading.Event,
     on_progress: Callable[[Progress], None],
 ) -> BackfillReport:
@@ -208,7 +214,8 @@ def _run(
     fetching = _Fetching(by_url, missing, budget, read, verify, stop)
     seconds = None if budget.deadline is None else began + budget.deadline - time.monotonic()
     with closing(fetching.arrivals(seconds)) as arrivals:
-        for rows in write_batches(table, batches(arrivals), describe=describe):
+        new = transactions_of(bounds, table)
+        for rows in write_batches(table, batches(arrivals), describe=describe, transactions=new):
             unreadable += count_unreadable(rows)
             for count in rows["source_url"].value_counts().to_pylist():
                 written[count["values"]] += count["counts"]

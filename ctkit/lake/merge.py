@@ -39,6 +39,7 @@ from ctkit.lake.provenance import carried_over, metadata_of
 from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.lake.rewrite import prepare_files
 from ctkit.lake.scratch import clear_scratch, scratch_of
+from ctkit.lake.starts import bounds_in, remember, transactions_of
 from ctkit.lake.table import check_features, check_separate, folder_of, hold
 from ctkit.report import Report
 from ctkit.visible import get_logger
@@ -279,7 +280,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     overlap = Overlap(staging, staged)
     clear_scratch(staging)
     present = overlap.may_be_in(main)
-    provenance = metadata_of(carried_over(staging))
+    provenance, bounds = metadata_of(carried_over(staging)), bounds_in(staging)
     linked: list[DataFile] | None = None
     try:
         while True:
@@ -297,6 +298,7 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
                     **provenance,
                 },
                 max_commit_retries=0,
+                app_transactions=transactions_of(bounds, main),
             )
             if commit_files(linked, main, properties) if linked else _is_newest(main):
                 break
@@ -311,6 +313,8 @@ def _merge(staging: DeltaTable, main: DeltaTable, expected: MergePreview | None)
     shutil.rmtree(scratch_of(main), ignore_errors=True)
     if linked:
         confirm_files(linked, main, before + 1)
+    else:
+        remember(bounds, main)
     # Not before: where a file is missing, this may be the one, under another name.
     for orphan in dead if staged else ():
         logger.warning("file of a run that died, in no commit, is removed with staging path=%s", orphan)

@@ -27,6 +27,7 @@ from ctkit.lake.keys import Keys, read_keys
 from ctkit.lake.overlap import Overlap
 from ctkit.lake.provenance import Statement, carried_rows, metadata_of, proven_in, read_statements
 from ctkit.lake.rewrite import rewrite_files
+from ctkit.lake.starts import Bounds, remembered, transactions_of
 from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.ranges import END, Int64s, RangeSet, runs_of
 from ctkit.report import Report, frame_of
@@ -177,7 +178,11 @@ def _repair(main: DeltaTable) -> RepairReport:
         while (found := _Faults(main)).replaced:
             check_dates(found.shortened.values())
             rewritten = rewrite_files(found.shortened, found.overlap, as_der_type(main), main, scratch)
-            properties = CommitProperties({REPAIRED: str(found.removed), **found.said}, max_commit_retries=0)
+            properties = CommitProperties(
+                {REPAIRED: str(found.removed), **found.said},
+                max_commit_retries=0,
+                app_transactions=transactions_of(found.starts, main),
+            )
             version = exchange_files(found.replaced, rewritten, found.kept, main, properties, needed=found.involved)
             if version is not None:
                 return _report_of(found, done=True, version=version)
@@ -204,6 +209,8 @@ class _Faults:
         rows of these that stay.
     said
         What is to be said of them.
+    starts
+        URL -> the first index that is lost, of each log whose first row that is, and whose start is not remembered.
     """
 
     def __init__(self, main: DeltaTable) -> None:
@@ -219,6 +226,7 @@ class _Faults:
         )
         runs = {path: _runs_in(read_keys(path)) for path in bounds.files if path not in damaged}
         self.keys = _repeated(runs.values())
+        self.starts = _lost_starts(main, self.damaged, runs.values())
         repeating = {
             path
             for path, of_file in runs.items()
@@ -300,6 +308,20 @@ def _report_of(found: _Faults, *, done: bool, version: int | None = None) -> Rep
 
 _Runs = dict[str, tuple[Int64s, Int64s]]
 """URL -> starts and ends of runs of indices, see `runs_of`."""
+
+
+def _lost_starts(main: DeltaTable, damaged: Iterable[DamagedFile], left: Iterable[_Runs]) -> dict[str, Bounds]:
+    """Return the first index of each log that starts at its first row, where that is lost with a damaged file."""
+    lost: dict[str, int] = {}
+    for file in damaged:
+        for url, index in file.first.items():
+            lost[url] = min(index, lost.get(url, index))
+    for of_file in left:
+        for url in of_file.keys() & lost:
+            if of_file[url][0].min(initial=END) <= lost[url]:
+                del lost[url]
+    known = remembered(lost, main)
+    return {url: Bounds(index) for url, index in lost.items() if known.get(url, Bounds()).start is None}
 
 
 def _runs_in(keys: Keys) -> _Runs:

@@ -1,13 +1,13 @@
 """Batches -> commits: rows become sorted Parquet files of a Delta table."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable
+from deltalake import CommitProperties, DeltaTable, Transaction
 
 from ctkit.errors import TableError
 from ctkit.lake.files import (
@@ -74,12 +74,18 @@ def _writing(table: DeltaTable, count: int) -> Iterator[None]:
         raise TableError(folder_of(table), f"{message}. Correct that, then run again") from error
 
 
-def _commit(table: DeltaTable, files: list[DataFile], metadata: Mapping[str, str] | None) -> None:
+def _commit(
+    table: DeltaTable,
+    files: list[DataFile],
+    metadata: Mapping[str, str] | None,
+    transactions: Sequence[Transaction] = (),
+) -> None:
     """Add files to the table, or remove them."""
     rows = sum(file.rows for file in files)
     try:
         # Every commit of ours says so: a staging table that another program wrote to must be confirmed.
-        if not commit_files(files, table, CommitProperties({WRITTEN: str(rows), **(metadata or {})})):
+        said = {WRITTEN: str(rows), **(metadata or {})}
+        if not commit_files(files, table, CommitProperties(said, app_transactions=list(transactions))):
             message = "others commit to it too often for this commit to get through. Run again"
             raise TableError(folder_of(table), message)
     except BaseException:
@@ -104,6 +110,7 @@ def write_batches(
     batches: Iterable[pa.RecordBatch],
     *,
     describe: Callable[[pa.Table], Mapping[str, str]] | None = None,
+    transactions: Sequence[Transaction] = (),
 ) -> Iterator[pa.Table]:
     """Append batches as they come, a commit at a time.
 
@@ -120,6 +127,8 @@ def write_batches(
         rows, of any schema, lets time pass: whether a commit is due is looked at after each batch.
     describe
         Makes the metadata of a commit from the columns `NOTED` of its rows.
+    transactions
+        Application transactions of the first commit.
 
     Yields
     ------
@@ -131,7 +140,7 @@ def write_batches(
     TableError
         The commit that was due failed; earlier ones stay.
     """
-    commit = _Commit(table)
+    commit = _Commit(table, transactions)
     try:
         for batch in batches:
             commit.add(batch)
@@ -153,8 +162,8 @@ class _Commit:
         The columns `NOTED` of its rows.
     """
 
-    def __init__(self, table: DeltaTable) -> None:
-        self._table = table
+    def __init__(self, table: DeltaTable, transactions: Sequence[Transaction] = ()) -> None:
+        self._table, self._transactions = table, transactions
         self._schema = encoded_schema(as_der_type(table))
         self._writers: dict[tuple[str, str], FileWriter] = {}
         self._files: list[DataFile] = []
@@ -204,7 +213,7 @@ class _Commit:
                     few += self._writers.pop(key).waiting
             self._files += write_files(table_path(self._table.table_uri), self._schema, few)
         files, self._files = self._files, []
-        _commit(self._table, files, metadata)
+        _commit(self._table, files, metadata, self._transactions)
         return noted
 
     def abort(self) -> None:
