@@ -5,6 +5,7 @@ import inspect
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from datetime import date
 from functools import cache, wraps
 from numbers import Integral
 from types import NoneType, UnionType
@@ -28,11 +29,19 @@ def _with_hyphen(value: object) -> object:
     return value.replace("_", "-") if isinstance(value, str) else value
 
 
+def _as_date(value: object) -> object:
+    # Of the forms that Python reads as dates, one: it is what papermill and YAML leave of a date.
+    if not isinstance(value, date) and not (isinstance(value, str) and re.fullmatch(r"\d{4}-\d\d-\d\d", value)):
+        raise ValueError(f"it should be a date like 2026-11-01, but is {shown(value)}")
+    return date.fromisoformat(value) if isinstance(value, str) else value
+
+
 WholeNumber = Annotated[int, BeforeValidator(_as_int)]
 Index = Annotated[WholeNumber, Field(ge=0, lt=1 << 63)]
 Count = Annotated[WholeNumber, Field(gt=0)]
 # Locks cannot wait longer than this.
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Day = Annotated[date, BeforeValidator(_as_date)]
 Ceiling = Literal["state", "log"]
 DerForm = Literal["binary", "text"]
 Seen = Literal["log", "fetched"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags
-from ctkit.desk.parameter_files import read_yaml
+from ctkit.desk.parameter_files import read_parameter_file, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
@@ -107,8 +107,8 @@ def gaps(arguments: argparse.Namespace) -> int:
 
     with closing(report_gaps(parameters)) as gap_report:
         if arguments.json:
-            if gap_report.remark:
-                logger.info("%s", gap_report.remark)
+            for line in gap_report.remark.splitlines():
+                logger.info("%s", line)
             write("[")
             separator = "\n"
             # One batch at a time: there can be more gaps than fit in memory as Python objects.
@@ -118,8 +118,7 @@ def gaps(arguments: argparse.Namespace) -> int:
             print_lines("\n]")
         else:
             print_lines(text_of(gap_report.summary()) if gap_report.within else _NO_LOG)
-            if gap_report.remark:
-                print_lines(visible(gap_report.remark))
+            print_lines(*map(visible, gap_report.remark.splitlines()))
         gap_report.check()
     return 0
 
@@ -250,8 +249,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a notebook."""
     from ctkit.desk.runbook import run_notebook
 
-    shared = read_yaml(arguments.file) if arguments.file else {}
     own = {key: literal(value) for key, value in arguments.parameter}
+    shared = without_overridden(read_parameter_file(arguments.file), own) if arguments.file else {}
     code = run_notebook(arguments.notebook, own, shared=shared)
     let_finish()
     return code

@@ -17,7 +17,7 @@ from fakes import HEADS, FakeLog, each_protocol
 from raising import fails
 from rows import OTHER_LOG, make_rows
 
-from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
+from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.jobs.audit import audit
 from ctkit.jobs.backfill import backfill
 from ctkit.lake.gaps import find_gaps
@@ -26,7 +26,7 @@ from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.lake.repair import repair
 from ctkit.lake.table import files_of, open_table
 from ctkit.lake.write import write_entries
-from ctkit.ranges import RangeSet
+from ctkit.ranges import LARGEST_TREE, RangeSet
 from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.extra_data import FAULTS
 from ctkit.wire.rows import read_rows
@@ -67,6 +67,10 @@ class Place:
         """Audit main; return the report."""
         self.main.update_incremental()
         return audit([self.log], self.main, **options)
+
+    def within(self, start, end=LARGEST_TREE):
+        """Return a stretch of the log, as `audit` takes it."""
+        return {self.log.url: (start, end)}
 
     def line(self, **options):
         """Audit main; return what the report says of the log."""
@@ -198,14 +202,26 @@ def test_audit_of_a_stretch(place):
     place.write(100, 200)
     place.write(300, 310)
 
-    assert place.line(from_index=100, to_index=200) == line(**{"from": 100, "to": 200}, rows=100, proven=100)
+    assert place.line(within=place.within(100, 200)) == line(**{"from": 100, "to": 200}, rows=100, proven=100)
 
 
-@pytest.mark.parametrize("from_index", [SIZE, 10 * SIZE])
-def test_audit_of_a_stretch_beyond_the_tree(place, from_index):
+@pytest.mark.parametrize("start", [SIZE, 10 * SIZE])
+def test_audit_of_a_stretch_beyond_the_tree(place, start):
     """A stretch without an entry is not called complete."""
-    with fails(ParameterError, keys=("from_index",)):
-        place.audit(from_index=from_index)
+    report = place.audit(within=place.within(start))
+
+    assert (report.passed, report.facts()["complete"], report.logs[0].verdict) == (True, 0, "not begun")
+    assert (report.logs[0].start, report.logs[0].end) == (SIZE, SIZE)
+
+
+def test_audit_from_the_first_row(place):
+    """Without a start, what lies below the first row is not missing, as in catch-up; a log without rows is not begun."""
+    assert place.line(within=place.within(None))["verdict"] == "not begun"
+    place.write(100, 200)
+
+    assert place.line(within=place.within(None, 210)) == line(
+        **{"from": 100, "to": 210}, verdict="incomplete", rows=100, missing=10, proven=100
+    )
 
 
 # Holes, and rows of which nothing is said
@@ -274,7 +290,7 @@ def test_audit_when_rows_are_written_twice(place):
     assert report.tables()["repeated"].to_dict("records")[0] == {"log": place.log.url, "start": 0, "end": 5}
     with pytest.raises(TableError):
         report.check()
-    assert place.audit(from_index=10).passed
+    assert place.audit(within=place.within(10)).passed
 
 
 def test_audit_after_a_repair(place):
@@ -403,7 +419,7 @@ def test_audit_of_a_handle_of_long_ago(place):
     for start in range(400, 500, 10):
         write_deltalake(place.folder / "main", place.rows(start, start + 10), mode="append")
 
-    report = audit([place.log], place.main, to_index=400)
+    report = audit([place.log], place.main, within=place.within(0, 400))
 
     assert (ranges(report.logs[0].proven), ranges(report.logs[0].unproven)) == ([(0, 300)], [(300, 400)])
     assert report.version == 2
@@ -420,7 +436,7 @@ def test_audit_when_commits_say_nothing_of_themselves(place):
     last.write_text("".join(f"{each}\n" for each in last.read_text().splitlines() if "commitInfo" not in each))
     place.main = open_table(place.folder / "main")
 
-    found = place.audit(to_index=310).logs[0]
+    found = place.audit(within=place.within(0, 310)).logs[0]
 
     assert ranges(found.proven) == [(0, 100), (200, 300)]
 
@@ -479,7 +495,7 @@ def test_audit_of_a_stretch_beside_an_altered_certificate(place):
     """What was altered counts where the audit looks, and nowhere else."""
     write_entries(place.main, alter(place.rows(0, SIZE), 77, as_der=b"another"), metadata=place.record(0, SIZE))
 
-    found = [place.audit(from_index=start, to_index=end).logs[0] for start, end in ((0, 77), (77, 78), (78, SIZE))]
+    found = [place.audit(within=place.within(start, end)).logs[0] for start, end in ((0, 77), (77, 78), (78, SIZE))]
 
     assert [ranges(each.altered) for each in found] == [[], [(77, 78)], []]
 
@@ -640,7 +656,7 @@ def test_audit_of_a_log_that_ended(place):
     place.write(SIZE - 1, SIZE)
 
     assert place.line(final_heads=final(place)) == line(verdict="complete for good")
-    assert place.line(final_heads=final(place), to_index=100)["verdict"] == "complete"
+    assert place.line(final_heads=final(place), within=place.within(0, 100))["verdict"] == "complete"
 
 
 def test_audit_of_a_log_that_ended_and_is_down(place):

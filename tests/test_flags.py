@@ -10,6 +10,7 @@ import yaml
 
 from ctkit.cli import _parser, main
 from ctkit.desk.flags import read_flags
+from ctkit.desk.parameter_files import PATHS
 from ctkit.desk.parameters import Parameters, flag_name, flag_of, read_parameters
 from ctkit.errors import ParameterError
 
@@ -23,6 +24,8 @@ WORDS = {
     "log_list_key": ("key.pem", "key.pem"),
     "log_filter": ("2026", "2026"),
     "from_index": ("5", 5),
+    "last": ("1_000", 1000),
+    "since": ("2026-11-01", "2026-11-01"),
     "to_index": ("7", 7),
     "ceiling": ("log", "log"),
     "internal_only": (None, True),
@@ -46,14 +49,17 @@ WORDS = {
 def test_a_flag_means_what_its_key_does(tmp_path, monkeypatch, key):
     """Typed for each command that has it, a flag comes to the same parameters as the key in a file."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "config.yaml").write_text("ct_log: {state_file: state.json}")
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "config.yaml").write_text("ct_log: {state_file: state.json}")
     word, value = WORDS[key]
-    (tmp_path / "ct.yaml").write_text(yaml.safe_dump({key: value}))
+    (tmp_path / "files" / "ct.yaml").write_text(yaml.safe_dump({key: value}))
     commands = flag_of(key).commands.split()
 
     for command in commands:
+        # A path in the file means the file's folder, which is not the current one.
+        word = str(tmp_path / "files" / word) if key in PATHS else word
         arguments = _parser().parse_args([command, flag_name(key), *([] if word is None else [word])])
-        assert read_flags(arguments) == read_parameters("ct.yaml")
+        assert read_flags(arguments) == read_parameters("files/ct.yaml")
     assert commands
     assert set(commands) <= set(COMMANDS)
 

@@ -112,7 +112,7 @@ class SilentLog(FakeLog):
 def silent(serve, monkeypatch):
     """Return the URL of a log that takes requests and does not answer, with the log; few wait for it for long."""
     monkeypatch.setattr("ctkit.jobs.plan.SECONDS_TO_ANSWER", 0.5)
-    monkeypatch.setattr("ctkit.desk.gap_report.SECONDS_TO_ANSWER", 0.5)
+    monkeypatch.setattr("ctkit.desk.ceilings.SECONDS_TO_ANSWER", 0.5)
     fake = SilentLog("Silent", 30, protocols=["rfc6962"])
     fake.may_answer = threading.Event()
     yield serve(fake), fake

@@ -30,8 +30,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore::pytest.PytestUnraisableExceptionWarning",
 )
 
-AUDITED = ["main_path", "logs", "log_list", "log_list_key", "log_filter", "from_index", "to_index"]
-AUDITED += ["recheck", "require_proof", "user_agent", "server_config"]
+AUDITED = ["main_path", "state_file", "logs", "log_list", "log_list_key", "log_filter", "from_index", "last", "since"]
+AUDITED += ["to_index", "ceiling", "internal_only", "recheck", "require_proof", "user_agent", "server_config"]
 OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs")
 KNOWN = [key for key in Parameters.model_fields if key not in OTHERS]
 DECLARED = {

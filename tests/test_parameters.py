@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+from datetime import date
 from pathlib import Path
 from urllib.parse import quote
 
@@ -63,13 +64,17 @@ def test_read_parameters_every_key(write):
         staging_path: file://data/staging
         state_file: file:///var/state.json
         logs:
-          - {name: A, url: https://a.example/2026h1, protocol: static-ct, key: KEY}
+          - {name: A, url: https://a.example/2026h1, protocol: static-ct, key: KEY, from: 7, to: 9}
           - {url: b.example}
+          - {url: c.example, last: 500}
+          - {url: d.example, since: 2026-11-01}
         log_list: https://list.example/v3.json
         log_list_key: file:///etc/list.pem
         log_filter: example
         from_index: 5
         to_index: 1_000
+        last: null
+        since: null
         ceiling: log
         internal_only: true
         seen: fetched
@@ -87,19 +92,25 @@ def test_read_parameters_every_key(write):
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
 
-    assert read_parameters(file).model_dump() == {
-        "main_path": "data/main",
-        "staging_path": "file://data/staging",
+    unsaid = {"name": None, "protocol": "auto", "key": None, "from": None, "last": None, "since": None, "to": None}
+    assert read_parameters(file).model_dump(by_alias=True) == {
+        "main_path": str(file.parent / "data/main"),
+        "staging_path": str(file.parent / "data/staging"),
         "state_file": "/var/state.json",
         "logs": (
-            {"name": "A", "url": "https://a.example/2026h1", "protocol": "static-ct", "key": KEY},
-            {"name": None, "url": "b.example", "protocol": "auto", "key": None},
+            {**unsaid, "url": "https://a.example/2026h1", "name": "A", "protocol": "static-ct", "key": KEY}
+            | {"from": 7, "to": 9},
+            {**unsaid, "url": "b.example"},
+            {**unsaid, "url": "c.example", "last": 500},
+            {**unsaid, "url": "d.example", "since": date(2026, 11, 1)},
         ),
         "log_list": "https://list.example/v3.json",
         "log_list_key": "/etc/list.pem",
         "log_filter": "example",
         "from_index": 5,
         "to_index": 1000,
+        "last": None,
+        "since": None,
         "ceiling": "log",
         "internal_only": True,
         "seen": "fetched",
@@ -161,7 +172,18 @@ def test_parameters_of_a_notebook():
         ("seen: today", "seen: it should be 'log' or 'fetched', but is 'today'"),
         ("logs: https://a.example", "logs: it should be a list, but is 'https://a.example'"),
         ("logs: [{name: A}]", "logs.0.url: missing; add it"),
-        ("logs: [{url: a.example, kind: x}]", "logs.0.kind: unknown key; known are url, name, protocol, key"),
+        (
+            "logs: [{url: a.example, kind: x}]",
+            "logs.0.kind: unknown key; known are url, name, protocol, key, from, last, since, to",
+        ),
+        ("logs: [{url: a.example, from: 5, last: 5}]", "logs.0: from and last say where to start; give one of them"),
+        ("logs: [{url: a.example, from: 5, to: 5}]", "logs.0: from 5 is not below to 5"),
+        ("logs: [{url: a.example, from: x}]", "logs.0.from: it should be a whole number, but is 'x'"),
+        ("logs: [{url: a.example, last: 0}]", "logs.0.last: it should be greater than 0, but is 0"),
+        ("last: 5\nsince: 2026-11-01", "last and since say where to start; give one of them"),
+        ("since: 2026-11-31", "since: "),
+        ("since: 2026-11-01T12:00:00Z", "since: it should be a date like 2026-11-01, but is '2026-11-01T12:00:00Z'"),
+        ("since: 20261101", "since: it should be a date like 2026-11-01, but is 20261101"),
         ("logs: [{url: a.example, key: no base64!}]", "logs.0.key: it is not base64; copy the key from the log list"),
         ("logs: [{url: a.example, key: AAAA}]", "logs.0.key: it is not a public key (SubjectPublicKeyInfo); copy"),
         ("logs: [{url: a.example, key: 7}]", "logs.0.key: it should be base64 text, as in a log list"),
@@ -174,7 +196,7 @@ def test_parameters_of_a_notebook():
         (f"logs: [{{url: 'https://{'a' * 64}.example/'}}]", f"logs.0.url: 'https://{'a' * 64}.example' is not a URL"),
         (
             "logs: [a.example]",
-            "logs.0: it should be a mapping {url, name, protocol, key}, but is 'a.example'",
+            "logs.0: it should be a mapping {url, name, protocol, key, from, last, since, to}, but is 'a.example'",
         ),
         ("from_index: 5\nto_index: 5", "from_index 5 is not below to_index 5"),
     ],
@@ -186,7 +208,7 @@ def test_read_parameters_when_wrong(write, text, message):
     with pytest.raises(ParameterError) as raised:
         read_parameters(file)
     assert message in str(raised.value)
-    assert str(file) in str(raised.value) or "from_index 5" in message
+    assert str(file) in str(raised.value) or "from_index 5" in message or "last and since" in message
 
 
 def test_read_parameters_names_every_problem(write):
@@ -347,7 +369,7 @@ def test_server_config_does_not_replace_what_is_given(write):
     file = write(f"server_config: {config}\nmain_path: mine\nlogs: [{{url: a.example}}]")
     parameters = read_parameters(file)
 
-    assert parameters.main_path == "mine"
+    assert parameters.main_path == str(file.parent / "mine")
     assert parameters.state_file == str(config.parent / "state.json")
     assert (parameters.logs, parameters.log_list) == ((LogParameter(url="a.example"),), None)
 
@@ -474,7 +496,7 @@ def test_server_config_when_wrong(write, text, message):
     [
         ({"logs": "a.example"}, "logs", "a list"),
         ({"logs": {"url": "a.example"}}, "logs", "a list"),
-        ({"logs": ["a.example"]}, "logs.0", "a mapping {url, name, protocol, key}"),
+        ({"logs": ["a.example"]}, "logs.0", "a mapping {url, name, protocol, key, from, last, since, to}"),
         ({"logs": [{"url": "a b"}]}, "logs.0.url", "not the URL of a log"),
         ({"logs": [{"url": "ftp://a.example"}]}, "logs.0.url", "not the URL of a log"),
         ({"log_filter": 5}, "log_filter", "text"),

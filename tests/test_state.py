@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ctkit.desk.state_file import find_within, read_state, write_state
+from ctkit.desk.state_file import read_state, write_state
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.ask_each import ask_each
 from ctkit.logs.http import stopping
@@ -136,28 +136,6 @@ def test_write_state_when_it_fails_keeps_the_old_file(tmp_path):
     with pytest.raises(TypeError):
         write_state(tmp_path / "state.json", {A: object()})
     assert read_state(tmp_path / "state.json") == {A: 12}
-
-
-def test_find_within_catch_up():
-    """Without from_index the start is left to the table's own rows."""
-    assert find_within({A: 10, B: 20}) == {A: (None, 10), B: (None, 20)}
-
-
-def test_find_within_historical():
-    """from_index is the start of every log."""
-    assert find_within({A: 10, B: 20}, from_index=0) == {A: (0, 10), B: (0, 20)}
-
-
-@pytest.mark.parametrize(("to_index", "end"), [(9, 9), (10, 10), (11, 10), (0, 0)])
-def test_find_within_to_index_never_passes_the_ceiling(to_index, end):
-    """The end is the lower of to_index and the ceiling."""
-    assert find_within({A: 10}, to_index=to_index) == {A: (None, end)}
-
-
-@pytest.mark.parametrize("from_index", [10, 11, 10**12])
-def test_find_within_from_index_at_or_above_the_ceiling(from_index):
-    """A log that ends before from_index has an empty stretch."""
-    assert find_within({A: 10}, from_index=from_index) == {A: (10, 10)}
 
 
 def test_ask_each_keeps_order_and_errors():

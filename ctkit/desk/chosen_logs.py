@@ -93,14 +93,15 @@ def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:
         if different := sorted(key for key in known.keys() & new.keys() if known[key] != new[key]):
             message = f"{url} is named twice in logs, with a different {' and '.join(different)}; name it once"
             raise ParameterError(message, keys=tuple(f"logs.{number}.{key}" for key in different))
-        by_url[url] = first.model_copy(update=new)
+        # Not model_copy(): together they may say too much of where the log starts.
+        by_url[url] = LogParameter(url=first.url, **(known | new))
     return by_url
 
 
 def _given(log: LogParameter) -> dict[str, Any]:
     """Return the values that are given for a log, apart from its URL."""
-    values = {"name": log.name, "protocol": None if log.protocol == "auto" else log.protocol, "key": log.key}
-    return {key: value for key, value in values.items() if value is not None}
+    values = log.model_dump(by_alias=True, exclude={"url"}, exclude_none=True)
+    return {key: value for key, value in values.items() if (key, value) != ("protocol", "auto")}
 
 
 def why_unusable(log: LogParameter) -> LogError | None:

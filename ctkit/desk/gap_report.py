@@ -11,23 +11,25 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked
-from ctkit.desk.chosen_logs import NAMED, choose_logs, why_unusable
-from ctkit.desk.live import is_alive, leave_to_server
+from ctkit.desk.ceilings import ask_sizes, read_served, with_ceiling
+from ctkit.desk.chosen_logs import choose_logs, why_unusable
+from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
-from ctkit.desk.state_file import find_within, read_state
+from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
 from ctkit.jobs.backfill_report import left_facts, left_tables
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.features import Verb
 from ctkit.lake.gaps import find_gaps
+from ctkit.lake.starts import Bounds
 from ctkit.lake.table import check_as_der, check_features, check_separate, find_table
-from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
+from ctkit.logs.ask_each import ask_each
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
 from ctkit.report import Report
 from ctkit.urls import canonical_url
-from ctkit.visible import first_of, get_logger
+from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
 
@@ -49,6 +51,12 @@ class GapReport(Report):
         skips, because neither table has a row of them, are not included.
     gaps
         Columns ``source_url, start, end``, half-open, ascending.
+    bounds
+        Canonical URL -> start and end that the table is to remember with the first commit (`ctkit.backfill`).
+    not_begun
+        Canonical URL -> start, of logs that have not grown beyond it yet: there is nothing to do.
+    undone
+        Canonical URL -> why, of logs of the parameter `logs` that have no start or no ceiling.
     unavailable
         One error for each chosen log that could not be reached: its gaps are not known.
     left_to_server
@@ -62,6 +70,9 @@ class GapReport(Report):
     staging: DeltaTable | None
     within: Mapping[str, tuple[int | None, int]]
     gaps: pa.Table
+    bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    not_begun: Mapping[str, int] = field(default_factory=dict)
+    undone: Mapping[str, str] = field(default_factory=dict)
     unavailable: tuple[LogError, ...] = ()
     left_to_server: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
@@ -120,28 +131,37 @@ class GapReport(Report):
         found = {"logs": self.summary(), **left_tables(self.left_to_server)}
         if self.unavailable:
             found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+        if self.undone:
+            found["not done"] = pd.DataFrame({"log": list(self.undone), "why": list(self.undone.values())})
         return found
 
     @property
     def remark(self) -> str:
-        """What was left to the live server, in words; "" if nothing was."""
-        if not self.left_to_server:
-            return ""
-        named = f"logs={len(self.left_to_server)} entries={left_facts(self.left_to_server)['left_to_server']}"
-        return f"left to the live server, which is running (internal_only: false fetches it too) {named}"
+        """What was left to the live server, and which logs have not reached their start, in words; "" if none."""
+        said = []
+        if self.left_to_server:
+            named = f"logs={len(self.left_to_server)} entries={left_facts(self.left_to_server)['left_to_server']}"
+            said.append(f"left to the live server, which is running (internal_only: false fetches it too) {named}")
+        for url, start in self.not_begun.items():
+            said.append(f"log has not grown beyond its start, nothing to do yet url={url} start={start}")
+        return "\n".join(said)
 
     def check(self) -> None:
-        """Raise unless every chosen log could be reached.
+        """Raise unless every chosen log could be reached, and every log of `logs` has a start and a ceiling.
 
         Raises
         ------
         LogUnavailableError
             Names the logs that could not be reached, and what to do about each.
+        ParameterError
+            Names the logs of `logs` that were skipped, and what to do about each.
         """
         if self.unavailable:
             url = self.unavailable[0].url
             named = "; ".join(str(error) for error in self.unavailable).removeprefix(f"{url}: ")
             raise LogUnavailableError(url, f"its gaps are not known: {named}")
+        if self.undone:
+            raise ParameterError(*(f"{url} {why}" for url, why in self.undone.items()), keys=("logs",))
 
     def close(self) -> None:
         """Close the connections to the logs."""
@@ -167,6 +187,11 @@ class ChosenLogs:
         self._chosen, self._parameters = [log for log, error in checked if not error], parameters
         self.urls = [canonical_url(log.url) for log in self._chosen]
         self.names = {canonical_url(log.url): log.name for log in self._chosen if log.name}
+
+    @property
+    def parameters(self) -> Sequence[LogParameter]:
+        """What is said of each log of `urls`."""
+        return tuple(self._chosen)
 
     @cached_property
     def opened(self) -> tuple[Log, ...]:
@@ -261,85 +286,41 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         _check_target(main, staging, parameters)
     if main is None:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
-    by_state = parameters.ceiling == "state"
-    state, served = _read_state(parameters, main)
+    by_state = parameters.by_state
+    state, served = read_served(parameters, main)
     chosen = choose_logs(parameters)
-    logs = ChosenLogs(_with_ceiling(chosen, state, parameters) if by_state else chosen, parameters)
+    logs = ChosenLogs(with_ceiling(chosen, state, parameters) if by_state else chosen, parameters)
     try:
         silent: tuple[LogError, ...] = ()
         if by_state:
             ceilings = {url: state[url] for url in logs.urls}
         else:
-            ceilings, silent = _ask_sizes(logs.opened, parameters.deadline)
+            ceilings, silent = ask_sizes(logs.opened, parameters.deadline)
         unavailable = (*logs.failed, *silent)
-        within = find_within(ceilings, from_index=parameters.from_index, to_index=parameters.to_index)
+        found = find_stretches(logs.parameters, ceilings, parameters, (main, staging), lambda: logs.opened)
+        unavailable, within = (*unavailable, *found.failed), found.within
         left = leave_to_server(within, state, served, staging) if served else {}
         gaps = _find_gaps(parameters, main, staging, within)
         if not within and not unavailable:
-            raise ParameterError(
-                f"no log has a row in main_path {parameters.main_path}, nor in staging: catch-up has nowhere to start; "
-                "check main_path, or give from_index",
-                keys=("main_path", "from_index"),
-            )
+            raise no_start(parameters)
     except BaseException:
         logs.close()
         raise
-    left = {url: stretch for url, stretch in left.items() if url in within}
-    return GapReport(parameters, logs, main, staging, within, gaps, unavailable, left)
-
-
-def _read_state(parameters: Parameters, main: DeltaTable | None) -> tuple[dict[str, int], DeltaTable | None]:
-    """Return the indices in the state file, if they are needed, and main if the live server is writing to it now."""
-    state_file, by_state = parameters.state_file, parameters.ceiling == "state"
-    if by_state and state_file is None:
-        message = "state_file is missing; give it, or ceiling: log to ask the logs themselves"
-        raise ParameterError(message, keys=("state_file",))
-    # A running server has created its table before it fetches anything.
-    served = main if parameters.internal_only is None and is_alive(state_file) else None
-    return (read_state(state_file) if state_file and (by_state or served) else {}), served
-
-
-def _with_ceiling(
-    chosen: Sequence[LogParameter], state: Mapping[str, int], parameters: Parameters
-) -> list[LogParameter]:
-    """Return the chosen logs that the state file lists; warn of the others, and of logs that only the file lists.
-
-    Raises
-    ------
-    ParameterError
-        It lists none of them.
-    """
-    by_url = {canonical_url(log.url): log for log in chosen}
-    for url in by_url:
-        if url not in state:
-            logger.warning("log not in state file, skipping (no ceiling reference) url=%s", url)
-    others = sorted(state.keys() - by_url.keys())
-    if others and parameters.log_filter is None:
-        # The live server follows its built-in list where its configuration names none.
-        named = first_of(others, NAMED)
-        logger.warning("the state file lists logs that no parameter names, skipping count=%d %s", len(others), named)
-    found = [log for url, log in by_url.items() if url in state]
-    if not found:
-        raise ParameterError(
-            f"no logs have ceiling values from state file {parameters.state_file}; compare its URLs with those of the "
-            "logs, or give ceiling: log",
-            keys=("state_file",),
-        )
-    return found
-
-
-def _ask_sizes(logs: Sequence[Log], deadline: float | None) -> tuple[dict[str, int], tuple[LogError, ...]]:
-    """Return the tree size of each log by its URL, and an error for each log that did not give it in time."""
-
-    def ask(log: Log) -> int:
-        return log.get_checkpoint().tree_size
-
-    answers = dict(zip(logs, ask_each(ask, logs, seconds=SECONDS_TO_ANSWER), strict=True))
-    # A host that limits its rate (429) is alive: its logs get the time that they need, within the budget.
-    waiting = [log for log, size in answers.items() if isinstance(size, LogUnavailableError) and log.pace.limited]
-    answers.update(zip(waiting, ask_each(ask, waiting, seconds=deadline), strict=True))
-    sizes = {log.url: size for log, size in answers.items() if not isinstance(size, LogError)}
-    return sizes, tuple(error for error in answers.values() if isinstance(error, LogError))
+    # A log that the server has just begun on is left to it.
+    done = {*within, *(error.url for error in unavailable), *(state if served else ())}
+    return GapReport(
+        parameters,
+        logs,
+        main,
+        staging,
+        within,
+        gaps,
+        found.bounds,
+        found.not_begun,
+        undone_of(chosen, done, ceilings, parameters),
+        unavailable,
+        {url: stretch for url, stretch in left.items() if url in within},
+    )
 
 
 def _find_gaps(
@@ -351,10 +332,7 @@ def _find_gaps(
     """Find the gaps; remove logs without a row from `within` in catch-up."""
     gaps = find_gaps(main, staging, within=within, internal_only=bool(parameters.internal_only))
     with_gaps = set(gaps["source_url"].unique().to_pylist())
-    startless = [url for url, (start, _) in within.items() if start is None and url not in with_gaps]
-    for url in sorted(set(startless) - first_and_last(startless, main, staging).keys()):
-        logger.warning("log has no row in either table, skipping (catch-up) url=%s", url)
-        del within[url]
+    skip_startless(within, with_gaps, main, staging)
     return gaps
 
 

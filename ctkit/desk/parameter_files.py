@@ -1,6 +1,7 @@
 """The files that parameters are read from: our own YAML, and the live server's configuration."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,56 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     return values
 
 
+PATHS = ("main_path", "staging_path", "state_file", "log_list", "log_list_key", "server_config")
+"""Keys whose values are paths; that of a log list may also be a URL."""
+
+STARTS = ("from_index", "last", "since")
+"""Keys that say where logs start, each in its own way."""
+
+
+def read_parameter_file(file: str | Path) -> dict[str, object]:
+    """Return the parameters in a YAML file; paths that are relative to its folder are made absolute.
+
+    Raises
+    ------
+    ParameterError
+        As for `read_yaml`.
+    """
+    folder = Path(local_path(str(file))).absolute().parent
+    return {key: _resolved(value, folder) if key in PATHS else value for key, value in read_yaml(file).items()}
+
+
+def without_overridden(given: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """Return parameters without the starts and ends, of all logs and of single ones, that others override.
+
+    Examples
+    --------
+    >>> without_overridden({"last": 9, "logs": [{"url": "a.example", "from": 5, "to": 8}]}, {"since": "2026-11-01"})
+    {'logs': [{'url': 'a.example', 'to': 8}]}
+    """
+    given = dict(given)
+    gone: set[str] = set()
+    if any(overrides.get(key) is not None for key in STARTS):
+        gone |= {"from", *STARTS}
+    if overrides.get("to_index") is not None:
+        gone |= {"to", "to_index"}
+    logs = given.get("logs")
+    if gone and isinstance(logs, list):
+        # What is not a mapping is left for `Parameters` to refuse.
+        given["logs"] = [
+            {key: log[key] for key in log if key not in gone} if isinstance(log, dict) else log for log in logs
+        ]
+    return {key: value for key, value in given.items() if key not in gone}
+
+
+def _resolved(value: object, folder: Path) -> object:
+    """Return a path as seen from a folder; what is not text is left for `Parameters` to refuse."""
+    if not isinstance(value, str) or not value.strip():
+        return value
+    bare = local_path(value)
+    return bare if "://" in bare else str(folder / bare)
+
+
 def read_server_config(file: str | Path, *, needs_table: bool = True) -> dict[str, object]:
     """Return what the live server's ``config.yaml`` and its environment overrides say, as parameters.
 
@@ -132,7 +183,7 @@ class _ServerConfig:
 
     def path_under(self, section: str, key: str) -> object:
         """Return a path that a section gives."""
-        return self._resolved(self._section(section, dict).get(key))
+        return _resolved(self._section(section, dict).get(key), self._path.parent) or None
 
     def target(self, *, needs_table: bool) -> object:
         """Return the table path of the only target; the environment overrides it."""
@@ -141,7 +192,7 @@ class _ServerConfig:
             if not isinstance(target, dict):
                 raise ParameterError(f"{self._path}: targets.{name}: it should be a mapping, but is {shown(target)}")
             given = os.environ.get(f"CERTSTREAM_TARGETS_{str(name).upper()}_TABLE_PATH")
-            targets[str(name)] = given or self._resolved(target.get("table_path"))
+            targets[str(name)] = given or _resolved(target.get("table_path"), self._path.parent) or None
         if len(targets) > 1 and needs_table:
             named = ", ".join(targets)
             message = f"{self._path}: targets: main may be any of {named}; give its path as main_path"
@@ -154,10 +205,3 @@ class _ServerConfig:
             wanted = "mapping" if kind is dict else "list"
             raise ParameterError(f"{self._path}: {name}: it should be a {wanted}, but is {shown(value)}")
         return kind() if value is None else value
-
-    def _resolved(self, value: object) -> object:
-        """Return a path relative to the configuration's folder; what is not text is left for `Parameters` to refuse."""
-        if not isinstance(value, str) or not value:
-            return value or None
-        bare = local_path(value)
-        return bare if "://" in bare else str(self._path.parent / bare)

@@ -1,8 +1,8 @@
 """One set of parameters for notebooks, papermill, the command line and schedulers.
 
-Relative paths are relative to the working directory, because papermill gives a notebook bare values and not the file
-that they came from. Only paths in the live server's ``config.yaml`` are relative to that file's folder, where the
-server is usually started.
+Relative paths in a parameter file mean that file's folder, others the current directory: papermill gives a notebook
+bare values, and not the file that they came from, so that ``ctkit run`` resolves them first. Those in the live server's
+``config.yaml`` are relative to that file's folder, where the server is usually started.
 """
 
 import os
@@ -27,6 +27,7 @@ from pydantic_core import ErrorDetails
 from ctkit.arguments import (
     Ceiling,
     Count,
+    Day,
     DerForm,
     Index,
     ProtocolChoice,
@@ -41,7 +42,7 @@ from ctkit.arguments import (
     shown,
 )
 from ctkit.desk.log_filter import read_filter
-from ctkit.desk.parameter_files import read_server_config, read_yaml
+from ctkit.desk.parameter_files import STARTS, read_parameter_file, read_server_config, without_overridden
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 
@@ -103,12 +104,7 @@ class Flag(NamedTuple):
     about: str = ""
 
 
-_GAPS, _LOGS, _NAMES, _ALL = (
-    "gaps backfill",
-    "gaps backfill audit",
-    "init gaps backfill audit",
-    "gaps backfill merge audit repair tidy",
-)
+_LOGS, _NAMES, _ALL = "gaps backfill audit", "init gaps backfill audit", "gaps backfill merge audit repair tidy"
 
 
 def _read_key(key: object) -> bytes:
@@ -135,6 +131,17 @@ class _Checked(BaseModel):
         __init__.__pydantic_base_init__ = True
 
 
+def _check_stretch(given: "LogParameter | Parameters") -> None:
+    """Raise ValueError if there are several starts, or a start that is not below the end."""
+    # As they are written: `from` of a log, `from_index` of all.
+    names = {name: type(given).model_fields[name].alias or name for name in (*STARTS, "to_index")}
+    if len(several := [names[name] for name in STARTS if getattr(given, name) is not None]) > 1:
+        raise ValueError(f"{' and '.join(several)} say where to start; give one of them")
+    if given.from_index is not None and given.to_index is not None and given.from_index >= given.to_index:
+        start, end = names["from_index"], names["to_index"]
+        raise ValueError(f"{start} {given.from_index} is not below {end} {given.to_index}")
+
+
 class LogParameter(_Checked):
     """A log in the parameter `logs`.
 
@@ -149,6 +156,11 @@ class LogParameter(_Checked):
     key
         DER of the log's ``SubjectPublicKeyInfo``, given as bytes or as base64, as in a log list; None to accept tree
         heads without verifying their signature.
+    from_index, last, since
+        Where the log starts, one of them at most; None for the parameters of the same names. `from_index` is written
+        ``from``.
+    to_index
+        Index to stop before, written ``to``; None for the parameter of that name.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -157,6 +169,15 @@ class LogParameter(_Checked):
     name: Text | None = None
     protocol: ProtocolChoice = "auto"
     key: LogKey | None = None
+    from_index: Index | None = Field(None, alias="from")
+    last: Count | None = None
+    since: Day | None = None
+    to_index: Index | None = Field(None, alias="to")
+
+    @model_validator(mode="after")
+    def _check_own_stretch(self) -> Self:
+        _check_stretch(self)
+        return self
 
 
 class Parameters(_Checked):
@@ -173,13 +194,13 @@ class Parameters(_Checked):
     staging_path: Annotated[TablePath | None, Flag("gaps backfill merge", "PATH")] = Field(
         None, description="the staging table: backfill writes to it, merge removes it"
     )
-    state_file: Annotated[FilePath | None, Flag(_GAPS, "FILE")] = Field(
+    state_file: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
         None, description="the live server's state file, for the ceilings"
     )
     logs: Annotated[
         Annotated[tuple[LogParameter, ...], Field(strict=False)] | None,
         Flag(_NAMES, "URL", "--log-url", about="a log to read, by its URL; once for each log"),
-    ] = Field(None, description="logs to read: list of {name, url, protocol, key}")
+    ] = Field(None, description="logs to read: list of {name, url, protocol, key, from, last, since, to}")
     log_list: Annotated[FilePath | None, Flag(_NAMES, "LIST")] = Field(
         None, description="log list (v3 JSON): google, apple, file or URL; added to logs"
     )
@@ -190,15 +211,21 @@ class Parameters(_Checked):
         Annotated[Text | None, BeforeValidator(read_filter)], Flag(_NAMES, "FILTER", name="--logs")
     ] = Field(None, description="keep logs with this text in name or URL; 'operator: TEXT' looks at the operator")
     from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
-        None, description="first index to fetch of every log; not given: catch-up"
+        None, description="first index to fetch of logs without their own from"
+    )
+    last: Annotated[Count | None, Flag(_LOGS, "N")] = Field(
+        None, description="start so many entries before where a log ends when it is first seen"
+    )
+    since: Annotated[Day | None, Flag(_LOGS, "DATE")] = Field(
+        None, description="start at the first entry of this UTC date or later: 2026-11-01"
     )
     to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
         None, description="index to stop before; never above the ceiling"
     )
-    ceiling: Annotated[Ceiling, Flag(_GAPS)] = Field(
-        "state", description="where a log ends: state (the state file) or log (its own tree size)"
+    ceiling: Annotated[Ceiling | None, Flag(_LOGS)] = Field(
+        None, description="where a log ends: state (the default with a state file) or log (its own tree size)"
     )
-    internal_only: Annotated[bool | None, Flag(_GAPS)] = Field(
+    internal_only: Annotated[bool | None, Flag(_LOGS)] = Field(
         None, description="leave entries after a log's last row to the live server; not given: while it is running"
     )
     seen: Annotated[Seen, Flag("backfill")] = Field(
@@ -243,10 +270,14 @@ class Parameters(_Checked):
     )
 
     @model_validator(mode="after")
-    def _check_stretch(self) -> Self:
-        if self.from_index is not None and self.to_index is not None and self.from_index >= self.to_index:
-            raise ValueError(f"from_index {self.from_index} is not below to_index {self.to_index}")
+    def _check_own_stretch(self) -> Self:
+        _check_stretch(self)
         return self
+
+    @property
+    def by_state(self) -> bool:
+        """Whether logs end where the live server is: if a state file is named, unless `ceiling` says otherwise."""
+        return self.state_file is not None if self.ceiling is None else self.ceiling == "state"
 
     @classmethod
     def of(cls, namespace: Mapping[str, object]) -> Self:
@@ -276,6 +307,7 @@ class Parameters(_Checked):
         values: dict[str, object] = {}
         origins: dict[str, str] = {}
         for origin, layer in layers:
+            layer = without_overridden(layer, values)
             new = {key: value for key, value in layer.items() if value is not None and key not in values}
             values |= new
             origins |= dict.fromkeys(new, origin)
@@ -317,9 +349,10 @@ def read_parameters(file: str | Path | None = None, **overrides: object) -> Para
     Parameters
     ----------
     file
-        A YAML mapping, as for papermill's ``-f``; None for `overrides` alone.
+        A YAML mapping, as for papermill's ``-f``; None for `overrides` alone. Relative paths in it mean its folder.
     **overrides
-        By key; None keeps the file's value.
+        By key; None keeps the file's value. A start (`from_index`, `last`, `since`) also overrides the starts of single
+        logs in the file, and `to_index` their ends.
 
     Raises
     ------
@@ -336,7 +369,7 @@ def read_parameters(file: str | Path | None = None, **overrides: object) -> Para
     """
     layers: list[tuple[str, Mapping[str, object]]] = [("argument", overrides)]
     if file is not None:
-        layers.append((str(file), read_yaml(file)))
+        layers.append((str(file), read_parameter_file(file)))
     return Parameters._from(*layers)
 
 
@@ -351,4 +384,5 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str], model: type[Bas
         return f"{problem['msg'].removeprefix('Value error, ')}; correct one of them"
     key, *inner = problem["loc"]
     known = (LogParameter if inner else model).model_fields
-    return describe(problem, origins.get(str(key), "parameters"), problem["loc"], list(known))
+    names = [field.alias or name for name, field in known.items()]
+    return describe(problem, origins.get(str(key), "parameters"), problem["loc"], names)

@@ -72,32 +72,3 @@ def write_state(path: str | Path, ceilings: Mapping[str, int]) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(path)
-
-
-def find_within(
-    ceilings: Mapping[str, int], *, from_index: int | None = None, to_index: int | None = None
-) -> dict[str, tuple[int | None, int]]:
-    """Return the stretch ``[start, end)`` of each log that is to be searched for gaps.
-
-    Parameters
-    ----------
-    ceilings
-        The first index that must not be asked for, by canonical URL.
-    from_index
-        First index, for every log; None for catch-up, which begins at the table's first row.
-    to_index
-        Exclusive end, at most the ceiling; None for the ceiling.
-
-    Examples
-    --------
-    >>> find_within({"https://a.example": 100}, from_index=10, to_index=500)
-    {'https://a.example': (10, 100)}
-    >>> find_within({"https://a.example": 100})
-    {'https://a.example': (None, 100)}
-    """
-    within: dict[str, tuple[int | None, int]] = {}
-    for url, ceiling in ceilings.items():
-        end = ceiling if to_index is None else min(to_index, ceiling)
-        # A log that ends before from_index gets an empty stretch, not a reversed one.
-        within[url] = (None if from_index is None else min(from_index, end), end)
-    return within

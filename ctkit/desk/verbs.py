@@ -1,16 +1,20 @@
 """The verbs as parameters call for them, the same for notebooks and commands: from a plan to the upkeep of tables."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pandas as pd
+from deltalake import DeltaTable
 
 from ctkit.arguments import checked
+from ctkit.desk.ceilings import read_served, with_ceiling
 from ctkit.desk.chosen_logs import choose_of, listed_logs
 from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
-from ctkit.desk.parameters import Parameters
+from ctkit.desk.live import leave_to_server
+from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.records import old_records
-from ctkit.errors import ParameterError, StalePreviewError
+from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError
 from ctkit.jobs.audit import audit
 from ctkit.jobs.audit_report import AuditReport
 from ctkit.jobs.backfill import backfill
@@ -23,6 +27,8 @@ from ctkit.lake.merge import MergePreview, MergeReport, merge_staging, preview_m
 from ctkit.lake.table import check_features, files_of, find_table, hold, open_table, table_path
 from ctkit.lake.tidy import TidyReport, tidy
 from ctkit.lake.undo import undo_merge
+from ctkit.ranges import LARGEST_TREE
+from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -46,8 +52,8 @@ def fill_gaps(
     parameters = gap_report.parameters
     gaps = gap_report.gaps if gaps is None else gaps
     path = parameters.staging_path or parameters.need("main_path")
-    if gap_report.remark:
-        logger.info("%s", gap_report.remark)
+    for line in gap_report.remark.splitlines():
+        logger.info("%s", line)
     if gaps.num_rows:
         report = backfill(
             gap_report.logs,
@@ -59,6 +65,7 @@ def fill_gaps(
             max_requests=parameters.max_requests,
             max_entries=parameters.max_entries,
             deadline=parameters.deadline,
+            bounds=gap_report.bounds,
             on_progress=on_progress,
         )
     else:
@@ -182,34 +189,55 @@ def undo_staged(parameters: Parameters) -> int:
 
 @checked
 def audit_main(parameters: Parameters) -> AuditReport:
-    """Report how complete the main table is up to the tree head of each log, and which rows are proven.
+    """Report how complete the main table is, and which rows are proven.
 
-    With `recheck`, rows are compared with the logs' entries again. Nothing is changed.
+    Audited is what a backfill keeps complete: each log from its start, which the table remembers, or else from its
+    first row, up to its end or ceiling. With `recheck`, rows are compared with the logs' entries again. Nothing is
+    changed.
 
     Raises
     ------
     ParameterError
-        Something is missing, no log is named, or a log has no entry at or above `from_index`.
+        Something is missing, no log is named, or none has a start.
     TableError
         There is no main table, or it cannot be read.
     """
     main = find_main(parameters)
     listed = listed_logs(parameters)
-    logs, unavailable = open_logs(choose_of(parameters, listed), user_agent=parameters.need("user_agent"))
+    chosen, within, undone = _kept_complete(choose_of(parameters, listed), parameters, main)
+    logs, unavailable = open_logs(chosen, user_agent=parameters.need("user_agent"))
     try:
         return audit(
             logs,
             main,
-            from_index=parameters.from_index or 0,
-            to_index=parameters.to_index,
+            within=within,
             final_heads={log.url: log.final_tree_head for log in listed if log.final_tree_head},
-            unavailable=unavailable,
+            unavailable=(*unavailable, *undone),
             recheck=parameters.recheck,
             require_proof=parameters.require_proof,
         )
     finally:
         for log in logs:
             log.close()
+
+
+def _kept_complete(
+    chosen: Sequence[LogParameter], parameters: Parameters, main: DeltaTable
+) -> tuple[list[LogParameter], dict[str, tuple[int | None, int]], list[LogError]]:
+    """Return the logs that a backfill keeps complete, their stretches, and an error for each log that is not begun."""
+    state, served = read_served(parameters, main)
+    bounded = with_ceiling(chosen, state, parameters) if parameters.by_state else chosen
+    ceilings = {url: state.get(url, LARGEST_TREE) for url in (canonical_url(log.url) for log in bounded)}
+    found = find_stretches(bounded, ceilings, parameters, [main])
+    if served or parameters.internal_only:
+        leave_to_server(found.within, state if served else ceilings, main, None)
+    skip_startless(found.within, (), main)
+    # A log that the server has just begun on is left to it.
+    undone = undone_of(chosen, {*found.within, *(state if served else ())}, ceilings, parameters)
+    if not found.within and not undone:
+        raise no_start(parameters)
+    kept = [log for log in bounded if canonical_url(log.url) in found.within]
+    return kept, found.within, [LogUnavailableError(url, why) for url, why in undone.items()]
 
 
 @checked

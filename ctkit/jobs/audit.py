@@ -9,11 +9,12 @@ from typing import Literal, get_args
 
 from deltalake import DeltaTable
 
-from ctkit.arguments import Index, Rechecked, Verify, checked
-from ctkit.errors import REPORT, CheckpointError, LogError, LogUnavailableError, ParameterError
+from ctkit.arguments import Rechecked, Verify, checked
+from ctkit.errors import REPORT, CheckpointError, LogError, LogUnavailableError
 from ctkit.jobs.audit_report import AuditReport, LogAudit, RememberedHead, TreeHead
 from ctkit.jobs.recheck import Recheck, recheck_rows
 from ctkit.lake.evidence import Rows, read_evidence
+from ctkit.lake.gaps import Within, stretches_by_log
 from ctkit.lake.provenance import Provenance, Statement, known_versions, read_statements
 from ctkit.lake.table import check_features, folder_of
 from ctkit.logs.ask_each import ask_each
@@ -30,8 +31,7 @@ def audit(
     logs: Logs,
     main: DeltaTable,
     *,
-    from_index: Index = 0,
-    to_index: Index | None = None,
+    within: Within | None = None,
     final_heads: Mapping[str, Checkpoint] | None = None,
     unavailable: Sequence[LogError] = (),
     recheck: Rechecked | None = None,
@@ -49,8 +49,10 @@ def audit(
         The logs to ask; rows of other logs are ignored.
     main
         The table, at the version to audit.
-    from_index, to_index
-        The stretch ``[from_index, to_index)`` of every log is audited, up to its tree size.
+    within
+        URL -> ``(start, end)``, half-open: the stretch of a log that is audited, up to its tree size, as for
+        `ctkit.find_gaps`. With None as start it begins at the log's first row, and is empty if there is none. Of a log
+        that is not named, everything is audited.
     final_heads
         By canonical URL, the tree head that a log list calls final, of a log that no longer grows.
     unavailable
@@ -64,13 +66,11 @@ def audit(
     Raises
     ------
     ParameterError
-        An argument is of the wrong kind, `from_index` is not below `to_index`, or a log has no entry at or above it.
+        An argument is of the wrong kind, a stretch of `within` cannot be of a log, or two of its URLs name one log.
     TableError
         The table's log cannot be read, or another table has taken its place.
     """
-    if to_index is not None and from_index >= to_index:
-        message = f"from_index {from_index} is not below to_index {to_index}; correct one of them"
-        raise ParameterError(message, keys=("from_index", "to_index"))
+    stretches = stretches_by_log(within or {})
     folder = folder_of(main)
     check_features(main, "read")
     statements = read_statements(main)
@@ -83,10 +83,8 @@ def audit(
         _unseen(answer, records[answer.url], finals.get(answer.url)) if isinstance(answer, LogError) else answer
         for answer in answers
     ]
-    for look in looks:
-        _check_start(look, from_index)
     rows, damaged = read_evidence(main, {look.url for look in looks}, _believed(statements, looks))
-    audits = [_look_at_rows(look, rows[look.url], from_index, to_index) for look in looks]
+    audits = [_look_at_rows(look, rows[look.url], *stretches.get(look.url, (0, END))) for look in looks]
     if recheck:
         audits = _recheck(main, {log.url: log for log in logs}, looks, audits, recheck, damaged)
     audits = sorted(audits, key=lambda audit: audit.source_url)
@@ -150,22 +148,16 @@ def _heads_of(records: Sequence[Provenance]) -> Iterator[RememberedHead]:
         yield RememberedHead(tree_size, root_hash, verified, signed, consistent=None)
 
 
-def _check_start(look: _Look, from_index: int) -> None:
-    head = look.final or look.current
-    if head and from_index >= max(head.tree_size, 1):
-        message = f"from_index {from_index} is not below the tree size {head.tree_size} of {look.url}"
-        raise ParameterError(f"{message}: give a lower one, or leave that log out", keys=("from_index",))
-
-
-def _look_at_rows(look: _Look, rows: Rows, from_index: int, to_index: int | None) -> LogAudit:
-    """Compare the table's rows of one log with what the log answered."""
+def _look_at_rows(look: _Look, rows: Rows, start: int | None, end: int) -> LogAudit:
+    """Compare the table's rows of one log with what the log answered, in the stretch ``[start, end)``."""
     head, present = look.final or look.current, rows.present
     size = head.tree_size if head else int(present.ends[-1]) if len(present) else 0
     # A backend that lags behind does not contradict rows under a larger tree that the log has shown before.
     larger = [] if look.final else [head.tree_size for head in look.heads if head.consistent is not False]
     limit = max([size, *larger])
-    end = size if to_index is None else min(to_index, size)
-    start = min(from_index, end)
+    end = min(end, size)
+    first = int(present.starts[0]) if len(present) else end
+    start = min(first if start is None else start, end)
     present = present.between(start, end)
     proven = rows.proven.intersect(present).minus(rows.altered)
     sizes_proven = [

@@ -128,7 +128,11 @@ class LogAudit:
 
     @property
     def verdict(self) -> str:
-        """The result in a word: ``"complete for good"`` is all of a log that no longer grows."""
+        """The result in a word.
+
+        ``"complete for good"`` is all of a log that no longer grows; ``"not begun"``, of a log that has not grown
+        beyond the start of the stretch yet.
+        """
         if any(isinstance(problem, CheckpointError) for problem in self.problems):
             return "contradicted"
         if self.beyond or len(self.altered) or len(self.differing):
@@ -137,6 +141,8 @@ class LogAudit:
             return "not known"
         if len(self.missing):
             return "incomplete"
+        if self.start == self.end > 0:
+            return "not begun"
         whole = (self.start, self.end) == (0, self.head.tree_size)
         return "complete for good" if self.final and whole else "complete"
 

@@ -125,7 +125,7 @@ def find_gaps(
     tables = [table for table in (main, staging) if isinstance(table, DeltaTable)]
     for table in tables:
         check_features(table, "read")
-    asked = _by_log(within)
+    asked = stretches_by_log(within)
     # Rows at or above the ceiling count only where the highest one does.
     stretches = {url: (start or 0, END if internal_only else ceiling) for url, (start, ceiling) in asked.items()}
     by_log = find_covered(stretches, main, staging)
@@ -147,8 +147,14 @@ def find_gaps(
     return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
 
 
-def _by_log(within: Within) -> dict[str, tuple[int | None, int]]:
-    """Return the stretches by canonical URL; raise where one cannot be of a log, or one log has two."""
+def stretches_by_log(within: Within) -> dict[str, tuple[int | None, int]]:
+    """Return the stretches by canonical URL.
+
+    Raises
+    ------
+    ParameterError
+        One cannot be of a log, or one log has two.
+    """
     found: dict[str, tuple[int | None, int]] = {}
     for given, (start, ceiling) in within.items():
         url = canonical_url(given)
