@@ -215,7 +215,7 @@ def test_audit_of_a_stretch_beyond_the_tree(place, start):
 
 
 def test_audit_from_the_first_row(place):
-    """Without a start, what lies below the first row is not missing, as in catch-up; a log without rows is not begun."""
+    """Without a start, what lies below the first row is not missing; a log without rows is not begun."""
     assert place.line(within=place.within(None))["verdict"] == "not begun"
     place.write(100, 200)
 

@@ -135,10 +135,13 @@ def test_help(ctkit, words):
         (["merge", "--staging-path", "t", "--main-path", "./t"], "Error: staging 't' is main itself"),
         (["merge", "--staging-path", "t/s", "--main-path", "t"], "Error: staging 't/s' and main lie inside each other"),
         (["gaps"], "Error: main_path is missing"),
-        (["gaps", "--main-path", "main"], "Error: state_file is missing"),
+        (["gaps", "--main-path", "main"], "Error: no log is named"),
+        (["gaps", "--main-path", "main", "--ceiling", "state"], "Error: state_file is missing"),
         (["gaps", "--main-path", "main", "--state-file", "none"], "Error: state_file none cannot be read"),
         (["backfill", "--from", "-1"], "Error: argument --from: it should be greater than or equal to 0"),
         (["backfill", "--from", "5", "--to", "5"], "Error: from_index 5 is not below to_index 5"),
+        (["gaps", "--from", "5", "--last", "5"], "Error: from_index and last say where to start; give one of them"),
+        (["audit", "--since", "today"], "Error: argument --since: it should be a date like 2026-11-01, but is 'today'"),
         (["backfill", "-f", "nowhere.yaml"], "Error: nowhere.yaml cannot be read"),
         (["run", "nowhere.ipynb"], "Error: notebook nowhere.ipynb cannot be read"),
     ],
@@ -175,11 +178,11 @@ def test_user_agent_is_missing(ctkit, write_file):
     )
 
 
-def test_server_config_is_missing(ctkit, write_file):
+def test_server_config_is_missing(ctkit, write_file, folder):
     """The error names the parameter and the path."""
     _, _, err = ctkit("gaps", "-f", write_file(LOG, server_config="nowhere.yaml"))
 
-    assert err.startswith("Error: server_config: nowhere.yaml cannot be read (")
+    assert err.startswith(f"Error: server_config: {folder}/nowhere.yaml cannot be read (")
 
 
 @pytest.mark.parametrize("command", [[COMMAND], [sys.executable, "-m", "ctkit"]], ids=["installed", "module"])
@@ -284,7 +287,7 @@ def test_gaps_when_a_log_is_not_in_the_state_file(ctkit, write_file, folder):
 
     assert (code, out) == (1, "")
     assert f"WARNING log not in state file, skipping (no ceiling reference) url={LOG}" in err
-    assert "Error: no logs have ceiling values from state file state.json" in err
+    assert f"Error: no logs have ceiling values from state file {folder}/state.json" in err
     assert names(folder) == {"run.yaml", "state.json"}
 
 
@@ -336,18 +339,18 @@ def test_catch_up_when_no_log_has_a_row(ctkit, write_file, folder, command):
 
             assert (code, out) == (1, "")
             assert f"Error: no log has a row in main_path {path}, nor in staging: " in err
-            assert err.endswith("check main_path, or give from_index\n")
+            assert err.endswith("check main_path, or say where the logs start (last, since or from)\n")
     assert names(folder) == {"main", "run.yaml", "state.json"}
 
 
 def test_gaps_when_a_log_is_skipped(ctkit, write_file, folder):
-    """A log without a row does not look like one that is complete."""
+    """A log without a row does not look like one that is complete, and what was asked for is not done."""
     make_table(folder / "main", make_rows([10, 11]))
     write_state("state.json", {LOG: 12, NEW: 20})
 
-    code, out, _ = ctkit("gaps", "-f", write_file(logs=[{"url": url, "protocol": "rfc6962"} for url in (LOG, NEW)]))
+    code, out, err = ctkit("gaps", "-f", write_file(logs=[{"url": url, "protocol": "rfc6962"} for url in (LOG, NEW)]))
 
-    assert code == 0
+    assert (code, err.splitlines()[-1].startswith(f"Error: {NEW} has no row")) == (1, True)
     assert [line.split() for line in out.splitlines()[1:]] == [[LOG, "first", "row", "12", "0", "0"]]
 
 
@@ -503,12 +506,12 @@ def test_gaps_names_what_is_left_out(ctkit, write_file):
     without_row = f"WARNING log has no row in either table, skipping (catch-up) url={NEW}\n"
 
     code, _, err = ctkit("gaps", "-f", write_file(logs=logs))
-    assert (code, err.count(unnamed), err.count(without_row), err.count("WARNING")) == (0, 1, 1, 2)
+    assert (code, err.count(unnamed), err.count(without_row), err.count("WARNING")) == (1, 1, 1, 2)
 
     # With a filter the others are left out on purpose; with --from, a log needs no row.
-    for words, warning in [(("--logs", "example"), without_row), (("--from", "0"), unnamed)]:
+    for expected, words, warning in [(1, ("--logs", "example"), without_row), (0, ("--from", "0"), unnamed)]:
         code, _, err = ctkit("gaps", "-f", write_file(logs=logs), *words)
-        assert (code, err.count(warning), err.count("WARNING")) == (0, 1, 1)
+        assert (code, err.count(warning), err.count("WARNING")) == (expected, 1, 1)
 
     # A log that is complete has rows and no gaps.
     code, _, err = ctkit("gaps", "-f", write_file(logs=logs[:1]), "--logs", "example", "--to", "3")
@@ -554,7 +557,7 @@ def test_e2e_two_logs(ctkit, write_file, serve, folder):
     direct = write_file(logs=[{"url": url, "name": log.name} for url, log in logs.items()], staging_path=None)
     code, _, err = ctkit("backfill", "-f", direct, "--from", "20", "--to", "60", "--logs", "FAKE-a")
     assert code == 0
-    assert "backfill mode starting main_path=main" in err
+    assert f"backfill mode starting main_path={folder}/main" in err
     assert names(folder) == {"main", "run.yaml", "state.json"}
     assert find_table("main").count() == 40
 
@@ -563,7 +566,7 @@ def test_e2e_two_logs(ctkit, write_file, serve, folder):
     version = find_table("main").version()
     code, _, err = ctkit("backfill", "-f", file)
     assert code == 0
-    assert "backfill mode starting staging_path=staging" in err
+    assert f"backfill mode starting staging_path={folder}/staging" in err
     assert find_table("staging").count() == 290 - 60
     assert find_table("main").version() == version
 
@@ -836,7 +839,7 @@ def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
 
     values = {"a": 5, "b": None, "c": [1, "x"], "d": "2026-01-01", "e": "[x", "f": True, "g": "ct@x.y", "h": "!!int ''"}
     assert code == 0
-    assert seen == [(("book.ipynb", values), {"shared": {"main_path": "main"}})]
+    assert seen == [(("book.ipynb", values), {"shared": {"main_path": str(folder / "main")}})]
 
 
 def test_main_leaves_logging_as_it_was(ctkit):

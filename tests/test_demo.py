@@ -1,5 +1,6 @@
 """The demo: what a newcomer runs first."""
 
+import os
 import re
 import signal
 import subprocess
@@ -132,7 +133,10 @@ def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
     """parameters/demo.yaml says what the demo writes into its default folder, at its default port, but for the keys."""
     monkeypatch.chdir(tmp_path)
     example = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
-    paths = {key: str(tmp_path / example[key]) for key in ("main_path", "staging_path", "state_file")}
+    paths = {
+        key: os.path.normpath(tmp_path / "parameters" / example[key])
+        for key in ("main_path", "staging_path", "state_file")
+    }
     logs = cycle.make_logs(0)
     with LogServer(*logs) as server:
         written = cycle.parameters_of(tmp_path / "ctkit-demo", logs, server)

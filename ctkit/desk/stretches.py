@@ -79,7 +79,7 @@ def find_stretches(
         for url, log in said.items()
         if (moment := log.since) is not None and known.get(url, Bounds()).start is None
     }
-    firsts, failed = _ask_since(dated, ceilings, open_logs) if open_logs and dated else ({}, ())
+    firsts, failed = _ask_since(dated, ceilings, open_logs, parameters.deadline) if open_logs and dated else ({}, ())
     rows = first_and_last([url for url, log in said.items() if log.says_anything], *tables)
     found = Stretches(failed=failed)
     for url, log in said.items():
@@ -191,7 +191,10 @@ def _start_of(
 
 
 def _ask_since(
-    dated: Mapping[str, date], ceilings: Mapping[str, int], open_logs: Callable[[], Sequence[Log]]
+    dated: Mapping[str, date],
+    ceilings: Mapping[str, int],
+    open_logs: Callable[[], Sequence[Log]],
+    deadline: float | None,
 ) -> tuple[dict[str, int], tuple[LogError, ...]]:
     """Ask logs for their first entry since a date; return its index by URL, and an error for each that fails."""
 
@@ -200,6 +203,6 @@ def _ask_since(
         return first_since(log, int(moment.timestamp() * 1000), ceilings[log.url])
 
     logs = [log for log in open_logs() if log.url in dated]
-    answers = dict(zip(logs, ask_each(ask, logs), strict=True))
+    answers = dict(zip(logs, ask_each(ask, logs, seconds=deadline), strict=True))
     found = {log.url: index for log, index in answers.items() if not isinstance(index, LogError)}
     return found, tuple(answer for answer in answers.values() if isinstance(answer, LogError))
