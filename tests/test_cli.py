@@ -561,11 +561,11 @@ def test_e2e_two_logs(ctkit, write_file, serve, folder):
     assert names(folder) == {"main", "run.yaml", "state.json"}
     assert find_table("main").count() == 40
 
-    # Catch-up into staging: from the first row of the one log that has any (AC1.1 to AC1.3).
+    # Catch-up into staging: from the first row of the one log that has any (AC1.1 to AC1.3); the other has no start.
     file = write_file(logs=[{"url": url, "name": log.name} for url, log in logs.items()])
     version = find_table("main").version()
     code, _, err = ctkit("backfill", "-f", file)
-    assert code == 0
+    assert code == 1
     assert f"backfill mode starting staging_path={folder}/staging" in err
     assert find_table("staging").count() == 290 - 60
     assert find_table("main").version() == version
