@@ -3,6 +3,8 @@
 With parameters, as notebooks and commands do it::
 
     read_parameters, Parameters    what to do: from a YAML file, or from the names in a notebook
+    update -> UpdateReport         all steps of a night, with a LogUpdate for each log
+    find_status -> StatusReport    how things stand and what to do next, with a LogStatus for each log
     report_gaps -> GapReport       what is missing from main and staging
     plot_gaps, GapPreview          the gaps as a picture; a widget to choose from them
     plan_gaps -> Plan, LogPlan     what it takes to fetch them
@@ -25,7 +27,8 @@ Step by step, with logs and tables of your own::
     audit                          completeness and proof up to the tree head of each log
 
 Errors are `CtkitError`: `LogError` (`LogUnavailableError`, `LogProtocolError`, `CheckpointError`), `TableError`
-(`SchemaMismatchError`, `KeyConflictError`, `StalePreviewError`, `UnconfirmedMergeError`) and `ParameterError`.
+(`TableBusyError`, `SchemaMismatchError`, `KeyConflictError`, `StalePreviewError`, `UnconfirmedMergeError`),
+`UpdateError` and `ParameterError`.
 """
 
 import lazy_loader

@@ -5,6 +5,12 @@ from .desk.gap_report import report_gaps as report_gaps
 from .desk.parameters import Parameters as Parameters
 from .desk.parameters import read_parameters as read_parameters
 from .desk.plots import plot_gaps as plot_gaps
+from .desk.status import LogStatus as LogStatus
+from .desk.status import StatusReport as StatusReport
+from .desk.status import find_status as find_status
+from .desk.update import update as update
+from .desk.update_report import LogUpdate as LogUpdate
+from .desk.update_report import UpdateReport as UpdateReport
 from .desk.verbs import audit_main as audit_main
 from .desk.verbs import fill_gaps as fill_gaps
 from .desk.verbs import merge_staged as merge_staged
@@ -24,8 +30,10 @@ from .errors import LogUnavailableError as LogUnavailableError
 from .errors import ParameterError as ParameterError
 from .errors import SchemaMismatchError as SchemaMismatchError
 from .errors import StalePreviewError as StalePreviewError
+from .errors import TableBusyError as TableBusyError
 from .errors import TableError as TableError
 from .errors import UnconfirmedMergeError as UnconfirmedMergeError
+from .errors import UpdateError as UpdateError
 from .jobs.audit import audit as audit
 from .jobs.audit_report import AuditReport as AuditReport
 from .jobs.backfill import backfill as backfill

@@ -9,7 +9,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
-from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags
+from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
+from ctkit.desk.keeping import status, update
 from ctkit.desk.parameter_files import read_parameter_file, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
@@ -186,10 +187,7 @@ def merge(arguments: argparse.Namespace) -> int:
         logger.info("merge undone, rows are staged again main_path=%s version=%d", parameters.main_path, version)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
-    if parameters.create_main is None and arguments.main_path is not None:
-        # A path typed by hand may be mistyped; one in a file was used by the backfill.
-        parameters = parameters.model_copy(update={"create_main": False})
-    report = merge_staged(parameters)
+    report = merge_staged(typed_paths(parameters, arguments))
     let_finish()
     if report.staging_rows:
         logger.info("%s", report)
@@ -312,6 +310,20 @@ def _parser() -> Parser:
     begun.add_argument("path", metavar="FILE", nargs="?", default="ct.yaml", help="file to write (%(default)s)")
     begun.add_argument("--last", metavar="N", type=int, help="start each log this many entries back; not given: a day")
     add_flags(begun, file=False)
+    updated = add(
+        update,
+        "the work of a night: gaps, backfill, merge, a short audit, tidy",
+        "-f ct.yaml",
+        "-f ct.yaml --deadline 14400 --json",
+    )
+    updated.add_argument("--json", action="store_true", help="print one JSON object")
+    stated = add(
+        status,
+        "show how things stand and what to do next; changes nothing",
+        "-f ct.yaml",
+        "-f ct.yaml --internal-only --json",
+    )
+    stated.add_argument("--json", action="store_true", help="print one JSON object")
     found = add(gaps, "show what is missing; changes nothing", "-f ct.yaml", "-f ct.yaml --logs argon --json")
     found.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
@@ -351,7 +363,7 @@ def _parser() -> Parser:
         "-f ct.yaml --keep-runs 90",
     )
     tidied.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    for added in (found, filled, merged, audited, repaired, tidied):
+    for added in (updated, stated, found, filled, merged, audited, repaired, tidied):
         add_flags(added)
     ran = add(
         run,

@@ -8,10 +8,12 @@
     |   |-- LogProtocolError      the log broke its protocol: report it
     |   `-- CheckpointError       a tree head is false or contradicts another: do not trust the log
     |-- TableError(uri)
+    |   |-- TableBusyError        another run is writing to the table: wait until it has ended
     |   |-- SchemaMismatchError   the table is not one of ours, or needs features that ctkit lacks: name another
     |   |-- UnconfirmedMergeError staging looks like a main table: check both paths, then confirm
     |   |-- KeyConflictError      rows with one key hold different certificates: compare them
     |   `-- StalePreviewError     a table has changed since the preview: preview again
+    |-- UpdateError(problems)     a run of several steps could not do all of them: see each problem
     `-- ParameterError            a parameter is wrong: correct it (also a ValueError)
 
 A certificate that cannot be read is data, not an error. Errors of httpx, deltalake, struct and the like are turned
@@ -84,6 +86,10 @@ class TableError(CtkitError):
         self.message = message
 
 
+class TableBusyError(TableError):
+    """Another run of ctkit is writing to the table, or taking the steps of an update of it."""
+
+
 class SchemaMismatchError(TableError):
     """The table is not one that ctkit can read, or write.
 
@@ -134,6 +140,21 @@ class KeyConflictError(TableError):
 
 class StalePreviewError(TableError):
     """A table has changed since the preview that was to be acted on."""
+
+
+class UpdateError(CtkitError):
+    """An update could not do everything; what it could do is done.
+
+    Parameters
+    ----------
+    problems
+        What stood in the way, in the order of the steps.
+    """
+
+    def __init__(self, problems: tuple[CtkitError, ...]) -> None:
+        # Two steps may fail for one reason.
+        super().__init__(*dict.fromkeys(str(problem) for problem in problems))
+        self.problems = problems
 
 
 class ParameterError(CtkitError, ValueError):

@@ -82,7 +82,11 @@ def names(folder):
     "words",
     [
         ["--help"],
-        *([name, "-h"] for name in ["init", "gaps", "backfill", "merge", "audit", "repair", "tidy", "run", "demo"]),
+        *(
+            [name, "-h"]
+            for name in ("init", "update", "status", "gaps", "backfill", "merge", "audit", "repair", "tidy")
+        ),
+        *([name, "-h"] for name in ("run", "demo")),
     ],
 )
 def test_help(ctkit, words):
@@ -100,7 +104,7 @@ def test_help(ctkit, words):
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
         (
             ["x"],
-            "invalid choice: 'x'; choose from init, gaps, backfill, merge, audit, repair, tidy, run",
+            "invalid choice: 'x'; choose from init, update, status, gaps, backfill, merge, audit, repair, tidy, run",
         ),
         (
             ["audit", "--recheck", "al"],
@@ -130,6 +134,9 @@ def test_help(ctkit, words):
         (["demo", "--grow", "5"], "Error: --grow needs --serve; give both"),
         (["run"], "Error: the following arguments are required: NOTEBOOK"),
         (["run", "book.ipynb", "-p", "key"], "Error: argument -p: expected 2 arguments"),
+        (["update"], "Error: user_agent is missing"),
+        (["update", "--user-agent", "me"], "Error: main_path is missing"),
+        (["update", "--user-agent", "me", "--main-path", "typo"], "there is no main table at "),
         (["merge"], "Error: merge requires --staging-path <PATH>"),
         (["merge", "--staging-path", "staging"], "; give it in the parameter file, or as --main-path\n"),
         (["merge", "--staging-path", "t", "--main-path", "./t"], "Error: staging 't' is main itself"),

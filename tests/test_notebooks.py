@@ -38,6 +38,7 @@ DECLARED = {
     "audit": AUDITED,
     "backfill": KNOWN,
     "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
+    "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof")],
     "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]
@@ -248,7 +249,7 @@ def test_nbval_on_executed_runbooks(cycle):
 @each_notebook
 @pytest.mark.parametrize("missing", ["main_path", "staging_path"])
 def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
-    """AC4.5: the error names the parameter, and nothing is created; only backfill can do without a staging path."""
+    """AC4.5: the error names the parameter, and nothing is created; backfill and update need no staging path."""
     monkeypatch.chdir(tmp_path)
     write_state("state.json", {"http://127.0.0.1:9/log": 0})
     values = {
@@ -260,7 +261,7 @@ def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
         "user_agent": "test@example.org",
         missing: None,
     }
-    if (name, missing) == ("backfill", "staging_path"):
+    if (name, missing) in (("backfill", "staging_path"), ("update", "staging_path")):
         run_cells(name, values)
     elif (name, missing) == ("audit", "staging_path"):
         with pytest.raises(TableError):
@@ -315,6 +316,26 @@ def test_backfill_when_the_budget_is_spent(world):
     assert code == 0
     assert (facts["written"], facts["stopped_by"], facts["left"]) == (100, "max_entries", MISSING - 100)
     assert open_table(world.folder / "staging").count() == 100
+
+
+def test_update_when_a_log_is_down(world):
+    """The record holds the report, the run fails, and what the other log gave is in main."""
+    gone, down = list(world.logs.items())[1]
+    down.always = 404
+    record = world.folder / "record.ipynb"
+    code = run_notebook("update", {}, shared=world.parameters, output=record, cwd=world.folder)
+    book = read(record)
+
+    assert code == 1
+    assert (result(book, "act")["missing"], result(book, "act")["new_rows"]) == (250, MISSING - 250)
+    assert f"<td>{gone}</td>" in outputs(book, "act")[-1]["text/html"]
+    (error,) = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
+    assert error.ename == "UpdateError"
+
+    down.always = None
+    code = run_notebook("update", {}, shared=world.parameters, output=world.folder / "next.ipynb", cwd=world.folder)
+    assert code == 0
+    check_table(open_table(world.folder / "main"), world.logs, world.within)
 
 
 def test_audit_when_entries_are_missing(world):

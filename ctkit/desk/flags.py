@@ -105,6 +105,13 @@ def read_flags(arguments: argparse.Namespace) -> Parameters:
         raise ParameterError(*named, keys=error.keys) from None
 
 
+def typed_paths(parameters: Parameters, arguments: argparse.Namespace) -> Parameters:
+    """Let no main table be created where its path was typed by hand and may be mistyped; the one in a file is known."""
+    if parameters.create_main is None and arguments.main_path is not None:
+        return parameters.model_copy(update={"create_main": False})
+    return parameters
+
+
 def literal(text: str) -> object:
     """Return the value of a YAML text; the text itself if it is not YAML."""
     try:

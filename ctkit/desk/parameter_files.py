@@ -1,7 +1,7 @@
 """The files that parameters are read from: our own YAML, and the live server's configuration."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 
 from ctkit.arguments import shown
 from ctkit.errors import ParameterError
+from ctkit.logs.published_lists import PUBLISHED
 from ctkit.paths import local_path
 
 _DEEPEST = 50
@@ -83,7 +84,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
 
 
 PATHS = ("main_path", "staging_path", "state_file", "log_list", "log_list_key", "server_config")
-"""Keys whose values are paths; that of a log list may also be a URL."""
+"""Keys whose values are paths; that of a log list may also be a URL, or the name of one that is published."""
 
 STARTS = ("from_index", "last", "since")
 """Keys that say where logs start, each in its own way."""
@@ -98,7 +99,10 @@ def read_parameter_file(file: str | Path) -> dict[str, object]:
         As for `read_yaml`.
     """
     folder = Path(local_path(str(file))).absolute().parent
-    return {key: _resolved(value, folder) if key in PATHS else value for key, value in read_yaml(file).items()}
+    return {
+        key: _resolved(value, folder, PUBLISHED if key == "log_list" else ()) if key in PATHS else value
+        for key, value in read_yaml(file).items()
+    }
 
 
 def without_overridden(given: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
@@ -124,9 +128,9 @@ def without_overridden(given: Mapping[str, object], overrides: Mapping[str, obje
     return {key: value for key, value in given.items() if key not in gone}
 
 
-def _resolved(value: object, folder: Path) -> object:
+def _resolved(value: object, folder: Path, but: Container[str]) -> object:
     """Return a path as seen from a folder; what is not text is left for `Parameters` to refuse."""
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str) or not value.strip() or value in but:
         return value
     bare = local_path(value)
     return bare if "://" in bare else str(folder / bare)

@@ -104,7 +104,9 @@ class Flag(NamedTuple):
     about: str = ""
 
 
-_LOGS, _NAMES, _ALL = "gaps backfill audit", "init gaps backfill audit", "gaps backfill merge audit repair tidy"
+_FILL, _MERGE, _TIDY = "backfill update", "merge update", "tidy update"
+_LOGS = "gaps backfill audit update status"
+_NAMES, _ALL = f"{_LOGS} init", "gaps backfill merge audit repair tidy update status"
 
 
 def _read_key(key: object) -> bytes:
@@ -191,7 +193,7 @@ class Parameters(_Checked):
     main_path: Annotated[TablePath | None, Flag(_ALL, "PATH")] = Field(
         None, description="the main table: a folder, bare or as file://"
     )
-    staging_path: Annotated[TablePath | None, Flag("gaps backfill merge", "PATH")] = Field(
+    staging_path: Annotated[TablePath | None, Flag("gaps backfill merge update status", "PATH")] = Field(
         None, description="the staging table: backfill writes to it, merge removes it"
     )
     state_file: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
@@ -228,38 +230,38 @@ class Parameters(_Checked):
     internal_only: Annotated[bool | None, Flag(_LOGS)] = Field(
         None, description="leave entries after a log's last row to the live server; not given: while it is running"
     )
-    seen: Annotated[Seen, Flag("backfill")] = Field(
+    seen: Annotated[Seen, Flag(_FILL)] = Field(
         "log", description="column seen: log (the entry's timestamp) or fetched (time of download)"
     )
-    as_der: Annotated[DerForm | None, Flag("backfill")] = Field(
+    as_der: Annotated[DerForm | None, Flag(_FILL)] = Field(
         None, description="how a new table stores certificates: binary, or text for older live servers"
     )
     verify: Annotated[
-        Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)], Flag("backfill")
+        Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)], Flag(_FILL)
     ] = Field(
         "heads",
         description="what to verify: off, heads (signatures) or entries (also inclusion)",
     )
-    max_requests: Annotated[Count | None, Flag("backfill", "N")] = Field(
+    max_requests: Annotated[Count | None, Flag(_FILL, "N")] = Field(
         None, description="requests for entries that a backfill may send, retries included"
     )
-    max_entries: Annotated[Count | None, Flag("backfill", "N")] = Field(
+    max_entries: Annotated[Count | None, Flag(_FILL, "N")] = Field(
         None, description="entries that a backfill may write"
     )
-    deadline: Annotated[Seconds | None, Flag("backfill", "SECONDS")] = Field(
+    deadline: Annotated[Seconds | None, Flag(_FILL, "SECONDS")] = Field(
         None, description="seconds after which a backfill starts no request and ends those under way"
     )
     recheck: Annotated[Rechecked | None, Flag("audit")] = Field(
         None, description="audit: compare rows with the logs' entries again: unproven or all"
     )
     require_proof: Annotated[bool, Flag("audit")] = Field(False, description="audit: fail if rows are not proven")
-    confirmed: Annotated[bool, Flag("merge", name="--yes")] = Field(
+    confirmed: Annotated[bool, Flag(_MERGE, name="--yes")] = Field(
         False, description="merge a staging table even if it looks like a main table"
     )
-    create_main: Annotated[bool | None, Flag("merge", name="--create")] = Field(
+    create_main: Annotated[bool | None, Flag(_MERGE, name="--create")] = Field(
         None, description="merge: create a missing main table; not given: unless its path was typed by hand"
     )
-    keep_runs: Annotated[Count | None, Flag("tidy", "DAYS")] = Field(
+    keep_runs: Annotated[Count | None, Flag(_TIDY, "DAYS")] = Field(
         None, description="tidy: days for which the records of runs in runs/ are kept; not given: forever"
     )
     user_agent: Annotated[UserAgent | None, Flag(_NAMES, "TEXT")] = Field(

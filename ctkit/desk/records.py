@@ -3,6 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import nbformat
 
@@ -18,6 +19,37 @@ def old_records(days: int, folder: Path = Path("runs")) -> list[Path]:
     before = f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%SZ}"
     named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
     return sorted(path for path, match in named if match and match[1] < before and _is_record(path))
+
+
+class LastRecord(NamedTuple):
+    """The newest record of a run.
+
+    Attributes
+    ----------
+    notebook
+        The notebook's name.
+    began
+        When the run began, as ``20261127T031500Z``.
+    status
+        ``"complete"``, ``"failed"`` or ``"interrupted"``; ``"not ended"`` if it is running, or died.
+    """
+
+    notebook: str
+    began: str
+    status: str
+
+
+def last_record(folder: Path = Path("runs")) -> LastRecord | None:
+    """Return the newest record of a run in a folder; None if there is none."""
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
+    for began, path in sorted(((match[1], path) for path, match in named if match), reverse=True):
+        if _is_record(path):
+            notebook = path.name.removeprefix(".").partition(f"-{began}")[0]
+            if path.name.endswith(".partial.ipynb"):
+                return LastRecord(notebook, began, "not ended")
+            book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
+            return LastRecord(notebook, began, str(book.metadata["ctkit"]["status"]))
+    return None
 
 
 def _is_record(path: Path) -> bool:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctkit.errors import ParameterError
 
-RUNBOOKS = ("audit", "backfill", "merge", "preview")
+RUNBOOKS = ("audit", "backfill", "merge", "preview", "update")
 """Names of the notebooks."""
 
 

@@ -151,9 +151,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
         raise StalePreviewError(staging_path, message)
     if staging is not None and files_of(staging):
         if main is None:
-            if parameters.create_main is False:
-                message = f"there is no main table at {main_path}; correct main_path"
-                raise ParameterError(f"{message}, or have one created (--create, or create_main: true)")
+            check_creation(parameters)
             check_features(staging, "remove")
             if not parameters.confirmed:
                 check_doubts(doubts_of(staging, None), staging_path, main_path)
@@ -169,6 +167,19 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     removal = finish_retiring(staging_path, staging)
     version = -1 if main is None else main.version()
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, *removal)
+
+
+def check_creation(parameters: Parameters) -> None:
+    """Refuse to create the main table, which is missing, if that was not asked for.
+
+    Raises
+    ------
+    ParameterError
+        `create_main` is False.
+    """
+    if parameters.create_main is False:
+        message = f"there is no main table at {table_path(parameters.need('main_path'))}; correct main_path"
+        raise ParameterError(f"{message}, or have one created (--create, or create_main: true)", keys=("main_path",))
 
 
 @checked

@@ -20,7 +20,7 @@ from ctkit.lake.table import check_features, folder_of
 from ctkit.logs.ask_each import ask_each
 from ctkit.logs.log import Log, Logs
 from ctkit.ranges import END, RangeSet
-from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError
 
 LOGS_AT_ONCE = 4
 """Logs that are rechecked at a time; each holds some ten thousand entries in memory."""
@@ -90,6 +90,35 @@ def audit(
     audits = sorted(audits, key=lambda audit: audit.source_url)
     forgotten = known_versions(statements).missing(0, main.version() + 1)
     return AuditReport(folder, main.version(), tuple(audits), damaged, forgotten, require_proof)
+
+
+def check_heads(logs: Logs, main: DeltaTable) -> dict[str, Checkpoint | LogError]:
+    """Ask each log for its tree head, and for a proof that it extends the largest one that a commit of the table names.
+
+    Returns
+    -------
+    dict
+        Canonical URL -> the tree head, or what is wrong. A log without a key whose tree head cannot be read is left
+        out: a backfill goes on without it, too.
+
+    Raises
+    ------
+    TableError
+        The table's log cannot be read.
+    """
+    largest: dict[str, Provenance] = {}
+    for record in (record for statement in read_statements(main) for record in statement.records):
+        known = largest.setdefault(record.source_url, record)
+        largest[record.source_url] = max(known, record, key=lambda record: record.tree_size)
+
+    def look(log: Log) -> Checkpoint:
+        head, known = log.get_checkpoint(), largest.get(log.url)
+        if known is not None and known.tree_size:
+            log.check_consistency(Checkpoint.remembered(log.url, known.tree_size, known.root_hash), head)
+        return head
+
+    answers = zip(logs, ask_each(look, logs), strict=True)
+    return {log.url: each for log, each in answers if log.key or not isinstance(each, UnreadableHeadError)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -78,6 +78,42 @@ def _ask(rows: "ir.Table", stretches: Mapping[str, tuple[int, int]]) -> Iterator
         yield url, RangeSet.merged(starts[first:end], ends[first:end])
 
 
+def find_repeated(stretches: Mapping[str, tuple[int, int]], table: DeltaTable) -> dict[str, RangeSet]:
+    """Return the indices of each log, within its stretch, that several files of a table have.
+
+    What is remembered of a file does not tell a row that it repeats itself; what ctkit writes has none.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read.
+    """
+    found = {}
+    for url, starts, ends in _by_log(_blocks_of(table, stretches), stretches):
+        if len(repeated := RangeSet.repeated(starts, ends).between(*stretches[url])):
+            found[url] = repeated
+    return found
+
+
+def runs_by_file(stretches: Mapping[str, tuple[int, int]], table: DeltaTable) -> Iterator[tuple[str, str, RangeSet]]:
+    """Yield the path of each file that may have entries of the stretches, the URL of each log in it, and its indices.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read.
+    """
+    blocks = _blocks_of(table, stretches)
+    files, logs, starts, ends = (column.combine_chunks() for column in blocks.columns)
+    paths, urls, offsets = files.dictionary.to_pylist(), logs.dictionary.to_pylist(), starts.offsets.to_numpy()
+    for number, (file, log) in enumerate(zip(files.indices.to_pylist(), logs.indices.to_pylist(), strict=True)):
+        if log is not None and urls[log] in stretches:
+            runs = slice(offsets[number], offsets[number + 1])
+            # A state ends with the path.
+            indices = RangeSet.merged(starts.values[runs].to_numpy(), ends.values[runs].to_numpy())
+            yield paths[file].split(" ", 2)[2], urls[log], indices
+
+
 def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str, tuple[int, int]]:
     """Return the lowest and the highest index of each log that has a row in one of the tables."""
     covered = find_covered(dict.fromkeys(urls, (0, END)), *tables)
@@ -85,6 +121,12 @@ def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str,
 
 
 def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:
+    for url, starts, ends in _by_log(_blocks_of(table, stretches), stretches):
+        yield url, RangeSet.merged(starts, ends)
+
+
+def _blocks_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> pa.Table:
+    """Return what the files of a table hold, by log; read those that are not remembered and may have the stretches."""
     bounds = FileBounds(table)
     states = _states_of(bounds)
     blocks = _of_files(recall(table), states)
@@ -94,7 +136,7 @@ def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Ite
         read = _read(table, bounds.files[unread], states.take(unread))
         blocks = _in_order(pa.concat_tables([blocks, read]) if len(blocks) else read)
         remember(table, blocks)
-    return _by_log(blocks, stretches)
+    return blocks
 
 
 def _states_of(bounds: FileBounds) -> pa.Array:
@@ -176,13 +218,13 @@ def _in_order(blocks: pa.Table) -> pa.Table:
     return blocks if (order[:-1] < order[1:]).all() else blocks.take(order)
 
 
-def _by_log(blocks: pa.Table, urls: Container[str]) -> Iterator[tuple[str, RangeSet]]:
-    """Yield the URL of each of some logs and its indices; the blocks are by log."""
+def _by_log(blocks: pa.Table, urls: Container[str]) -> Iterator[tuple[str, Int64s, Int64s]]:
+    """Yield the URL of each of some logs and its runs of indices, of all files; the blocks are by log."""
     logs, starts, ends = (blocks[name].combine_chunks() for name in BLOCKS.names[1:])
     codes, offsets = logs.indices.to_numpy(), starts.offsets.to_numpy()
     edges = [0, *(np.flatnonzero(codes[1:] != codes[:-1]) + 1).tolist(), len(codes)]
     for first, end in pairwise(edges if len(codes) else []):
         # Blocks are of whole files, which have other logs, too.
         if (url := logs.dictionary[int(codes[first])].as_py()) in urls:
-            runs = (each.values[offsets[first] : offsets[end]].to_numpy() for each in (starts, ends))
-            yield url, RangeSet.merged(*runs)
+            runs = slice(offsets[first], offsets[end])
+            yield url, starts.values[runs].to_numpy(), ends.values[runs].to_numpy()

@@ -2,9 +2,11 @@
 
 import fcntl
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ctkit.errors import TableError
+from ctkit.errors import TableBusyError, TableError
 
 
 def lock_folder(descriptor: int, folder: str, operation: int = fcntl.LOCK_EX) -> None:
@@ -12,14 +14,16 @@ def lock_folder(descriptor: int, folder: str, operation: int = fcntl.LOCK_EX) ->
 
     Raises
     ------
+    TableBusyError
+        Another run of ctkit holds it.
     TableError
-        Another run of ctkit holds it, or its file system has no such locks.
+        Its file system has no such locks.
     """
     try:
         fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
     except BlockingIOError:
         message = "is being written by another run of ctkit. Wait until it has ended, then run again"
-        raise TableError(folder, message) from None
+        raise TableBusyError(folder, message) from None
     except OSError as error:
         message = (
             f"cannot be locked: its file system refuses flock() of a folder ({error.strerror}). Move it to another one"
@@ -42,10 +46,31 @@ def check_lockable(folder: Path) -> None:
         # Whether anything can be made in it, making it will tell.
         return
     try:
-        lock_folder(descriptor, str(folder), fcntl.LOCK_SH)
-    except TableError as error:
         # Where another run has a lock, there are some.
-        if error.__cause__ is not None:
-            raise
+        with suppress(TableBusyError):
+            lock_folder(descriptor, str(folder), fcntl.LOCK_SH)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def lock_steps(folder: str) -> Iterator[None]:
+    """Keep out other runs that take several steps on a table; each step locks the table's folder for itself.
+
+    Raises
+    ------
+    TableBusyError
+        Such a run is at work.
+    TableError
+        The folder cannot be locked.
+    """
+    try:
+        # Its log is always there, and nothing else locks it.
+        descriptor = os.open(Path(folder, "_delta_log"), os.O_RDONLY)
+    except OSError as error:
+        raise TableError(folder, f"its _delta_log cannot be opened ({error.strerror}); check it") from error
+    try:
+        lock_folder(descriptor, folder)
+        yield
     finally:
         os.close(descriptor)

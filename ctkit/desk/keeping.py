@@ -1,0 +1,46 @@
+"""The commands that keep a table complete: `ctkit update`, and what tells how things stand."""
+
+import argparse
+import json
+from dataclasses import replace
+
+from ctkit.desk.flags import read_flags, typed_paths
+from ctkit.desk.terminal import let_finish, print_lines, print_tables, show_progress
+from ctkit.visible import get_logger
+
+# As in `ctkit.cli`, slow modules are imported only after arguments and parameter file are read.
+
+logger = get_logger(__name__)
+
+
+def update(arguments: argparse.Namespace) -> int:
+    """Do the work of a night."""
+    parameters = typed_paths(read_flags(arguments), arguments)
+    from ctkit.desk.update import update as run_update
+
+    with show_progress() as on_progress:
+        report = run_update(parameters, on_progress=on_progress)
+    let_finish()
+    # Before printing, which may fail: it is done.
+    logger.info("%s", report)
+    if arguments.json:
+        print_lines(json.dumps(report.to_json(), indent=1))
+    else:
+        print_tables(report, advice="; --json lists them")
+    report.check()
+    return 0
+
+
+def status(arguments: argparse.Namespace) -> int:
+    """Print how things stand."""
+    parameters = read_flags(arguments)
+    from ctkit.desk.status import find_status
+
+    report = replace(find_status(parameters), file=arguments.file or "")
+    if arguments.json:
+        print_lines(json.dumps(report.to_json(), indent=1))
+    else:
+        print_tables(report, advice="; --json lists them")
+        print_lines(report)
+    report.check()
+    return 0

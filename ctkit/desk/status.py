@@ -1,0 +1,261 @@
+"""The state of things: what main has and lacks, what is proven, how far it is behind, and what to do next."""
+
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pandas as pd
+
+from ctkit.arguments import checked
+from ctkit.desk.gap_report import report_gaps
+from ctkit.desk.holdings import Holding, find_holdings
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.records import LastRecord, last_record
+from ctkit.errors import LogError, LogUnavailableError, TableError
+from ctkit.lake.provenance import read_statements
+from ctkit.lake.recorded import LastCommit, find_recorded, heads_by_time, last_commit
+from ctkit.lake.table import files_of, table_path
+from ctkit.ranges import RangeSet
+from ctkit.report import Report, frame_of
+from ctkit.visible import first_of
+
+DAYS = 7
+"""Growth is told from the tree heads that commits of this many days recorded."""
+
+_DAY = 86_400
+
+
+@dataclass(frozen=True)
+class LogStatus:
+    """The state of one log; all counts are of entries of its stretch.
+
+    Attributes
+    ----------
+    source_url
+        The log.
+    start, end
+        The stretch ``[start, end)`` that is to be complete.
+    held, staged, missing
+        Entries that main has, those that only staging has, and those that neither has.
+    repeated
+        Entries that several files of main have.
+    recorded
+        Entries whose rows are proven by what main's commits record. Only an audit checks that the files are still what
+        was written, and that the log's tree extends the recorded ones.
+    lag
+        Entries from the last one that main has to the end of the stretch.
+    per_day
+        Entries by which the log has grown a day, of late; None if the table's commits do not tell.
+    lag_days
+        How long the log takes to grow by `lag`; None if that is not known.
+    """
+
+    source_url: str
+    start: int
+    end: int
+    held: int
+    staged: int
+    missing: int
+    repeated: int
+    recorded: int
+    lag: int
+    per_day: float | None
+    lag_days: float | None
+
+    @property
+    def outcome(self) -> Literal["complete", "incomplete", "contradicted"]:
+        """The state in a word; entries that have several rows contradict each other."""
+        if self.repeated:
+            return "contradicted"
+        return "incomplete" if self.missing or self.staged else "complete"
+
+    def line(self) -> dict[str, Any]:
+        """Return the facts under short names, as JSON values."""
+        return {
+            "log": self.source_url,
+            "outcome": self.outcome,
+            "from": self.start,
+            "to": self.end,
+            "held": self.held,
+            "staged": self.staged,
+            "missing": self.missing,
+            "repeated": self.repeated,
+            "proven": self.recorded,
+            "lag": self.lag,
+            "lag_days": self.lag_days,
+            "per_day": self.per_day,
+        }
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StatusReport(Report):
+    """The state of a main table and its logs.
+
+    Attributes
+    ----------
+    main
+        The table's folder.
+    files
+        Its data files; None if there is no table.
+    logs
+        The state of each log, by URL.
+    unavailable
+        One error for each log that could not be reached: its state is not known.
+    left_to_server
+        Entries that are left to the live server, which is running.
+    commit
+        The table's newest commit.
+    record
+        The newest record in ``runs/`` of the current directory; None if there is none.
+    file
+        The parameter file, for the commands that are advised; "" if it is not known.
+    """
+
+    main: str
+    files: int | None
+    logs: tuple[LogStatus, ...]
+    unavailable: tuple[LogError, ...]
+    left_to_server: int
+    commit: LastCommit | None
+    record: LastRecord | None
+    file: str = ""
+
+    @property
+    def title(self) -> str:  # type: ignore[override]
+        """Whether all is well."""
+        return "status good" if not self.next_steps() else "status needs attention"
+
+    def next_steps(self) -> list[tuple[str, str]]:
+        """Return what to do, as commands, each with the reason; nothing if all is well."""
+        lacking, repeated = _named(self.logs, "incomplete"), _named(self.logs, "contradicted")
+        steps = []
+        if repeated:
+            steps.append(("ctkit repair", f"entries have several rows: {repeated}"))
+        if lacking:
+            steps.append(("ctkit update", f"entries are missing in main: {lacking}"))
+        if self.unavailable:
+            named = first_of([str(error) for error in self.unavailable], 5)
+            steps.append(("ctkit status", f"logs could not be asked; again later: {named}"))
+        suffix = f" -f {self.file}" if self.file else ""
+        return [(command + suffix, why) for command, why in steps]
+
+    def check(self) -> None:
+        """Raise unless main is complete up to the end of each log's stretch, and nothing is wrong.
+
+        Raises
+        ------
+        TableError
+            Entries are missing in main, or have several rows.
+        LogUnavailableError
+            A log could not be asked, so its state is not known.
+        """
+        steps = "; ".join(f"{why}. Next: {command}" for command, why in self.next_steps())
+        if any(log.outcome != "complete" for log in self.logs):
+            raise TableError(self.main, steps)
+        if self.unavailable:
+            raise LogUnavailableError(self.unavailable[0].url, steps)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals, the last commit and the last run."""
+        lines = [log.line() for log in self.logs]
+        totals = ("held", "staged", "missing", "repeated", "proven", "lag")
+        found: dict[str, Any] = {
+            "main": self.main,
+            "files": self.files,
+            "logs": len(lines) + len(self.unavailable),
+            "complete": sum(log.outcome == "complete" for log in self.logs),
+            **{name: sum(line[name] for line in lines) for name in totals},
+            "left_to_server": self.left_to_server,
+            "unavailable": len(self.unavailable),
+        }
+        if self.commit:
+            found |= {"version": self.commit.version, "last_commit": self.commit.kind, "at": _utc(self.commit.seconds)}
+        if self.record:
+            found |= {"last_run": self.record.notebook, "began": self.record.began, "ended": self.record.status}
+        return found
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return a line for each log, the logs that could not be asked, and what to do next."""
+        return {
+            "logs": frame_of(log.line() for log in self.logs),
+            "not known": pd.DataFrame({"why": [str(error) for error in self.unavailable]}),
+            "next steps": pd.DataFrame(self.next_steps(), columns=["command", "why"]),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON values, for other programs."""
+        return {
+            "good": not self.next_steps(),
+            **self.facts(),
+            "by_log": [log.line() for log in self.logs],
+            "not_known": [{"log": error.url, "why": error.message} for error in self.unavailable],
+            "next_steps": [{"command": command, "why": why} for command, why in self.next_steps()],
+        }
+
+
+@checked
+def find_status(parameters: Parameters) -> StatusReport:
+    """Tell how the main table and its logs stand; nothing is created or changed, and no data file is read twice.
+
+    Raises
+    ------
+    ParameterError, SchemaMismatchError, TableError
+        As for `report_gaps`.
+    """
+    with closing(report_gaps(parameters)) as gap_report:
+        main, holdings = gap_report.main, find_holdings(gap_report)
+        statements = [] if main is None else read_statements(main)
+        stretches = {url: (holding.start, holding.end) for url, holding in holdings.items()}
+        recorded = {} if main is None else find_recorded(stretches, main, statements)
+        heads = {} if main is None else heads_by_time(main, statements)
+        # An end that the log itself gave is its tree size now.
+        by_size = parameters.ceiling == "log" and parameters.to_index is None
+        logs = []
+        for url, holding in sorted(holdings.items()):
+            known = [*heads.get(url, ()), *([(time.time(), holding.end)] if by_size else [])]
+            logs.append(_status_of(url, holding, recorded.get(url, RangeSet.of()), _growth(known)))
+        return StatusReport(
+            main=str(table_path(parameters.need("main_path"))),
+            files=None if main is None else len(files_of(main)),
+            logs=tuple(logs),
+            unavailable=gap_report.unavailable,
+            left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
+            commit=None if main is None else last_commit(main),
+            record=last_record(),
+        )
+
+
+def _status_of(url: str, holding: Holding, recorded: RangeSet, per_day: float | None) -> LogStatus:
+    lag = holding.end - (int(holding.held.ends[-1]) if len(holding.held) else holding.start)
+    return LogStatus(
+        source_url=url,
+        start=holding.start,
+        end=holding.end,
+        held=holding.held.size,
+        staged=holding.staged.size,
+        missing=holding.missing.size,
+        repeated=holding.repeated.size,
+        recorded=recorded.size,
+        lag=lag,
+        per_day=None if per_day is None else round(per_day, 1),
+        lag_days=round(lag / per_day, 4) if per_day else None if lag else 0.0,
+    )
+
+
+def _growth(heads: Sequence[tuple[float, int]]) -> float | None:
+    """Return by how many entries a log grows a day, of tree sizes by time; None if they do not tell."""
+    late = [head for head in heads if head[0] >= heads[-1][0] - DAYS * _DAY]
+    if not late or late[-1][0] - late[0][0] < 60:
+        return None
+    return max(late[-1][1] - late[0][1], 0) / (late[-1][0] - late[0][0]) * _DAY
+
+
+def _named(logs: Sequence[LogStatus], outcome: str) -> str:
+    return first_of([log.source_url for log in logs if log.outcome == outcome], 5)
+
+
+def _utc(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,232 @@
+"""One command for a night: gaps, backfill, merge of what came, a short audit, upkeep.
+
+No step holds up the next: what a log refuses is named in the report, and what the others gave is merged. Every step can
+be repeated, so an update that was killed is one that did less, and the next one goes on with what it has staged.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TypeVar
+
+from ctkit.arguments import checked
+from ctkit.desk.gap_report import GapReport, find_tables, report_gaps
+from ctkit.desk.holdings import Holding, find_holdings
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.update_report import LogUpdate, Outcome, UpdateReport
+from ctkit.desk.verbs import check_creation, fill_gaps, merge_staged, tidy_main
+from ctkit.errors import (
+    CheckpointError,
+    CtkitError,
+    KeyConflictError,
+    LogError,
+    SchemaMismatchError,
+    TableBusyError,
+    TableError,
+)
+from ctkit.jobs.audit import check_heads
+from ctkit.jobs.backfill_report import BackfillReport, Progress
+from ctkit.lake.locks import lock_steps
+from ctkit.lake.merge import MergeReport
+from ctkit.lake.table import find_table, table_path
+from ctkit.lake.tidy import TidyReport
+from ctkit.visible import first_of, get_logger
+from ctkit.wire.checkpoint import Checkpoint
+
+logger = get_logger(__name__)
+
+T = TypeVar("T")
+
+NAMED = 5
+"""Holes or ranges of a log that its line names."""
+
+
+@checked
+def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | None = None) -> UpdateReport:
+    """Complete the main table, as far as the logs and the budget allow: the work of a night.
+
+    What is missing is fetched into staging; with what an earlier run has left there, it is merged into main, and main
+    is tidied. Without `staging_path`, entries are written to main directly.
+
+    Parameters
+    ----------
+    parameters
+        As for `report_gaps`, `fill_gaps`, `merge_staged` and `tidy_main`.
+    on_progress
+        Called after each commit of the backfill.
+
+    Raises
+    ------
+    ParameterError
+        Something is missing or contradictory, or no log has a ceiling; nothing was done.
+    TableBusyError
+        Another update of the table is at work; nothing was done.
+    TableError
+        A table cannot be opened, or is not one of CT entries; nothing was done.
+    """
+    began = time.monotonic()
+    parameters.need("user_agent")
+    main, _ = find_tables(parameters)
+    night = _Night(parameters, str(table_path(parameters.need("main_path"))))
+    logs: list[LogUpdate] = []
+    with ExitStack() as stack:
+        if main is None:
+            check_creation(parameters)
+        else:
+            stack.enter_context(lock_steps(night.main))
+        if gap_report := night.find_gaps():
+            stack.callback(gap_report.close)
+            night.backfill(gap_report, on_progress)
+        night.merge()
+        if gap_report:
+            logs = night.judge(gap_report)
+        night.tidy()
+    now = find_table(night.main)
+    return UpdateReport(
+        main=night.main,
+        version_before=None if main is None else main.version(),
+        version=None if now is None else now.version(),
+        logs=tuple(sorted(logs, key=lambda log: log.source_url)),
+        backfill=night.filled,
+        merge=night.merged,
+        tidy=night.tidied,
+        problems=tuple(night.problems),
+        tidy_note=night.tidy_note,
+        seconds=time.monotonic() - began,
+    )
+
+
+@dataclass
+class _Night:
+    """The steps of an update, and what stood in their way."""
+
+    parameters: Parameters
+    main: str
+    problems: list[CtkitError] = field(default_factory=list)
+    before: dict[str, Holding] = field(default_factory=dict)
+    filled: BackfillReport | None = None
+    merged: MergeReport | None = None
+    tidied: TidyReport | None = None
+    tidy_note: str = ""
+
+    def find_gaps(self) -> GapReport | None:
+        """Find what is missing; None if the log list cannot be had, and no other log is named."""
+        try:
+            found = report_gaps(self.parameters, verb="append")
+        except LogError as error:
+            # The list's: a log that cannot be asked is in the report.
+            self._note(error)
+            if not self.parameters.logs:
+                return None
+            found = report_gaps(self.parameters.model_copy(update={"log_list": None}), verb="append")
+        self.problems.extend(found.unavailable)
+        # Now, because the merge will remove the staging table.
+        self.before = find_holdings(found)
+        return found
+
+    def backfill(self, gap_report: GapReport, on_progress: Callable[[Progress], None] | None) -> None:
+        """Fetch what is missing."""
+        self.filled = self._try(partial(fill_gaps, gap_report, on_progress=on_progress))
+        if self.filled:
+            self._try(self.filled.check)
+
+    def merge(self) -> None:
+        """Move into main what is staged, by this run or one before it."""
+        if self.parameters.staging_path is None:
+            return
+        self.merged = merged = self._try(partial(merge_staged, self.parameters))
+        if merged and merged.conflicts:
+            message = f"{merged.conflicts} staged rows differ from the row of the same key in main, which stays"
+            self._note(KeyConflictError(merged.main, f"{message}. Compare main with the logs: audit --recheck all"))
+        if merged and merged.note:
+            logger.warning("staging is not removed staging_path=%s: %s", self.parameters.staging_path, merged.note)
+
+    def judge(self, gap_report: GapReport) -> list[LogUpdate]:
+        """Tell from the indices in the tables, and from the logs' tree heads, how each log stands now."""
+        main, staging = find_tables(self.parameters)
+        silent = {hole.source_url for hole in self.filled.holes} if self.filled else set()
+        asked = [log for log in gap_report.logs if log.url not in silent]
+        # Of a log whose tree heads are not to be verified, they say nothing.
+        heads = {} if main is None or self.parameters.verify == "off" else check_heads(asked, main)
+        for head in heads.values():
+            if isinstance(head, LogError):
+                self._note(head)
+        logs = []
+        for url, now in find_holdings(replace(gap_report, main=main, staging=staging)).items():
+            if len(now.repeated):
+                named = f"{now.repeated.size} entries of {url} have several rows: {first_of(now.repeated, NAMED)}"
+                self._note(TableError(self.main, f"{named}; remove the repeated rows (ctkit repair)"))
+            left = gap_report.left_to_server.get(url, (0, 0))
+            logs.append(self._line_of(url, now, heads.get(url), left[1] - left[0]))
+        lost = [log.source_url for log in logs if log.outcome == "incomplete"]
+        if lost and not self.problems:
+            self._note(TableError(self.main, f"entries of {first_of(lost, NAMED)} are missing in main. Run again"))
+        return logs + [LogUpdate(error.url, "not known", why=error.message) for error in gap_report.unavailable]
+
+    def _line_of(self, url: str, now: Holding, head: Checkpoint | LogError | None, left_to_server: int) -> LogUpdate:
+        before, filled, why = self.before.get(url), self.filled, []
+        holes = [hole for hole in filled.holes if hole.source_url == url] if filled else []
+        if holes:
+            why.append(first_of([f"[{hole.start}, {hole.end}) {hole.reason}" for hole in holes], NAMED))
+        is_left = filled is not None and any(log.source_url == url for log in filled.left.logs)
+        if filled and is_left:
+            why.append(f"left because of {', '.join(filled.stopped_by)}: run again to go on")
+        if len(now.staged):
+            why.append(f"{now.staged.size} entries are staged and not merged")
+        if len(now.repeated):
+            why.append(f"{now.repeated.size} entries have several rows")
+        if isinstance(head, LogError):
+            why.append(head.message)
+        elif head is None and filled:
+            head = filled.heads.get(url)
+        outcome: Outcome = "complete"
+        if isinstance(head, CheckpointError) or len(now.repeated):
+            outcome = "contradicted"
+        elif len(now.missing) or len(now.staged):
+            outcome = "stopped" if is_left and not holes and not len(now.staged) else "incomplete"
+        elif isinstance(head, LogError):
+            outcome = "not known"
+        return LogUpdate(
+            source_url=url,
+            outcome=outcome,
+            tree_size=head.tree_size if isinstance(head, Checkpoint) else None,
+            start=now.start,
+            end=now.end,
+            was_missing=before.missing.size if before else now.end - now.start,
+            fetched=filled.written.get(url, 0) if filled else 0,
+            new_rows=now.held.minus(before.held).size if before else now.held.size,
+            held=now.held.size,
+            staged=now.staged.size,
+            missing=now.missing.size,
+            left_to_server=left_to_server,
+            why="; ".join(why),
+        )
+
+    def tidy(self) -> None:
+        """Keep main's files few; another writer, or a table that forbids it, is no reason to fail."""
+        if find_table(self.main) is None:
+            return
+        try:
+            self.tidied = tidy_main(self.parameters)
+            self.tidied.check()
+        except (TableBusyError, SchemaMismatchError) as error:
+            self.tidy_note = error.message
+            logger.warning("main is not tidied: %s", error)
+        except (TableError, OSError) as error:
+            self._note(error)
+
+    def _try(self, step: Callable[[], T]) -> T | None:
+        """Take a step; note what stands in its way."""
+        try:
+            return step()
+        except (LogError, TableError, OSError) as error:
+            self._note(error)
+            return None
+
+    def _note(self, problem: CtkitError | OSError) -> None:
+        if isinstance(problem, OSError):
+            problem = TableError(self.main, f"{problem}. Nothing is half done: correct this, then run again")
+        logger.error("%s", problem)
+        self.problems.append(problem)

@@ -1,0 +1,154 @@
+"""How things stand: what is told of a table and its logs, and the exit code that a monitor uses."""
+
+import json
+import os
+import time
+from pathlib import Path
+
+import pytest
+from rows import commits_of, make_rows, make_table
+from runbooks import MISSING, NOTEBOOKS, SIZE, make_world
+
+import ctkit
+from ctkit.cli import main as run_command
+from ctkit.desk.runbook import run_notebook
+from ctkit.errors import LogUnavailableError, TableError
+from ctkit.lake.commits import commit_path
+from ctkit.lake.table import find_table
+
+
+@pytest.fixture
+def world(tmp_path, serve, monkeypatch):
+    """Work in the folder of a small world of two logs, whose main table has holes."""
+    monkeypatch.chdir(tmp_path)
+    return make_world(tmp_path, serve)
+
+
+def parameters_of(world, **others):
+    """Return the world's parameters, with others in their place."""
+    return ctkit.read_parameters(world.folder / "demo.yaml", **others)
+
+
+def lines_of(report):
+    """Return what a report says of each log."""
+    return {log.source_url: log for log in report.logs}
+
+
+def test_status_when_entries_are_missing(world):
+    """Held, staged and missing add up; the check fails, and says which command helps."""
+    make_table(Path("staging"), make_rows([0, 1], url=next(iter(world.logs))))
+    before = sorted(os.walk("."))
+    report = ctkit.find_status(parameters_of(world))
+    rfc, static = world.logs
+
+    found = lines_of(report)
+    assert {url: (log.held, log.staged, log.missing, log.lag) for url, log in found.items()} == {
+        rfc: (SIZE - 51, 2, 49, 10),
+        static: (SIZE - 250, 0, 250, 0),
+    }
+    assert {log.outcome for log in report.logs} == {"incomplete"}
+    assert [command for command, _ in report.next_steps()] == ["ctkit update"]
+    with pytest.raises(TableError):
+        report.check()
+    assert sorted(os.walk(".")) == before
+
+
+def test_status_when_all_is_well(world):
+    """After an update nothing is left to do; what is proven is told from the records, without reading a file."""
+    ctkit.update(parameters_of(world, verify="entries")).check()
+    for file in Path("main").glob("seen_date=*/*.parquet"):
+        status = file.stat()
+        file.write_bytes(bytes(status.st_size))
+        os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    report = ctkit.find_status(parameters_of(world))
+    report.check()
+
+    assert (report.title, report.next_steps()) == ("status good", [])
+    # What the fixture wrote was not proven.
+    assert sum(log.recorded for log in report.logs) == MISSING
+    assert {(log.held, log.lag, log.lag_days) for log in report.logs} == {(SIZE, 0, 0.0)}
+    assert (report.commit.version, report.commit.kind) == (find_table("main").version(), "merge")
+
+
+def test_status_of_a_log_that_grows(world):
+    """Growth comes from the tree heads that commits recorded, and the lag in time from both."""
+    ctkit.update(parameters_of(world, verify="entries")).check()
+    main = find_table("main")
+    yesterday = time.time() - 86_400
+    for version in range(main.version() + 1):
+        os.utime(commit_path(main, version), (yesterday, yesterday))
+    rfc, static = world.logs
+    world.logs[rfc].grow(200)
+    report = ctkit.find_status(parameters_of(world, ceiling="log"))
+
+    found = lines_of(report)
+    assert (found[rfc].lag, found[static].lag) == (200, 0)
+    assert found[rfc].per_day == pytest.approx(200, rel=0.01)
+    assert found[rfc].lag_days == pytest.approx(1, rel=0.01)
+    assert (found[static].per_day, found[static].lag_days) == (0, 0)
+    assert (found[rfc].outcome, found[static].outcome) == ("incomplete", "complete")
+    # By day, a table that is completed at night is behind; only holes count then.
+    ctkit.find_status(parameters_of(world, ceiling="log", internal_only=True)).check()
+
+
+def test_status_when_a_log_is_dead(world):
+    """Its state is not known, which is not good."""
+    ctkit.update(parameters_of(world)).check()
+    rfc, static = world.logs
+    world.logs[static].always = 404
+    report = ctkit.find_status(parameters_of(world, ceiling="log"))
+
+    assert [error.url for error in report.unavailable] == [static]
+    assert list(lines_of(report)) == [rfc]
+    with pytest.raises(LogUnavailableError):
+        report.check()
+
+
+def test_status_when_entries_have_several_rows(world):
+    """The command that helps is named."""
+    ctkit.update(parameters_of(world)).check()
+    rfc = next(iter(world.logs))
+    make_table(Path("main"), make_rows([3], url=rfc))
+    report = ctkit.find_status(parameters_of(world))
+
+    assert (lines_of(report)[rfc].outcome, lines_of(report)[rfc].repeated) == ("contradicted", 1)
+    assert [command for command, _ in report.next_steps()] == ["ctkit repair"]
+
+
+def test_status_without_a_table(world):
+    """Before the first night, everything is missing."""
+    report = ctkit.find_status(parameters_of(world, main_path="new"))
+
+    assert (report.files, report.commit) == (None, None)
+    assert {log.missing for log in report.logs} == {SIZE}
+    assert not Path("new").exists()
+
+
+def test_status_of_runs(world):
+    """The last run is told from its record, whether it ended or not."""
+    assert ctkit.find_status(parameters_of(world)).record is None
+    down = list(world.logs.values())[1]
+    down.always = 404
+    assert run_notebook(NOTEBOOKS / "update.ipynb", {}, shared=world.parameters) == 1
+    record = ctkit.find_status(parameters_of(world)).record
+    assert (record.notebook, record.status) == ("update", "failed")
+
+    Path("runs/.my-audit-29991231T235959Z.partial.ipynb").touch()
+    record = ctkit.find_status(parameters_of(world)).record
+    assert record == ("my-audit", "29991231T235959Z", "not ended")
+
+
+def test_status_as_a_command(world, capsys):
+    """A monitor reads the exit code, or the JSON; the commands to run next can be pasted."""
+    assert run_command(["status", "-f", "demo.yaml", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["good"], told["missing"]) == (False, MISSING)
+    assert [step["command"] for step in told["next_steps"]] == ["ctkit update -f demo.yaml"]
+
+    commits = commits_of(Path("main"))
+    assert run_command(["update", "-f", "demo.yaml"]) == 0
+    capsys.readouterr()
+    assert run_command(["status", "-f", "demo.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert all(url in printed for url in world.logs)
+    assert len(commits_of(Path("main"))) == len(commits) + 1
