@@ -1,5 +1,7 @@
 """The public names: `ctkit.__getattr__` imports them, type checkers and editors read them here."""
 
+from .desk.follow import FollowReport as FollowReport
+from .desk.follow import follow as follow
 from .desk.gap_report import GapReport as GapReport
 from .desk.gap_report import report_gaps as report_gaps
 from .desk.parameters import Parameters as Parameters

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
-from ctkit.desk.keeping import status, update
+from ctkit.desk.keeping import follow, status, update
 from ctkit.desk.parameter_files import read_parameter_file, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
@@ -317,6 +317,18 @@ def _parser() -> Parser:
         "-f ct.yaml --deadline 14400 --json",
     )
     updated.add_argument("--json", action="store_true", help="print one JSON object")
+    followed = add(
+        follow,
+        "keep main close behind its logs, until Ctrl+C",
+        "-f ct.yaml",
+        "-f ct.yaml --lag 30 --metrics 9464",
+    )
+    followed.add_argument(
+        "--lag", metavar="SECONDS", type=literal, default=60, help="how far main may be behind (%(default)s)"
+    )
+    followed.add_argument(
+        "--metrics", metavar="[HOST:]PORT", help="serve figures for Prometheus there; HOST is 127.0.0.1 if not given"
+    )
     stated = add(
         status,
         "show how things stand and what to do next; changes nothing",
@@ -363,7 +375,7 @@ def _parser() -> Parser:
         "-f ct.yaml --keep-runs 90",
     )
     tidied.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    for added in (updated, stated, found, filled, merged, audited, repaired, tidied):
+    for added in (updated, followed, stated, found, filled, merged, audited, repaired, tidied):
         add_flags(added)
     ran = add(
         run,

@@ -84,7 +84,7 @@ def names(folder):
         ["--help"],
         *(
             [name, "-h"]
-            for name in ("init", "update", "status", "gaps", "backfill", "merge", "audit", "repair", "tidy")
+            for name in ("init", "update", "follow", "status", "gaps", "backfill", "merge", "audit", "repair", "tidy")
         ),
         *([name, "-h"] for name in ("run", "demo")),
     ],
@@ -104,7 +104,7 @@ def test_help(ctkit, words):
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
         (
             ["x"],
-            "invalid choice: 'x'; choose from init, update, status, gaps, backfill, merge, audit, repair, tidy, run",
+            "invalid choice: 'x'; choose from init, update, follow, status, gaps, backfill, merge, audit, repair, ",
         ),
         (
             ["audit", "--recheck", "al"],

@@ -1,7 +1,8 @@
-"""The commands that keep a table complete: `ctkit update`, and what tells how things stand."""
+"""The commands that keep a table complete: `ctkit update` and `ctkit follow`, and what tells how things stand."""
 
 import argparse
 import json
+from contextlib import ExitStack
 from dataclasses import replace
 
 from ctkit.desk.flags import read_flags, typed_paths
@@ -43,4 +44,29 @@ def status(arguments: argparse.Namespace) -> int:
         print_tables(report, advice="; --json lists them")
         print_lines(report)
     report.check()
+    return 0
+
+
+def follow(arguments: argparse.Namespace) -> int:
+    """Keep a table close behind its logs."""
+    parameters = typed_paths(read_flags(arguments), arguments)
+    from ctkit.desk.follow import FollowReport
+    from ctkit.desk.follow import follow as run_follow
+
+    with ExitStack() as stack:
+        gauges = None
+        if arguments.metrics is not None:
+            from ctkit.desk.metrics import serve_metrics
+
+            gauges = stack.enter_context(serve_metrics(arguments.metrics))
+
+        def tell(report: FollowReport) -> None:
+            logger.info("%s", report)
+            if gauges is not None:
+                gauges(report)
+
+        try:
+            run_follow(parameters, lag=arguments.lag, on_round=tell)
+        except KeyboardInterrupt:
+            logger.info("following stopped, nothing is half done; the same command goes on")
     return 0

@@ -104,9 +104,10 @@ class Flag(NamedTuple):
     about: str = ""
 
 
-_FILL, _MERGE, _TIDY = "backfill update", "merge update", "tidy update"
-_LOGS = "gaps backfill audit update status"
-_NAMES, _ALL = f"{_LOGS} init", "gaps backfill merge audit repair tidy update status"
+_KEEP = "update follow"
+_BUDGET, _FILL, _MERGE, _TIDY = "backfill update", f"backfill {_KEEP}", f"merge {_KEEP}", f"tidy {_KEEP}"
+_GAPS, _LOGS = f"gaps backfill {_KEEP} status", f"gaps backfill audit {_KEEP} status"
+_NAMES, _ALL = f"{_LOGS} init", f"gaps backfill merge audit repair tidy {_KEEP} status"
 
 
 def _read_key(key: object) -> bytes:
@@ -193,7 +194,7 @@ class Parameters(_Checked):
     main_path: Annotated[TablePath | None, Flag(_ALL, "PATH")] = Field(
         None, description="the main table: a folder, bare or as file://"
     )
-    staging_path: Annotated[TablePath | None, Flag("gaps backfill merge update status", "PATH")] = Field(
+    staging_path: Annotated[TablePath | None, Flag(f"{_GAPS} merge", "PATH")] = Field(
         None, description="the staging table: backfill writes to it, merge removes it"
     )
     state_file: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
@@ -224,7 +225,7 @@ class Parameters(_Checked):
     to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
         None, description="index to stop before; never above the ceiling"
     )
-    ceiling: Annotated[Ceiling | None, Flag(_LOGS)] = Field(
+    ceiling: Annotated[Ceiling | None, Flag("gaps backfill audit update status")] = Field(
         None, description="where a log ends: state (the default with a state file) or log (its own tree size)"
     )
     internal_only: Annotated[bool | None, Flag(_LOGS)] = Field(
@@ -242,13 +243,13 @@ class Parameters(_Checked):
         "heads",
         description="what to verify: off, heads (signatures) or entries (also inclusion)",
     )
-    max_requests: Annotated[Count | None, Flag(_FILL, "N")] = Field(
+    max_requests: Annotated[Count | None, Flag(_BUDGET, "N")] = Field(
         None, description="requests for entries that a backfill may send, retries included"
     )
-    max_entries: Annotated[Count | None, Flag(_FILL, "N")] = Field(
+    max_entries: Annotated[Count | None, Flag(_BUDGET, "N")] = Field(
         None, description="entries that a backfill may write"
     )
-    deadline: Annotated[Seconds | None, Flag(_FILL, "SECONDS")] = Field(
+    deadline: Annotated[Seconds | None, Flag(_BUDGET, "SECONDS")] = Field(
         None, description="seconds after which a backfill starts no request and ends those under way"
     )
     recheck: Annotated[Rechecked | None, Flag("audit")] = Field(

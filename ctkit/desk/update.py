@@ -69,7 +69,7 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
     began = time.monotonic()
     parameters.need("user_agent")
     main, _ = find_tables(parameters)
-    night = _Night(parameters, str(table_path(parameters.need("main_path"))))
+    night = Steps(parameters, str(table_path(parameters.need("main_path"))))
     logs: list[LogUpdate] = []
     with ExitStack() as stack:
         if main is None:
@@ -99,8 +99,24 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
 
 
 @dataclass
-class _Night:
-    """The steps of an update, and what stood in their way."""
+class Steps:
+    """The steps of an update, and what stands in their way.
+
+    Attributes
+    ----------
+    parameters
+        What was asked for.
+    main
+        The main table's folder.
+    problems
+        What stood in the way, in the order of the steps.
+    before
+        What the tables had of each log when the gaps were found.
+    filled, merged, tidied
+        The reports of the steps; None for one that was not taken, or failed.
+    tidy_note
+        Why main was not tidied, though nothing is wrong.
+    """
 
     parameters: Parameters
     main: str
@@ -117,7 +133,7 @@ class _Night:
             found = report_gaps(self.parameters, verb="append")
         except LogError as error:
             # The list's: a log that cannot be asked is in the report.
-            self._note(error)
+            self.note(error)
             if not self.parameters.logs:
                 return None
             found = report_gaps(self.parameters.model_copy(update={"log_list": None}), verb="append")
@@ -139,7 +155,7 @@ class _Night:
         self.merged = merged = self._try(partial(merge_staged, self.parameters))
         if merged and merged.conflicts:
             message = f"{merged.conflicts} staged rows differ from the row of the same key in main, which stays"
-            self._note(KeyConflictError(merged.main, f"{message}. Compare main with the logs: audit --recheck all"))
+            self.note(KeyConflictError(merged.main, f"{message}. Compare main with the logs: audit --recheck all"))
         if merged and merged.note:
             logger.warning("staging is not removed staging_path=%s: %s", self.parameters.staging_path, merged.note)
 
@@ -152,17 +168,17 @@ class _Night:
         heads = {} if main is None or self.parameters.verify == "off" else check_heads(asked, main)
         for head in heads.values():
             if isinstance(head, LogError):
-                self._note(head)
+                self.note(head)
         logs = []
         for url, now in find_holdings(replace(gap_report, main=main, staging=staging)).items():
             if len(now.repeated):
                 named = f"{now.repeated.size} entries of {url} have several rows: {first_of(now.repeated, NAMED)}"
-                self._note(TableError(self.main, f"{named}; remove the repeated rows (ctkit repair)"))
+                self.note(TableError(self.main, f"{named}; remove the repeated rows (ctkit repair)"))
             left = gap_report.left_to_server.get(url, (0, 0))
             logs.append(self._line_of(url, now, heads.get(url), left[1] - left[0]))
         lost = [log.source_url for log in logs if log.outcome == "incomplete"]
         if lost and not self.problems:
-            self._note(TableError(self.main, f"entries of {first_of(lost, NAMED)} are missing in main. Run again"))
+            self.note(TableError(self.main, f"entries of {first_of(lost, NAMED)} are missing in main. Run again"))
         return logs + [LogUpdate(error.url, "not known", why=error.message) for error in gap_report.unavailable]
 
     def _line_of(self, url: str, now: Holding, head: Checkpoint | LogError | None, left_to_server: int) -> LogUpdate:
@@ -215,17 +231,18 @@ class _Night:
             self.tidy_note = error.message
             logger.warning("main is not tidied: %s", error)
         except (TableError, OSError) as error:
-            self._note(error)
+            self.note(error)
 
     def _try(self, step: Callable[[], T]) -> T | None:
         """Take a step; note what stands in its way."""
         try:
             return step()
         except (LogError, TableError, OSError) as error:
-            self._note(error)
+            self.note(error)
             return None
 
-    def _note(self, problem: CtkitError | OSError) -> None:
+    def note(self, problem: CtkitError | OSError) -> None:
+        """Log a problem and keep it."""
         if isinstance(problem, OSError):
             problem = TableError(self.main, f"{problem}. Nothing is half done: correct this, then run again")
         logger.error("%s", problem)

@@ -1,0 +1,354 @@
+"""The steps of an update, again and again: a table that is never more than a stated lag behind its logs.
+
+Each log is asked for its tree head at its own pace: more often while it grows, less often while it does not, and a log
+that fails ever more seldom, while the others go on. What has grown is fetched and merged in rounds, a few in the time
+of the lag, so that there are few commits; every so many rounds main is tidied. From time to time everything is looked
+at afresh: the log list, the gaps, logs that did not answer. The table is the only memory, so that a loop that was
+killed goes on like a run that was.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from ctkit.arguments import Seconds, checked
+from ctkit.desk.gap_report import GapReport, find_tables
+from ctkit.desk.holdings import find_holdings
+from ctkit.desk.parameters import Parameters
+from ctkit.desk.update import Steps
+from ctkit.errors import CtkitError, LogError, TableError
+from ctkit.lake.gaps import find_gaps
+from ctkit.lake.locks import lock_steps
+from ctkit.lake.table import files_of, find_table, table_path
+from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
+from ctkit.logs.http import HttpError
+from ctkit.logs.log import Log
+from ctkit.report import Report, frame_of
+
+LAG = 60.0
+"""Seconds that the table may be behind its logs, if nothing else is said."""
+
+ROUNDS_PER_LAG, HEADS_PER_LAG = 2, 4
+"""In the time of the lag, how many rounds begin at most, each a commit, and how often at least a log is asked for its
+tree head: what it grows by is seen after a quarter, fetched half a lag later at the latest, and then in main."""
+
+SECONDS_BETWEEN_HEADS = {"static-ct": 1.0, "rfc6962": 5.0, "auto": 5.0}
+"""The least time between two questions for a tree head: a checkpoint is a small static file, get-sth is not."""
+
+LONGEST_PAUSE = 600.0
+"""Seconds after which a log that fails is asked again at the latest, unless it names a time itself."""
+
+SECONDS_PER_LOOK = 600.0
+"""How often the log list is read, and all gaps are found, afresh."""
+
+ROUNDS_PER_TIDY = 16
+"""After so many rounds that wrote something main is tidied."""
+
+
+@dataclass
+class Pulse:
+    """What is known of one log that is followed.
+
+    Attributes
+    ----------
+    log
+        The log.
+    start
+        Where its stretch starts; None for its first row.
+    size, done
+        The end of its stretch by its newest tree head, and up to where the table is complete.
+    wait, due
+        Seconds between two questions for its tree head, and when the next one is due.
+    since
+        When it was first known to be behind; None while it is not.
+    failures, resumes
+        How often it has failed in a row, and when its entries are fetched again.
+    held, missing
+        Entries of the stretch that main has, and that it lacks.
+    """
+
+    log: Log
+    start: int | None
+    size: int
+    done: int
+    wait: float
+    due: float
+    since: float | None = None
+    failures: int = 0
+    resumes: float = 0.0
+    held: int = 0
+    missing: int = 0
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class FollowReport(Report):
+    """How a table stands that follows its logs.
+
+    Attributes
+    ----------
+    main
+        The main table's folder.
+    version, files
+        Main's version and number of data files; None while there is no table.
+    rounds
+        Rounds that wrote something so far.
+    logs
+        Canonical URL -> entries that main has, entries that it lacks, seconds that it is behind, failures in a row.
+    unavailable
+        One error for each log that could not be asked at the last look at everything.
+    problems
+        What stood in the way of the last round.
+    """
+
+    main: str
+    version: int | None
+    files: int | None
+    rounds: int
+    logs: Mapping[str, tuple[int, int, float, int]]
+    unavailable: tuple[LogError, ...]
+    problems: tuple[CtkitError, ...]
+
+    title = "following"
+
+    def facts(self) -> dict[str, Any]:
+        """Return the totals, and the largest lag."""
+        of_logs = self.logs.values()
+        return {
+            "main": self.main,
+            "version": self.version,
+            "files": self.files,
+            "rounds": self.rounds,
+            "logs": len(self.logs),
+            "held": sum(held for held, *_ in of_logs),
+            "missing": sum(missing for _, missing, *_ in of_logs),
+            "lag_seconds": round(max((lag for *_, lag, _ in of_logs), default=0.0), 1),
+            "failing": sum(failures > 0 for *_, failures in of_logs) + len(self.unavailable),
+            "problems": len(self.problems),
+        }
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """Return a line for each log."""
+        columns = ("held", "missing", "lag_seconds", "failures")
+        return {"logs": frame_of({"log": url, **dict(zip(columns, of, strict=True))} for url, of in self.logs.items())}
+
+
+class Follower:
+    """Follows logs; `step` does what is due and returns how long there is nothing to do.
+
+    Parameters
+    ----------
+    parameters
+        As for `ctkit.update`. The ceilings are the logs' own tree sizes; budgets do not count.
+    lag
+        Seconds that the table may be behind its logs.
+    clock
+        Seconds that only grow.
+    on_round
+        Called after each round, and after each look at everything.
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        *,
+        lag: float = LAG,
+        clock: Callable[[], float] = time.monotonic,
+        on_round: Callable[[FollowReport], None] | None = None,
+    ) -> None:
+        limits = {"max_requests": None, "max_entries": None, "deadline": max(lag / 2, 1.0)}
+        self._parameters = parameters.model_copy(update={"ceiling": "log", **limits})
+        self._main = str(table_path(parameters.need("main_path")))
+        self._lag, self._clock, self._on_round = lag, clock, on_round
+        self._report: GapReport | None = None
+        self._pulses: dict[str, Pulse] = {}
+        self._look_due = self._round_due = clock()
+        self._rounds = self._untidied = 0
+
+    def step(self) -> float:
+        """Do what is due; return the seconds until something is due again."""
+        if self._clock() >= self._look_due:
+            self._look()
+        self._poll()
+        if self._clock() >= self._round_due and (ready := self._ready()):
+            self._round(ready)
+        return max(self._next() - self._clock(), 0.0)
+
+    def close(self) -> None:
+        """Close the connections to the logs."""
+        if self._report:
+            self._report.close()
+
+    def _look(self) -> None:
+        """Look at everything afresh: the log list, the gaps, the logs; merge what a run before this one has staged."""
+        first, now = self._report is None, self._clock()
+        self._look_due = now + min(self._lag, SECONDS_PER_LOOK)
+        steps = Steps(self._parameters, self._main)
+        try:
+            report = steps.find_gaps()
+        except (CtkitError, OSError) as error:
+            if first:
+                raise
+            steps.note(error)
+            report = None
+        if report is None:
+            return
+        if not steps.problems:
+            self._look_due = now + SECONDS_PER_LOOK
+        self.close()
+        self._report, before, self._pulses = report, self._pulses, {}
+        for log in report.logs:
+            start, end = report.within[log.url]
+            known, least = before.get(log.url), SECONDS_BETWEEN_HEADS[log.protocol]
+            # What is left to the live server ends before the tree does; only the next look tells how far it has come.
+            due = math.inf if log.url in report.left_to_server else now + least
+            pulse = self._pulses[log.url] = Pulse(log, start, end, 0, least, due)
+            if known:
+                pulse.since, pulse.failures, pulse.resumes = known.since, known.failures, known.resumes
+        self._judge(steps, report)
+        for pulse in self._pulses.values():
+            if pulse.done < pulse.size and pulse.since is None:
+                pulse.since = now
+        if first or self._ready():
+            self._round(self._ready())
+
+    def _poll(self) -> None:
+        """Ask the logs that are due for their tree heads."""
+        now = self._clock()
+        due = [pulse for pulse in self._pulses.values() if pulse.due <= now]
+        answers = ask_each(lambda pulse: pulse.log.get_checkpoint().tree_size, due, seconds=SECONDS_TO_ANSWER)
+        for pulse, answer in zip(due, answers, strict=True):
+            if isinstance(answer, LogError):
+                self._pause(pulse, answer)
+                continue
+            to_index = self._parameters.to_index
+            size = answer if to_index is None else min(answer, to_index)
+            least = SECONDS_BETWEEN_HEADS[pulse.log.protocol]
+            if pulse.done >= pulse.size:
+                pulse.failures = 0
+            if size > pulse.size:
+                pulse.size, pulse.wait = size, max(least, self._lag / (2 * HEADS_PER_LAG))
+                pulse.since = now if pulse.since is None else pulse.since
+            else:
+                pulse.wait = max(least, min(pulse.wait * 1.5, self._lag / HEADS_PER_LAG))
+            pulse.due = now + pulse.wait
+
+    def _pause(self, pulse: Pulse, error: LogError | None = None) -> None:
+        """Leave a log alone that has failed: ever longer, or for as long as it says."""
+        pulse.failures += 1
+        seconds = min(SECONDS_BETWEEN_HEADS["rfc6962"] * 2.0**pulse.failures, LONGEST_PAUSE)
+        asked = error.retry_after if isinstance(error, HttpError) else None
+        pulse.resumes = pulse.due = self._clock() + max(seconds, asked or 0.0)
+
+    def _ready(self) -> list[Pulse]:
+        now = self._clock()
+        return [pulse for pulse in self._pulses.values() if pulse.done < pulse.size and pulse.resumes <= now]
+
+    def _next(self) -> float:
+        """Return when something is due."""
+        round_due = [max(self._round_due, p.resumes) for p in self._pulses.values() if p.done < p.size]
+        return min([self._look_due, *round_due, *(pulse.due for pulse in self._pulses.values())])
+
+    def _round(self, ready: list[Pulse]) -> None:
+        """Fetch and merge what some logs have that the table lacks; tidy now and then."""
+        self._round_due = self._clock() + self._lag / ROUNDS_PER_LAG
+        steps = Steps(self._parameters, self._main)
+        try:
+            self._take(steps, ready)
+        except (TableError, OSError) as error:
+            # Another run is at work, or its merge has removed the table that was just found; or the disk is full.
+            steps.note(error)
+        if self._on_round:
+            self._on_round(self._state(steps))
+
+    def _take(self, steps: Steps, ready: list[Pulse]) -> None:
+        assert self._report is not None
+        main, staging = find_tables(self._parameters)
+        before = None if main is None else main.version()
+        within = {pulse.log.url: (pulse.start, pulse.size) for pulse in ready}
+        gaps = find_gaps(main, staging, within=within, internal_only=bool(self._parameters.internal_only))
+        now = replace(
+            self._report, main=main, staging=staging, within=within, gaps=gaps, unavailable=(), left_to_server={}
+        )
+        with nullcontext() if main is None else lock_steps(self._main):
+            steps.backfill(now, None)
+            steps.merge()
+        main, staging = find_tables(self._parameters)
+        if main is not None and main.version() != before:
+            self._rounds += 1
+            self._untidied += 1
+        self._judge(steps, replace(now, main=main, staging=staging))
+        if self._untidied >= ROUNDS_PER_TIDY:
+            self._untidied = 0
+            steps.tidy()
+
+    def _judge(self, steps: Steps, report: GapReport) -> None:
+        """Note up to where logs are complete now; leave one alone for a while that did not give its entries."""
+        failed = {hole.source_url for hole in steps.filled.holes} if steps.filled else set()
+        for url, holding in find_holdings(report).items():
+            pulse = self._pulses[url]
+            pulse.held, pulse.missing = holding.held.size, holding.missing.size + holding.staged.size
+            if not pulse.missing:
+                pulse.done, pulse.since, pulse.failures = pulse.size, None, 0
+            elif pulse.log.url in failed:
+                self._pause(pulse)
+
+    def _state(self, steps: Steps) -> FollowReport:
+        main, now = find_table(self._main), self._clock()
+        return FollowReport(
+            main=self._main,
+            version=None if main is None else main.version(),
+            files=None if main is None else len(files_of(main)),
+            rounds=self._rounds,
+            logs={
+                url: (pulse.held, pulse.missing, 0.0 if pulse.since is None else now - pulse.since, pulse.failures)
+                for url, pulse in sorted(self._pulses.items())
+            },
+            unavailable=self._report.unavailable if self._report else (),
+            problems=tuple(steps.problems),
+        )
+
+
+@checked
+def follow(
+    parameters: Parameters,
+    *,
+    lag: Seconds = LAG,
+    on_round: Callable[[FollowReport], None] | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], object] = time.sleep,
+) -> None:
+    """Keep the main table at most a stated lag behind its logs, until Ctrl+C.
+
+    A log that fails is asked again later, while the others go on; so is everything that stands in the way of a round,
+    such as a full disk.
+
+    Parameters
+    ----------
+    parameters
+        As for `ctkit.update`. The ceilings are the logs' own tree sizes; budgets do not count.
+    lag
+        Seconds that the table may be behind, as long as logs give their entries faster than they grow.
+    on_round
+        Called after each round of fetching and merging.
+    clock, sleep
+        Where time comes from.
+
+    Raises
+    ------
+    ParameterError, SchemaMismatchError, TableError
+        As for `ctkit.update`, at the start.
+    KeyboardInterrupt
+        On Ctrl+C; what has arrived is written, and the next run merges it.
+    """
+    parameters.need("user_agent")
+    follower = Follower(parameters, lag=lag, clock=clock, on_round=on_round)
+    try:
+        while True:
+            sleep(follower.step())
+    finally:
+        follower.close()

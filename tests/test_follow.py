@@ -1,0 +1,305 @@
+"""Following: a table stays close behind logs that grow, on a clock of the test's own."""
+
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from fakes import HEADS, check_table
+from rows import commits_of, keys_of
+from runbooks import SIZE, make_world
+
+import ctkit
+from ctkit.cli import main as run_command
+from ctkit.desk.follow import ROUNDS_PER_TIDY, FollowReport
+from ctkit.desk.metrics import serve_metrics
+from ctkit.errors import ParameterError, TableBusyError
+from ctkit.lake.table import files_of, find_table, hold
+
+COMMAND = Path(sys.executable).with_name("ctkit")
+
+
+@pytest.fixture
+def world(tmp_path, serve, monkeypatch):
+    """Work in the folder of a small world of two logs, whose main table has holes."""
+    monkeypatch.chdir(tmp_path)
+    return make_world(tmp_path, serve)
+
+
+class Clock:
+    """Time that passes only where the loop sleeps; the logs grow meanwhile.
+
+    Parameters
+    ----------
+    rates
+        Log -> entries per second.
+    end
+        When the loop is interrupted.
+    events
+        Time -> what happens then.
+    """
+
+    def __init__(self, rates, end, events=()):
+        self.now, self.rates, self.end, self.events = 0.0, rates, end, dict(events)
+        self.reports: list[tuple[float, FollowReport]] = []
+        self._owed = Counter()
+
+    def time(self):
+        """Return the seconds since the start."""
+        return self.now
+
+    def sleep(self, seconds):
+        """Let the time pass, and the logs grow."""
+        assert seconds >= 0
+        self.now += max(seconds, 0.001)
+        for log, rate in self.rates.items():
+            self._owed[log] += rate * max(seconds, 0.001)
+            log.grow(int(self._owed[log]))
+            self._owed[log] -= int(self._owed[log])
+        for due in [due for due in self.events if due <= self.now]:
+            self.events.pop(due)()
+        if self.now >= self.end:
+            raise KeyboardInterrupt
+
+    def follow(self, parameters, lag=60):
+        """Follow until the end."""
+        with pytest.raises(KeyboardInterrupt):
+            ctkit.follow(parameters, lag=lag, on_round=self.take, clock=self.time, sleep=self.sleep)
+
+    def take(self, report):
+        """Keep a report."""
+        self.reports.append((self.now, report))
+
+
+def parameters_of(world, **others):
+    """Return the world's parameters, with others in their place."""
+    return ctkit.read_parameters(world.folder / "demo.yaml", state_file=None, **others)
+
+
+def test_follow_logs_that_grow(world):
+    """After each round main is complete, no log is behind for longer than the lag, and commits and files are few."""
+    clock = Clock(dict.fromkeys(world.logs.values(), 1.0), end=600)
+    clock.follow(parameters_of(world))
+
+    assert {report.facts()["missing"] for _, report in clock.reports} == {0}
+    assert {report.problems for _, report in clock.reports} == {()}
+    times = [moment for moment, _ in clock.reports]
+    assert max(later - earlier for earlier, later in zip(times, [*times[1:], 600], strict=True)) <= 60
+    rows = Counter(url for url, _ in keys_of(find_table("main")))
+    assert all(log.tree_size - rows[url] <= 60 for url, log in world.logs.items())
+    check_table(find_table("main"), world.logs, {url: (0, rows[url]) for url in world.logs})
+    # A round at most every half of the lag.
+    assert len(commits_of(Path("main"))) <= 3 + 600 / 30 + 600 / 30 / ROUNDS_PER_TIDY * 3
+    assert not Path("staging").exists()
+
+
+def test_follow_tidies_on_the_way(world, monkeypatch):
+    """However many rounds there are, files stay few."""
+    monkeypatch.setattr("ctkit.desk.follow.ROUNDS_PER_TIDY", 8)
+    clock = Clock(dict.fromkeys(world.logs.values(), 0.5), end=1300)
+    clock.follow(parameters_of(world))
+
+    assert clock.reports[-1][1].rounds > 40
+    assert max(report.files for _, report in clock.reports) < 32
+
+
+def test_follow_asks_seldom_where_nothing_grows(world):
+    """A log that does not grow is asked less and less often, and nothing is committed."""
+    ctkit.update(parameters_of(world, ceiling="log")).check()
+    for log in world.logs.values():
+        log.requests.clear()
+    version = find_table("main").version()
+    Clock({}, end=550).follow(parameters_of(world))
+
+    assert find_table("main").version() == version
+    for log in world.logs.values():
+        heads = sum(len(log.paths(head)) for head in HEADS)
+        assert 550 / 15 - 2 <= heads <= 550 / 15 + 12
+
+
+def test_follow_when_a_log_is_dead(world):
+    """The other log goes on; the dead one is asked ever more seldom, and completed when it is back."""
+    rfc, static = world.logs.values()
+    alive = next(iter(world.logs))
+
+    def die():
+        static.always = 404
+        static.requests.clear()
+
+    def rise():
+        asked.append(len(static.requests))
+        static.always = None
+
+    asked = []
+    clock = Clock({rfc: 1.0, static: 1.0}, end=900, events={50: die, 450: rise})
+    clock.follow(parameters_of(world))
+
+    meanwhile = [report for moment, report in clock.reports if 100 < moment < 450]
+    assert len(meanwhile) > 5
+    assert {(report.facts()["failing"], report.logs[alive][1]) for report in meanwhile} == {(1, 0)}
+    assert asked[0] < 20
+    last = clock.reports[-1][1].facts()
+    assert (last["failing"], last["missing"]) == (0, 0)
+    rows = Counter(url for url, _ in keys_of(find_table("main")))
+    assert all(log.tree_size - rows[url] <= 60 for url, log in world.logs.items())
+
+
+def test_follow_heeds_retry_after(world):
+    """A log that asks to be left alone is not asked before it said."""
+    ctkit.update(parameters_of(world, ceiling="log")).check()
+    rfc, _ = world.logs.values()
+    asked = []
+
+    def refuse():
+        rfc.always, rfc.retry_after = 429, "300"
+        rfc.requests.clear()
+
+    def look():
+        asked.append(len(rfc.requests))
+
+    clock = Clock({}, end=400, events={50: refuse, 100: look, 340: look})
+    clock.follow(parameters_of(world))
+
+    assert asked[0] > 0
+    assert asked[0] == asked[1]
+
+
+def test_follow_when_a_log_is_dead_at_the_start(world):
+    """It is asked again, and completed when it answers."""
+    rfc, static = world.logs.values()
+    static.always = 404
+
+    def rise():
+        static.always = None
+
+    clock = Clock({rfc: 1.0}, end=400, events={100: rise})
+    clock.follow(parameters_of(world))
+
+    assert [error.url for error in clock.reports[0][1].unavailable] == [list(world.logs)[1]]
+    assert clock.reports[-1][1].unavailable == ()
+    assert Counter(url for url, _ in keys_of(find_table("main")))[list(world.logs)[1]] == SIZE
+
+
+def test_follow_goes_on_with_what_is_staged(world):
+    """What a loop that was killed has staged is merged first, and not fetched again."""
+    gap_report = ctkit.report_gaps(parameters_of(world, ceiling="log"))
+    ctkit.fill_gaps(gap_report).check()
+    gap_report.close()
+    for log in world.logs.values():
+        log.requests.clear()
+    Clock({}, end=20).follow(parameters_of(world))
+
+    check_table(find_table("main"), world.logs, world.within)
+    assert [log.data_requests for log in world.logs.values()] == [0, 0]
+    assert not Path("staging").exists()
+
+
+@pytest.mark.parametrize("name", ["commit_files", "link_missing"])
+def test_follow_when_the_disk_is_full_for_a_while(world, monkeypatch, name):
+    """Rounds fail and are told; once there is room, the loop goes on."""
+
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"ctkit.lake.merge.{name}", fail)
+        clock = Clock(dict.fromkeys(world.logs.values(), 1.0), end=300, events={100: patch.undo})
+        clock.follow(parameters_of(world))
+
+    assert clock.reports[0][1].problems
+    assert clock.reports[-1][1].problems == ()
+    assert clock.reports[-1][1].facts()["missing"] == 0
+
+
+def test_follow_beside_another_run(world):
+    """While another run writes to the table, rounds say so; then they go on."""
+    held = hold(find_table("main"))
+    held.__enter__()
+    clock = Clock({}, end=100, events={40: lambda: held.__exit__(None, None, None)})
+    clock.follow(parameters_of(world))
+
+    assert TableBusyError in {type(problem) for problem in clock.reports[0][1].problems}
+    check_table(find_table("main"), world.logs, world.within)
+
+
+def test_follow_without_staging(world):
+    """Main is filled directly."""
+    clock = Clock({}, end=20)
+    clock.follow(parameters_of(world).model_copy(update={"staging_path": None}))
+
+    check_table(find_table("main"), world.logs, world.within)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM], ids=lambda each: each.name)
+def test_follow_as_a_command(world, signum):
+    """A signal ends it with 0; what was committed is whole, and figures are served until then."""
+    text = (world.folder / "demo.yaml").read_text()
+    (world.folder / "demo.yaml").write_text(text.replace("state_file: state.json\n", ""))
+    command = [COMMAND, "follow", "-f", "demo.yaml", "--lag", "4", "--metrics", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if "following main=" in line and "missing=0" in line:
+                break
+        process.send_signal(signum)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+
+    assert (process.returncode, "nothing is half done" in errors) == (0, True), errors
+    check_table(find_table("main"), world.logs, world.within)
+    assert len(files_of(find_table("main"))) < 10
+
+
+@pytest.mark.parametrize(
+    ("words", "key"), [(["--lag", "0"], "lag"), (["--lag", "soon"], "lag"), (["--metrics", "no:port"], "metrics")]
+)
+def test_follow_when_a_flag_is_wrong(world, capsys, words, key):
+    """It is an error that names it, before anything is asked."""
+    for log in world.logs.values():
+        log.requests.clear()
+    assert run_command(["follow", "-f", "demo.yaml", *words]) == 1
+    assert key in capsys.readouterr().err
+    assert [log.requests for log in world.logs.values()] == [[], []]
+
+
+def test_metrics():
+    """Prometheus reads what the last report says, and nothing of logs that are gone."""
+    with pytest.raises(ParameterError), serve_metrics("127.0.0.1:x"):
+        pass
+    first = FollowReport("main", 3, 2, 1, {"https://gone.example": (1, 2, 3.0, 4)}, (), ())
+    port = free_port()
+    with serve_metrics(f"{port}") as take:
+        take(first)
+        take(FollowReport("main", 7, 5, 2, {"https://a.example": (10, 4, 1.5, 0)}, (), ()))
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+            text = answer.read().decode()
+    found = dict(re.findall(r"^(ctkit_\S+) (\S+)$", text, re.MULTILINE))
+    success = float(found.pop("ctkit_last_success_timestamp_seconds"))
+
+    assert found == {
+        'ctkit_held_entries{log="https://a.example"}': "10.0",
+        'ctkit_missing_entries{log="https://a.example"}': "4.0",
+        'ctkit_lag_seconds{log="https://a.example"}': "1.5",
+        'ctkit_failures{log="https://a.example"}': "0.0",
+        "ctkit_table_version": "7.0",
+        "ctkit_table_files": "5.0",
+        "ctkit_unavailable_logs": "0.0",
+        "ctkit_problems": "0.0",
+    }
+    assert success <= time.time()
+
+
+def free_port():
+    """Return a port of the loopback interface that nothing listens on."""
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
