@@ -137,7 +137,7 @@ class Steps:
             if not self.parameters.logs:
                 return None
             found = report_gaps(self.parameters.model_copy(update={"log_list": None}), verb="append")
-        self.problems.extend(found.unavailable)
+        self._try(found.check)
         # Now, because the merge will remove the staging table.
         self.before = find_holdings(found)
         return found
@@ -237,7 +237,7 @@ class Steps:
         """Take a step; note what stands in its way."""
         try:
             return step()
-        except (LogError, TableError, OSError) as error:
+        except (CtkitError, OSError) as error:
             self.note(error)
             return None
 
