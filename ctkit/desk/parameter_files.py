@@ -1,7 +1,7 @@
 """The files that parameters are read from: our own YAML, and the live server's configuration."""
 
 import os
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,8 @@ def read_yaml(file: str | Path) -> dict[str, object]:
 PATHS = ("main_path", "staging_path", "state_file", "log_list", "log_list_key", "server_config")
 """Keys whose values are paths; that of a log list may also be a URL, or the name of one that is published."""
 
+_PUBLISHED = [("log_list", name) for name in PUBLISHED]
+
 STARTS = ("from_index", "last", "since")
 """Keys that say where logs start, each in its own way."""
 
@@ -100,7 +102,7 @@ def read_parameter_file(file: str | Path) -> dict[str, object]:
     """
     folder = Path(local_path(str(file))).absolute().parent
     return {
-        key: _resolved(value, folder, PUBLISHED if key == "log_list" else ()) if key in PATHS else value
+        key: _resolved(value, folder) if key in PATHS and (key, str(value)) not in _PUBLISHED else value
         for key, value in read_yaml(file).items()
     }
 
@@ -128,9 +130,9 @@ def without_overridden(given: Mapping[str, object], overrides: Mapping[str, obje
     return {key: value for key, value in given.items() if key not in gone}
 
 
-def _resolved(value: object, folder: Path, but: Container[str]) -> object:
+def _resolved(value: object, folder: Path) -> object:
     """Return a path as seen from a folder; what is not text is left for `Parameters` to refuse."""
-    if not isinstance(value, str) or not value.strip() or value in but:
+    if not isinstance(value, str) or not value.strip():
         return value
     bare = local_path(value)
     return bare if "://" in bare else str(folder / bare)
