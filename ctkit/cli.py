@@ -92,7 +92,7 @@ def init(arguments: argparse.Namespace) -> int:
     parameters = read_flags(arguments)
     from ctkit.desk.first_file import next_steps, write_first_file
 
-    survey = write_first_file(arguments.path, parameters, last=arguments.last)
+    survey = write_first_file(arguments.path, parameters)
     let_finish()
     for table in survey.tables().values():
         print_lines(text_of(table), "")
@@ -308,7 +308,6 @@ def _parser() -> Parser:
         "--log-url https://log.example/2026 --last 500 --user-agent me@x.org",
     )
     begun.add_argument("path", metavar="FILE", nargs="?", default="ct.yaml", help="file to write (%(default)s)")
-    begun.add_argument("--last", metavar="N", type=int, help="start each log this many entries back; not given: a day")
     add_flags(begun, file=False)
     updated = add(
         update,

@@ -14,8 +14,10 @@ from ctkit.cli import main
 from ctkit.demo.embedded import EmbeddedLog
 from ctkit.demo.server import LogServer
 from ctkit.desk.first_file import write_first_file
-from ctkit.desk.parameters import Parameters
+from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.errors import LogUnavailableError, ParameterError
+from ctkit.lake.coverage import first_and_last
+from ctkit.lake.table import find_table
 from ctkit.logs.growth import measure_growth
 from ctkit.logs.published_lists import PUBLISHED, PublishedList
 
@@ -55,7 +57,6 @@ def written(*words):
 COMMON = {
     "main_path": "data/main",
     "staging_path": "data/staging",
-    "ceiling": "log",
     "verify": "entries",
     "user_agent": AGENT,
 }
@@ -308,3 +309,31 @@ def test_what_a_survey_says(server):
     assert [log.whole.wanted for log in survey.logs if log.whole] == [600, 900]
     assert "860 bytes" in survey.remark
     assert "Tiles 2026h2" in survey._repr_html_()
+
+
+@pytest.mark.parametrize("by_url", [False, True])
+def test_the_file_is_one_that_can_be_used(server, fakes, by_url, monkeypatch, tmp_path):
+    """Whatever is written is read again, from any folder, and a table is filled with it."""
+    urls = [server.url(log) for log in fakes]
+    words = [word for url in urls if by_url for word in ("--log-url", url)]
+    written(*words, "--log-list", "google", *([] if by_url else ["--since", "2026-01-12"]))
+    monkeypatch.chdir(tmp_path)
+
+    assert main(["backfill", "-f", "work/ct.yaml"]) == 0
+    assert main(["merge", "-f", "work/ct.yaml"]) == 0
+    assert main(["audit", "-f", "work/ct.yaml", "--require-proof"]) == 0
+
+    held = first_and_last(urls, find_table("work/data/main"))
+    days = [max(last - first + 1, 0) for first, last in held.values()]
+    assert [last for _, last in held.values()] == [599, 899]
+    assert days == [pytest.approx(200, rel=0.3), pytest.approx(300, rel=0.3)] if by_url else all(days)
+
+
+@pytest.mark.parametrize("name", ["google", "./google", "https://list.example/v3.json"])
+def test_the_name_of_a_list_is_no_path(tmp_path, name):
+    """In a file, too, a known name means the list that is published; the file of that name has a folder before it."""
+    (tmp_path / "ct.yaml").write_text(yaml.safe_dump({"log_list": name, "main_path": "google"}))
+    found = read_parameters(tmp_path / "ct.yaml")
+
+    assert found.log_list == (str(tmp_path / "google") if name.startswith(".") else name)
+    assert found.main_path == str(tmp_path / "google")

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import yaml
 
-from ctkit.arguments import Count
 from ctkit.desk.chosen_logs import NAMED
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.survey import LogSurvey, Survey, survey_logs
@@ -19,7 +18,7 @@ from ctkit.visible import visible
 DEFAULT_LIST = "google"
 
 
-def write_first_file(path: str | Path, parameters: Parameters, *, last: Count | None = None) -> Survey:
+def write_first_file(path: str | Path, parameters: Parameters) -> Survey:
     """Ask logs how large they are and how fast they grow, and write a parameter file for them.
 
     Parameters
@@ -28,8 +27,7 @@ def write_first_file(path: str | Path, parameters: Parameters, *, last: Count | 
         The file to write.
     parameters
         Which logs, as for `ctkit.desk.survey.survey_logs`; by default those of Google's list. `user_agent` is needed.
-    last
-        Where each log is to start: this many entries before its end. None for its last day.
+        `last` or `since` say where they are to start, by default about a day before their end.
 
     Returns
     -------
@@ -51,7 +49,7 @@ def write_first_file(path: str | Path, parameters: Parameters, *, last: Count | 
     if parameters.logs is None and parameters.log_list is None:
         parameters = parameters.model_copy(update={"log_list": DEFAULT_LIST})
     survey = survey_logs(parameters)
-    text = _text_of(path, survey, parameters, last)
+    text = _text_of(path, survey, parameters)
     try:
         with path.open("x", encoding="utf-8") as file:
             try:
@@ -71,34 +69,34 @@ def next_steps(path: str | Path) -> list[str]:
     steps = {
         f"ctkit gaps -f {file}": "what is missing",
         f"ctkit backfill -f {file} --dry-run": "what it takes to fetch it",
-        f"ctkit backfill -f {file}": "fetch it into staging",
-        f"ctkit merge -f {file}": "move it into main",
-        f"ctkit audit -f {file}": "what is complete, and proven",
+        f"ctkit update -f {file}": "fetch, merge and check it; for every night",
+        f"ctkit status -f {file}": "how things stand",
     }
     width = max(map(len, steps))
     return [f"  {command:{width}}  {about}" for command, about in steps.items()]
 
 
-def _text_of(path: Path, survey: Survey, parameters: Parameters, last: int | None) -> str:
+def _text_of(path: Path, survey: Survey, parameters: Parameters) -> str:
     now = datetime.now(UTC)
     lines = [
         f"# Written by `ctkit init` on {now:%Y-%m-%d}. The README lists all keys, in its section Parameters.",
         "",
-        "main_path: data/main          # the table that you query",
+        "main_path: data/main          # the table that you query; paths are relative to this file's folder",
         "staging_path: data/staging    # what a backfill writes to, until it is merged into main",
         "",
-        *(_of_list(survey, parameters) if parameters.logs is None else _of_logs(survey, parameters, last)),
+        *(_of_list(survey, parameters) if parameters.logs is None else _of_logs(survey, parameters)),
         "",
     ]
-    if last is not None:
-        lines.append(f"last: {last}    # each log starts so many entries before its end, when it is first seen")
-    elif parameters.logs is None:
+    since = parameters.since
+    if parameters.last is not None:
         lines.append(
-            f"since: {now - timedelta(days=1):%Y-%m-%d}    # each log starts at its first entry of this UTC date"
+            f"last: {parameters.last}    # a log starts this many entries before its end, when it is first seen"
         )
+    elif since is not None or parameters.logs is None:
+        since = since or (now - timedelta(days=1)).date()
+        lines.append(f"since: {since}    # a log starts at its first entry of this UTC date or later")
     lines += [
-        "ceiling: log           # and is followed to its own end",
-        "verify: entries        # only entries that are proven to be in the log's tree are written",
+        "verify: entries    # only entries that are proven to be in the log's tree are written",
         f"user_agent: {_scalar(parameters.need('user_agent'))}    # log operators want to know who reads",
         "",
         "# Next:",
@@ -121,7 +119,7 @@ def _of_list(survey: Survey, parameters: Parameters) -> list[str]:
     return list(map(visible, lines))
 
 
-def _of_logs(survey: Survey, parameters: Parameters, last: int | None) -> list[str]:
+def _of_logs(survey: Survey, parameters: Parameters) -> list[str]:
     """Return the lines that name single logs."""
     lines = ["logs:"]
     for log in survey.logs:
@@ -134,7 +132,7 @@ def _of_logs(survey: Survey, parameters: Parameters, last: int | None) -> list[s
             lines.append(f"    key: {base64.b64encode(said.key).decode()}    # verifies its tree heads")
         else:
             lines.append("    # key: base64, as in a log list; without it, tree heads are not verified")
-        if last is None:
+        if parameters.last is None and parameters.since is None:
             lines.append(_start_of(log))
     return lines
 

@@ -216,10 +216,10 @@ class Parameters(_Checked):
     from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
         None, description="first index to fetch of logs without their own from"
     )
-    last: Annotated[Count | None, Flag(_LOGS, "N")] = Field(
+    last: Annotated[Count | None, Flag(_NAMES, "N")] = Field(
         None, description="start so many entries before where a log ends when it is first seen"
     )
-    since: Annotated[Day | None, Flag(_LOGS, "DATE")] = Field(
+    since: Annotated[Day | None, Flag(_NAMES, "DATE")] = Field(
         None, description="start at the first entry of this UTC date or later: 2026-11-01"
     )
     to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
