@@ -12,7 +12,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog, check_table
 from rows import make_rows, make_table
 
-from ctkit.desk.gap_report import choose_logs, open_logs, report_gaps
+from ctkit.desk.chosen_logs import choose_logs
+from ctkit.desk.gap_report import open_logs, report_gaps
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.plots import plot_gaps
 from ctkit.desk.state_file import write_state
@@ -50,7 +51,7 @@ def test_choose_logs_takes_keys_from_the_log_list(fakes, write_list):
     logs = [{"url": "a.example", "key": base64.b64encode(two).decode()}, {"url": "b.example", "name": "B"}]
     listed = write_list({"https://a.example/": one, "https://b.example/": one, "https://c.example/": b""})
 
-    chosen = choose_logs(Parameters(logs=logs, log_list=listed, user_agent=AGENT))
+    chosen = choose_logs(Parameters(logs=logs, log_list=listed, user_agent=AGENT)).logs
 
     assert [(log.url, log.name, log.key) for log in chosen] == [
         ("a.example", None, two),
@@ -69,7 +70,7 @@ def test_choose_logs_when_the_list_is_signed(write_list, tmp_path, fakes):
 
     text = (tmp_path / "list.json").read_bytes()
     (tmp_path / "list.sig").write_bytes(key.sign(text, padding.PKCS1v15(), hashes.SHA256()))
-    assert [log.url for log in choose_logs(parameters)] == ["https://a.example"]
+    assert [log.url for log in choose_logs(parameters).logs] == ["https://a.example"]
     (tmp_path / "list.json").write_bytes(text + b" ")
     with pytest.raises(ParameterError):
         choose_logs(parameters)
@@ -80,7 +81,9 @@ def test_open_logs_gives_each_its_key(serve, fakes, write_list):
     urls = [serve(fake) for fake in fakes]
     keys = {urls[0]: fakes[0].public_key, urls[1]: fakes[0].public_key, "https://c.example": b"no key"}
 
-    logs, failed = open_logs(choose_logs(Parameters(log_list=write_list(keys), user_agent=AGENT)), user_agent=AGENT)
+    logs, failed = open_logs(
+        choose_logs(Parameters(log_list=write_list(keys), user_agent=AGENT)).logs, user_agent=AGENT
+    )
 
     assert [log.url for log in logs] == urls
     assert logs[0].get_checkpoint().tree_size == 3
@@ -162,7 +165,7 @@ def test_a_log_list_in_a_file_needs_no_user_agent(write_list, fakes):
     """It is read from the disk; only a host needs to know who asks."""
     listed = write_list({"https://a.example/": fakes[0].public_key})
 
-    assert [log.url for log in choose_logs(Parameters(log_list=listed))] == ["https://a.example"]
+    assert [log.url for log in choose_logs(Parameters(log_list=listed)).logs] == ["https://a.example"]
     with pytest.raises(ParameterError) as raised:
         choose_logs(Parameters(log_list="https://list.example/v3.json"))
     assert raised.value.keys == ("user_agent",)
@@ -280,7 +283,7 @@ def test_a_log_that_is_named_twice(caplog, fakes):
     key = base64.b64encode(fakes[0].public_key).decode()
     logs = [{"url": "a.example"}, {"url": "b.example"}, {"url": "https://a.example/", "name": "A", "key": key}]
 
-    chosen = choose_logs(read_parameters(logs=logs))
+    chosen = choose_logs(read_parameters(logs=logs)).logs
 
     assert [(log.url, log.name, log.key) for log in chosen] == [
         ("a.example", "A", fakes[0].public_key),
@@ -309,7 +312,7 @@ def test_a_log_that_is_twice_in_the_log_list(tmp_path, caplog):
     logs = [{"url": "https://a.example/", "key": "", "description": name} for name in "AB"]
     (tmp_path / "list.json").write_text(json.dumps({"operators": [{"logs": logs}]}))
 
-    assert [log.name for log in choose_logs(read_parameters(log_list=tmp_path / "list.json"))] == ["A"]
+    assert [log.name for log in choose_logs(read_parameters(log_list=tmp_path / "list.json")).logs] == ["A"]
     assert "https://a.example" in caplog.text
 
 
@@ -318,7 +321,7 @@ def test_an_empty_log_list(tmp_path):
     (tmp_path / "list.json").write_text('{"operators": []}')
     listed = (tmp_path / "list.json").as_uri()
 
-    assert [log.url for log in choose_logs(read_parameters(log_list=listed, logs=[{"url": "a.example"}]))] == [
+    assert [log.url for log in choose_logs(read_parameters(log_list=listed, logs=[{"url": "a.example"}])).logs] == [
         "a.example"
     ]
     with pytest.raises(ParameterError) as raised:

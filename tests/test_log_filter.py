@@ -40,7 +40,7 @@ def listed(tmp_path):
 )
 def test_filters_of_a_log_list(listed, log_filter, chosen):
     """A text is looked for in name and URL, or in the operator; all conditions hold."""
-    found = choose_logs(Parameters(log_list=listed, log_filter=log_filter))
+    found = choose_logs(Parameters(log_list=listed, log_filter=log_filter)).logs
 
     assert [log.url for log in found] == [f"https://{name}.example" for name in chosen]
 
@@ -49,7 +49,7 @@ def test_a_log_of_no_known_operator_is_kept_by_no_operator(listed):
     """A log that only `logs` names has none; one that the list has too has the list's."""
     logs = [{"url": "https://operator-google.example"}, {"url": "argon2027.example"}]
 
-    found = choose_logs(Parameters(logs=logs, log_list=listed, log_filter="operator: google"))
+    found = choose_logs(Parameters(logs=logs, log_list=listed, log_filter="operator: google")).logs
 
     assert [log.url for log in found] == ["argon2027.example", "https://argon2026.example"]
     assert not matches("operator: x", url="https://x.example", name="x", operator=None)

@@ -1,15 +1,23 @@
 """Which logs the parameters name: in `logs`, in a log list, or in both. No request is sent to any of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
+
+from deltalake import DeltaTable
 
 from ctkit.desk.log_filter import matches
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.lake.coverage import logs_in
+from ctkit.lake.querying import source_names
+from ctkit.lake.starts import remembered
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.logs.published_lists import is_downloaded
 from ctkit.urls import canonical_url, host_of
 from ctkit.visible import first_of, get_logger
+from ctkit.wire.checkpoint import Checkpoint
 from ctkit.wire.signatures import check_public_key
 
 logger = get_logger(__name__)
@@ -18,61 +26,147 @@ NAMED = 20
 """Logs that a message lists."""
 
 
-def choose_logs(parameters: Parameters) -> list[LogParameter]:
-    """Return the logs that the parameters name, each once; no request is sent to any of them.
+@dataclass(frozen=True)
+class Choice:
+    """The logs that parameters come to.
+
+    Attributes
+    ----------
+    logs
+        Each once.
+    begun
+        Canonical URLs of the listed ones of which no table has a row yet.
+    retired
+        Canonical URL -> what the log list says of a log that has rows and comes to its end: ``"readonly"``,
+        ``"retired"``, ``"rejected"``, or ``"not listed"``.
+    final_heads
+        By canonical URL, the last tree head of a log that accepts no more entries, where the list gives it.
+    """
+
+    logs: tuple[LogParameter, ...]
+    begun: tuple[str, ...] = ()
+    retired: Mapping[str, str] = field(default_factory=dict)
+    final_heads: Mapping[str, Checkpoint] = field(default_factory=dict)
+
+    def without_gone(self, errors: Iterable[LogError]) -> tuple[LogError, ...]:
+        """Return errors without those of retired logs that are gone for good; what the table has of these is kept."""
+        found = []
+        for error in errors:
+            if self.retired.get(error.url, "readonly") == "readonly":
+                found.append(error)
+            else:
+                logger.warning("retired log does not answer, its rows are kept url=%s reason=%s", error.url, error)
+        return tuple(found)
+
+
+def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> Choice:
+    """Return the logs that the parameters name; no request is sent to any of them.
 
     Those of `logs` come first, and override a log of `log_list` with the same URL; only a missing key is taken from the
-    list. Logs that the list calls retired or rejected are left out, as in the live server; name one in `logs` to read
+    list. Logs that the list calls retired or rejected are left out, as in the live server, unless a table has rows of
+    them, and so are logs of a table that are not in the list: then they are to be finished. Name one in `logs` to read
     it anyway.
+
+    Parameters
+    ----------
+    parameters
+        Which logs.
+    tables
+        Those whose logs are known; None for one that does not exist.
 
     Raises
     ------
     ParameterError
         No log is named, or none matches `log_filter`; the message lists the logs that there are.
     """
-    return choose_of(parameters, listed_logs(parameters))
+    if parameters.log_list is None:
+        return choose_of(parameters, [])
+    listed = listed_logs(parameters)
+    urls = {log.url for log in listed}
+    held = logs_in(*tables) | remembered(urls, *tables).keys()
+    names = source_names(*tables) if held - urls else {}
+    choice = choose_of(parameters, listed, held, {url: names.get(url) for url in sorted(held - urls)})
+    for what, found in (("new", choice.begun), ("retired", tuple(choice.retired))):
+        if held and found:
+            logger.info("logs are %s, by the log list count=%d %s", what, len(found), first_of(found, NAMED))
+    return choice
 
 
 def listed_logs(parameters: Parameters) -> list[LogDescription]:
-    """Return the logs of the log list that are in use, if a list is named."""
+    """Return the logs of the log list, in use or not, if a list is named."""
     if parameters.log_list is None:
         return []
     key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
     # Only a host needs to know who asks.
     user_agent = parameters.need("user_agent") if is_downloaded(parameters.log_list) else ""
+    listed = read_log_list(parameters.log_list, user_agent=user_agent, key=key, in_use=False)
     # The live server accepts an empty list if its configuration names logs.
-    listed = read_log_list(parameters.log_list, user_agent=user_agent, key=key, in_use=not parameters.logs)
-    return [log for log in listed if log.in_use]
+    if not parameters.logs and not any(log.in_use for log in listed):
+        message = f"log list {parameters.log_list} names {len(listed)} logs, none of them in use: name another"
+        raise ParameterError(message, keys=("log_list",))
+    return listed
 
 
-def choose_of(parameters: Parameters, listed: Sequence[LogDescription]) -> list[LogParameter]:
-    """Return what `choose_logs` returns, from a log list that has been read."""
+def choose_of(
+    parameters: Parameters,
+    listed: Sequence[LogDescription],
+    held: Collection[str] = (),
+    unlisted: Mapping[str, str | None] = MappingProxyType({}),
+) -> Choice:
+    """Return what `choose_logs` returns, from a log list that has been read.
+
+    Parameters
+    ----------
+    listed
+        The list.
+    held
+        Canonical URLs of the logs that have rows.
+    unlisted
+        URL -> name, of those that are not in the list, if there is one.
+    """
     by_url = _united(parameters.logs or ())
-    operators: dict[str, str | None] = {}
+    named = {*by_url}
+    described: dict[str, LogDescription] = {}
     for log in listed:
-        if log.url in operators:
+        if described.setdefault(log.url, log) is not log:
             logger.warning("log is in the log list twice, using its first entry url=%s", log.url)
-        operators.setdefault(log.url, log.operator)
+    for url, log in described.items():
         # model_construct: a bad URL or key in a list costs that log only (`why_unusable`).
         key = log.key or None
-        given = LogParameter.model_construct(url=log.url, name=log.name, protocol=log.protocol, key=key)
-        first = by_url.setdefault(log.url, given)
-        if first.key is None:
-            by_url[log.url] = first.model_copy(update={"key": key})
+        given = LogParameter.model_construct(url=url, name=log.name, protocol=log.protocol, key=key)
+        if log.in_use or url in held:
+            by_url.setdefault(url, given)
+        if url in by_url and by_url[url].key is None:
+            by_url[url] = by_url[url].model_copy(update={"key": key})
+    for url, name in unlisted.items():
+        by_url.setdefault(url, LogParameter.model_construct(url=url, name=name))
     if not by_url:
         message = "no log is named; give logs, log_list or server_config in the parameter file"
         raise ParameterError(message, keys=("logs", "log_list"))
     log_filter = parameters.log_filter
-    chosen = [
-        log for url, log in by_url.items() if matches(log_filter, url=url, name=log.name, operator=operators.get(url))
-    ]
+    operators = {url: log.operator for url, log in described.items()}
+    chosen = {
+        url: log
+        for url, log in by_url.items()
+        if matches(log_filter, url=url, name=log.name, operator=operators.get(url))
+    }
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]
         raise ParameterError(
             f"no logs matched the filter log_filter={log_filter!r}; there are {first_of(known, NAMED)}",
             keys=("log_filter",),
         )
-    return chosen
+    states = {url: log.state for url, log in described.items()} | dict.fromkeys(unlisted, "not listed")
+    return Choice(
+        tuple(chosen.values()),
+        tuple(url for url in chosen if url in described and url not in held),
+        {url: state for url in chosen if url in held and url not in named and (state := states.get(url)) in _ENDS},
+        {url: head for url in chosen if url in described and (head := described[url].final_tree_head)},
+    )
+
+
+_ENDS = ("readonly", "retired", "rejected", "not listed")
+"""States of a log that takes no more entries, or is gone."""
 
 
 def _united(logs: Iterable[LogParameter]) -> dict[str, LogParameter]:

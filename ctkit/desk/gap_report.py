@@ -1,7 +1,7 @@
 """From parameters to logs, tables and gaps, the same for notebooks and commands."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import ask_sizes, read_served, with_ceiling
-from ctkit.desk.chosen_logs import choose_logs, why_unusable
+from ctkit.desk.chosen_logs import Choice, choose_logs, why_unusable
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
@@ -179,14 +179,20 @@ class ChosenLogs:
         Canonical URLs of the others.
     names
         Canonical URL -> name, of the logs that have one.
+    begun
+        URLs of the logs without a row yet.
+    retired
+        URL -> what the log list says of a log that has rows and comes to its end (`Choice.retired`).
     """
 
-    def __init__(self, chosen: Sequence[LogParameter], parameters: Parameters) -> None:
-        checked = [(log, why_unusable(log)) for log in chosen]
+    def __init__(self, choice: Choice, parameters: Parameters) -> None:
+        checked = [(log, why_unusable(log)) for log in choice.logs]
         self.failed = tuple(error for _, error in checked if error)
         self._chosen, self._parameters = [log for log, error in checked if not error], parameters
         self.urls = [canonical_url(log.url) for log in self._chosen]
         self.names = {canonical_url(log.url): log.name for log in self._chosen if log.name}
+        self.begun = tuple(url for url in self.urls if url in choice.begun)
+        self.retired = {url: choice.retired[url] for url in self.urls if url in choice.retired}
 
     @property
     def parameters(self) -> Sequence[LogParameter]:
@@ -288,14 +294,19 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
     by_state = parameters.by_state
     state, served = read_served(parameters, main)
-    chosen = choose_logs(parameters)
-    logs = ChosenLogs(with_ceiling(chosen, state, parameters) if by_state else chosen, parameters)
+    choice = choose_logs(parameters, main, staging)
+    chosen = choice.logs
+    bounded = with_ceiling(chosen, state, parameters) if by_state else chosen
+    logs = ChosenLogs(replace(choice, logs=tuple(bounded)), parameters)
     try:
         silent: tuple[LogError, ...] = ()
         if by_state:
             ceilings = {url: state[url] for url in logs.urls}
         else:
-            ceilings, silent = ask_sizes(logs.opened, parameters.deadline)
+            # A log that has come to its end may have fallen silent, too.
+            final = {url: choice.final_heads[url].tree_size for url in logs.urls if url in choice.final_heads}
+            sizes, silent = ask_sizes([log for log in logs.opened if log.url not in final], parameters.deadline)
+            ceilings, silent = final | sizes, choice.without_gone(silent)
         unavailable = (*logs.failed, *silent)
         found = find_stretches(logs.parameters, ceilings, parameters, (main, staging), lambda: logs.opened)
         unavailable, within = (*unavailable, *found.failed), found.within

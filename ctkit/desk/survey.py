@@ -1,6 +1,6 @@
 """Which logs there are, how large they are, how fast they grow, and what their entries would take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
@@ -148,12 +148,13 @@ def survey_logs(parameters: Parameters) -> Survey:
     """
     parameters.need("user_agent")
     listed = listed_logs(parameters)
-    by_url = {canonical_url(log.url): log for log in choose_of(parameters, listed)}
+    choice = choose_of(parameters, listed)
+    by_url = {canonical_url(log.url): log for log in choice.logs}
     if parameters.logs is not None:
         named = {canonical_url(log.url) for log in parameters.logs}
         known = {log.url: log for log in listed}
         by_url = {url: _described(log, known.get(url)) for url, log in by_url.items() if url in named}
-    logs = ChosenLogs(list(by_url.values()), parameters)
+    logs = ChosenLogs(replace(choice, logs=tuple(by_url.values())), parameters)
     try:
         heads = dict(
             zip(logs.opened, ask_each(Log.get_checkpoint, logs.opened, seconds=SECONDS_TO_ANSWER), strict=True)

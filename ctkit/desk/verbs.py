@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import read_served, with_ceiling
-from ctkit.desk.chosen_logs import choose_of, listed_logs
+from ctkit.desk.chosen_logs import Choice, choose_logs
 from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
@@ -27,6 +27,8 @@ from ctkit.lake.merge import MergePreview, MergeReport, merge_staging, preview_m
 from ctkit.lake.table import check_features, files_of, find_table, hold, open_table, table_path
 from ctkit.lake.tidy import TidyReport, tidy
 from ctkit.lake.undo import undo_merge
+from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
+from ctkit.logs.log import Log
 from ctkit.ranges import LARGEST_TREE
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
@@ -214,15 +216,15 @@ def audit_main(parameters: Parameters) -> AuditReport:
         There is no main table, or it cannot be read.
     """
     main = find_main(parameters)
-    listed = listed_logs(parameters)
-    chosen, within, undone = _kept_complete(choose_of(parameters, listed), parameters, main)
+    choice = choose_logs(parameters, main)
+    chosen, within, undone = _kept_complete(choice.logs, parameters, main)
     logs, unavailable = open_logs(chosen, user_agent=parameters.need("user_agent"))
     try:
         return audit(
-            logs,
+            _without_gone(logs, choice),
             main,
             within=within,
-            final_heads={log.url: log.final_tree_head for log in listed if log.final_tree_head},
+            final_heads=choice.final_heads,
             unavailable=(*unavailable, *undone),
             recheck=parameters.recheck,
             require_proof=parameters.require_proof,
@@ -230,6 +232,15 @@ def audit_main(parameters: Parameters) -> AuditReport:
     finally:
         for log in logs:
             log.close()
+
+
+def _without_gone(logs: Sequence[Log], choice: Choice) -> list[Log]:
+    """Return logs without those retired ones that do not answer any more."""
+    retired = [log for log in logs if log.url in choice.retired]
+    answers = ask_each(Log.get_checkpoint, retired, seconds=SECONDS_TO_ANSWER)
+    silent = [answer for answer in answers if isinstance(answer, LogError)]
+    gone = {error.url for error in silent} - {error.url for error in choice.without_gone(silent)}
+    return [log for log in logs if log.url not in gone]
 
 
 def _kept_complete(

@@ -8,6 +8,7 @@ so that nothing could be remembered. An ibis table is asked (`ctkit.lake.questio
 import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,23 @@ def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str,
     """Return the lowest and the highest index of each log that has a row in one of the tables."""
     covered = find_covered(dict.fromkeys(urls, (0, END)), *tables)
     return {url: (int(each.starts[0]), int(each.ends[-1]) - 1) for url, each in covered.items() if len(each)}
+
+
+def logs_in(*tables: DeltaTable | None) -> set[str]:
+    """Return the URL of each log that has a row in one of the tables; what cannot be read is left out."""
+    found: set[str] = set()
+    for table in tables:
+        if table is None:
+            continue
+        bounds = FileBounds(table)
+        # Statistics tell exactly of a file of one log; others may hold their first and their last one.
+        is_of_one = bounds.first_url == bounds.last_url
+        found |= {*bounds.first_url[is_of_one].tolist()}
+        mixed = {*bounds.first_url[~is_of_one].tolist(), *bounds.last_url[~is_of_one].tolist()}
+        with suppress(TableError):
+            logs = _blocks_of(table, dict.fromkeys(mixed, (0, END)))["source_url"]
+            found |= {*logs.unique().drop_null().to_pylist()}
+    return found - {""}
 
 
 def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:

@@ -161,6 +161,8 @@ class FileBounds:
         Absolute path of each file.
     sizes
         Bytes of each file, as the table's log has it.
+    first_url, last_url
+        Bounds of ``source_url``, both inclusive.
     lowest, highest
         int64: bounds of ``cert_index``, both inclusive.
     """
@@ -183,11 +185,11 @@ class FileBounds:
             columns = [
                 np.where(unknown, bound, actions[name].fill_null(bound).to_numpy()) for name, bound in widest.items()
             ]
-        self._first_url, self._last_url, self.lowest, self.highest = columns
+        self.first_url, self.last_url, self.lowest, self.highest = columns
 
     def may_hold(self, url: str) -> NDArray[np.bool_]:
         """Tell of each file whether it can hold a row of a log."""
-        return np.asarray((self._first_url <= url) & (self._last_url >= url), np.bool_)
+        return np.asarray((self.first_url <= url) & (self.last_url >= url), np.bool_)
 
     def may_hold_any(self, stretches: Mapping[str, tuple[int, int]]) -> NDArray[np.bool_]:
         """Tell of each file whether it can hold a row of a log in its stretch ``[start, end)``, by URL.
@@ -197,8 +199,8 @@ class FileBounds:
         urls = sorted(stretches)
         starts, ends = np.array([stretches[url] for url in urls] or np.empty((0, 2)), np.int64).T
         # Of the sorted logs a file can hold those from the first to before the last.
-        first = np.searchsorted(np.array(urls, object), self._first_url, side="left")
-        last = np.searchsorted(np.array(urls, object), self._last_url, side="right")
+        first = np.searchsorted(np.array(urls, object), self.first_url, side="left")
+        last = np.searchsorted(np.array(urls, object), self.last_url, side="right")
         pairs = np.stack([first, last], axis=1).ravel()
         lowest = np.minimum.reduceat(np.append(starts, 0), pairs)[::2]
         highest = np.maximum.reduceat(np.append(ends, 0), pairs)[::2]
