@@ -10,7 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from fakes import HEADS, check_table
+from fakes import HEADS, FakeLog, check_table
 from rows import commits_of, keys_of
 from runbooks import SIZE, make_world
 
@@ -183,6 +183,17 @@ def test_follow_when_a_log_is_dead_at_the_start(world):
     assert [error.url for error in clock.reports[0][1].unavailable] == [list(world.logs)[1]]
     assert clock.reports[-1][1].unavailable == ()
     assert Counter(url for url, _ in keys_of(find_table("main")))[list(world.logs)[1]] == SIZE
+
+
+def test_follow_when_a_log_contradicts_an_earlier_tree_head(world, caplog):
+    """That is told at the start."""
+    ctkit.update(parameters_of(world, ceiling="log")).check()
+    url, rfc = next(iter(world.logs.items()))
+    other = FakeLog("Other", SIZE, seed=7, protocols=("rfc6962",))
+    rfc.tree, rfc.entries = other.tree, other.entries
+    Clock({}, end=10).follow(parameters_of(world))
+
+    assert any(record.levelname == "ERROR" and url in record.getMessage() for record in caplog.records)
 
 
 def test_follow_goes_on_with_what_is_staged(world):

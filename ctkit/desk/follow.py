@@ -213,6 +213,9 @@ class Follower:
         for pulse in self._pulses.values():
             if pulse.done < pulse.size and pulse.since is None:
                 pulse.since = now
+        if first:
+            # Later on, the open logs remember the tree heads that they gave.
+            steps.check_heads(report)
         if first or self._ready():
             self._round(self._ready())
 

@@ -162,13 +162,7 @@ class Steps:
     def judge(self, gap_report: GapReport) -> list[LogUpdate]:
         """Tell from the indices in the tables, and from the logs' tree heads, how each log stands now."""
         main, staging = find_tables(self.parameters)
-        silent = {hole.source_url for hole in self.filled.holes} if self.filled else set()
-        asked = [log for log in gap_report.logs if log.url not in silent]
-        # Of a log whose tree heads are not to be verified, they say nothing.
-        heads = {} if main is None or self.parameters.verify == "off" else check_heads(asked, main)
-        for head in heads.values():
-            if isinstance(head, LogError):
-                self.note(head)
+        heads = self.check_heads(replace(gap_report, main=main))
         logs = []
         for url, now in find_holdings(replace(gap_report, main=main, staging=staging)).items():
             if len(now.repeated):
@@ -180,6 +174,18 @@ class Steps:
         if lost and not self.problems:
             self.note(TableError(self.main, f"entries of {first_of(lost, NAMED)} are missing in main. Run again"))
         return logs + [LogUpdate(error.url, "not known", why=error.message) for error in gap_report.unavailable]
+
+    def check_heads(self, gap_report: GapReport) -> dict[str, Checkpoint | LogError]:
+        """Ask the logs that have not failed whether their trees extend what main's commits name."""
+        # Where tree heads are not to be verified, they say nothing.
+        if gap_report.main is None or self.parameters.verify == "off":
+            return {}
+        silent = {hole.source_url for hole in self.filled.holes} if self.filled else set()
+        heads = check_heads([log for log in gap_report.logs if log.url not in silent], gap_report.main)
+        for head in heads.values():
+            if isinstance(head, LogError):
+                self.note(head)
+        return heads
 
     def _line_of(self, url: str, now: Holding, head: Checkpoint | LogError | None, left_to_server: int) -> LogUpdate:
         before, filled, why = self.before.get(url), self.filled, []
