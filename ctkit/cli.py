@@ -6,11 +6,10 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
-from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
-from ctkit.desk.keeping import follow, status, update
+from ctkit.desk.keeping import follow, repair, status, tidy, update
 from ctkit.desk.parameter_files import read_parameter_file, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
@@ -29,10 +28,6 @@ from ctkit.desk.terminal import (
 )
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.visible import get_logger, visible
-
-if TYPE_CHECKING:
-    from ctkit.lake.repair import RepairReport
-    from ctkit.lake.tidy import TidyReport
 
 # Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
 # come at once.
@@ -209,38 +204,6 @@ def audit(arguments: argparse.Namespace) -> int:
     else:
         print_tables(report, advice="; --json lists them")
     logger.info("%s", report)
-    report.check()
-    return 0
-
-
-def repair(arguments: argparse.Namespace) -> int:
-    """Take damaged files and repeated rows out of main."""
-    parameters = read_flags(arguments)
-    parameters.need("main_path")
-    from ctkit.desk.gap_report import find_main
-    from ctkit.lake import repair as repair_module
-
-    report = repair_module.repair(find_main(parameters), dry_run=arguments.dry_run)
-    return _tell(report, "no damaged files, no repeated rows")
-
-
-def tidy(arguments: argparse.Namespace) -> int:
-    """Keep main's files few."""
-    parameters = read_flags(arguments)
-    parameters.need("main_path")
-    from ctkit.desk.verbs import tidy_main
-
-    return _tell(tidy_main(parameters, dry_run=arguments.dry_run), "nothing to tidy")
-
-
-def _tell(report: "RepairReport | TidyReport", nothing: str) -> int:
-    """Print what was done to main, or `nothing`."""
-    let_finish()
-    # Before printing, which may fail: it is done.
-    logger.info("%s", report)
-    print_tables(report)
-    if not any(map(len, report.tables().values())):
-        print_lines(nothing)
     report.check()
     return 0
 

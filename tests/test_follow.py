@@ -108,6 +108,20 @@ def test_follow_tidies_on_the_way(world, monkeypatch):
     assert max(report.files for _, report in clock.reports) < 32
 
 
+def test_follow_up_to_an_end(world):
+    """A log is followed to where its parameters say, and one that has not grown to its start is not begun."""
+    first, second = ({**log} for log in world.parameters["logs"])
+    first["to"] = SIZE + 20
+    second["from"] = SIZE + 10_000
+    clock = Clock(dict.fromkeys(world.logs.values(), 1.0), end=200)
+    clock.follow(parameters_of(world, logs=[first, second]))
+
+    rows = Counter(url for url, _ in keys_of(find_table("main")))
+    assert rows[first["url"]] == SIZE + 20
+    assert rows[second["url"]] == SIZE - 250
+    assert clock.reports[-1][1].facts()["missing"] == 0
+
+
 def test_follow_asks_seldom_where_nothing_grows(world):
     """A log that does not grow is asked less and less often, and nothing is committed."""
     ctkit.update(parameters_of(world, ceiling="log")).check()

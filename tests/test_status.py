@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from fakes import FakeLog
 from rows import commits_of, make_rows, make_table
 from runbooks import MISSING, NOTEBOOKS, SIZE, make_world
 
@@ -100,6 +101,19 @@ def test_status_when_a_log_is_dead(world):
 
     assert [error.url for error in report.unavailable] == [static]
     assert list(lines_of(report)) == [rfc]
+    with pytest.raises(LogUnavailableError):
+        report.check()
+
+
+def test_status_when_a_log_has_no_start(world, serve):
+    """Its state is not known, either."""
+    ctkit.update(parameters_of(world)).check()
+    new = serve(FakeLog("New", 9, protocols=("rfc6962",)))
+    logs = [*world.parameters["logs"], {"url": new, "protocol": "rfc6962"}]
+    report = ctkit.find_status(parameters_of(world, ceiling="log", logs=logs).model_copy(update={"from_index": None}))
+
+    assert [error.url for error in report.unavailable] == [new]
+    assert {log.outcome for log in report.logs} == {"complete"}
     with pytest.raises(LogUnavailableError):
         report.check()
 

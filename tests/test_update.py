@@ -151,6 +151,17 @@ def test_update_when_a_log_gives_no_tree_head(world):
     assert {url: log.outcome for url, log in lines_of(report).items()} == {rfc: "not known", static: "complete"}
 
 
+def test_update_when_a_log_has_no_start(world, serve):
+    """A log that is named and cannot be done is wrong, and the others are completed."""
+    new = serve(FakeLog("New", 9, protocols=("rfc6962",)))
+    logs = [*world.parameters["logs"], {"url": new, "protocol": "rfc6962"}]
+    report = ctkit.update(parameters_of(world, ceiling="log", logs=logs).model_copy(update={"from_index": None}))
+
+    assert [type(problem) for problem in problems_of(report)] == [ParameterError]
+    assert lines_of(report)[new].outcome == "not known"
+    assert {log.outcome for url, log in lines_of(report).items() if url != new} == {"complete"}
+
+
 def test_update_takes_along_what_is_staged(world):
     """What a run that died has staged is not fetched again, and merged."""
     with_budget = parameters_of(world, max_entries=100)

@@ -20,6 +20,7 @@ from ctkit.arguments import Seconds, checked
 from ctkit.desk.gap_report import GapReport, find_tables
 from ctkit.desk.holdings import find_holdings
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.stretches import find_stretches
 from ctkit.desk.update import Steps
 from ctkit.errors import CtkitError, LogError, TableError
 from ctkit.lake.gaps import find_gaps
@@ -204,8 +205,10 @@ class Follower:
         for log in report.logs:
             start, end = report.within[log.url]
             known, least = before.get(log.url), SECONDS_BETWEEN_HEADS[log.protocol]
-            # What is left to the live server ends before the tree does; only the next look tells how far it has come.
-            due = math.inf if log.url in report.left_to_server else now + least
+            # What is left to the live server ends before the tree does, and some logs have not reached their start:
+            # only the next look tells how far they have come.
+            waits = log.url in report.left_to_server or log.url in report.not_begun
+            due = math.inf if waits else now + least
             pulse = self._pulses[log.url] = Pulse(log, start, end, 0, least, due)
             if known:
                 pulse.since, pulse.failures, pulse.resumes = known.since, known.failures, known.resumes
@@ -224,13 +227,13 @@ class Follower:
         now = self._clock()
         due = [pulse for pulse in self._pulses.values() if pulse.due <= now]
         answers = ask_each(lambda pulse: pulse.log.get_checkpoint().tree_size, due, seconds=SECONDS_TO_ANSWER)
+        sizes = {pulse.log.url: size for pulse, size in zip(due, answers, strict=True) if isinstance(size, int)}
+        ends = self._ends(sizes)
         for pulse, answer in zip(due, answers, strict=True):
             if isinstance(answer, LogError):
                 self._pause(pulse, answer)
                 continue
-            to_index = self._parameters.to_index
-            size = answer if to_index is None else min(answer, to_index)
-            least = SECONDS_BETWEEN_HEADS[pulse.log.protocol]
+            size, least = ends[pulse.log.url], SECONDS_BETWEEN_HEADS[pulse.log.protocol]
             if pulse.done >= pulse.size:
                 pulse.failures = 0
             if size > pulse.size:
@@ -239,6 +242,15 @@ class Follower:
             else:
                 pulse.wait = max(least, min(pulse.wait * 1.5, self._lag / HEADS_PER_LAG))
             pulse.due = now + pulse.wait
+
+    def _ends(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return where the stretches of logs end that have so many entries; by parameters, it may be before that."""
+        assert self._report is not None
+        if all(sizes[url] <= self._pulses[url].size for url in sizes):
+            return dict(sizes)
+        tables = find_tables(self._parameters)
+        within = find_stretches(self._report.chosen.parameters, sizes, self._parameters, tables).within
+        return {url: end for url, (_, end) in within.items()}
 
     def _pause(self, pulse: Pulse, error: LogError | None = None) -> None:
         """Leave a log alone that has failed: ever longer, or for as long as it says."""

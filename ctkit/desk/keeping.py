@@ -1,13 +1,18 @@
-"""The commands that keep a table complete: `ctkit update` and `ctkit follow`, and what tells how things stand."""
+"""The commands that keep a table: complete (update, follow), in order (repair, tidy), and in sight (status)."""
 
 import argparse
 import json
 from contextlib import ExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from ctkit.desk.flags import read_flags, typed_paths
 from ctkit.desk.terminal import let_finish, print_lines, print_tables, show_progress
 from ctkit.visible import get_logger
+
+if TYPE_CHECKING:
+    from ctkit.lake.repair import RepairReport
+    from ctkit.lake.tidy import TidyReport
 
 # As in `ctkit.cli`, slow modules are imported only after arguments and parameter file are read.
 
@@ -69,4 +74,36 @@ def follow(arguments: argparse.Namespace) -> int:
             run_follow(parameters, lag=arguments.lag, on_round=tell)
         except KeyboardInterrupt:
             logger.info("following stopped, nothing is half done; the same command goes on")
+    return 0
+
+
+def repair(arguments: argparse.Namespace) -> int:
+    """Take damaged files and repeated rows out of main."""
+    parameters = read_flags(arguments)
+    parameters.need("main_path")
+    from ctkit.desk.gap_report import find_main
+    from ctkit.lake import repair as repair_module
+
+    report = repair_module.repair(find_main(parameters), dry_run=arguments.dry_run)
+    return _tell(report, "no damaged files, no repeated rows")
+
+
+def tidy(arguments: argparse.Namespace) -> int:
+    """Keep main's files few."""
+    parameters = read_flags(arguments)
+    parameters.need("main_path")
+    from ctkit.desk.verbs import tidy_main
+
+    return _tell(tidy_main(parameters, dry_run=arguments.dry_run), "nothing to tidy")
+
+
+def _tell(report: "RepairReport | TidyReport", nothing: str) -> int:
+    """Print what was done to main, or `nothing`."""
+    let_finish()
+    # Before printing, which may fail: it is done.
+    logger.info("%s", report)
+    print_tables(report)
+    if not any(map(len, report.tables().values())):
+        print_lines(nothing)
+    report.check()
     return 0

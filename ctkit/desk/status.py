@@ -103,7 +103,7 @@ class StatusReport(Report):
     logs
         The state of each log, by URL.
     unavailable
-        One error for each log that could not be reached: its state is not known.
+        One error for each log whose state is not known: it could not be reached, or nothing says where it starts.
     left_to_server
         Entries that are left to the live server, which is running.
     commit
@@ -138,7 +138,7 @@ class StatusReport(Report):
             steps.append(("ctkit update", f"entries are missing in main: {lacking}"))
         if self.unavailable:
             named = first_of([str(error) for error in self.unavailable], 5)
-            steps.append(("ctkit status", f"logs could not be asked; again later: {named}"))
+            steps.append(("ctkit status", f"the state of logs is not known: {named}"))
         suffix = f" -f {self.file}" if self.file else ""
         return [(command + suffix, why) for command, why in steps]
 
@@ -211,17 +211,21 @@ def find_status(parameters: Parameters) -> StatusReport:
         stretches = {url: (holding.start, holding.end) for url, holding in holdings.items()}
         recorded = {} if main is None else find_recorded(stretches, main, statements)
         heads = {} if main is None else heads_by_time(main, statements)
-        # An end that the log itself gave is its tree size now.
-        by_size = parameters.ceiling == "log" and parameters.to_index is None
         logs = []
         for url, holding in sorted(holdings.items()):
-            known = [*heads.get(url, ()), *([(time.time(), holding.end)] if by_size else [])]
+            known = heads.get(url, [])
+            # Its tree size now, unless the stretch ends before.
+            if not parameters.by_state and holding.end >= max((size for _, size in known), default=0):
+                known.append((time.time(), holding.end))
             logs.append(_status_of(url, holding, recorded.get(url, RangeSet.of()), _growth(known)))
         return StatusReport(
             main=str(table_path(parameters.need("main_path"))),
             files=None if main is None else len(files_of(main)),
             logs=tuple(logs),
-            unavailable=gap_report.unavailable,
+            unavailable=(
+                *gap_report.unavailable,
+                *(LogUnavailableError(url, why) for url, why in gap_report.undone.items()),
+            ),
             left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
             commit=None if main is None else last_commit(main),
             record=last_record(),

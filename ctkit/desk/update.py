@@ -137,7 +137,8 @@ class Steps:
             if not self.parameters.logs:
                 return None
             found = report_gaps(self.parameters.model_copy(update={"log_list": None}), verb="append")
-        self._try(found.check)
+        for part in (replace(found, undone={}), replace(found, unavailable=())):
+            self._try(part.check)
         # Now, because the merge will remove the staging table.
         self.before = find_holdings(found)
         return found
@@ -173,7 +174,8 @@ class Steps:
         lost = [log.source_url for log in logs if log.outcome == "incomplete"]
         if lost and not self.problems:
             self.note(TableError(self.main, f"entries of {first_of(lost, NAMED)} are missing in main. Run again"))
-        return logs + [LogUpdate(error.url, "not known", why=error.message) for error in gap_report.unavailable]
+        unknown = [(error.url, error.message) for error in gap_report.unavailable] + [*gap_report.undone.items()]
+        return logs + [LogUpdate(url, "not known", why=why) for url, why in unknown]
 
     def check_heads(self, gap_report: GapReport) -> dict[str, Checkpoint | LogError]:
         """Ask the logs that have not failed whether their trees extend what main's commits name."""
