@@ -98,6 +98,22 @@ def test_follow_logs_that_grow(world):
     assert not Path("staging").exists()
 
 
+def test_follow_keeps_to_the_stretch_of_each_log(world):
+    """A log that has not grown to its start begins there, and one with an end stops there."""
+    rfc, static = world.logs
+    starts = {rfc: {"from": SIZE + 50}, static: {"from": SIZE - 10, "to": SIZE + 30}}
+    logs = [{**log, **starts[log["url"]]} for log in world.parameters["logs"]]
+    parameters = parameters_of(world, main_path="new", logs=logs).model_copy(update={"from_index": None})
+    clock = Clock(dict.fromkeys(world.logs.values(), 1.0), end=200)
+    clock.follow(parameters)
+
+    found = keys_of(find_table("new"))
+    assert sorted(index for url, index in found if url == static) == [*range(SIZE - 10, SIZE + 30)]
+    of_rfc = sorted(index for url, index in found if url == rfc)
+    assert of_rfc == [*range(SIZE + 50, SIZE + 50 + len(of_rfc))]
+    assert len(of_rfc) > 50
+
+
 def test_follow_tidies_on_the_way(world, monkeypatch):
     """However many rounds there are, files stay few."""
     monkeypatch.setattr("ctkit.desk.follow.ROUNDS_PER_TIDY", 8)

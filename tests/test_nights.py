@@ -1,191 +1,229 @@
-"""Thirty nights of a table: logs die, end and begin, machines are killed, disks are full; all is told."""
+"""Thirty nights of a table that keeps itself complete, whatever happens to its logs and to the machine.
 
-import base64
-import json
+The file is written by ``ctkit init``; the logs grow, and each night there is one update. The clock is fast: after each
+night the tables' commits are a day older.
+"""
+
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-import yaml
+import pytest
+from deltalake import DeltaTable
 from fakes import FakeLog, check_table
 from rows import commits_of, keys_of
 
 import ctkit
-from ctkit.errors import LogError, UpdateError
-from ctkit.lake.table import files_of, find_table
-from ctkit.lake.tidy import FILES
-from ctkit.logs.http import HttpError
+from ctkit.cli import main as run_command
+from ctkit.demo.server import LogServer
+from ctkit.errors import LogUnavailableError, TableError, UpdateError
+from ctkit.lake import merge, write
+from ctkit.lake.table import find_table
 
-COMMAND = Path(sys.executable).with_name("ctkit")
 NIGHTS = 30
-PER_NIGHT = 37
+LAST = 100
+FIRST_SIZE = 300
+BEGUN = {8: "Third 2026h2", 15: "Fourth 2026h2"}
+RETIRED = {12: "Second 2026h1"}
+DEAD = range(4, 7)
+KILLED = {10: (write, "write_files"), 18: (merge, "commit_files")}
+DISK_FULL, RATE_LIMITED, NO_LIST = 20, 22, 25
+
+# Forked from a process that has imported everything and run nothing.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["ctkit.desk.update", "ibis.backends.duckdb", "test_nights"])
 
 
-class Logs:
-    """Logs that grow from night to night, and the list that names them.
+def update_and_die(file: Path, night: int) -> None:
+    """Update, and die by SIGKILL before a step that comes when something is staged."""
+    owner, name = KILLED[night]
+    step, calls = getattr(owner, name), Counter()
 
-    Attributes
-    ----------
-    by_name
-        Name -> log.
-    urls
-        Name -> URL.
-    """
+    def dying(*arguments: object, **options: object) -> object:
+        calls[name] += 1
+        if calls[name] == (2 if owner is write else 1):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return step(*arguments, **options)
 
-    def __init__(self, serve):
-        self._serve = serve
-        self.by_name: dict[str, FakeLog] = {}
-        self.urls: dict[str, str] = {}
-        self._ended: set[str] = set()
-
-    def begin(self, name, protocol):
-        """Start a log."""
-        self.by_name[name] = FakeLog(name, PER_NIGHT, protocols=(protocol,))
-        self.urls[name] = self._serve(self.by_name[name])
-
-    def end(self, name):
-        """Let a log grow no more."""
-        self._ended.add(name)
-
-    def grow(self):
-        """Let the day pass."""
-        for name, log in self.by_name.items():
-            if name not in self._ended:
-                log.grow(PER_NIGHT)
-
-    def write_list(self, retired=()):
-        """Write the log list, as it names the logs now."""
-        entries = [
-            {
-                "description": name,
-                "url": self.urls[name],
-                "key": base64.b64encode(log.public_key).decode(),
-                "state": {"retired" if name in retired else "usable": {"timestamp": "2026-01-01T00:00:00Z"}},
-            }
-            for name, log in self.by_name.items()
-        ]
-        kinds = {
-            "rfc6962": [entry for entry in entries if "rfc6962" in self.by_name[entry["description"]].protocols],
-            "static-ct": [
-                {**{key: entry[key] for key in entry if key != "url"}, "monitoring_url": entry["url"]}
-                for entry in entries
-                if "static-ct" in self.by_name[entry["description"]].protocols
-            ],
-        }
-        operators = [{"logs": kinds["rfc6962"], "tiled_logs": kinds["static-ct"]}]
-        Path("list.json").write_text(json.dumps({"operators": operators}))
+    write.ROWS_PER_COMMIT = 20
+    setattr(owner, name, dying)
+    ctkit.update(ctkit.read_parameters(file))
 
 
-def kill_a_night(log):
-    """Start an update and kill it once it fetches entries."""
-    log.latency = 0.2
-    log.requests.clear()
-    process = subprocess.Popen([COMMAND, "update", "-f", "ct.yaml"], stderr=subprocess.DEVNULL)
-    while process.poll() is None and not log.data_requests:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    log.latency = 0
-    assert process.returncode == -signal.SIGKILL
+class Nights:
+    """The logs, their list, and the table."""
+
+    def __init__(self, folder: Path, server: LogServer) -> None:
+        self.folder, self.server = folder, server
+        self.file = folder / "ct.yaml"
+        self.logs: dict[str, FakeLog] = {}
+        self.start: dict[str, int] = {}
+        for number, name in enumerate(["First 2026h1", *RETIRED.values()]):
+            self.begin(name, FIRST_SIZE, number)
+
+    def begin(self, name: str, size: int, number: int) -> None:
+        """Serve and list one more log."""
+        log = FakeLog(name, size, protocols=[("rfc6962", "static-ct")[number % 2]], page_size=32)
+        url = self.server.add(log)
+        self.logs[url] = log
+
+    def url_of(self, name: str) -> str:
+        """Return the URL of a log."""
+        return next(url for url, log in self.logs.items() if log.name == name)
+
+    def held(self) -> set[tuple[str, int]]:
+        """Return the keys in both tables, each there once."""
+        tables = [table for name in ("main", "staging") if (table := find_table(self.folder / "data" / name))]
+        keys = [key for table in tables for key in keys_of(table)]
+        assert len(keys) == len(set(keys))
+        return set(keys)
+
+    def wanted(self) -> dict[str, tuple[int, int]]:
+        """Return what main should hold."""
+        return {url: (self.start[url], log.tree_size) for url, log in self.logs.items()}
+
+    def asked_in_vain(self, held: set[tuple[str, int]]) -> list[str]:
+        """Return the requests for entries that were all in the tables when the night began."""
+        found = []
+        for url, log in self.logs.items():
+            for path, query, _ in log.requests:
+                if path == "ct/v1/get-entries":
+                    asked = range(int(query["start"]), int(query["end"]) + 1)
+                elif path.startswith("tile/data/"):
+                    number, _, width = path.removeprefix("tile/data/").partition(".p/")
+                    first = 256 * int(number.replace("x", "").replace("/", ""))
+                    asked = range(first, first + int(width or 256))
+                else:
+                    continue
+                if all((url, index) in held for index in asked):
+                    found.append(f"{path} {query}")
+        return found
+
+    def pass_a_day(self) -> None:
+        """Let the commits of the tables become a day older."""
+        for path in (self.folder / "data").glob("*/_delta_log/[0-9]*"):
+            modified = path.stat().st_mtime - 86_400
+            os.utime(path, (modified, modified))
 
 
-def run_a_night(**others):
-    """Run an update; return its report, and the problems that its check names."""
-    report = ctkit.update(ctkit.read_parameters("ct.yaml", **others))
-    try:
-        report.check()
-    except UpdateError as error:
-        return report, error.problems
-    return report, ()
-
-
-def test_thirty_nights(tmp_path, monkeypatch, serve):
-    """After the last night the table equals the logs; nothing was fetched twice, files and commits are few."""
+@pytest.fixture
+def nights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Nights]:
+    """Return the world before the first night, with the file that ``ctkit init`` wrote."""
     monkeypatch.chdir(tmp_path)
-    logs = Logs(serve)
-    for name, protocol in (("one", "rfc6962"), ("two", "static-ct"), ("old", "rfc6962")):
-        logs.begin(name, protocol)
-    parameters = {
-        "main_path": "main",
-        "staging_path": "staging",
-        "log_list": "list.json",
-        "ceiling": "log",
-        "from_index": 0,
-        "verify": "entries",
-        "user_agent": "test@example.org",
-    }
-    Path("ct.yaml").write_text(yaml.safe_dump(parameters))
-    gone = FakeLog("Gone", 1)
-    gone.always = 404
-    dead = serve(gone)
-    retired: list[str] = []
-    for night in range(NIGHTS):
-        expected: set[str] = set()
-        one, two = logs.by_name["one"], logs.by_name["two"]
-        two.always = 404 if 5 <= night < 8 else None
-        one.limit = (4, 1.0) if night == 12 else None
-        if night == 10:
-            logs.end("old")
-        if night == 15:
-            retired.append("old")
-        if night in (11, 19):
-            logs.begin(f"new-{night}", "static-ct" if night == 11 else "rfc6962")
-        logs.write_list(retired)
-        if night in (9, 21):
-            kill_a_night(one)
-        if 5 <= night < 8:
-            expected.add(logs.urls["two"])
-        with monkeypatch.context() as patch:
-            if night == 17:
-                patch.setattr("ctkit.lake.merge.commit_files", raise_full)
-            report, problems = run_a_night(log_list=f"{dead}/list.json" if night == 23 else None)
-        logs.grow()
-        pass_a_day()
-
-        if night == 23:
-            # No log is known, which is wrong.
-            assert (report.logs, [type(problem) for problem in problems]) == ((), [HttpError])
-            continue
-        urls = {logs.urls[name] for name in logs.by_name if name not in retired}
-        assert {log.source_url for log in report.logs} == urls, night
-        assert {problem.url for problem in problems if isinstance(problem, LogError)} == expected, night
-        if night == 17:
-            assert problems
-            assert {log.outcome for log in report.logs} == {"incomplete"}
-        else:
-            assert bool(problems) == bool(expected), (night, problems)
-            assert {log.source_url for log in report.logs if log.outcome != "complete"} == expected, night
-            # Nothing was fetched twice.
-            assert report.merge.skipped == 0
-
-    report, problems = run_a_night()
-    assert problems == ()
-    check_table(find_table("main"), {logs.urls[name]: log for name, log in logs.by_name.items()}, ends_of(logs))
-    keys = keys_of(find_table("main"))
-    assert len(keys) == len(set(keys))
-    by_date = Counter(Path(file).parent for file in files_of(find_table("main")))
-    assert max(by_date.values()) < 2 * FILES
-    assert len(commits_of(Path("main"))) < 3 * NIGHTS
-    assert not Path("staging").exists()
-    assert ctkit.audit_main(ctkit.read_parameters("ct.yaml", require_proof=True)).passed
+    with LogServer() as server:
+        world = Nights(tmp_path, server)
+        (tmp_path / "list.pem").write_bytes(server.listed.public_key)
+        words = f"--log-list {server.list_url} --log-list-key list.pem --logs 2026 --last {LAST}"
+        assert run_command(["init", "ct.yaml", *words.split(), "--user-agent", "nights@example.org"]) == 0
+        yield world
 
 
-def raise_full(*_, **__):
-    """Fail as a full disk does."""
+@contextmanager
+def trouble(nights: Nights, night: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the night have its trouble, if it is to have one."""
+    first = nights.logs[nights.url_of("First 2026h1")]
+    with monkeypatch.context() as patch:
+        if night in DEAD:
+            patch.setattr(first, "down", True)
+        if night == RATE_LIMITED:
+            for log in nights.logs.values():
+                patch.setattr(log, "limit", (2, 0.2))
+                patch.setattr(log, "limit_names_a_time", True)
+        if night == NO_LIST:
+            patch.setattr(nights.server.listed, "text", drop)
+        if night == DISK_FULL:
+            patch.setattr(write, "write_files", fail_with_full_disk)
+        yield
+
+
+def drop(*_: object) -> bytes:
+    """Close the connection without an answer."""
+    raise ConnectionAbortedError("the host of the list is down")
+
+
+def fail_with_full_disk(*_: object, **__: object) -> None:
+    """Fail as a write to a full disk does."""
     raise OSError(28, "No space left on device")
 
 
-def ends_of(logs):
-    """Return everything that the logs hold."""
-    return {logs.urls[name]: (0, log.tree_size) for name, log in logs.by_name.items()}
+def test_thirty_nights(nights, monkeypatch):
+    """Each report says what is true, nothing is fetched twice, little is left behind; the table is the logs."""
+    fetched = 0
+    first = nights.url_of("First 2026h1")
+    for night in range(NIGHTS):
+        if night in BEGUN:
+            nights.begin(BEGUN[night], 30, night)
+        nights.server.grow(37 * len(nights.logs))
+        if night in RETIRED:
+            nights.server.listed.states[nights.logs[nights.url_of(RETIRED[night])].slug] = "retired"
+        before = nights.held()
+        for url, log in nights.logs.items():
+            nights.start.setdefault(url, max(0, log.tree_size - LAST))
+            log.requests.clear()
+
+        if night in KILLED:
+            process = PROCESSES.Process(target=update_and_die, args=(nights.file, night))
+            process.start()
+            process.join()
+            assert process.exitcode == -signal.SIGKILL
+            assert before < nights.held()
+            assert find_table("data/staging")
+            fetched += len(nights.held() - before)
+        else:
+            with trouble(nights, night, monkeypatch):
+                report = ctkit.update(ctkit.read_parameters(nights.file))
+            problems = problems_of(report)
+            new = nights.held() - before
+            fetched += sum(log.fetched for log in report.logs)
+            assert len(new) == sum(log.fetched for log in report.logs)
+            held = Counter(url for url, _ in keys_of(find_table("data/main")))
+            for log in report.logs:
+                if log.outcome == "not known":
+                    assert (log.source_url, night in DEAD) == (first, True)
+                    continue
+                start, end = nights.wanted()[log.source_url]
+                assert (log.start, log.end, log.held) == (start, end, held[log.source_url])
+                assert log.missing + log.staged == end - start - log.held
+                assert (log.outcome == "complete") == (log.missing == log.staged == 0)
+            assert set(report.begun) == ({nights.url_of(BEGUN[night])} if night in BEGUN else set())
+            assert set(report.retired) == ({nights.url_of(RETIRED[night])} if night in RETIRED else set())
+            if night in DEAD:
+                assert {(type(problem), problem.url) for problem in problems} == {(LogUnavailableError, first)}
+            elif night == DISK_FULL:
+                assert {type(problem) for problem in problems} == {TableError}
+            else:
+                assert problems == ()
+                assert not Path("data/staging").exists()
+                check_keys(nights)
+        assert nights.asked_in_vain(before) == []
+        if night == 0:
+            at_once = {"delta.deletedFileRetentionDuration": "interval 0 days"}
+            DeltaTable("data/main").alter.set_table_properties(at_once)
+        nights.pass_a_day()
+
+    main = find_table("data/main")
+    check_table(main, nights.logs, nights.wanted())
+    assert fetched == main.count() == sum(end - start for start, end in nights.wanted().values())
+    ctkit.audit_main(ctkit.read_parameters(nights.file)).check()
+    assert len({str(path) for path in Path("data/main").rglob("*.parquet")}) < 8 * 8
+    assert len(commits_of(Path("data/main"))) < 31 * 4
 
 
-def pass_a_day():
-    """Make everything that the table's log says a day older."""
-    for path in Path("main/_delta_log").iterdir():
-        status = path.stat()
-        os.utime(path, (status.st_atime - 86_400, status.st_mtime - 86_400))
+def check_keys(nights: Nights) -> None:
+    """See that main holds what the logs hold, from where each began."""
+    found = Counter(keys_of(find_table("data/main")))
+    stretches = nights.wanted().items()
+    assert found == Counter((url, index) for url, (start, end) in stretches for index in range(start, end))
+
+
+def problems_of(report: ctkit.UpdateReport) -> tuple[Exception, ...]:
+    """Return the problems that a report's check names."""
+    try:
+        report.check()
+    except UpdateError as error:
+        return error.problems
+    return ()

@@ -20,7 +20,6 @@ from ctkit.arguments import Seconds, checked
 from ctkit.desk.gap_report import GapReport, find_tables
 from ctkit.desk.holdings import find_holdings
 from ctkit.desk.parameters import Parameters
-from ctkit.desk.stretches import find_stretches
 from ctkit.desk.update import Steps
 from ctkit.errors import CtkitError, LogError, TableError
 from ctkit.lake.gaps import find_gaps
@@ -59,8 +58,8 @@ class Pulse:
     ----------
     log
         The log.
-    start
-        Where its stretch starts; None for its first row.
+    start, end
+        Where its stretch starts, None for its first row, and where it ends, None for the log's own end.
     size, done
         The end of its stretch by its newest tree head, and up to where the table is complete.
     wait, due
@@ -75,6 +74,7 @@ class Pulse:
 
     log: Log
     start: int | None
+    end: int | None
     size: int
     done: int
     wait: float
@@ -84,6 +84,11 @@ class Pulse:
     resumes: float = 0.0
     held: int = 0
     missing: int = 0
+
+    @property
+    def stretch(self) -> tuple[int | None, int]:
+        """``[start, end)`` up to its newest tree head; empty while the log has not grown to its start."""
+        return None if self.start is None else min(self.start, self.size), self.size
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -203,13 +208,12 @@ class Follower:
         self.close()
         self._report, before, self._pulses = report, self._pulses, {}
         for log in report.logs:
-            start, end = report.within[log.url]
+            start, size = report.within[log.url]
+            start = report.not_begun.get(log.url, start)
             known, least = before.get(log.url), SECONDS_BETWEEN_HEADS[log.protocol]
-            # What is left to the live server ends before the tree does, and some logs have not reached their start:
-            # only the next look tells how far they have come.
-            waits = log.url in report.left_to_server or log.url in report.not_begun
-            due = math.inf if waits else now + least
-            pulse = self._pulses[log.url] = Pulse(log, start, end, 0, least, due)
+            # What is left to the live server ends before the tree does; only the next look tells how far it has come.
+            due = math.inf if log.url in report.left_to_server else now + least
+            pulse = self._pulses[log.url] = Pulse(log, start, report.ends.get(log.url), size, 0, least, due)
             if known:
                 pulse.since, pulse.failures, pulse.resumes = known.since, known.failures, known.resumes
         self._judge(steps, report)
@@ -227,13 +231,12 @@ class Follower:
         now = self._clock()
         due = [pulse for pulse in self._pulses.values() if pulse.due <= now]
         answers = ask_each(lambda pulse: pulse.log.get_checkpoint().tree_size, due, seconds=SECONDS_TO_ANSWER)
-        sizes = {pulse.log.url: size for pulse, size in zip(due, answers, strict=True) if isinstance(size, int)}
-        ends = self._ends(sizes)
         for pulse, answer in zip(due, answers, strict=True):
             if isinstance(answer, LogError):
                 self._pause(pulse, answer)
                 continue
-            size, least = ends[pulse.log.url], SECONDS_BETWEEN_HEADS[pulse.log.protocol]
+            size = answer if pulse.end is None else min(answer, pulse.end)
+            least = SECONDS_BETWEEN_HEADS[pulse.log.protocol]
             if pulse.done >= pulse.size:
                 pulse.failures = 0
             if size > pulse.size:
@@ -242,15 +245,6 @@ class Follower:
             else:
                 pulse.wait = max(least, min(pulse.wait * 1.5, self._lag / HEADS_PER_LAG))
             pulse.due = now + pulse.wait
-
-    def _ends(self, sizes: Mapping[str, int]) -> dict[str, int]:
-        """Return where the stretches of logs end that have so many entries; by parameters, it may be before that."""
-        assert self._report is not None
-        if all(sizes[url] <= self._pulses[url].size for url in sizes):
-            return dict(sizes)
-        tables = find_tables(self._parameters)
-        within = find_stretches(self._report.chosen.parameters, sizes, self._parameters, tables).within
-        return {url: end for url, (_, end) in within.items()}
 
     def _pause(self, pulse: Pulse, error: LogError | None = None) -> None:
         """Leave a log alone that has failed: ever longer, or for as long as it says."""
@@ -284,7 +278,7 @@ class Follower:
         assert self._report is not None
         main, staging = find_tables(self._parameters)
         before = None if main is None else main.version()
-        within = {pulse.log.url: (pulse.start, pulse.size) for pulse in ready}
+        within = {pulse.log.url: pulse.stretch for pulse in ready}
         gaps = find_gaps(main, staging, within=within, internal_only=bool(self._parameters.internal_only))
         now = replace(
             self._report, main=main, staging=staging, within=within, gaps=gaps, unavailable=(), left_to_server={}

@@ -53,6 +53,8 @@ class GapReport(Report):
         Columns ``source_url, start, end``, half-open, ascending.
     bounds
         Canonical URL -> start and end that the table is to remember with the first commit (`ctkit.backfill`).
+    ends
+        Canonical URL -> the index to stop before, of logs that are not followed to their ceilings.
     not_begun
         Canonical URL -> start, of logs that have not grown beyond it yet: there is nothing to do.
     undone
@@ -71,6 +73,7 @@ class GapReport(Report):
     within: Mapping[str, tuple[int | None, int]]
     gaps: pa.Table
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
+    ends: Mapping[str, int] = field(default_factory=dict)
     not_begun: Mapping[str, int] = field(default_factory=dict)
     undone: Mapping[str, str] = field(default_factory=dict)
     unavailable: tuple[LogError, ...] = ()
@@ -327,6 +330,7 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         within,
         gaps,
         found.bounds,
+        found.ends,
         found.not_begun,
         undone_of(chosen, done, ceilings, parameters),
         unavailable,

@@ -214,8 +214,8 @@ def find_status(parameters: Parameters) -> StatusReport:
         logs = []
         for url, holding in sorted(holdings.items()):
             known = heads.get(url, [])
-            # Its tree size now, unless the stretch ends before.
-            if not parameters.by_state and holding.end >= max((size for _, size in known), default=0):
+            # An end that the log itself gave is its tree size now.
+            if not parameters.by_state and url not in gap_report.ends:
                 known.append((time.time(), holding.end))
             logs.append(_status_of(url, holding, recorded.get(url, RangeSet.of()), _growth(known)))
         return StatusReport(

@@ -35,6 +35,8 @@ class Stretches:
         Canonical URL -> ``[start, end)``, as for `ctkit.find_gaps`: None as start for the log's first row.
     bounds
         What is not remembered yet, and is to be: see `ctkit.backfill`.
+    ends
+        Canonical URL -> the index to stop before, of logs that are not followed to their ceilings.
     not_begun
         Canonical URL -> start, of logs that have not grown beyond it yet; their stretch is empty.
     failed
@@ -43,6 +45,7 @@ class Stretches:
 
     within: dict[str, tuple[int | None, int]] = field(default_factory=dict)
     bounds: dict[str, Bounds] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)
     not_begun: dict[str, int] = field(default_factory=dict)
     failed: tuple[LogError, ...] = ()
 
@@ -90,6 +93,8 @@ def find_stretches(
         asked = firsts.get(url, log.from_index if log.last is None else max(ceiling - log.last, 0))
         start, new_start = _start_of(log.from_index, asked, old.start, lowest)
         end = old.end if log.end is None else log.end
+        if end is not None:
+            found.ends[url] = end
         end = ceiling if end is None else min(end, ceiling)
         if start is not None and start >= end:
             found.not_begun[url] = start
