@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
-from ctkit.desk.keeping import follow, repair, status, tidy, update
+from ctkit.desk.keeping import follow, init, repair, status, tidy, update
 from ctkit.desk.parameter_files import read_parameter_file, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
@@ -80,20 +80,6 @@ def _run(argv: Sequence[str] | None) -> int:
         return fail(f"Error: {problem}. Nothing is half done: correct this, then run the same command again")
     except SystemExit as exit_:  # argparse, for --help
         return int(exit_.code or 0)
-
-
-def init(arguments: argparse.Namespace) -> int:
-    """Write the first parameter file."""
-    parameters = read_flags(arguments)
-    from ctkit.desk.first_file import next_steps, write_first_file
-
-    survey = write_first_file(arguments.path, parameters)
-    let_finish()
-    for table in survey.tables().values():
-        print_lines(text_of(table), "")
-    print_lines(survey.remark, "", f"{arguments.path} is written. Next:", *next_steps(arguments.path))
-    survey.check()
-    return 0
 
 
 def gaps(arguments: argparse.Namespace) -> int:

@@ -1,4 +1,4 @@
-"""The commands that keep a table: complete (update, follow), in order (repair, tidy), and in sight (status)."""
+"""The commands that keep a table: begun (init), complete (update, follow), in order (repair, tidy), in sight (status)."""
 
 import argparse
 import json
@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ctkit.desk.flags import read_flags, typed_paths
-from ctkit.desk.terminal import let_finish, print_lines, print_tables, show_progress
+from ctkit.desk.terminal import let_finish, print_lines, print_tables, show_progress, text_of
 from ctkit.visible import get_logger
 
 if TYPE_CHECKING:
@@ -17,6 +17,20 @@ if TYPE_CHECKING:
 # As in `ctkit.cli`, slow modules are imported only after arguments and parameter file are read.
 
 logger = get_logger(__name__)
+
+
+def init(arguments: argparse.Namespace) -> int:
+    """Write the first parameter file."""
+    parameters = read_flags(arguments)
+    from ctkit.desk.first_file import next_steps, write_first_file
+
+    survey = write_first_file(arguments.path, parameters)
+    let_finish()
+    for table in survey.tables().values():
+        print_lines(text_of(table), "")
+    print_lines(survey.remark, "", f"{arguments.path} is written. Next:", *next_steps(arguments.path))
+    survey.check()
+    return 0
 
 
 def update(arguments: argparse.Namespace) -> int:

@@ -161,10 +161,8 @@ class FileBounds:
         Absolute path of each file.
     sizes
         Bytes of each file, as the table's log has it.
-    first_url, last_url
-        Bounds of ``source_url``, both inclusive.
-    lowest, highest
-        int64: bounds of ``cert_index``, both inclusive.
+    first_url, last_url, lowest, highest
+        Bounds of ``source_url``, and of ``cert_index`` as int64, all inclusive.
     """
 
     def __init__(self, table: DeltaTable) -> None:
