@@ -64,8 +64,8 @@ def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> Choice:
 
     Those of `logs` come first, and override a log of `log_list` with the same URL; only a missing key is taken from the
     list. Logs that the list calls retired or rejected are left out, as in the live server, unless a table has rows of
-    them, and so are logs of a table that are not in the list: then they are to be finished. Name one in `logs` to read
-    it anyway.
+    them: then they are to be finished, and so are logs that the list does not name, if a table remembers their start.
+    Name one in `logs` to read it anyway.
 
     Parameters
     ----------
@@ -84,8 +84,10 @@ def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> Choice:
     listed = listed_logs(parameters)
     urls = {log.url for log in listed}
     held = logs_in(*tables) | remembered(urls, *tables).keys()
-    names = source_names(*tables) if held - urls else {}
-    choice = choose_of(parameters, listed, held, {url: names.get(url) for url in sorted(held - urls)})
+    # Others are those of another program, such as the live server.
+    kept = remembered(sorted(held - urls), *tables)
+    names = source_names(*tables) if kept else {}
+    choice = choose_of(parameters, listed, held, {url: names.get(url) for url in kept})
     for what, found in (("new", choice.begun), ("retired", tuple(choice.retired))):
         if held and found:
             logger.info("logs are %s, by the log list count=%d %s", what, len(found), first_of(found, NAMED))

@@ -1,4 +1,4 @@
-"""The commands that keep a table: begun (init), complete (update, follow), in order (repair, tidy), in sight (status)."""
+"""The commands that keep a table: begin it (init), complete it (update, follow), look (status), repair and tidy."""
 
 import argparse
 import json

@@ -102,7 +102,7 @@ def read_parameter_file(file: str | Path) -> dict[str, object]:
     """
     folder = Path(local_path(str(file))).absolute().parent
     return {
-        key: _resolved(value, folder) if key in PATHS and (key, str(value)) not in _PUBLISHED else value
+        key: _resolved(value, folder) if key in PATHS and (key, value) not in _PUBLISHED else value
         for key, value in read_yaml(file).items()
     }
 

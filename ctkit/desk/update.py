@@ -5,7 +5,7 @@ be repeated, so an update that was killed is one that did less, and the next one
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -71,6 +71,7 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
     main, _ = find_tables(parameters)
     night = Steps(parameters, str(table_path(parameters.need("main_path"))))
     logs: list[LogUpdate] = []
+    shards: tuple[tuple[str, ...], Mapping[str, str]] = (), {}
     with ExitStack() as stack:
         if main is None:
             check_creation(parameters)
@@ -78,6 +79,7 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
             stack.enter_context(lock_steps(night.main))
         if gap_report := night.find_gaps():
             stack.callback(gap_report.close)
+            shards = gap_report.chosen.begun, gap_report.chosen.retired
             night.backfill(gap_report, on_progress)
         night.merge()
         if gap_report:
@@ -89,6 +91,8 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
         version_before=None if main is None else main.version(),
         version=None if now is None else now.version(),
         logs=tuple(sorted(logs, key=lambda log: log.source_url)),
+        begun=shards[0],
+        retired=shards[1],
         backfill=night.filled,
         merge=night.merged,
         tidy=night.tidied,

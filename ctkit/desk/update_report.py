@@ -1,5 +1,6 @@
 """The report of an update: what a night did for each log, and what it leaves."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -96,6 +97,11 @@ class UpdateReport(Report):
         Main's version at the start and at the end; None while there is no table.
     logs
         A line for each log, by URL.
+    begun
+        URLs of the logs of the log list of which no table had a row.
+    retired
+        URL -> what the log list says of a log that has rows and comes to its end: ``"readonly"``, ``"retired"``,
+        ``"rejected"``, or ``"not listed"``. It is finished, and its rows are kept.
     backfill, merge, tidy
         The reports of the steps; None for a step that was not taken, or failed.
     problems
@@ -110,6 +116,8 @@ class UpdateReport(Report):
     version_before: int | None
     version: int | None
     logs: tuple[LogUpdate, ...]
+    begun: tuple[str, ...]
+    retired: Mapping[str, str]
     backfill: BackfillReport | None
     merge: MergeReport | None
     tidy: TidyReport | None
@@ -146,6 +154,8 @@ class UpdateReport(Report):
             "version": self.version,
             "logs": len(lines),
             "complete": sum(log.outcome == "complete" for log in self.logs),
+            "begun": len(self.begun),
+            "retired": len(self.retired),
             **{name: sum(line[name] for line in lines) for name in totals},
             "problems": len(self.problems),
             **({"stopped_by": stopped_by} if stopped_by else {}),
@@ -158,6 +168,10 @@ class UpdateReport(Report):
         """Return a line for each log, the problems, and what an update can and cannot tell."""
         return {
             "logs": frame_of(log.line() for log in self.logs),
+            "by the log list": frame_of(
+                {"log": url, "is": state}
+                for url, state in [*((url, "new") for url in self.begun), *self.retired.items()]
+            ),
             "problems": pd.DataFrame({"": list(dict.fromkeys(map(str, self.problems)))}),
             "what this tells": pd.DataFrame({"": MEANING}),
         }
@@ -169,6 +183,8 @@ class UpdateReport(Report):
             "passed": not self.problems,
             **self.facts(),
             "by_log": [log.line() for log in self.logs],
+            "begun_logs": list(self.begun),
+            "retired_logs": dict(self.retired),
             "why": list(dict.fromkeys(map(str, self.problems))),
             "steps": {name: report and {"title": report.title, **report.facts()} for name, report in steps.items()},
         }
