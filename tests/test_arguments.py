@@ -125,6 +125,9 @@ WRONG = {
     "merge_staged": [{"parameters": "main"}, {"expected": 3}],
     "undo_staged": [{"parameters": "main"}],
     "tidy_main": [{"parameters": "main"}, {"dry_run": "no"}],
+    "update": [{"parameters": "main"}, {"on_progress": 5}],
+    "follow": [{"parameters": "main"}, {"lag": "long"}, {"on_round": 5}],
+    "find_status": [{"parameters": "main"}],
 }
 
 
@@ -160,6 +163,9 @@ def right(tmp_path, monkeypatch):
         "merge_staged": {"parameters": Parameters()},
         "undo_staged": {"parameters": Parameters()},
         "tidy_main": {"parameters": Parameters()},
+        "update": {"parameters": Parameters()},
+        "follow": {"parameters": Parameters()},
+        "find_status": {"parameters": Parameters()},
     }
     yield named
     log.close()

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from fakes import FakeLog
-from rows import commits_of, make_rows, make_table
+from rows import LOG, commits_of, make_rows, make_table
 from runbooks import MISSING, NOTEBOOKS, SIZE, make_world
 
 import ctkit
@@ -15,7 +15,10 @@ from ctkit.cli import main as run_command
 from ctkit.desk.runbook import run_notebook
 from ctkit.errors import LogUnavailableError, TableError
 from ctkit.lake.commits import commit_path
+from ctkit.lake.provenance import Provenance, metadata_of, read_statements
+from ctkit.lake.recorded import find_recorded
 from ctkit.lake.table import find_table
+from ctkit.lake.write import write_entries
 
 
 @pytest.fixture
@@ -69,6 +72,19 @@ def test_status_when_all_is_well(world):
     assert sum(log.recorded for log in report.logs) == MISSING
     assert {(log.held, log.lag, log.lag_days) for log in report.logs} == {(SIZE, 0, 0.0)}
     assert (report.commit.version, report.commit.kind) == (find_table("main").version(), "merge")
+
+
+def test_rows_are_recorded_as_proven_one_by_one(tmp_path):
+    """Of a file, only what its commit calls proven counts."""
+    table = make_table(tmp_path)
+    said = [
+        Provenance(LOG, start, start + 5, 5, 100, bytes(32), verified, signed=True)
+        for start, verified in ((0, "entries"), (5, "heads"))
+    ]
+    write_entries(table, make_rows([0, 1, 3, 4, *range(5, 10)]), metadata=metadata_of(said))
+
+    recorded = find_recorded({LOG: (1, 10)}, table, read_statements(table))
+    assert [str(each) for each in recorded[LOG]] == ["[1, 2)", "[3, 5)"]
 
 
 def test_status_of_a_log_that_grows(world):

@@ -26,7 +26,6 @@ from ctkit.lake.gaps import find_gaps
 from ctkit.lake.locks import lock_steps
 from ctkit.lake.table import files_of, find_table, table_path
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
-from ctkit.logs.http import HttpError
 from ctkit.logs.log import Log
 from ctkit.report import Report, frame_of
 
@@ -41,7 +40,7 @@ SECONDS_BETWEEN_HEADS = {"static-ct": 1.0, "rfc6962": 5.0, "auto": 5.0}
 """The least time between two questions for a tree head: a checkpoint is a small static file, get-sth is not."""
 
 LONGEST_PAUSE = 600.0
-"""Seconds after which a log that fails is asked again at the latest, unless it names a time itself."""
+"""Seconds after which a log that fails is asked again at the latest."""
 
 SECONDS_PER_LOOK = 600.0
 """How often the log list is read, and all gaps are found, afresh."""
@@ -233,7 +232,7 @@ class Follower:
         answers = ask_each(lambda pulse: pulse.log.get_checkpoint().tree_size, due, seconds=SECONDS_TO_ANSWER)
         for pulse, answer in zip(due, answers, strict=True):
             if isinstance(answer, LogError):
-                self._pause(pulse, answer)
+                self._pause(pulse)
                 continue
             size = answer if pulse.end is None else min(answer, pulse.end)
             least = SECONDS_BETWEEN_HEADS[pulse.log.protocol]
@@ -246,12 +245,11 @@ class Follower:
                 pulse.wait = max(least, min(pulse.wait * 1.5, self._lag / HEADS_PER_LAG))
             pulse.due = now + pulse.wait
 
-    def _pause(self, pulse: Pulse, error: LogError | None = None) -> None:
-        """Leave a log alone that has failed: ever longer, or for as long as it says."""
+    def _pause(self, pulse: Pulse) -> None:
+        """Leave a log alone that has failed, ever longer; what it asks for itself its host's pace heeds."""
         pulse.failures += 1
         seconds = min(SECONDS_BETWEEN_HEADS["rfc6962"] * 2.0**pulse.failures, LONGEST_PAUSE)
-        asked = error.retry_after if isinstance(error, HttpError) else None
-        pulse.resumes = pulse.due = self._clock() + max(seconds, asked or 0.0)
+        pulse.resumes = pulse.due = self._clock() + seconds
 
     def _ready(self) -> list[Pulse]:
         now = self._clock()
