@@ -18,7 +18,7 @@ import ctkit
 from ctkit.cli import main as run_command
 from ctkit.desk.follow import ROUNDS_PER_TIDY, FollowReport
 from ctkit.desk.metrics import serve_metrics
-from ctkit.errors import ParameterError, TableBusyError
+from ctkit.errors import CheckpointError, ParameterError, TableBusyError
 from ctkit.lake.table import files_of, find_table, hold
 
 COMMAND = Path(sys.executable).with_name("ctkit")
@@ -112,6 +112,61 @@ def test_follow_keeps_to_the_stretch_of_each_log(world):
     of_rfc = sorted(index for url, index in found if url == rfc)
     assert of_rfc == [*range(SIZE + 50, SIZE + 50 + len(of_rfc))]
     assert len(of_rfc) > 50
+
+
+def test_follow_when_a_log_becomes_another(world):
+    """Nothing of the other tree comes into the table, now or after the next look; the other log goes on."""
+    rfc, static = world.logs.values()
+    other = FakeLog("Other", SIZE + 300, seed=7, protocols=("rfc6962",))
+    had = []
+
+    def become_another():
+        had.extend(key for key in keys_of(find_table("main")) if key[0] == next(iter(world.logs)))
+        rfc.tree, rfc.entries = other.tree, other.entries
+
+    clock = Clock({rfc: 1.0, static: 1.0}, end=1500, events={100: become_another})
+    clock.follow(parameters_of(world))
+
+    url, alive = world.logs
+    found = keys_of(find_table("main"))
+    assert [key for key in found if key[0] == url] == had
+    assert sum(key[0] == alive for key in found) > SIZE + 1000
+    assert {type(problem) for problem in clock.reports[-1][1].problems} == {CheckpointError}
+
+
+def test_follow_tells_of_logs_that_fail(world):
+    """Where nothing comes, the lag still grows in what is told."""
+    ctkit.update(parameters_of(world)).check()
+    rfc = next(iter(world.logs.values()))
+    clock = Clock({}, end=500, events={100: lambda: vars(rfc).update(always=404)})
+    clock.follow(parameters_of(world))
+
+    url, alive = world.logs
+    moment, report = clock.reports[-1]
+    held, missing, lag, failures = report.logs[url]
+    assert (held, missing) == (SIZE, 0)
+    assert (lag > 250, failures > 3) == (True, True)
+    assert report.logs[alive] == (SIZE, 0, 0.0, 0)
+    assert moment > 300
+
+
+def test_follow_does_not_wait_for_what_has_not_begun(world):
+    """A log that has not grown to its start is not behind, and no round is made for it."""
+    logs = [{**log, "from": SIZE + 5000} for log in world.parameters["logs"]]
+    parameters = parameters_of(world, main_path="new", logs=logs).model_copy(update={"from_index": None})
+    clock = Clock({}, end=900)
+    clock.follow(parameters)
+
+    assert {report.facts()["lag_seconds"] for _, report in clock.reports} == {0.0}
+    assert len(clock.reports) <= 3
+
+
+def test_follow_creates_no_table_that_may_be_mistyped(world):
+    """A missing main table is an error where it was not to be created."""
+    with pytest.raises(ParameterError) as raised:
+        ctkit.follow(parameters_of(world, main_path="typo", create_main=False))
+    assert raised.value.keys == ("main_path",)
+    assert not Path("typo").exists()
 
 
 def test_follow_tidies_on_the_way(world, monkeypatch):

@@ -186,18 +186,32 @@ def test_update_when_the_budget_is_spent(world):
 
 
 def test_update_when_staging_looks_like_a_main_table(world):
-    """It stays, which is wrong; what can be done beside it is done."""
+    """Nothing is fetched or written, in case the paths are swapped; a word makes it go on."""
     ctkit.open_table("staging")
     # As another program does.
     write_deltalake("staging", make_rows([10**6]), mode="append", partition_by=["seen_date"])
-    report = ctkit.update(parameters_of(world))
-    problems = problems_of(report)
+    before = keys_of(find_table("staging"))
+    for log in world.logs.values():
+        log.requests.clear()
+    for keep in (ctkit.update, ctkit.follow):
+        with pytest.raises(UnconfirmedMergeError):
+            keep(parameters_of(world))
+    assert keys_of(find_table("staging")) == before
+    assert [log.requests for log in world.logs.values()] == [[], []]
 
-    assert UnconfirmedMergeError in map(type, problems)
-    assert files_of(find_table("staging"))
-    assert report.tidy is not None
-    assert sum(log.staged for log in report.logs) == MISSING
-    assert {log.outcome for log in report.logs} == {"incomplete"}
+    ctkit.update(parameters_of(world, confirmed=True)).check()
+    assert not Path("staging").exists()
+
+
+def test_update_when_paths_are_swapped(world):
+    """A main table that is named as staging is not written to."""
+    ctkit.update(parameters_of(world)).check()
+    for log in world.logs.values():
+        log.grow(5)
+    version = find_table("main").version()
+    with pytest.raises(UnconfirmedMergeError):
+        ctkit.update(parameters_of(world, main_path="staging", staging_path="main", ceiling="log"))
+    assert find_table("main").version() == version
 
 
 def test_update_when_another_is_at_work(world, capsys):
@@ -297,6 +311,41 @@ def test_update_when_a_log_contradicts_an_earlier_tree_head(world, monkeypatch):
     assert (type(problem), problem.url, lines_of(report)[rfc].outcome) == (CheckpointError, rfc, "contradicted")
     # Where tree heads are not to be verified, nothing is asked.
     ctkit.update(parameters_of(world, verify="off")).check()
+
+
+def test_update_when_a_log_has_become_another(world):
+    """Nothing is fetched of a larger tree that does not extend the one of the night before; the others go on."""
+    ctkit.update(parameters_of(world, ceiling="log")).check()
+    rfc, static = world.logs
+    other = FakeLog("Other", SIZE + 100, seed=7, protocols=("rfc6962",))
+    world.logs[rfc].tree, world.logs[rfc].entries = other.tree, other.entries
+    world.logs[static].grow(20)
+    world.logs[rfc].requests.clear()
+    report = ctkit.update(parameters_of(world, ceiling="log"))
+    (problem,) = problems_of(report)
+
+    assert (type(problem), problem.url) == (CheckpointError, rfc)
+    assert world.logs[rfc].data_requests == 0
+    found = lines_of(report)
+    assert (found[rfc].outcome, found[rfc].new_rows) == ("contradicted", 0)
+    assert (found[static].outcome, found[static].new_rows) == ("complete", 20)
+
+
+@pytest.mark.parametrize("text", ["no list", '{"operators": []}'])
+def test_update_when_the_log_list_is_none(world, text):
+    """A file that is no log list costs no log that is named, and nothing that is staged."""
+    Path("list.json").write_text(text)
+    staged = make_rows([5], url="https://other.example")
+    make_table(Path("staging"), staged)
+    report = ctkit.update(parameters_of(world, log_list="list.json", log_filter="small"))
+    if text == "no list":
+        (problem,) = problems_of(report)
+        assert (type(problem), problem.keys) == (ParameterError, ("log_list",))
+    else:
+        report.check()
+
+    assert {log.outcome for log in report.logs} == {"complete"}
+    assert report.merge.inserted == MISSING + 1
 
 
 def test_update_when_entries_have_several_rows(world):

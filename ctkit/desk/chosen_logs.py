@@ -98,10 +98,13 @@ def listed_logs(parameters: Parameters) -> list[LogDescription]:
     """Return the logs of the log list, in use or not, if a list is named."""
     if parameters.log_list is None:
         return []
-    key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
     # Only a host needs to know who asks.
     user_agent = parameters.need("user_agent") if is_downloaded(parameters.log_list) else ""
-    listed = read_log_list(parameters.log_list, user_agent=user_agent, key=key, in_use=False)
+    try:
+        key = None if parameters.log_list_key is None else read_public_key(parameters.log_list_key)
+        listed = read_log_list(parameters.log_list, user_agent=user_agent, key=key, in_use=False)
+    except ParameterError as error:
+        raise ParameterError(*error.args, keys=("log_list",)) from error
     # The live server accepts an empty list if its configuration names logs.
     if not parameters.logs and not any(log.in_use for log in listed):
         message = f"log list {parameters.log_list} names {len(listed)} logs, none of them in use: name another"

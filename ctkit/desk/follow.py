@@ -20,14 +20,18 @@ from ctkit.arguments import Seconds, checked
 from ctkit.desk.gap_report import GapReport, find_tables
 from ctkit.desk.holdings import find_holdings
 from ctkit.desk.parameters import Parameters
-from ctkit.desk.update import Steps
-from ctkit.errors import CtkitError, LogError, TableError
+from ctkit.desk.update import Steps, check_tables
+from ctkit.errors import CheckpointError, CtkitError, LogError, TableError
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.locks import lock_steps
 from ctkit.lake.table import files_of, find_table, table_path
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log
 from ctkit.report import Report, frame_of
+from ctkit.visible import get_logger
+from ctkit.wire.checkpoint import Checkpoint
+
+logger = get_logger(__name__)
 
 LAG = 60.0
 """Seconds that the table may be behind its logs, if nothing else is said."""
@@ -63,8 +67,12 @@ class Pulse:
         The end of its stretch by its newest tree head, and up to where the table is complete.
     wait, due
         Seconds between two questions for its tree head, and when the next one is due.
+    head
+        The newest tree head that extends the ones before it; None if it is not known.
     since
         When it was first known to be behind; None while it is not.
+    seen
+        When it last gave a tree head.
     failures, resumes
         How often it has failed in a row, and when its entries are fetched again.
     held, missing
@@ -78,6 +86,8 @@ class Pulse:
     done: int
     wait: float
     due: float
+    seen: float
+    head: Checkpoint | None = None
     since: float | None = None
     failures: int = 0
     resumes: float = 0.0
@@ -88,6 +98,12 @@ class Pulse:
     def stretch(self) -> tuple[int | None, int]:
         """``[start, end)`` up to its newest tree head; empty while the log has not grown to its start."""
         return None if self.start is None else min(self.start, self.size), self.size
+
+    def behind(self, now: float) -> float:
+        """Return for how many seconds the table has been behind; of a log that fails, since its last tree head."""
+        if self.since is None:
+            return now - self.seen if self.failures else 0.0
+        return now - self.since
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -107,7 +123,7 @@ class FollowReport(Report):
     unavailable
         One error for each log that could not be asked at the last look at everything.
     problems
-        What stood in the way of the last round.
+        What stood in the way of the last round, and of the last look at everything.
     """
 
     main: str
@@ -154,7 +170,7 @@ class Follower:
     clock
         Seconds that only grow.
     on_round
-        Called after each round, and after each look at everything.
+        Called after each round, each look at everything, and when a log fails.
     """
 
     def __init__(
@@ -172,7 +188,9 @@ class Follower:
         self._report: GapReport | None = None
         self._pulses: dict[str, Pulse] = {}
         self._look_due = self._round_due = clock()
-        self._rounds = self._untidied = 0
+        self._rounds = self._untidied = self._bad_looks = 0
+        self._of_look: list[CtkitError] = []
+        self._of_round: list[CtkitError] = []
 
     def step(self) -> float:
         """Do what is due; return the seconds until something is due again."""
@@ -191,20 +209,28 @@ class Follower:
     def _look(self) -> None:
         """Look at everything afresh: the log list, the gaps, the logs; merge what a run before this one has staged."""
         first, now = self._report is None, self._clock()
-        self._look_due = now + min(self._lag, SECONDS_PER_LOOK)
         steps = Steps(self._parameters, self._main)
         try:
-            report = steps.find_gaps()
+            if report := steps.find_gaps():
+                self._begin(steps.check_heads(report), steps)
         except (CtkitError, OSError) as error:
             if first:
                 raise
             steps.note(error)
-            report = None
-        if report is None:
-            return
-        if not steps.problems:
-            self._look_due = now + SECONDS_PER_LOOK
+        self._of_look = steps.problems
+        self._bad_looks = self._bad_looks + 1 if steps.problems else 0
+        # Soon again, if something was wrong, and then ever less often.
+        wait = self._lag * 2.0 ** min(self._bad_looks - 1, 10) if self._bad_looks else SECONDS_PER_LOOK
+        self._look_due = now + min(wait, SECONDS_PER_LOOK)
+        if self._report and (first or self._ready()):
+            self._round(self._ready())
+        else:
+            self._tell()
+
+    def _begin(self, report: GapReport, steps: Steps) -> None:
+        """Follow the logs of a report from here on."""
         self.close()
+        now = self._clock()
         self._report, before, self._pulses = report, self._pulses, {}
         for log in report.logs:
             start, size = report.within[log.url]
@@ -212,29 +238,31 @@ class Follower:
             known, least = before.get(log.url), SECONDS_BETWEEN_HEADS[log.protocol]
             # What is left to the live server ends before the tree does; only the next look tells how far it has come.
             due = math.inf if log.url in report.left_to_server else now + least
-            pulse = self._pulses[log.url] = Pulse(log, start, report.ends.get(log.url), size, 0, least, due)
+            pulse = self._pulses[log.url] = Pulse(log, start, report.ends.get(log.url), size, 0, least, due, now)
+            head = steps.heads.get(log.url)
+            pulse.head = head if isinstance(head, Checkpoint) else None
             if known:
                 pulse.since, pulse.failures, pulse.resumes = known.since, known.failures, known.resumes
         self._judge(steps, report)
         for pulse in self._pulses.values():
             if pulse.done < pulse.size and pulse.since is None:
                 pulse.since = now
-        if first:
-            # Later on, the open logs remember the tree heads that they gave.
-            steps.check_heads(report)
-        if first or self._ready():
-            self._round(self._ready())
 
     def _poll(self) -> None:
         """Ask the logs that are due for their tree heads."""
         now = self._clock()
         due = [pulse for pulse in self._pulses.values() if pulse.due <= now]
-        answers = ask_each(lambda pulse: pulse.log.get_checkpoint().tree_size, due, seconds=SECONDS_TO_ANSWER)
+        answers = ask_each(self._ask, due, seconds=SECONDS_TO_ANSWER)
         for pulse, answer in zip(due, answers, strict=True):
             if isinstance(answer, LogError):
                 self._pause(pulse)
+                if isinstance(answer, CheckpointError):
+                    # Nothing is fetched of it any more; the next look compares it with what the table knows.
+                    self._of_look.append(answer)
+                    pulse.due = pulse.resumes = math.inf
                 continue
-            size = answer if pulse.end is None else min(answer, pulse.end)
+            pulse.head, pulse.seen = answer, now
+            size = answer.tree_size if pulse.end is None else min(answer.tree_size, pulse.end)
             least = SECONDS_BETWEEN_HEADS[pulse.log.protocol]
             if pulse.done >= pulse.size:
                 pulse.failures = 0
@@ -244,11 +272,20 @@ class Follower:
             else:
                 pulse.wait = max(least, min(pulse.wait * 1.5, self._lag / HEADS_PER_LAG))
             pulse.due = now + pulse.wait
+        if any(isinstance(answer, LogError) for answer in answers):
+            self._tell()
+
+    def _ask(self, pulse: Pulse) -> Checkpoint:
+        """Ask a log for its tree head, and if it has grown, for a proof that it extends the one before."""
+        head = pulse.log.get_checkpoint()
+        if pulse.head is not None and pulse.head.tree_size not in (0, head.tree_size):
+            pulse.log.check_consistency(pulse.head, head)
+        return head
 
     def _pause(self, pulse: Pulse) -> None:
         """Leave a log alone that has failed, ever longer; what it asks for itself its host's pace heeds."""
         pulse.failures += 1
-        seconds = min(SECONDS_BETWEEN_HEADS["rfc6962"] * 2.0**pulse.failures, LONGEST_PAUSE)
+        seconds = min(SECONDS_BETWEEN_HEADS["rfc6962"] * 2.0 ** min(pulse.failures, 10), LONGEST_PAUSE)
         pulse.resumes = pulse.due = self._clock() + seconds
 
     def _ready(self) -> list[Pulse]:
@@ -269,8 +306,8 @@ class Follower:
         except (TableError, OSError) as error:
             # Another run is at work, or its merge has removed the table that was just found; or the disk is full.
             steps.note(error)
-        if self._on_round:
-            self._on_round(self._state(steps))
+        self._of_round = steps.problems
+        self._tell()
 
     def _take(self, steps: Steps, ready: list[Pulse]) -> None:
         assert self._report is not None
@@ -296,15 +333,26 @@ class Follower:
     def _judge(self, steps: Steps, report: GapReport) -> None:
         """Note up to where logs are complete now; leave one alone for a while that did not give its entries."""
         failed = {hole.source_url for hole in steps.filled.holes} if steps.filled else set()
-        for url, holding in find_holdings(report).items():
-            pulse = self._pulses[url]
-            pulse.held, pulse.missing = holding.held.size, holding.missing.size + holding.staged.size
+        holdings = find_holdings(report)
+        for url in report.within:
+            # One that has no row yet, and has not grown to its start, has no holding.
+            pulse, holding = self._pulses[url], holdings.get(url)
+            pulse.held = holding.held.size if holding else 0
+            pulse.missing = holding.missing.size + holding.staged.size if holding else 0
             if not pulse.missing:
                 pulse.done, pulse.since, pulse.failures = pulse.size, None, 0
-            elif pulse.log.url in failed:
+            elif url in failed and steps.filled and not steps.filled.written.get(url):
                 self._pause(pulse)
 
-    def _state(self, steps: Steps) -> FollowReport:
+    def _tell(self) -> None:
+        if self._on_round is None:
+            return
+        try:
+            self._on_round(self._state())
+        except (TableError, OSError) as error:
+            logger.warning("main cannot be looked at now: %s", error)
+
+    def _state(self) -> FollowReport:
         main, now = find_table(self._main), self._clock()
         return FollowReport(
             main=self._main,
@@ -312,11 +360,11 @@ class Follower:
             files=None if main is None else len(files_of(main)),
             rounds=self._rounds,
             logs={
-                url: (pulse.held, pulse.missing, 0.0 if pulse.since is None else now - pulse.since, pulse.failures)
+                url: (pulse.held, pulse.missing, pulse.behind(now), pulse.failures)
                 for url, pulse in sorted(self._pulses.items())
             },
             unavailable=self._report.unavailable if self._report else (),
-            problems=tuple(steps.problems),
+            problems=(*self._of_look, *self._of_round),
         )
 
 
@@ -341,7 +389,7 @@ def follow(
     lag
         Seconds that the table may be behind, as long as logs give their entries faster than they grow.
     on_round
-        Called after each round of fetching and merging.
+        Called after each round of fetching and merging, each look at everything, and when a log fails.
     clock, sleep
         Where time comes from.
 
@@ -353,6 +401,7 @@ def follow(
         On Ctrl+C; what has arrived is written, and the next run merges it.
     """
     parameters.need("user_agent")
+    check_tables(parameters)
     follower = Follower(parameters, lag=lag, clock=clock, on_round=on_round)
     try:
         while True:

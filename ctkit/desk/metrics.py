@@ -55,13 +55,17 @@ def _gauges(registry: CollectorRegistry) -> Callable[[FollowReport], None]:
     version = of_table("table_version", "Version of the main table: commits so far")
     files = of_table("table_files", "Data files of the main table")
     unavailable = of_table("unavailable_logs", "Logs that could not be asked")
-    problems = of_table("problems", "What stood in the way of the last round")
+    problems = of_table("problems", "Problems in the last round and the last look at everything")
     success = of_table("last_success_timestamp_seconds", "When a round last ended without a problem")
 
+    followed: set[str] = set()
+
     def take(report: FollowReport) -> None:
-        for gauge in by_log:
-            # Not those of logs that are not followed any more.
-            gauge.clear()
+        for url in followed - report.logs.keys():
+            for gauge in by_log:
+                gauge.remove(url)
+        followed.intersection_update(report.logs)
+        followed.update(report.logs)
         for url, values in report.logs.items():
             for gauge, value in zip(by_log, values, strict=True):
                 gauge.labels(url).set(value)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TypeVar
 
+from deltalake import DeltaTable
+
 from ctkit.arguments import checked
 from ctkit.desk.gap_report import GapReport, find_tables, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
@@ -22,15 +24,19 @@ from ctkit.errors import (
     CtkitError,
     KeyConflictError,
     LogError,
+    LogUnavailableError,
+    ParameterError,
     SchemaMismatchError,
     TableBusyError,
     TableError,
 )
 from ctkit.jobs.audit import check_heads
 from ctkit.jobs.backfill_report import BackfillReport, Progress
+from ctkit.lake.doubts import check_doubts, doubts_of
+from ctkit.lake.gaps import find_gaps
 from ctkit.lake.locks import lock_steps
 from ctkit.lake.merge import MergeReport
-from ctkit.lake.table import find_table, table_path
+from ctkit.lake.table import files_of, find_table, folder_of, table_path
 from ctkit.lake.tidy import TidyReport
 from ctkit.visible import first_of, get_logger
 from ctkit.wire.checkpoint import Checkpoint
@@ -63,27 +69,27 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
         Something is missing or contradictory, or no log has a ceiling; nothing was done.
     TableBusyError
         Another update of the table is at work; nothing was done.
+    UnconfirmedMergeError
+        Staging looks like a main table; nothing was done.
     TableError
         A table cannot be opened, or is not one of CT entries; nothing was done.
     """
     began = time.monotonic()
     parameters.need("user_agent")
-    main, _ = find_tables(parameters)
+    main = check_tables(parameters)
     night = Steps(parameters, str(table_path(parameters.need("main_path"))))
     logs: list[LogUpdate] = []
     shards: tuple[tuple[str, ...], Mapping[str, str]] = (), {}
     with ExitStack() as stack:
-        if main is None:
-            check_creation(parameters)
-        else:
+        if main is not None:
             stack.enter_context(lock_steps(night.main))
         if gap_report := night.find_gaps():
             stack.callback(gap_report.close)
             shards = gap_report.chosen.begun, gap_report.chosen.retired
-            night.backfill(gap_report, on_progress)
+            night.backfill(night.check_heads(gap_report), on_progress)
         night.merge()
         if gap_report:
-            logs = night.judge(gap_report)
+            logs = night.attempt(partial(night.judge, gap_report)) or []
         night.tidy()
     now = find_table(night.main)
     return UpdateReport(
@@ -102,6 +108,26 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
     )
 
 
+def check_tables(parameters: Parameters) -> DeltaTable | None:
+    """Return main, if it exists; refuse tables that could not be merged, before anything is fetched.
+
+    Raises
+    ------
+    ParameterError
+        There is no main table, and none is to be created.
+    UnconfirmedMergeError
+        Staging looks like a main table: the paths may be swapped.
+    TableError
+        A table cannot be opened, or is not one of CT entries.
+    """
+    main, staging = find_tables(parameters)
+    if staging is not None and files_of(staging) and not parameters.confirmed:
+        check_doubts(doubts_of(staging, main), folder_of(staging), str(table_path(parameters.need("main_path"))))
+    if main is None:
+        check_creation(parameters)
+    return main
+
+
 @dataclass
 class Steps:
     """The steps of an update, and what stands in their way.
@@ -116,6 +142,8 @@ class Steps:
         What stood in the way, in the order of the steps.
     before
         What the tables had of each log when the gaps were found.
+    heads
+        Canonical URL -> the log's tree head, or why it says nothing: see `ctkit.jobs.audit.check_heads`.
     filled, merged, tidied
         The reports of the steps; None for one that was not taken, or failed.
     tidy_note
@@ -126,38 +154,42 @@ class Steps:
     main: str
     problems: list[CtkitError] = field(default_factory=list)
     before: dict[str, Holding] = field(default_factory=dict)
+    heads: dict[str, Checkpoint | LogError] = field(default_factory=dict)
     filled: BackfillReport | None = None
     merged: MergeReport | None = None
     tidied: TidyReport | None = None
     tidy_note: str = ""
 
     def find_gaps(self) -> GapReport | None:
-        """Find what is missing; None if the log list cannot be had, and no other log is named."""
+        """Find what is missing; None if the log list cannot be used, and no other log is chosen."""
+        found: GapReport | None
         try:
             found = report_gaps(self.parameters, verb="append")
-        except LogError as error:
-            # The list's: a log that cannot be asked is in the report.
+        except (LogError, ParameterError) as error:
+            # A log that cannot be asked is in the report: this is the list.
+            if isinstance(error, ParameterError) and error.keys != ("log_list",):
+                raise
             self.note(error)
-            if not self.parameters.logs:
+            unlisted = self.parameters.model_copy(update={"log_list": None})
+            if not unlisted.logs or not (found := self.attempt(partial(report_gaps, unlisted, verb="append"))):
                 return None
-            found = report_gaps(self.parameters.model_copy(update={"log_list": None}), verb="append")
         for part in (replace(found, undone={}), replace(found, unavailable=())):
-            self._try(part.check)
+            self.attempt(part.check)
         # Now, because the merge will remove the staging table.
         self.before = find_holdings(found)
         return found
 
     def backfill(self, gap_report: GapReport, on_progress: Callable[[Progress], None] | None) -> None:
         """Fetch what is missing."""
-        self.filled = self._try(partial(fill_gaps, gap_report, on_progress=on_progress))
+        self.filled = self.attempt(partial(fill_gaps, gap_report, on_progress=on_progress))
         if self.filled:
-            self._try(self.filled.check)
+            self.attempt(self.filled.check)
 
     def merge(self) -> None:
         """Move into main what is staged, by this run or one before it."""
         if self.parameters.staging_path is None:
             return
-        self.merged = merged = self._try(partial(merge_staged, self.parameters))
+        self.merged = merged = self.attempt(partial(merge_staged, self.parameters))
         if merged and merged.conflicts:
             message = f"{merged.conflicts} staged rows differ from the row of the same key in main, which stays"
             self.note(KeyConflictError(merged.main, f"{message}. Compare main with the logs: audit --recheck all"))
@@ -167,31 +199,48 @@ class Steps:
     def judge(self, gap_report: GapReport) -> list[LogUpdate]:
         """Tell from the indices in the tables, and from the logs' tree heads, how each log stands now."""
         main, staging = find_tables(self.parameters)
-        heads = self.check_heads(replace(gap_report, main=main))
+        named = {hole.source_url for hole in self.filled.holes} if self.filled else set()
+        for url, head in self.heads.items():
+            if isinstance(head, LogError) and not isinstance(head, CheckpointError) and url not in named:
+                self.note(head)
         logs = []
         for url, now in find_holdings(replace(gap_report, main=main, staging=staging)).items():
             if len(now.repeated):
-                named = f"{now.repeated.size} entries of {url} have several rows: {first_of(now.repeated, NAMED)}"
-                self.note(TableError(self.main, f"{named}; remove the repeated rows (ctkit repair)"))
+                repeated = f"{now.repeated.size} entries of {url} have several rows: {first_of(now.repeated, NAMED)}"
+                self.note(TableError(self.main, f"{repeated}; remove the repeated rows (ctkit repair)"))
             left = gap_report.left_to_server.get(url, (0, 0))
-            logs.append(self._line_of(url, now, heads.get(url), left[1] - left[0]))
+            logs.append(self._line_of(url, now, self.heads.get(url), left[1] - left[0]))
         lost = [log.source_url for log in logs if log.outcome == "incomplete"]
         if lost and not self.problems:
             self.note(TableError(self.main, f"entries of {first_of(lost, NAMED)} are missing in main. Run again"))
         unknown = [(error.url, error.message) for error in gap_report.unavailable] + [*gap_report.undone.items()]
         return logs + [LogUpdate(url, "not known", why=why) for url, why in unknown]
 
-    def check_heads(self, gap_report: GapReport) -> dict[str, Checkpoint | LogError]:
-        """Ask the logs that have not failed whether their trees extend what main's commits name."""
+    def check_heads(self, gap_report: GapReport) -> GapReport:
+        """Ask logs whether their trees extend what main's commits name; return the report without those that do not.
+
+        Nothing is fetched of a log that contradicts what it has shown before.
+        """
         # Where tree heads are not to be verified, they say nothing.
         if gap_report.main is None or self.parameters.verify == "off":
-            return {}
-        silent = {hole.source_url for hole in self.filled.holes} if self.filled else set()
-        heads = check_heads([log for log in gap_report.logs if log.url not in silent], gap_report.main)
-        for head in heads.values():
-            if isinstance(head, LogError):
-                self.note(head)
-        return heads
+            return gap_report
+        retired = gap_report.chosen.retired
+        self.heads = {
+            url: head
+            for url, head in check_heads(gap_report.logs, gap_report.main).items()
+            # A retired log that is gone has nothing more to say.
+            if not isinstance(head, LogUnavailableError) or retired.get(url, "readonly") == "readonly"
+        }
+        wrong = {url: head for url, head in self.heads.items() if isinstance(head, CheckpointError)}
+        for head in wrong.values():
+            self.note(head)
+        if not wrong:
+            return gap_report
+        within = {url: stretch for url, stretch in gap_report.within.items() if url not in wrong}
+        bounds = {url: found for url, found in gap_report.bounds.items() if url not in wrong}
+        internal_only = bool(self.parameters.internal_only)
+        gaps = find_gaps(gap_report.main, gap_report.staging, within=within, internal_only=internal_only)
+        return replace(gap_report, within=within, bounds=bounds, gaps=gaps)
 
     def _line_of(self, url: str, now: Holding, head: Checkpoint | LogError | None, left_to_server: int) -> LogUpdate:
         before, filled, why = self.before.get(url), self.filled, []
@@ -234,9 +283,9 @@ class Steps:
 
     def tidy(self) -> None:
         """Keep main's files few; another writer, or a table that forbids it, is no reason to fail."""
-        if find_table(self.main) is None:
-            return
         try:
+            if find_table(self.main) is None:
+                return
             self.tidied = tidy_main(self.parameters)
             self.tidied.check()
         except (TableBusyError, SchemaMismatchError) as error:
@@ -245,7 +294,7 @@ class Steps:
         except (TableError, OSError) as error:
             self.note(error)
 
-    def _try(self, step: Callable[[], T]) -> T | None:
+    def attempt(self, step: Callable[[], T]) -> T | None:
         """Take a step; note what stands in its way."""
         try:
             return step()

@@ -25,6 +25,9 @@ from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError
 LOGS_AT_ONCE = 4
 """Logs that are rechecked at a time; each holds some ten thousand entries in memory."""
 
+SECONDS_TO_PROVE = 30.0
+"""How long `check_heads` waits for a log."""
+
 
 @checked
 def audit(
@@ -117,7 +120,7 @@ def check_heads(logs: Logs, main: DeltaTable) -> dict[str, Checkpoint | LogError
             log.check_consistency(Checkpoint.remembered(log.url, known.tree_size, known.root_hash), head)
         return head
 
-    answers = zip(logs, ask_each(look, logs), strict=True)
+    answers = zip(logs, ask_each(look, logs, seconds=SECONDS_TO_PROVE), strict=True)
     return {log.url: each for log, each in answers if log.key or not isinstance(each, UnreadableHeadError)}
 
 

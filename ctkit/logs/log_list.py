@@ -127,7 +127,9 @@ def read_log_list(
         text = "log list cannot be had, using the last copy url=%s age_hours=%.1f reason=%s"
         logger.warning(text, source, copy.age / 3600, reason)
     else:
-        keep_copy(source, signed)
+        # A list without a log in use is more likely a mistake than the end of all logs.
+        if any(log.in_use for log in logs):
+            keep_copy(source, signed)
     return logs
 
 
