@@ -244,6 +244,9 @@ class Client:
                 attempt, longest = attempt + 1, 2 * longest
                 self._log_retry(attempt, wait, problem.error)
                 stop.wait(wait)
+                if stop.is_set():
+                    # What went wrong tells more than that there was no time for another try.
+                    raise problem.error from problem.__cause__
 
     def _body(self, path: str, limit: int, binary: bool, entries: bool, stop: threading.Event) -> bytes:
         """Return the unpacked body of one answer with status 200, after redirects within the host."""
