@@ -19,7 +19,7 @@ from ctkit.desk.state_file import write_state
 from ctkit.desk.verbs import audit_main, fill_gaps, merge_staged
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.lake.starts import bounds_in
-from ctkit.lake.table import find_table
+from ctkit.lake.table import find_table, table_path
 from ctkit.logs.since import first_since
 
 AGENT = "ctkit tests, ct@example.org"
@@ -156,6 +156,60 @@ def test_a_log_below_its_start(nights):
     assert nights.backfill(from_index=100) == 5
 
 
+@pytest.mark.parametrize(
+    ("words", "start", "end"),
+    [
+        ({"last": 10, "to_index": 50}, 90, 50),
+        ({"last": 10, "to_index": 90}, 90, 90),
+        ({"of_log": {"since": "2999-01-01", "to": 50}}, 100, 50),
+        ({"since": "2999-01-01", "to_index": 100}, 100, 100),
+    ],
+)
+def test_a_log_that_starts_above_its_own_end(nights, serve, words, start, end):
+    """It never begins, however much it grows: that is an error, not a log that has not begun; others are filled."""
+    with closing(report_gaps(nights.parameters(**words), verb="append")) as found:
+        assert (list(found.undone), found.not_begun, found.logs) == ([nights.url], {}, ())
+        assert f" {start}," in found.undone[nights.url]
+        assert f" {end};" in found.undone[nights.url]
+        assert fill_gaps(found).written == {}
+        with pytest.raises(ParameterError) as raised:
+            found.check()
+    assert raised.value.keys == ("logs",)
+    other = serve(FakeLog("Other", 5, protocols=["rfc6962"]))
+    of_log = words.pop("of_log", {})
+    logs = [{"url": nights.url, **of_log}, {"url": other, "from": 0}]
+    with closing(report_gaps(nights.parameters(logs=logs, **words))) as found:
+        assert (list(found.undone), list(found.within)) == ([nights.url], [other])
+
+
+def test_an_end_below_the_remembered_start(nights):
+    """Gaps and audit say so, and what the table has stays as it is."""
+    nights.backfill(last=10)
+    nights.merge()
+    assert ctkit_main(gaps := ["gaps", *flags_of(nights), "--to", "100"]) == 0
+    assert ctkit_main([*gaps[:-1], "90"]) == 1
+    with pytest.raises(LogUnavailableError) as raised:
+        audit_main(nights.parameters(to_index=90)).check()
+    assert raised.value.url == nights.url
+    assert nights.remembered == (90, None)
+
+
+def flags_of(nights):
+    """Return the flags that name the log and main."""
+    return ["--main-path", str(nights.folder / "main"), "--log-url", nights.url, "--user-agent", AGENT]
+
+
+def test_last_of_a_log_that_is_empty_at_first(nights, serve):
+    """Nothing is remembered without a row: it counts from the end of the night that writes the first."""
+    nights.log = FakeLog("Empty", 0, protocols=["rfc6962"])
+    nights.url = serve(nights.log)
+    assert nights.backfill(last=5) == 0
+    nights.log.grow(20)
+    assert nights.backfill(last=5) == 5
+    nights.merge()
+    assert nights.remembered == (15, None)
+
+
 def test_words_of_a_log_count_before_those_for_all(nights):
     """Each log without its own has those for all."""
     assert nights.gaps(from_index=5, to_index=20, of_log={"last": 30}) == []
@@ -264,6 +318,25 @@ def test_paths_in_a_file_mean_its_folder(tmp_path, monkeypatch):
     assert read.staging_path == str(tmp_path / "srv" / "data" / "st ag")
     assert (read.state_file, read.log_list) == ("/var/s.json", "https://list.example/v3.json")
     assert read.log_list_key == "key.pem"
+
+
+@pytest.mark.parametrize("path", ["~/data/main", "file://~/data/main"])
+def test_the_home_folder_in_a_file(tmp_path, monkeypatch, path):
+    """It stays the home folder, for every key; a folder of that name is written with ./ before it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    (tmp_path / "ct.yaml").write_text(f"main_path: {path}\nstaging_path: ./~/st\nstate_file: ~/s.json")
+    read = read_parameters(tmp_path / "ct.yaml")
+
+    assert table_path(read.main_path) == tmp_path / "home" / "data" / "main"
+    assert read.staging_path == str(tmp_path / "~" / "st")
+    assert read.state_file == str(tmp_path / "home" / "s.json")
+
+
+def test_a_home_folder_that_does_not_exist(tmp_path):
+    """That is an error, not a folder of that name."""
+    (tmp_path / "ct.yaml").write_text("main_path: ~nobody-of-this-name/main")
+    with pytest.raises(ParameterError):
+        read_parameter_file(tmp_path / "ct.yaml")
 
 
 def test_ctkit_run_resolves_paths(tmp_path, monkeypatch):

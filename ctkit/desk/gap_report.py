@@ -58,7 +58,8 @@ class GapReport(Report):
     not_begun
         Canonical URL -> start, of logs that have not grown beyond it yet: there is nothing to do.
     undone
-        Canonical URL -> why, of logs of the parameter `logs` that have no start or no ceiling.
+        Canonical URL -> why, of logs that start at or above their own end, and of those of the parameter `logs` that
+        have no start or no ceiling.
     unavailable
         One error for each chosen log that could not be reached: its gaps are not known.
     left_to_server
@@ -150,14 +151,14 @@ class GapReport(Report):
         return "\n".join(said)
 
     def check(self) -> None:
-        """Raise unless every chosen log could be reached, and every log of `logs` has a start and a ceiling.
+        """Raise unless every chosen log could be reached, and none is undone.
 
         Raises
         ------
         LogUnavailableError
             Names the logs that could not be reached, and what to do about each.
         ParameterError
-            Names the logs of `logs` that were skipped, and what to do about each.
+            Names the logs that are undone, and what to do about each.
         """
         if self.unavailable:
             url = self.unavailable[0].url
@@ -315,13 +316,13 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         unavailable, within = (*unavailable, *found.failed), found.within
         left = leave_to_server(within, state, served, staging) if served else {}
         gaps = _find_gaps(parameters, main, staging, within)
-        if not within and not unavailable:
+        if not within and not unavailable and not found.undone:
             raise no_start(parameters)
     except BaseException:
         logs.close()
         raise
     # A log that the server has just begun on is left to it.
-    done = {*within, *(error.url for error in unavailable), *(state if served else ())}
+    done = {*within, *found.undone, *(error.url for error in unavailable), *(state if served else ())}
     return GapReport(
         parameters,
         logs,
@@ -332,7 +333,7 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         found.bounds,
         found.ends,
         found.not_begun,
-        undone_of(chosen, done, ceilings, parameters),
+        found.undone | undone_of(chosen, done, ceilings, parameters),
         unavailable,
         {url: stretch for url, stretch in left.items() if url in within},
     )

@@ -93,12 +93,12 @@ STARTS = ("from_index", "last", "since")
 
 
 def read_parameter_file(file: str | Path) -> dict[str, object]:
-    """Return the parameters in a YAML file; paths that are relative to its folder are made absolute.
+    """Return the parameters in a YAML file; paths that are relative to its folder or to ``~`` are made absolute.
 
     Raises
     ------
     ParameterError
-        As for `read_yaml`.
+        As for `read_yaml`, or a path begins with a home folder that does not exist.
     """
     folder = Path(local_path(str(file))).absolute().parent
     return {
@@ -131,10 +131,13 @@ def without_overridden(given: Mapping[str, object], overrides: Mapping[str, obje
 
 
 def _resolved(value: object, folder: Path) -> object:
-    """Return a path as seen from a folder; what is not text is left for `Parameters` to refuse."""
+    """Return a path as seen from a folder; ``~`` is the home folder. What is not text, `Parameters` refuses."""
     if not isinstance(value, str) or not value.strip():
         return value
-    bare = local_path(value)
+    # Not Path.expanduser(), for which ./~ is the home folder, too.
+    bare = os.path.expanduser(local_path(value))
+    if bare.startswith("~"):
+        raise ParameterError(f"{shown(value)}: there is no such home folder; write the path out")
     return bare if "://" in bare else str(folder / bare)
 
 

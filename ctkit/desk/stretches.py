@@ -39,6 +39,9 @@ class Stretches:
         Canonical URL -> the index to stop before, of logs that are not followed to their ceilings.
     not_begun
         Canonical URL -> start, of logs that have not grown beyond it yet; their stretch is empty.
+    undone
+        Canonical URL -> why, of logs that start at or above their own end, however much they grow: they have no
+        stretch.
     failed
         One error for each log that was to be asked for its first entry since a date, and did not answer.
     """
@@ -47,6 +50,7 @@ class Stretches:
     bounds: dict[str, Bounds] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)
     not_begun: dict[str, int] = field(default_factory=dict)
+    undone: dict[str, str] = field(default_factory=dict)
     failed: tuple[LogError, ...] = ()
 
 
@@ -93,6 +97,9 @@ def find_stretches(
         asked = firsts.get(url, log.from_index if log.last is None else max(ceiling - log.last, 0))
         start, new_start = _start_of(log.from_index, asked, old.start, lowest)
         end = old.end if log.end is None else log.end
+        if start is not None and end is not None and start >= end:
+            found.undone[url] = f"starts at {start}, at or above its end {end}; correct last, since, from or to"
+            continue
         if end is not None:
             found.ends[url] = end
         end = ceiling if end is None else min(end, ceiling)

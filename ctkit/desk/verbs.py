@@ -255,11 +255,14 @@ def _kept_complete(
         leave_to_server(found.within, state if served else ceilings, main, None)
     skip_startless(found.within, (), main)
     # A log that the server has just begun on is left to it.
-    undone = undone_of(chosen, {*found.within, *(state if served else ())}, ceilings, parameters)
+    done = {*found.within, *found.undone, *(state if served else ())}
+    undone = found.undone | undone_of(chosen, done, ceilings, parameters)
     if not found.within and not undone:
         raise no_start(parameters)
     kept = [log for log in bounded if canonical_url(log.url) in found.within]
-    return kept, found.within, [LogUnavailableError(url, why) for url, why in undone.items()]
+    # Of a log that is undone, nothing is judged: a log without a stretch would be audited from its first entry on.
+    within = found.within | dict.fromkeys(undone, (0, 0))
+    return kept, within, [LogUnavailableError(url, why) for url, why in undone.items()]
 
 
 @checked
