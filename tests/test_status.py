@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from runbooks import MISSING, NOTEBOOKS, SIZE, make_world
 import ctkit
 from ctkit.cli import main as run_command
 from ctkit.desk.runbook import run_notebook
-from ctkit.errors import LogUnavailableError, TableError
+from ctkit.desk.state_file import write_state
+from ctkit.errors import LogUnavailableError, ParameterError, TableError
 from ctkit.lake.commits import commit_path
 from ctkit.lake.provenance import Provenance, metadata_of, read_statements
 from ctkit.lake.recorded import find_recorded
@@ -104,8 +106,26 @@ def test_status_of_a_log_that_grows(world):
     assert found[rfc].lag_days == pytest.approx(1, rel=0.01)
     assert (found[static].per_day, found[static].lag_days) == (0, 0)
     assert (found[rfc].outcome, found[static].outcome) == ("incomplete", "complete")
-    # By day, a table that is completed at night is behind; only holes count then.
-    ctkit.find_status(parameters_of(world, ceiling="log", internal_only=True)).check()
+    # During the day, a nightly table lags behind its logs; only holes count then. Tree sizes are known all the same.
+    report = ctkit.find_status(parameters_of(world, ceiling="log", internal_only=True))
+    report.check()
+    assert lines_of(report)[rfc].per_day == pytest.approx(200, rel=0.01)
+
+
+def test_growth_does_not_end_where_the_live_server_goes_on(world):
+    """What is left to it is no sign that a log has not grown."""
+    ctkit.update(parameters_of(world, verify="entries")).check()
+    main = find_table("main")
+    yesterday = time.time() - 86_400
+    for version in range(main.version() + 1):
+        os.utime(commit_path(main, version), (yesterday, yesterday))
+    rfc, _ = world.logs
+    world.logs[rfc].grow(200)
+    write_state(Path("state.json"), {url: len(log.entries) for url, log in world.logs.items()})
+    report = ctkit.find_status(parameters_of(world, ceiling="log").model_copy(update={"internal_only": None}))
+
+    assert report.left_to_server == 200
+    assert (lines_of(report)[rfc].lag, lines_of(report)[rfc].per_day) == (0, None)
 
 
 def test_status_when_a_log_is_dead(world):
@@ -128,10 +148,47 @@ def test_status_when_a_log_has_no_start(world, serve):
     logs = [*world.parameters["logs"], {"url": new, "protocol": "rfc6962"}]
     report = ctkit.find_status(parameters_of(world, ceiling="log", logs=logs).model_copy(update={"from_index": None}))
 
-    assert [error.url for error in report.unavailable] == [new]
+    assert (list(report.undone), report.unavailable) == ([new], ())
     assert {log.outcome for log in report.logs} == {"complete"}
-    with pytest.raises(LogUnavailableError):
+    assert [step["log"] for step in report.to_json()["not_known"]] == [new]
+    # Running the command again would not help.
+    assert [command for command, _ in replace(report, file="my ct.yaml").next_steps()] == ["edit 'my ct.yaml'"]
+    with pytest.raises(ParameterError):
         report.check()
+
+
+@pytest.mark.parametrize("by_server", [False, True])
+def test_status_of_a_named_log_that_has_no_row(world, serve, by_server):
+    """It is incomplete, even if only holes count, or the live server is to fetch it."""
+    ctkit.update(parameters_of(world)).check()
+    new = serve(FakeLog("New", 9, protocols=("rfc6962",)))
+    logs = [*world.parameters["logs"], {"url": new, "protocol": "rfc6962"}]
+    write_state(Path("state.json"), {**dict.fromkeys(world.logs, SIZE), new: 9})
+    words = {"internal_only": None if by_server else True}
+    report = ctkit.find_status(parameters_of(world, logs=logs).model_copy(update=words))
+    assert bool(report.left_to_server) == by_server
+
+    assert {log.source_url: log.outcome for log in report.logs} == {
+        **dict.fromkeys(world.logs, "complete"),
+        new: "incomplete",
+    }
+    assert (lines_of(report)[new].missing, lines_of(report)[new].lag) == (9, 9)
+    with pytest.raises(TableError):
+        report.check()
+
+    if by_server:
+        # Nothing says where it starts; the server does.
+        words["from_index"] = None
+        report = ctkit.find_status(parameters_of(world, logs=logs).model_copy(update=words))
+        assert [error.url for error in report.unavailable] == [new]
+        with pytest.raises(LogUnavailableError):
+            report.check()
+
+
+def test_status_of_a_log_that_has_not_grown_to_its_start(world):
+    """There is nothing to do."""
+    ctkit.update(parameters_of(world)).check()
+    ctkit.find_status(parameters_of(world, from_index=SIZE)).check()
 
 
 def test_status_when_entries_have_several_rows(world):
@@ -145,12 +202,16 @@ def test_status_when_entries_have_several_rows(world):
     assert [command for command, _ in report.next_steps()] == ["ctkit repair"]
 
 
-def test_status_without_a_table(world):
+@pytest.mark.parametrize("words", [{}, {"internal_only": True}, {"from_index": SIZE}])
+def test_status_without_a_table(world, words):
     """Before the first night, everything is missing."""
-    report = ctkit.find_status(parameters_of(world, main_path="new"))
+    report = ctkit.find_status(parameters_of(world, main_path="new", **words))
 
     assert (report.files, report.commit) == (None, None)
-    assert {log.missing for log in report.logs} == {SIZE}
+    assert {log.missing for log in report.logs} == (set() if "from_index" in words else {SIZE})
+    assert [command for command, _ in report.next_steps()] == ["ctkit update"]
+    with pytest.raises(TableError):
+        report.check()
     assert not Path("new").exists()
 
 
@@ -170,10 +231,12 @@ def test_status_of_runs(world):
 
 def test_status_as_a_command(world, capsys):
     """A monitor reads the exit code, or the JSON; the commands to run next can be pasted."""
-    assert run_command(["status", "-f", "demo.yaml", "--json"]) == 1
+    Path("demo.yaml").rename("my demo.yaml")
+    assert run_command(["status", "-f", "my demo.yaml", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
+    Path("my demo.yaml").rename("demo.yaml")
     assert (told["good"], told["missing"]) == (False, MISSING)
-    assert [step["command"] for step in told["next_steps"]] == ["ctkit update -f demo.yaml"]
+    assert [step["command"] for step in told["next_steps"]] == ["ctkit update -f 'my demo.yaml'"]
 
     commits = commits_of(Path("main"))
     assert run_command(["update", "-f", "demo.yaml"]) == 0

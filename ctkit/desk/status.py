@@ -1,25 +1,28 @@
 """The state of things: what main has and lacks, what is proven, how far it is behind, and what to do next."""
 
+import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
 import pandas as pd
 
 from ctkit.arguments import checked
-from ctkit.desk.gap_report import report_gaps
+from ctkit.desk.gap_report import GapReport, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.records import LastRecord, last_record
-from ctkit.errors import LogError, LogUnavailableError, TableError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
+from ctkit.lake.coverage import first_and_last
 from ctkit.lake.provenance import read_statements
 from ctkit.lake.recorded import LastCommit, find_recorded, heads_by_time, last_commit
 from ctkit.lake.table import files_of, table_path
 from ctkit.ranges import RangeSet
 from ctkit.report import Report, frame_of
+from ctkit.urls import canonical_url
 from ctkit.visible import first_of
 
 DAYS = 7
@@ -103,7 +106,10 @@ class StatusReport(Report):
     logs
         The state of each log, by URL.
     unavailable
-        One error for each log whose state is not known: it could not be reached, or nothing says where it starts.
+        One error for each log whose state is not known: it could not be reached, or the live server is to write its
+        first row.
+    undone
+        Canonical URL -> why the state of a log is not known that has no start, no ceiling, or an end below its start.
     left_to_server
         Entries that are left to the live server, which is running.
     commit
@@ -121,6 +127,7 @@ class StatusReport(Report):
     left_to_server: int
     commit: LastCommit | None
     record: LastRecord | None
+    undone: Mapping[str, str] = field(default_factory=dict)
     file: str = ""
 
     @property
@@ -129,18 +136,24 @@ class StatusReport(Report):
         return "status good" if not self.next_steps() else "status needs attention"
 
     def next_steps(self) -> list[tuple[str, str]]:
-        """Return what to do, as commands, each with the reason; nothing if all is well."""
+        """Return what to do, in most cases as commands, each with the reason; nothing if all is well."""
         lacking, repeated = _named(self.logs, "incomplete"), _named(self.logs, "contradicted")
         steps = []
         if repeated:
             steps.append(("ctkit repair", f"entries have several rows: {repeated}"))
-        if lacking:
+        if self.files is None:
+            steps.append(("ctkit update", "there is no main table yet"))
+        elif lacking:
             steps.append(("ctkit update", f"entries are missing in main: {lacking}"))
         if self.unavailable:
             named = first_of([str(error) for error in self.unavailable], 5)
             steps.append(("ctkit status", f"the state of logs is not known: {named}"))
-        suffix = f" -f {self.file}" if self.file else ""
-        return [(command + suffix, why) for command, why in steps]
+        file = shlex.quote(self.file)
+        steps = [(f"{command} -f {file}" if self.file else command, why) for command, why in steps]
+        if self.undone:
+            named = first_of([f"{url} {why}" for url, why in self.undone.items()], 5)
+            steps.append((f"edit {file if self.file else 'the parameters'}", named))
+        return steps
 
     def check(self) -> None:
         """Raise unless main is complete up to the end of each log's stretch, and nothing is wrong.
@@ -148,15 +161,19 @@ class StatusReport(Report):
         Raises
         ------
         TableError
-            Entries are missing in main, or have several rows.
+            There is no main table, or entries are missing in it, or have several rows.
         LogUnavailableError
             A log could not be asked, so its state is not known.
+        ParameterError
+            A log has no start, no ceiling, or an end below its start.
         """
         steps = "; ".join(f"{why}. Next: {command}" for command, why in self.next_steps())
-        if any(log.outcome != "complete" for log in self.logs):
+        if self.files is None or any(log.outcome != "complete" for log in self.logs):
             raise TableError(self.main, steps)
         if self.unavailable:
             raise LogUnavailableError(self.unavailable[0].url, steps)
+        if self.undone:
+            raise ParameterError(steps, keys=("logs",))
 
     def facts(self) -> dict[str, Any]:
         """Return the totals, the last commit and the last run."""
@@ -165,11 +182,12 @@ class StatusReport(Report):
         found: dict[str, Any] = {
             "main": self.main,
             "files": self.files,
-            "logs": len(lines) + len(self.unavailable),
+            "logs": len(lines) + len(self._not_known),
             "complete": sum(log.outcome == "complete" for log in self.logs),
             **{name: sum(line[name] for line in lines) for name in totals},
             "left_to_server": self.left_to_server,
             "unavailable": len(self.unavailable),
+            "undone": len(self.undone),
         }
         if self.commit:
             found |= {"version": self.commit.version, "last_commit": self.commit.kind, "at": _utc(self.commit.seconds)}
@@ -178,10 +196,10 @@ class StatusReport(Report):
         return found
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """Return a line for each log, the logs that could not be asked, and what to do next."""
+        """Return a line for each log, the logs whose state is not known, and what to do next."""
         return {
             "logs": frame_of(log.line() for log in self.logs),
-            "not known": pd.DataFrame({"why": [str(error) for error in self.unavailable]}),
+            "not known": pd.DataFrame(self._not_known, columns=["log", "why"]),
             "next steps": pd.DataFrame(self.next_steps(), columns=["command", "why"]),
         }
 
@@ -191,9 +209,13 @@ class StatusReport(Report):
             "good": not self.next_steps(),
             **self.facts(),
             "by_log": [log.line() for log in self.logs],
-            "not_known": [{"log": error.url, "why": error.message} for error in self.unavailable],
+            "not_known": [{"log": url, "why": why} for url, why in self._not_known],
             "next_steps": [{"command": command, "why": why} for command, why in self.next_steps()],
         }
+
+    @property
+    def _not_known(self) -> list[tuple[str, str]]:
+        return [*((error.url, error.message) for error in self.unavailable), *self.undone.items()]
 
 
 @checked
@@ -206,7 +228,7 @@ def find_status(parameters: Parameters) -> StatusReport:
         As for `report_gaps`.
     """
     with closing(report_gaps(parameters)) as gap_report:
-        main, holdings = gap_report.main, find_holdings(gap_report)
+        main, holdings = gap_report.main, _held(gap_report)
         statements = [] if main is None else read_statements(main)
         stretches = {url: (holding.start, holding.end) for url, holding in holdings.items()}
         recorded = {} if main is None else find_recorded(stretches, main, statements)
@@ -215,21 +237,42 @@ def find_status(parameters: Parameters) -> StatusReport:
         for url, holding in sorted(holdings.items()):
             known = heads.get(url, [])
             # An end that the log itself gave is its tree size now.
-            if not parameters.by_state and url not in gap_report.ends:
-                known.append((time.time(), holding.end))
+            if not parameters.by_state and url not in gap_report.ends and url not in gap_report.left_to_server:
+                known.append((time.time(), gap_report.within[url][1]))
             logs.append(_status_of(url, holding, recorded.get(url, RangeSet.of()), _growth(known)))
         return StatusReport(
             main=str(table_path(parameters.need("main_path"))),
             files=None if main is None else len(files_of(main)),
             logs=tuple(logs),
-            unavailable=(
-                *gap_report.unavailable,
-                *(LogUnavailableError(url, why) for url, why in gap_report.undone.items()),
-            ),
+            unavailable=(*gap_report.unavailable, *_just_begun(gap_report, holdings)),
+            undone=gap_report.undone,
             left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
             commit=None if main is None else last_commit(main),
             record=last_record(),
         )
+
+
+def _held(report: GapReport) -> dict[str, Holding]:
+    """Return what the tables have of each log; of one without a row everything is missing, whoever is to fetch it.
+
+    What `internal_only` or the live server leaves of such a log is nothing, which would pass for complete.
+    """
+    found = find_holdings(report)
+    without = report.within.keys() - found.keys() - report.not_begun.keys()
+    for url in without - first_and_last(without, report.main).keys():
+        start, end = report.left_to_server.get(url, report.within[url])
+        if start is not None and start < end:
+            none = RangeSet.of()
+            found[url] = Holding(start, end, none, none, RangeSet.of((start, end)), none)
+    return found
+
+
+def _just_begun(report: GapReport, holdings: Collection[str]) -> list[LogError]:
+    """Return an error for each log of `logs` that the live server is following, and has not written a row of yet."""
+    known = {*holdings, *report.within, *report.undone, *(error.url for error in report.unavailable)}
+    named = {canonical_url(log.url) for log in report.parameters.logs or ()}
+    new = sorted(named.intersection(report.chosen.urls) - known)
+    return [LogUnavailableError(url, "it has no row yet; the live server is to write the first") for url in new]
 
 
 def _status_of(url: str, holding: Holding, recorded: RangeSet, per_day: float | None) -> LogStatus:
