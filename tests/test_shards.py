@@ -93,6 +93,19 @@ def test_a_shard_that_is_gone_is_kept(server, old, parameters, state):
     assert url in logs_in(find_table(parameters.main_path))
 
 
+def test_a_shard_that_goes_on_after_its_end_is_followed(server, old, parameters, monkeypatch):
+    """A list that calls a smaller tree final does not hide what the log has."""
+    do_a_night(parameters)
+    server.listed.states[old[0].slug] = "readonly"
+    text = server.listed.text({server.url(log): log for log in old})
+    monkeypatch.setattr(server.listed, "text", lambda logs: text)
+    old[0].grow(50)
+
+    _, retired, written = do_a_night(parameters)
+
+    assert (retired, written) == ({server.url(old[0]): "readonly"}, {server.url(old[0]): 50})
+
+
 def test_a_log_that_is_down_is_no_retired_one(server, old, parameters):
     """As long as the list calls it usable, it is missing."""
     do_a_night(parameters)

@@ -307,10 +307,11 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         if by_state:
             ceilings = {url: state[url] for url in logs.urls}
         else:
-            # A log that has come to its end may have fallen silent, too.
+            # A log that has come to its end by the list may have fallen silent, too, or may have more all the same.
             final = {url: choice.final_heads[url].tree_size for url in logs.urls if url in choice.final_heads}
-            sizes, silent = ask_sizes([log for log in logs.opened if log.url not in final], parameters.deadline)
-            ceilings, silent = final | sizes, choice.without_gone(silent)
+            sizes, silent = ask_sizes(logs.opened, parameters.deadline)
+            ceilings = {url: max(final.get(url, 0), sizes.get(url, 0)) for url in (*final, *sizes)}
+            silent = tuple(error for error in choice.without_gone(silent) if error.url not in final)
         unavailable = (*logs.failed, *silent)
         found = find_stretches(logs.parameters, ceilings, parameters, (main, staging), lambda: logs.opened)
         unavailable, within = (*unavailable, *found.failed), found.within
