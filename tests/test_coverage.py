@@ -419,8 +419,8 @@ def test_may_hold_any_leaves_out_nothing(files, stretches):
     """A file that by its bounds can have a row in a stretch is never left out; one of a single log only then kept."""
     bounds = object.__new__(FileBounds)
     urls = [sorted(each[:2]) for each in files]
-    bounds._first_url = np.array([first for first, _ in urls], object)
-    bounds._last_url = np.array([last for _, last in urls], object)
+    bounds.first_url = np.array([first for first, _ in urls], object)
+    bounds.last_url = np.array([last for _, last in urls], object)
     bounds.lowest = np.array([min(each[2:]) for each in files], np.int64)
     bounds.highest = np.array([max(each[2:]) for each in files], np.int64)
 

@@ -175,7 +175,7 @@ def test_panel_when_another_run_holds_the_table(tables):
     panel = MergePreviewPanel(*tables)
     with hold(tables[1]):
         panel.button.click()
-    assert "TableError" in panel.children[-1].value
+    assert "TableBusyError" in panel.children[-1].value
     assert "another run" in panel.children[-1].value
     assert (panel.value, panel.button.disabled) == (None, False)
 
