@@ -5,7 +5,7 @@ With parameters, as notebooks and commands do it::
     read_parameters, Parameters    what to do: from a YAML file, or from the names in a notebook
     update -> UpdateReport         all steps of a night, with a LogUpdate for each log
     follow                         these steps again and again; a FollowReport after each round
-    find_status -> StatusReport    how things stand and what to do next, with a LogStatus for each log
+    find_status -> StatusReport    the state of the table and what to do next, with a LogStatus for each log
     report_gaps -> GapReport       what is missing from main and staging
     plot_gaps, GapPreview          the gaps as a picture; a widget to choose from them
     plan_gaps -> Plan, LogPlan     what it takes to fetch them

@@ -238,11 +238,11 @@ def _parser() -> Parser:
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(command: Callable[[argparse.Namespace], int], about: str, *examples: str) -> Parser:
+    def add(command: Callable[[argparse.Namespace], int], about: str, *examples: str, more: str = "") -> Parser:
         added: Parser = commands.add_parser(
             command.__name__,
             help=about,
-            description=about[0].upper() + about[1:] + ".",
+            description=f"{about[0].upper()}{about[1:]}.\n{more}".rstrip(),
             epilog="\n".join(["examples:", *(f"  ctkit {command.__name__} {words}".rstrip() for words in examples)]),
             formatter_class=HelpFormatter,
             allow_abbrev=False,
@@ -255,12 +255,13 @@ def _parser() -> Parser:
         "ask logs how large they are, and write a parameter file for them",
         "--logs argon2026 --user-agent me@x.org",
         "--log-url https://log.example/2026 --last 500 --user-agent me@x.org",
+        more="Reads Google's log list, unless --log-list or --log-url is given.\n--user-agent is required.",
     )
     begun.add_argument("path", metavar="FILE", nargs="?", default="ct.yaml", help="file to write (%(default)s)")
     add_flags(begun, file=False)
     updated = add(
         update,
-        "the work of a night: gaps, backfill, merge, a short audit, tidy",
+        "the nightly run: find gaps, backfill, merge, check, tidy",
         "-f ct.yaml",
         "-f ct.yaml --deadline 14400 --json",
     )
@@ -270,6 +271,7 @@ def _parser() -> Parser:
         "keep main close behind its logs, until Ctrl+C",
         "-f ct.yaml",
         "-f ct.yaml --lag 30 --metrics 9464",
+        more="The ceilings are the logs' own tree sizes. Budgets (max_requests, max_entries,\ndeadline) do not count.",
     )
     followed.add_argument(
         "--lag", metavar="SECONDS", type=literal, default=60, help="how far main may be behind (%(default)s)"
@@ -279,9 +281,10 @@ def _parser() -> Parser:
     )
     stated = add(
         status,
-        "show how things stand and what to do next; changes nothing",
+        "show the state of the table and what to do next; changes nothing",
         "-f ct.yaml",
         "-f ct.yaml --internal-only --json",
+        more="For monitors: the exit code is 0 if main is complete and nothing is wrong,\nelse 1.",
     )
     stated.add_argument("--json", action="store_true", help="print one JSON object")
     found = add(gaps, "show what is missing; changes nothing", "-f ct.yaml", "-f ct.yaml --logs argon --json")

@@ -175,6 +175,22 @@ def test_merge_help(ctkit):
     assert "merge removes it" in " ".join(out.split())
 
 
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("init", ["Google", "--user-agent is required"]),
+        ("status", ["monitors", "exit code"]),
+        ("follow", ["ceilings", "max_requests", "max_entries", "deadline"]),
+    ],
+)
+def test_help_says_what_flags_do_not(ctkit, command, said):
+    """The list that is read by default, what a monitor reads, and which parameters do not count."""
+    about = ctkit(command, "--help")[1].split("\n\n")[1]
+
+    assert [word for word in said if word not in about] == []
+    assert max(map(len, about.splitlines())) <= 78
+
+
 def test_user_agent_is_missing(ctkit, write_file):
     """The flag that gives it is named."""
     write_state("state.json", {LOG: 5})

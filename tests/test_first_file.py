@@ -131,7 +131,7 @@ def test_chains_are_not_asked_for(opened):
 
 
 def test_init_by_a_list(server, capsys):
-    """By default the logs are those of Google's list, which the file names, from a day ago on."""
+    """By default the logs are those of Google's list, which the file names, from yesterday on."""
     before = datetime.now(UTC) - YESTERDAY
     found = written()
 
@@ -250,6 +250,15 @@ def test_init_with_parameters_that_cannot_be(server, values):
     """The error comes before anything is written."""
     with pytest.raises(ParameterError):
         write_first_file("ct.yaml", Parameters(**{"user_agent": AGENT, **values}))
+    assert os.listdir() == []
+
+
+def test_init_by_urls_that_the_filter_leaves_out(server, fakes):
+    """Logs of the list that match do not take their place."""
+    urls = {"logs": [{"url": server.url(fakes[0])}], "log_list": "google"}
+    with pytest.raises(ParameterError) as raised:
+        write_first_file("ct.yaml", Parameters(user_agent=AGENT, log_filter="Tiles", **urls))
+    assert raised.value.keys == ("logs", "log_filter")
     assert os.listdir() == []
 
 

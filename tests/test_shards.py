@@ -79,7 +79,7 @@ def test_a_shard_that_comes_to_its_end_is_finished(server, old, parameters, stat
 
 @pytest.mark.parametrize("state", ["readonly", "retired", None])
 def test_a_shard_that_is_gone_is_kept(server, old, parameters, state):
-    """That it does not answer any more is no failure, night after night; of one that is still to be read it is."""
+    """That it no longer answers is no failure, night after night; of one that is still to be read it is."""
     do_a_night(parameters)
     url = server.url(old[0])
     server.listed.states[old[0].slug] = state

@@ -55,7 +55,7 @@ class Choice:
             if self.retired.get(error.url, "readonly") == "readonly":
                 found.append(error)
             else:
-                logger.warning("retired log does not answer, its rows are kept url=%s reason=%s", error.url, error)
+                logger.warning("retired log no longer answers, its rows are kept url=%s reason=%s", error.url, error)
         return tuple(found)
 
 

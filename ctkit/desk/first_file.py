@@ -27,7 +27,8 @@ def write_first_file(path: str | Path, parameters: Parameters) -> Survey:
         The file to write.
     parameters
         Which logs, as for `ctkit.desk.survey.survey_logs`; by default those of Google's list. `user_agent` is needed.
-        `last` or `since` say where they are to start, by default about a day before their end.
+        `last` or `since` say where they are to start. By default, single logs start about a day before their end, and
+        those of a list at 00:00 UTC of yesterday, one to two days before it.
 
     Returns
     -------
@@ -70,7 +71,7 @@ def next_steps(path: str | Path) -> list[str]:
         f"ctkit gaps -f {file}": "what is missing",
         f"ctkit backfill -f {file} --dry-run": "what it takes to fetch it",
         f"ctkit update -f {file}": "fetch, merge and check it; for every night",
-        f"ctkit status -f {file}": "how things stand",
+        f"ctkit status -f {file}": "the state of the table, and what to do next",
     }
     width = max(map(len, steps))
     return [f"  {command:{width}}  {about}" for command, about in steps.items()]
@@ -93,8 +94,10 @@ def _text_of(path: Path, survey: Survey, parameters: Parameters) -> str:
             f"last: {parameters.last}    # a log starts this many entries before its end, when it is first seen"
         )
     elif since is not None or parameters.logs is None:
-        since = since or (now - timedelta(days=1)).date()
-        lines.append(f"since: {since}    # a log starts at its first entry of this UTC date or later")
+        yesterday = (now - timedelta(days=1)).date()
+        about = "" if since else "; by default yesterday, one to two days ago"
+        about = f"a log starts at its first entry of this UTC date or later{about}"
+        lines.append(f"since: {since or yesterday}    # {about}")
     lines += [
         "verify: entries    # only entries that are proven to be in the log's tree are written",
         f"user_agent: {_scalar(parameters.need('user_agent'))}    # log operators want to know who reads",

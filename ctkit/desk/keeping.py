@@ -34,7 +34,7 @@ def init(arguments: argparse.Namespace) -> int:
 
 
 def update(arguments: argparse.Namespace) -> int:
-    """Do the work of a night."""
+    """Do the nightly run."""
     parameters = typed_paths(read_flags(arguments), arguments)
     from ctkit.desk.update import update as run_update
 
@@ -52,7 +52,7 @@ def update(arguments: argparse.Namespace) -> int:
 
 
 def status(arguments: argparse.Namespace) -> int:
-    """Print how things stand."""
+    """Print the state of the table and what to do next."""
     parameters = read_flags(arguments)
     from ctkit.desk.status import find_status
 

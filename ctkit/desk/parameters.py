@@ -217,7 +217,7 @@ class Parameters(_Checked):
         None, description="first index to fetch of logs without their own from"
     )
     last: Annotated[Count | None, Flag(_NAMES, "N")] = Field(
-        None, description="start so many entries before where a log ends when it is first seen"
+        None, description="start this many entries before where a log ends when it is first seen"
     )
     since: Annotated[Day | None, Flag(_NAMES, "DATE")] = Field(
         None, description="start at the first entry of this UTC date or later: 2026-11-01"

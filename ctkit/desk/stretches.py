@@ -139,7 +139,7 @@ def undone_of(
     return {url: _NO_START if url in ceilings else _NO_CEILING for url in wanted if url in named and url not in done}
 
 
-_NO_START = "has no row, so that catch-up has nowhere to start; say where it starts (last, since or from)"
+_NO_START = "has no rows yet and no start; give last, since or from"
 _NO_CEILING = "is not in the state file, so that nothing says where it ends; compare the URLs, or give ceiling: log"
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from ctkit.desk.chosen_logs import choose_of, listed_logs
 from ctkit.desk.gap_report import ChosenLogs
 from ctkit.desk.parameters import LogParameter, Parameters
-from ctkit.errors import LogError, LogUnavailableError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.jobs.plan import LogPlan, plan_ranges
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.growth import Growth, measure_growth
@@ -142,7 +142,7 @@ def survey_logs(parameters: Parameters) -> Survey:
     Raises
     ------
     ParameterError
-        `user_agent` is missing, or there are no such logs.
+        `user_agent` is missing, or there are no such logs, or none of `logs` matches `log_filter`.
     LogUnavailableError
         The log list is not available, or no log has answered.
     """
@@ -154,6 +154,9 @@ def survey_logs(parameters: Parameters) -> Survey:
         named = {canonical_url(log.url) for log in parameters.logs}
         known = {log.url: log for log in listed}
         by_url = {url: _described(log, known.get(url)) for url, log in by_url.items() if url in named}
+        if not by_url:
+            message = f"none of logs matches the filter log_filter={parameters.log_filter!r}; leave out one of the two"
+            raise ParameterError(message, keys=("logs", "log_filter"))
     logs = ChosenLogs(replace(choice, logs=tuple(by_url.values())), parameters)
     try:
         heads = dict(

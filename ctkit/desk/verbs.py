@@ -235,7 +235,7 @@ def audit_main(parameters: Parameters) -> AuditReport:
 
 
 def _without_gone(logs: Sequence[Log], choice: Choice) -> list[Log]:
-    """Return logs without those retired ones that do not answer any more."""
+    """Return logs without those retired ones that no longer answer."""
     retired = [log for log in logs if log.url in choice.retired]
     answers = ask_each(Log.get_checkpoint, retired, seconds=SECONDS_TO_ANSWER)
     silent = [answer for answer in answers if isinstance(answer, LogError)]

@@ -117,7 +117,7 @@ _FOLDER = "log-lists"
 
 
 def keep_copy(url: str, signed: SignedText) -> None:
-    """Keep a list as the copy to be used if it cannot be had; nothing is done if that is not possible."""
+    """Keep a list as the copy to be used if it is not available; nothing is done if that is not possible."""
     try:
         if path := cache_path(_FOLDER, url):
             size = len(signed.signature).to_bytes(2)

@@ -124,7 +124,7 @@ def read_log_list(
             logs = _parse(copy.signed, source, key, in_use)
         except ParameterError:
             raise reason from None
-        text = "log list cannot be had, using the last copy url=%s age_hours=%.1f reason=%s"
+        text = "log list is not available, using the last copy url=%s age_hours=%.1f reason=%s"
         logger.warning(text, source, copy.age / 3600, reason)
     else:
         # A list without a log in use is more likely a mistake than the end of all logs.
