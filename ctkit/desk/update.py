@@ -51,7 +51,7 @@ NAMED = 5
 
 @checked
 def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | None = None) -> UpdateReport:
-    """Complete the main table, as far as the logs and the budget allow: the work of a night.
+    """Complete the main table, as far as the logs and the budget allow: the nightly run.
 
     What is missing is fetched into staging; with what an earlier run has left there, it is merged into main, and main
     is tidied. Without `staging_path`, entries are written to main directly.

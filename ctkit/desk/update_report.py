@@ -13,10 +13,10 @@ from ctkit.lake.tidy import TidyReport
 from ctkit.report import Report, frame_of
 
 MEANING = (
-    "Complete means that main has a row for every entry of the stretch. That is told from the indices that each file "
-    "has, which are remembered, so that only new files are read.",
-    "Unless verify is off, each log was asked whether its tree extends the largest one that this table's commits name.",
-    "No index is in several files. With verify: entries, what was fetched is proven to be in the log's tree.",
+    "Complete means that main has a row for every entry of the stretch, and no entry in several files. That is told "
+    "from the indices that each file has, which are remembered, so that only new files are read.",
+    "Unless verify is off, each log was asked, before anything was fetched, whether its tree extends the largest one "
+    "that this table's commits name. With verify: entries, what was fetched is proven to be in the log's tree.",
     "Only `ctkit audit` reads every file to its last byte, hashes every certificate, counts what is proven, and "
     "compares every tree head; only `ctkit audit --recheck` compares rows with the log again.",
 )
