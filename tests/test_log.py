@@ -407,6 +407,16 @@ def test_read_log_list_that_is_none_any_more(published: PublishedLists, text: by
     assert _urls_of("google") == _urls_of("google") == ["https://a.example"]
 
 
+def test_a_list_without_a_log_in_use_does_not_replace_the_copy(published: PublishedLists) -> None:
+    """It is read, where there are other logs, but more likely a mistake than the end of all logs."""
+    _urls_of("google")
+    published.text = _list()
+    assert _urls_of("google", in_use=False) == []
+    published.status = 404
+
+    assert _urls_of("google") == ["https://a.example"]
+
+
 def test_the_copy_of_a_list_is_verified(published: PublishedLists, cache: Path) -> None:
     """A copy that has been changed, or that another key signed, is not used."""
     _urls_of("google")
