@@ -20,6 +20,9 @@ A certificate that cannot be read is data, not an error. Errors of httpx, deltal
 into these where they enter the package.
 """
 
+from collections.abc import Sequence
+from typing import Self
+
 from ctkit.visible import visible
 
 REPORT = "report this to the log's operator"
@@ -59,6 +62,13 @@ class LogError(CtkitError):
 
 class LogUnavailableError(LogError):
     """The log is not available just now; a later run may succeed."""
+
+    @classmethod
+    def of_several(cls, errors: Sequence[LogError], about: str) -> Self:
+        """Return one error in the name of the first log that tells all `errors`, after what they come to."""
+        url = errors[0].url
+        named = "; ".join(map(str, errors)).removeprefix(f"{url}: ")
+        return cls(url, f"{about}: {named}")
 
 
 class LogProtocolError(LogError):

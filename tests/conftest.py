@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 from blocks import LOG
 from fakes import AGENT, FAST, FakeLog, Serve
+from runbooks import World, make_world
 
 from ctkit.demo.embedded import EmbeddedLog, Request
 from ctkit.demo.server import LogServer
@@ -97,6 +98,13 @@ def serve() -> Iterator[Serve]:
         for log in logs:
             if isinstance(log, FakeLog):
                 log.wake()
+
+
+@pytest.fixture
+def world(tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Work in the folder of a small world of two logs, whose main table has holes."""
+    monkeypatch.chdir(tmp_path)
+    return make_world(tmp_path, serve)
 
 
 @pytest.fixture

@@ -8,7 +8,10 @@ import pyarrow as pa
 import yaml
 from fakes import FakeLog
 
+from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.state_file import write_state
+from ctkit.desk.status import LogStatus, StatusReport
+from ctkit.desk.update_report import LogUpdate, UpdateReport
 from ctkit.jobs.backfill import backfill
 from ctkit.lake.table import open_table
 from ctkit.logs.open import open_log
@@ -77,3 +80,13 @@ def make_world(folder: Path, serve: Callable[[FakeLog], str]) -> World:
     }
     (folder / "demo.yaml").write_text(yaml.safe_dump(parameters))
     return World(folder, logs, parameters)
+
+
+def parameters_of(world: World, **others: object) -> Parameters:
+    """Return the world's parameters, with others in their place."""
+    return read_parameters(world.folder / "demo.yaml", **others)
+
+
+def lines_of(report: UpdateReport | StatusReport) -> dict[str, LogUpdate | LogStatus]:
+    """Return what a report says of each log."""
+    return {log.source_url: log for log in report.logs}

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from fakes import HEADS, FakeLog, check_table
 from rows import commits_of, keys_of
-from runbooks import SIZE, make_world
+from runbooks import SIZE, parameters_of
 
 import ctkit
 from ctkit.cli import main as run_command
@@ -22,13 +22,6 @@ from ctkit.errors import CheckpointError, ParameterError, TableBusyError
 from ctkit.lake.table import files_of, find_table, hold
 
 COMMAND = Path(sys.executable).with_name("ctkit")
-
-
-@pytest.fixture
-def world(tmp_path, serve, monkeypatch):
-    """Work in the folder of a small world of two logs, whose main table has holes."""
-    monkeypatch.chdir(tmp_path)
-    return make_world(tmp_path, serve)
 
 
 class Clock:
@@ -74,11 +67,6 @@ class Clock:
     def take(self, report):
         """Keep a report."""
         self.reports.append((self.now, report))
-
-
-def parameters_of(world, **others):
-    """Return the world's parameters, with others in their place."""
-    return ctkit.read_parameters(world.folder / "demo.yaml", state_file=None, **others)
 
 
 def test_follow_logs_that_grow(world):
@@ -132,6 +120,23 @@ def test_follow_when_a_log_becomes_another(world):
     assert [key for key in found if key[0] == url] == had
     assert sum(key[0] == alive for key in found) > SIZE + 1000
     assert {type(problem) for problem in clock.reports[-1][1].problems} == {CheckpointError}
+
+
+def test_follow_when_a_log_is_itself_again(world):
+    """One that has contradicted itself is fetched again once it shows the tree that the table knows."""
+    url, rfc = next(iter(world.logs.items()))
+    known = rfc.tree, rfc.entries
+    other = FakeLog("Other", SIZE + 300, seed=7, protocols=("rfc6962",))
+
+    def show(tree, entries):
+        rfc.tree, rfc.entries = tree, entries
+
+    events = {100: lambda: show(other.tree, other.entries), 200: lambda: (show(*known), rfc.grow(20))}
+    clock = Clock({}, end=1500, events=events)
+    clock.follow(parameters_of(world))
+
+    assert sum(key[0] == url for key in keys_of(find_table("main"))) == SIZE + 20
+    assert clock.reports[-1][1].problems == ()
 
 
 def test_follow_tells_of_logs_that_fail(world):

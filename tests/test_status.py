@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fakes import FakeLog
 from rows import LOG, commits_of, make_rows, make_table
-from runbooks import MISSING, NOTEBOOKS, SIZE, make_world
+from runbooks import MISSING, NOTEBOOKS, SIZE, lines_of, parameters_of
 
 import ctkit
 from ctkit.cli import main as run_command
@@ -21,23 +21,6 @@ from ctkit.lake.provenance import Provenance, metadata_of, read_statements
 from ctkit.lake.recorded import find_recorded
 from ctkit.lake.table import find_table
 from ctkit.lake.write import write_entries
-
-
-@pytest.fixture
-def world(tmp_path, serve, monkeypatch):
-    """Work in the folder of a small world of two logs, whose main table has holes."""
-    monkeypatch.chdir(tmp_path)
-    return make_world(tmp_path, serve)
-
-
-def parameters_of(world, **others):
-    """Return the world's parameters, with others in their place."""
-    return ctkit.read_parameters(world.folder / "demo.yaml", **others)
-
-
-def lines_of(report):
-    """Return what a report says of each log."""
-    return {log.source_url: log for log in report.logs}
 
 
 def test_status_when_entries_are_missing(world):

@@ -14,7 +14,7 @@ import yaml
 from deltalake import write_deltalake
 from fakes import FakeLog, check_table
 from rows import keys_of, make_rows, make_table
-from runbooks import MISSING, SIZE, make_world
+from runbooks import MISSING, SIZE, lines_of, parameters_of
 
 import ctkit
 from ctkit.cli import main as run_command
@@ -33,23 +33,6 @@ from ctkit.lake.locks import lock_steps
 from ctkit.lake.table import files_of, find_table, folder_of, hold
 
 COMMAND = Path(sys.executable).with_name("ctkit")
-
-
-@pytest.fixture
-def world(tmp_path, serve, monkeypatch):
-    """Work in the folder of a small world of two logs, whose main table has holes."""
-    monkeypatch.chdir(tmp_path)
-    return make_world(tmp_path, serve)
-
-
-def parameters_of(world, **others):
-    """Return the world's parameters, with others in their place."""
-    return ctkit.read_parameters(world.folder / "demo.yaml", **others)
-
-
-def lines_of(report):
-    """Return what a report says of each log."""
-    return {log.source_url: log for log in report.logs}
 
 
 def problems_of(report):

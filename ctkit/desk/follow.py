@@ -9,7 +9,7 @@ killed goes on like a run that was.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -18,7 +18,7 @@ import pandas as pd
 
 from ctkit.arguments import Seconds, checked
 from ctkit.desk.gap_report import GapReport, find_tables
-from ctkit.desk.holdings import find_holdings
+from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.update import Steps, check_tables
 from ctkit.errors import CheckpointError, CtkitError, LogError, TableError
@@ -243,7 +243,7 @@ class Follower:
             pulse.head = head if isinstance(head, Checkpoint) else None
             if known:
                 pulse.since, pulse.failures, pulse.resumes = known.since, known.failures, known.resumes
-        self._judge(steps, report)
+        self._judge(steps, report.within, steps.before)
         for pulse in self._pulses.values():
             if pulse.done < pulse.size and pulse.since is None:
                 pulse.since = now
@@ -259,7 +259,7 @@ class Follower:
                 if isinstance(answer, CheckpointError):
                     # Nothing is fetched of it any more; the next look compares it with what the table knows.
                     self._of_look.append(answer)
-                    pulse.due = pulse.resumes = math.inf
+                    del self._pulses[pulse.log.url]
                 continue
             pulse.head, pulse.seen = answer, now
             size = answer.tree_size if pulse.end is None else min(answer.tree_size, pulse.end)
@@ -325,16 +325,15 @@ class Follower:
         if main is not None and main.version() != before:
             self._rounds += 1
             self._untidied += 1
-        self._judge(steps, replace(now, main=main, staging=staging))
+        self._judge(steps, within, find_holdings(replace(now, main=main, staging=staging)))
         if self._untidied >= ROUNDS_PER_TIDY:
             self._untidied = 0
             steps.tidy()
 
-    def _judge(self, steps: Steps, report: GapReport) -> None:
+    def _judge(self, steps: Steps, urls: Iterable[str], holdings: Mapping[str, Holding]) -> None:
         """Note up to where logs are complete now; leave one alone for a while that did not give its entries."""
         failed = {hole.source_url for hole in steps.filled.holes} if steps.filled else set()
-        holdings = find_holdings(report)
-        for url in report.within:
+        for url in urls:
             # One that has no row yet, and has not grown to its start, has no holding.
             pulse, holding = self._pulses[url], holdings.get(url)
             pulse.held = holding.held.size if holding else 0

@@ -16,7 +16,7 @@ from ctkit.desk.chosen_logs import Choice, choose_logs, why_unusable
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
+from ctkit.errors import CtkitError, LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
 from ctkit.jobs.backfill_report import left_facts, left_tables
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.features import Verb
@@ -150,6 +150,15 @@ class GapReport(Report):
             said.append(f"log has not grown beyond its start, nothing to do yet url={url} start={start}")
         return "\n".join(said)
 
+    def problems(self) -> list[CtkitError]:
+        """Return what `check` finds wrong: an error for the logs that could not be reached, and one for the undone."""
+        found: list[CtkitError] = []
+        if self.unavailable:
+            found.append(LogUnavailableError.of_several(self.unavailable, "its gaps are not known"))
+        if self.undone:
+            found.append(ParameterError(*(f"{url} {why}" for url, why in self.undone.items()), keys=("logs",)))
+        return found
+
     def check(self) -> None:
         """Raise unless every chosen log could be reached, and none is undone.
 
@@ -160,12 +169,8 @@ class GapReport(Report):
         ParameterError
             Names the logs that are undone, and what to do about each.
         """
-        if self.unavailable:
-            url = self.unavailable[0].url
-            named = "; ".join(str(error) for error in self.unavailable).removeprefix(f"{url}: ")
-            raise LogUnavailableError(url, f"its gaps are not known: {named}")
-        if self.undone:
-            raise ParameterError(*(f"{url} {why}" for url, why in self.undone.items()), keys=("logs",))
+        for problem in self.problems():
+            raise problem
 
     def close(self) -> None:
         """Close the connections to the logs."""

@@ -17,8 +17,7 @@ def old_records(days: int, folder: Path = Path("runs")) -> list[Path]:
     Only what ``ctkit run`` wrote: its name says when the run began, and its metadata that it was one.
     """
     before = f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%SZ}"
-    named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
-    return sorted(path for path, match in named if match and match[1] < before and _is_record(path))
+    return sorted(path for began, path in _named(folder) if began < before and _status_of(path) is not None)
 
 
 class LastRecord(NamedTuple):
@@ -41,26 +40,29 @@ class LastRecord(NamedTuple):
 
 def last_record(folder: Path = Path("runs")) -> LastRecord | None:
     """Return the newest record of a run in a folder; None if there is none."""
-    named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
-    for began, path in sorted(((match[1], path) for path, match in named if match), reverse=True):
-        if _is_record(path):
-            notebook = path.name.removeprefix(".").partition(f"-{began}")[0]
-            if path.name.endswith(".partial.ipynb"):
-                return LastRecord(notebook, began, "not ended")
-            book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
-            return LastRecord(notebook, began, str(book.metadata["ctkit"]["status"]))
+    for began, path in sorted(_named(folder), reverse=True):
+        if (status := _status_of(path)) is not None:
+            return LastRecord(path.name.removeprefix(".").partition(f"-{began}")[0], began, status)
     return None
 
 
-def _is_record(path: Path) -> bool:
+def _named(folder: Path) -> list[tuple[str, Path]]:
+    """Return when runs began, and paths that may be their records."""
+    named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
+    return [(match[1], path) for path, match in named if match]
+
+
+def _status_of(path: Path) -> str | None:
+    """Return how a run has ended; None if this is no record of one."""
     if not path.is_file() or path.is_symlink():
-        return False
+        return None
     try:
         # One that died may have written nothing yet, or only what papermill does.
         partial = path.name.startswith(".") and path.name.endswith(".partial.ipynb")
         if partial and not path.stat().st_size:
-            return True
+            return "not ended"
         book = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError):
-        return False
-    return "papermill" in book.metadata and (partial or "status" in book.metadata.get("ctkit", {}))
+        return None
+    status = "not ended" if partial else book.metadata.get("ctkit", {}).get("status")
+    return None if status is None or "papermill" not in book.metadata else str(status)

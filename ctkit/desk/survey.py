@@ -115,9 +115,7 @@ class Survey(Report):
             Names the others.
         """
         if self.unavailable:
-            url = self.unavailable[0].url
-            named = "; ".join(str(error) for error in self.unavailable).removeprefix(f"{url}: ")
-            raise LogUnavailableError(url, f"its size is not known: {named}")
+            raise LogUnavailableError.of_several(self.unavailable, "its size is not known")
 
 
 # The names that `ctkit.jobs.plan.LogPlan.assumed` has.
@@ -165,8 +163,7 @@ def survey_logs(parameters: Parameters) -> Survey:
         answered = [(log, head) for log, head in heads.items() if isinstance(head, Checkpoint)]
         unavailable = (*logs.failed, *(error for error in heads.values() if isinstance(error, LogError)))
         if not answered:
-            named_errors = "; ".join(map(str, unavailable)).removeprefix(f"{unavailable[0].url}: ")
-            raise LogUnavailableError(unavailable[0].url, f"no log has answered: {named_errors}")
+            raise LogUnavailableError.of_several(unavailable, "no log has answered")
         growths = ask_each(_sample, answered, seconds=SECONDS_TO_SAMPLE)
         found = {
             log.url: _survey(by_url[log.url], log, head.tree_size, growth)

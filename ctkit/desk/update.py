@@ -173,8 +173,8 @@ class Steps:
             unlisted = self.parameters.model_copy(update={"log_list": None})
             if not unlisted.logs or not (found := self.attempt(partial(report_gaps, unlisted, verb="append"))):
                 return None
-        for part in (replace(found, undone={}), replace(found, unavailable=())):
-            self.attempt(part.check)
+        for problem in found.problems():
+            self.note(problem)
         # Now, because the merge will remove the staging table.
         self.before = find_holdings(found)
         return found

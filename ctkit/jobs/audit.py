@@ -77,9 +77,7 @@ def audit(
     folder = folder_of(main)
     check_features(main, "read")
     statements = read_statements(main)
-    records: dict[str, list[Provenance]] = defaultdict(list)
-    for record in (record for statement in statements for record in statement.records):
-        records[record.source_url].append(record)
+    records = _by_log(statements)
     finals = final_heads or {}
     answers = [*unavailable, *ask_each(lambda log: _look(log, records[log.url], finals.get(log.url)), logs)]
     looks = [
@@ -109,19 +107,25 @@ def check_heads(logs: Logs, main: DeltaTable) -> dict[str, Checkpoint | LogError
     TableError
         The table's log cannot be read.
     """
-    largest: dict[str, Provenance] = {}
-    for record in (record for statement in read_statements(main) for record in statement.records):
-        known = largest.setdefault(record.source_url, record)
-        largest[record.source_url] = max(known, record, key=lambda record: record.tree_size)
+    records = _by_log(read_statements(main))
 
     def look(log: Log) -> Checkpoint:
-        head, known = log.get_checkpoint(), largest.get(log.url)
+        head = log.get_checkpoint()
+        known = max(records[log.url], key=lambda record: record.tree_size, default=None)
         if known is not None and known.tree_size:
             log.check_consistency(Checkpoint.remembered(log.url, known.tree_size, known.root_hash), head)
         return head
 
     answers = zip(logs, ask_each(look, logs, seconds=SECONDS_TO_PROVE), strict=True)
     return {log.url: each for log, each in answers if log.key or not isinstance(each, UnreadableHeadError)}
+
+
+def _by_log(statements: Iterable[Statement]) -> defaultdict[str, list[Provenance]]:
+    """Return the records of each log, by canonical URL."""
+    found: defaultdict[str, list[Provenance]] = defaultdict(list)
+    for record in (record for statement in statements for record in statement.records):
+        found[record.source_url].append(record)
+    return found
 
 
 @dataclass(frozen=True, eq=False)
