@@ -1,0 +1,116 @@
+"""What every widget of ctkit shares: a front end of ours, and a record that stays true.
+
+A notebook saves what a cell printed, not what its widget shows later. So a widget is two outputs: its view, and below
+it its *record*, a report as HTML that is rewritten at every change. Where the view is alive, it hides the record; in a
+notebook that is reopened without a kernel, not trusted, or converted, the record is what there is.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import anywidget
+import traitlets
+from IPython.display import DisplayHandle, display
+
+from ctkit.report import IGNORED_BY_MATHJAX, to_html
+from ctkit.visible import visible
+
+State = Literal["loading", "empty", "ready", "stale", "running", "stopped", "failed"]
+"""What a widget can be in. `disconnected` is a state too, which only the front end can know."""
+
+FRONT = Path(__file__).parent / "front"
+
+# A view that is alive hides the record below it; a view that is not (the kernel is gone, and JupyterLab says "model not
+# found") is hidden by the record. Both stand in both outputs, as either may be the one whose style is kept.
+_ONE_OF_TWO = (
+    ".jp-OutputArea-child:has(.ctkit-live) + .jp-OutputArea-child:has(.ctkit-record) {display: none}"
+    ".jp-OutputArea-child:not(:has(.ctkit-live)):has(.jupyter-widgets)"
+    ":has(+ .jp-OutputArea-child .ctkit-record) {display: none}"
+)
+
+
+class LiveWidget(anywidget.AnyWidget):
+    """Base of the widgets: ``front/NAME.js`` and ``front/NAME.css``, with what all front ends share in front of them.
+
+    Subclasses set `front`, return their `report`, and call `record` whenever what it says has changed.
+
+    Attributes
+    ----------
+    state : str
+        One of `State`.
+    note : str
+        What the analyst should know about the state: what failed, and what to do next. May be empty.
+    """
+
+    front: str
+    """Name of the front end's files, without their endings."""
+
+    state = traitlets.Enum(State.__args__, "ready").tag(sync=True)  # type: ignore[attr-defined]
+    note = traitlets.Unicode("").tag(sync=True)
+
+    _record: DisplayHandle | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "front" not in cls.__dict__:
+            return  # a class that traitlets makes of a widget's, to add traits to it
+        cls._esm = _read("common.js", f"{cls.front}.js")
+        cls._css = _read("common.css", f"{cls.front}.css") + _ONE_OF_TWO
+
+    def __init__(self, **traits: Any) -> None:
+        super().__init__(**traits)
+        self.on_msg(lambda _, content, __: self._received(content))
+
+    @property
+    def report(self) -> Any:
+        """What the widget says now: a `ctkit.report.Report`, or anything else with ``_repr_html_`` and ``__str__``."""
+        raise NotImplementedError
+
+    def on_message(self, content: dict[str, Any]) -> None:
+        """Do what the front end asks for; what this raises is shown as the state ``failed``."""
+
+    def record(self) -> None:
+        """Rewrite the record: what the saved notebook says."""
+        if self._record is not None:
+            self._record.update(_Record(self))  # type: ignore[no-untyped-call]
+
+    def fail(self, error: Exception) -> None:
+        """Show an error: a front end does not show what its messages raise."""
+        self.note = visible(f"{type(error).__name__}: {error}")
+        self.state = "failed"
+        self.record()
+
+    def _received(self, content: dict[str, Any]) -> None:
+        try:
+            self.on_message(content)
+        except Exception as error:
+            self.fail(error)
+
+    def _ipython_display_(self, **_: Any) -> None:
+        view, metadata = super()._repr_mimebundle_() or ({}, {})
+        display(view | {"text/plain": ""}, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+        self._record = display(_Record(self), display_id=True)  # type: ignore[no-untyped-call]
+
+    def __repr__(self) -> str:
+        return str(self.report)
+
+
+def _read(*names: str) -> str:
+    return "\n".join((FRONT / name).read_text(encoding="utf-8") for name in names)
+
+
+class _Record:
+    """The record of a widget, as the display machinery wants it."""
+
+    def __init__(self, widget: LiveWidget) -> None:
+        self._widget = widget
+
+    def __repr__(self) -> str:
+        note = self._widget.note
+        return f"{self._widget.report}\n{note}" if note else str(self._widget.report)
+
+    def _repr_html_(self) -> str:
+        note = f"<p>{to_html(self._widget.note)}</p>" if self._widget.note else ""
+        style = f"<style>{_ONE_OF_TWO}</style>"
+        html = self._widget.report._repr_html_()
+        return f"<div class='ctkit-record {IGNORED_BY_MATHJAX}'>{style}{html}{note}</div>"
