@@ -259,6 +259,24 @@ def test_follow_heeds_retry_after(world):
     assert asked[0] == asked[1]
 
 
+def test_follow_asks_seldom_for_an_entry_that_a_log_cannot_give(world):
+    """What is broken is asked for at each look at everything, not in every round; what grows comes meanwhile."""
+    rfc, _ = world.logs.values()
+    url = next(iter(world.logs))
+    broken = SIZE + 20
+    rfc.broken_leaves = {broken}
+
+    clock = Clock({rfc: 1.0}, end=1100)
+    clock.follow(parameters_of(world))
+
+    asked = [query for path, query, _ in rfc.requests if path == "ct/v1/get-entries"]
+    in_vain = [query for query in asked if int(query["start"]) <= broken <= int(query["end"])]
+    assert len(clock.reports) > 20
+    assert 1 <= len(in_vain) <= 4
+    assert clock.reports[-1][1].logs[url][1] == 1
+    assert Counter(url for url, _ in keys_of(find_table("main")))[url] > rfc.tree_size - 61
+
+
 def test_follow_when_a_log_is_dead_at_the_start(world):
     """It is asked again, and completed when it answers."""
     rfc, static = world.logs.values()

@@ -22,11 +22,12 @@ from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.update import Steps, check_tables
 from ctkit.errors import CheckpointError, CtkitError, LogError, TableError
-from ctkit.lake.gaps import find_gaps
+from ctkit.lake.gaps import find_gaps, without
 from ctkit.lake.locks import lock_steps
 from ctkit.lake.table import files_of, find_table, table_path
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log
+from ctkit.ranges import RangeSet
 from ctkit.report import Report, frame_of
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
@@ -189,6 +190,8 @@ class Follower:
         self._pulses: dict[str, Pulse] = {}
         self._look_due = self._round_due = clock()
         self._rounds = self._untidied = self._bad_looks = 0
+        # Entries that a log does not give as it should: of them the next look asks again, not every round.
+        self._in_vain: dict[str, RangeSet] = {}
         self._of_look: list[CtkitError] = []
         self._of_round: list[CtkitError] = []
 
@@ -232,6 +235,7 @@ class Follower:
         self.close()
         now = self._clock()
         self._report, before, self._pulses = report, self._pulses, {}
+        self._in_vain = {}
         for log in report.logs:
             start, size = report.within[log.url]
             start = report.not_begun.get(log.url, start)
@@ -315,6 +319,7 @@ class Follower:
         before = None if main is None else main.version()
         within = {pulse.log.url: pulse.stretch for pulse in ready}
         gaps = find_gaps(main, staging, within=within, internal_only=bool(self._parameters.internal_only))
+        gaps = without(gaps, self._in_vain)
         now = replace(
             self._report, main=main, staging=staging, within=within, gaps=gaps, unavailable=(), left_to_server={}
         )
@@ -325,6 +330,10 @@ class Follower:
         if main is not None and main.version() != before:
             self._rounds += 1
             self._untidied += 1
+        for hole in steps.filled.holes if steps.filled else ():
+            if hole.lasting:
+                ranges = [RangeSet.of((hole.start, hole.end)), self._in_vain.get(hole.source_url, RangeSet.of())]
+                self._in_vain[hole.source_url] = RangeSet.joined(ranges)
         self._judge(steps, within, find_holdings(replace(now, main=main, staging=staging)))
         if self._untidied >= ROUNDS_PER_TIDY:
             self._untidied = 0

@@ -129,7 +129,7 @@ def find_gaps(
     # Rows at or above the ceiling count only where the highest one does.
     stretches = {url: (start or 0, END if internal_only else ceiling) for url, (start, ceiling) in asked.items()}
     by_log = find_covered(stretches, main, staging)
-    found = []
+    found = {}
     for url, (start, ceiling) in sorted(asked.items()):
         covered = by_log.pop(url, _NOTHING)
         if start is None or internal_only:
@@ -137,14 +137,33 @@ def find_gaps(
                 continue
             start = int(covered.starts[0]) if start is None else start
             ceiling = min(ceiling, int(covered.ends[-1])) if internal_only else ceiling
-        missing = covered.missing(start, ceiling)
-        codes = pa.DictionaryArray.from_arrays(np.zeros(len(missing), np.int32), [url])
-        found.append(pa.table([codes, missing.starts, missing.ends], GAP_SCHEMA))
+        found[url] = covered.missing(start, ceiling)
+    return _as_gaps(found, {folder_of(table): table.version() for table in tables})
+
+
+def _as_gaps(by_log: Mapping[str, RangeSet], looked_at: Mapping[str, int]) -> pa.Table:
+    tables = [GAP_SCHEMA.empty_table()]
+    for url, ranges in by_log.items():
+        if len(ranges):
+            codes = pa.DictionaryArray.from_arrays(np.zeros(len(ranges), np.int32), [url])
+            tables.append(pa.table([codes, ranges.starts, ranges.ends], GAP_SCHEMA))
     # In one piece, of which arrays are made without a copy. The last of these makes two of one, so that they are copied
     # from NumPy's memory to Arrow's: readers will use Arrow's threads, which may outlive the interpreter.
-    gaps = pa.concat_tables([*(each for each in found if len(each)), GAP_SCHEMA.empty_table()])
-    looked_at = {folder_of(table): table.version() for table in tables}
-    return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
+    gaps = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
+    return gaps.replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
+
+
+def without(gaps: pa.Table, ranges: Mapping[str, RangeSet]) -> pa.Table:
+    """Return gaps as `find_gaps` found them, less some indices of each log.
+
+    Examples
+    --------
+    >>> gaps = find_gaps(None, within={"https://ct.example.com/2026h2": (5, 8)})
+    >>> without(gaps, {"https://ct.example.com/2026h2": RangeSet.of((5, 7))}).to_pylist()
+    [{'source_url': 'https://ct.example.com/2026h2', 'start': 7, 'end': 8}]
+    """
+    left = {url: found.minus(ranges.get(url, _NOTHING)) for url, found in ranges_by_log(gaps).items()}
+    return _as_gaps(left, json.loads(gaps.schema.metadata[_LOOKED_AT]))
 
 
 def stretches_by_log(within: Within) -> dict[str, tuple[int | None, int]]:
