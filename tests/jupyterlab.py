@@ -5,11 +5,12 @@ import os
 import re
 import shutil
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -137,8 +138,9 @@ class Lab:
 
     def distrust(self) -> None:
         """Forget that this JupyterLab trusts the notebooks that it has saved."""
-        for database in (self.folder / "jupyter").rglob("nbsignatures.db*"):
-            database.unlink()
+        for database in (self.folder / "jupyter").rglob("nbsignatures.db"):
+            with closing(sqlite3.connect(database)) as signatures, signatures:
+                signatures.execute("DELETE FROM nbsignatures")
 
     def close_kernels(self) -> None:
         """End all kernels of the server."""
