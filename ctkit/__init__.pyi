@@ -1,7 +1,9 @@
 """The public names: `ctkit.__getattr__` imports them, type checkers and editors read them here."""
 
+from .desk.choice import GapChoice as GapChoice
 from .desk.follow import FollowReport as FollowReport
 from .desk.follow import follow as follow
+from .desk.gap_preview import GapPreview as GapPreview
 from .desk.gap_report import GapReport as GapReport
 from .desk.gap_report import report_gaps as report_gaps
 from .desk.parameters import Parameters as Parameters
@@ -20,7 +22,6 @@ from .desk.verbs import plan_gaps as plan_gaps
 from .desk.verbs import preview_staged as preview_staged
 from .desk.verbs import tidy_main as tidy_main
 from .desk.verbs import undo_staged as undo_staged
-from .desk.widgets import GapPreview as GapPreview
 from .desk.widgets import MergePreviewPanel as MergePreviewPanel
 from .desk.widgets import ProgressBar as ProgressBar
 from .errors import CheckpointError as CheckpointError

@@ -144,6 +144,26 @@ class RangeSet:
         # Sums wrap around at 64 bits, and so does their difference, which fits.
         return int(self.ends.sum() - self.starts.sum())
 
+    def below(self, index: Int64s) -> Int64s:
+        """Return how many of the set's indices lie below each of the given ones, which ascend.
+
+        Nothing as long as the set is made: there can be 50 million ranges.
+
+        Examples
+        --------
+        >>> RangeSet.of((5, 7), (9, 12)).below(np.array([0, 6, 9, 11, 20])).tolist()
+        [0, 1, 2, 4, 5]
+        """
+        begun = np.searchsorted(self.starts, index)
+        cuts = np.unique(np.append(0, begun))
+        firsts = cuts[cuts < len(self)]
+        if not len(firsts):
+            return np.zeros(len(index), np.int64)
+        # Sums wrap around at 64 bits, and so does their difference, which fits.
+        sizes = np.add.reduceat(self.ends, firsts) - np.add.reduceat(self.starts, firsts)
+        before = np.append(0, np.cumsum(sizes))[np.searchsorted(cuts, begun)]
+        return before - np.where(begun > 0, np.maximum(self.ends[begun - 1] - index, 0), 0)
+
     def between(self, start: int, end: int) -> Self:
         """Return the part of the set that lies in ``[start, end)``.
 

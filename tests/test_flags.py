@@ -27,6 +27,7 @@ WORDS = {
     "last": ("1_000", 1000),
     "since": ("2026-11-01", "2026-11-01"),
     "to_index": ("7", 7),
+    "choice": ("argon: 5-; size>=2", "argon: 5-; size>=2"),
     "ceiling": ("log", "log"),
     "internal_only": (None, True),
     "seen": ("fetched", "fetched"),

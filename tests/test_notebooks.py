@@ -38,7 +38,7 @@ DECLARED = {
     "audit": AUDITED,
     "backfill": KNOWN,
     "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
-    "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof")],
+    "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "choice")],
     "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]
@@ -87,7 +87,8 @@ def test_notebook_is_clean(name):
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
         assert "attachments" not in cell
-        assert cell.metadata == ({"tags": ["parameters"]} if cell.id == "parameters" else {})
+        folded = {"jupyter": {"source_hidden": True}} if name == "preview" and cell.cell_type == "code" else {}
+        assert cell.metadata == folded | ({"tags": ["parameters"]} if cell.id == "parameters" else {})
 
 
 @each_notebook
@@ -143,16 +144,13 @@ def cycle(tmp_path_factory):
 
 
 def test_preview_before_a_backfill(cycle):
-    """It shows the gaps in numbers and as a picture, lets all be chosen, and has nothing to merge."""
+    """It shows the gaps in numbers and as lanes, has all of them chosen, and has nothing to merge."""
     book = read(cycle.after / "0-preview.ipynb")
+    facts = result(book, "missing")
 
-    assert result(book, "missing")["missing"] == MISSING
-    assert "image/png" in outputs(book, "picture")[0]
-    assert outputs(book, "choice")[0]["text/plain"] == (
-        f"gaps chosen gaps_chosen=4 gaps_found=4 entries_chosen={MISSING} entries_missing={MISSING}"
-    )
-    assert "what that takes" in outputs(book, "choice")[0]["text/html"]
-    assert result(book, "plan")["requests"] == 5
+    assert (facts["entries_missing"], facts["entries_chosen"], facts["choice"]) == (MISSING, MISSING, "all")
+    assert f"{MISSING} to fetch" in outputs(book, "missing")[-1]["text/html"]
+    assert outputs(book, "missing")[-1]["text/html"].count("<img") == 2
     assert result(book, "preview")["staging_rows"] == 0
 
 
@@ -179,10 +177,11 @@ def test_backfill(cycle):
 
 
 def test_preview_before_a_merge(cycle):
-    """The second preview shows no gap, and what the merge will insert, in the widget and as HTML."""
+    """The second preview shows no gap, what is staged, and what the merge will insert, in the widget and as HTML."""
     book = read(cycle.after / "2-preview.ipynb")
 
-    assert result(book, "missing")["gaps"] == 0
+    assert result(book, "missing")["gaps_found"] == 0
+    assert f"{MISSING} staged" in outputs(book, "missing")[-1]["text/html"]
     assert result(book, "preview")["would_insert"] == MISSING
     assert "by log and date" in outputs(book, "panel")[0]["text/html"]
 

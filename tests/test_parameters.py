@@ -75,6 +75,7 @@ def test_read_parameters_every_key(write):
         to_index: 1_000
         last: null
         since: null
+        choice: "argon: 3600-4801; size>=2"
         ceiling: log
         internal_only: true
         seen: fetched
@@ -111,6 +112,7 @@ def test_read_parameters_every_key(write):
         "to_index": 1000,
         "last": None,
         "since": None,
+        "choice": "argon: 3600-4801; size>=2",
         "ceiling": "log",
         "internal_only": True,
         "seen": "fetched",

@@ -1,99 +1,15 @@
 """Widgets: their values, what they show, and what a click does; no front end is needed."""
 
-import numpy as np
-import pyarrow as pa
 import pytest
-from rows import LOG, OTHER_LOG, indices_of, make_rows, make_table
+from rows import indices_of, make_rows, make_table
 
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.verbs import preview_staged
-from ctkit.desk.widgets import GapPreview, MergePreviewPanel, ProgressBar
+from ctkit.desk.widgets import MergePreviewPanel, ProgressBar
 from ctkit.jobs.backfill_report import Progress
 from ctkit.lake.merge import preview_merge
 from ctkit.lake.table import hold, open_table
 from ctkit.lake.write import write_entries
-from ctkit.schema import GAP_SCHEMA
-
-
-def make_gaps(*gaps):
-    """Return the given ``(source_url, start, end)`` as a table of gaps."""
-    return pa.Table.from_pylist([dict(zip(GAP_SCHEMA.names, gap, strict=True)) for gap in gaps], schema=GAP_SCHEMA)
-
-
-GAPS = make_gaps((LOG, 0, 10), (LOG, 20, 21), (OTHER_LOG, 5, 8), (OTHER_LOG, 100, 200))
-
-
-def test_gap_preview_when_untouched():
-    """Everything is chosen, and all numbers are shown."""
-    preview = GapPreview(GAPS)
-
-    assert preview.value == GAPS
-    assert preview.logs.options == (
-        (f"{LOG} (gaps: 2, entries: 11)", LOG),
-        (f"{OTHER_LOG} (gaps: 2, entries: 103)", OTHER_LOG),
-    )
-    assert preview.report.facts() == {
-        "gaps_chosen": 4,
-        "gaps_found": 4,
-        "entries_chosen": 114,
-        "entries_missing": 114,
-    }
-
-
-@pytest.mark.parametrize(
-    ("choice", "chosen"),
-    [
-        ({"logs": (OTHER_LOG,)}, [(OTHER_LOG, 5, 8), (OTHER_LOG, 100, 200)]),
-        ({"logs": ()}, []),
-        ({"smallest": 4}, [(LOG, 0, 10), (OTHER_LOG, 100, 200)]),
-        ({"largest": 1}, [(LOG, 20, 21)]),
-        ({"smallest": 4, "largest": 3}, []),
-        ({"start": 6}, [(LOG, 6, 10), (LOG, 20, 21), (OTHER_LOG, 6, 8), (OTHER_LOG, 100, 200)]),
-        ({"end": 10}, [(LOG, 0, 10), (OTHER_LOG, 5, 8)]),
-        ({"start": 8, "end": 8}, []),
-        ({"logs": (LOG,), "largest": 10, "start": 5, "end": 21}, [(LOG, 5, 10), (LOG, 20, 21)]),
-        # The size is that of the whole gap, also where only a part of it is chosen.
-        ({"start": 199, "smallest": 100}, [(OTHER_LOG, 199, 200)]),
-    ],
-)
-def test_gap_preview_when_some_are_chosen(choice, chosen):
-    """The value is what all controls together let through, and observers learn of it."""
-    preview = GapPreview(GAPS)
-    seen = []
-    preview.observe(lambda change: seen.append(change["new"]), "value")
-    for control, value in choice.items():
-        getattr(preview, control).value = value
-
-    assert preview.value.to_pylist() == make_gaps(*chosen).to_pylist()
-    assert preview.value.schema == GAP_SCHEMA
-    assert seen[-1] == preview.value
-    assert f">{len(chosen)}<" in preview._repr_mimebundle_()["text/html"]
-
-
-def test_gap_preview_when_there_is_no_gap():
-    """Nothing to choose is shown as nothing, without an error."""
-    preview = GapPreview(GAP_SCHEMA.empty_table())
-
-    assert preview.value == GAP_SCHEMA.empty_table()
-    assert preview.report.facts()["entries_missing"] == 0
-
-
-def test_gap_preview_when_there_are_very_many():
-    """Of a million gaps the browser gets a screenful."""
-    starts = np.arange(1_000_000) * 2
-    gaps = pa.table([pa.array([LOG]).take(pa.array(starts * 0)), starts, starts + 1], schema=GAP_SCHEMA)
-    preview = GapPreview(gaps)
-    preview.end.value = 1001
-
-    assert preview.value.num_rows == 501
-    sent = [str(widget.get_state()) for widget in [preview, *preview.children]]
-    assert sum(map(len, sent)) < 20_000
-
-
-def test_gap_preview_when_a_keyword_is_unknown():
-    """A misspelt keyword is an error, not an unused trait."""
-    with pytest.raises(TypeError):
-        GapPreview(GAPS, lgos=())
 
 
 @pytest.fixture

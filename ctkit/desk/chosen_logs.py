@@ -27,7 +27,7 @@ NAMED = 20
 
 
 @dataclass(frozen=True)
-class Choice:
+class NamedLogs:
     """The logs that parameters come to.
 
     Attributes
@@ -59,7 +59,7 @@ class Choice:
         return tuple(found)
 
 
-def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> Choice:
+def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> NamedLogs:
     """Return the logs that the parameters name; no request is sent to any of them.
 
     Those of `logs` come first, and override a log of `log_list` with the same URL; only a missing key is taken from the
@@ -87,11 +87,11 @@ def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> Choice:
     # Others are those of another program, such as the live server.
     kept = remembered(sorted(held - urls), *tables)
     names = source_names(*tables) if kept else {}
-    choice = choose_of(parameters, listed, held, {url: names.get(url) for url in kept})
-    for what, found in (("new", choice.begun), ("retired", tuple(choice.retired))):
+    named = choose_of(parameters, listed, held, {url: names.get(url) for url in kept})
+    for what, found in (("new", named.begun), ("retired", tuple(named.retired))):
         if held and found:
             logger.info("logs are %s, by the log list count=%d %s", what, len(found), first_of(found, NAMED))
-    return choice
+    return named
 
 
 def listed_logs(parameters: Parameters) -> list[LogDescription]:
@@ -117,7 +117,7 @@ def choose_of(
     listed: Sequence[LogDescription],
     held: Collection[str] = (),
     unlisted: Mapping[str, str | None] = MappingProxyType({}),
-) -> Choice:
+) -> NamedLogs:
     """Return what `choose_logs` returns, from a log list that has been read.
 
     Parameters
@@ -162,7 +162,7 @@ def choose_of(
             keys=("log_filter",),
         )
     states = {url: log.state for url, log in described.items()} | dict.fromkeys(unlisted, "not listed")
-    return Choice(
+    return NamedLogs(
         tuple(chosen.values()),
         tuple(url for url in chosen if url in described and url not in held),
         {url: state for url in chosen if url in held and url not in named and (state := states.get(url)) in _ENDS},

@@ -12,21 +12,23 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import ask_sizes, read_served, with_ceiling
-from ctkit.desk.chosen_logs import Choice, choose_logs, why_unusable
+from ctkit.desk.choice import GapChoice
+from ctkit.desk.chosen_logs import NamedLogs, choose_logs, why_unusable
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
 from ctkit.errors import CtkitError, LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
 from ctkit.jobs.backfill_report import left_facts, left_tables
-from ctkit.lake.coverage import first_and_last
+from ctkit.lake.coverage import count_from, find_staged, first_and_last
 from ctkit.lake.features import Verb
-from ctkit.lake.gaps import find_gaps
+from ctkit.lake.gaps import find_gaps, size_of
 from ctkit.lake.starts import Bounds
 from ctkit.lake.table import check_as_der, check_features, check_separate, find_table
 from ctkit.logs.ask_each import ask_each
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
+from ctkit.ranges import RangeSet
 from ctkit.report import Report
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
@@ -51,6 +53,12 @@ class GapReport(Report):
         skips, because neither table has a row of them, are not included.
     gaps
         Columns ``source_url, start, end``, half-open, ascending.
+    names
+        Canonical URL -> name of all logs that the parameters name; None for one without.
+    staged
+        Canonical URL -> indices of its stretch that have a row in staging and none in main, of logs with any.
+    beyond
+        Canonical URL -> number of rows at or above the log's ceiling, of logs with any.
     bounds
         Canonical URL -> start and end that the table is to remember with the first commit (`ctkit.backfill`).
     ends
@@ -73,6 +81,9 @@ class GapReport(Report):
     staging: DeltaTable | None
     within: Mapping[str, tuple[int | None, int]]
     gaps: pa.Table
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    staged: Mapping[str, RangeSet] = field(default_factory=dict)
+    beyond: Mapping[str, int] = field(default_factory=dict)
     bounds: Mapping[str, Bounds] = field(default_factory=dict)
     ends: Mapping[str, int] = field(default_factory=dict)
     not_begun: Mapping[str, int] = field(default_factory=dict)
@@ -87,8 +98,13 @@ class GapReport(Report):
         """The logs of `within`, opened without sending a request; needs `user_agent`."""
         return tuple(log for log in self.chosen.opened if log.url in self.within)
 
+    @cached_property
+    def wanted(self) -> pa.Table:
+        """The gaps that the parameter `choice` leaves, which a backfill fills; all of them without it."""
+        return GapChoice.parse(self.parameters.choice or "").apply(self.gaps, self.names)
+
     def summary(self) -> pd.DataFrame:
-        """Return a line for each log: the stretch searched, the number of gaps, the number of missing entries."""
+        """Return a line for each log: the stretch searched, the number of gaps, the numbers of missing and staged."""
         length = pc.subtract(self.gaps["end"], self.gaps["start"])
         totals = self.gaps.append_column("missing", length).group_by("source_url", use_threads=False)
         counts = totals.aggregate([("missing", "count"), ("missing", "sum")])
@@ -101,6 +117,7 @@ class GapReport(Report):
                 "to": [end for _, end in self.within.values()],
                 "gaps": found["missing_count"].to_list(),
                 "missing": found["missing_sum"].to_list(),
+                "staged": [self.staged[url].size if url in self.staged else 0 for url in self.within],
             }
         )
 
@@ -125,7 +142,9 @@ class GapReport(Report):
         return {
             "logs": len(self.within),
             "gaps": self.gaps.num_rows,
-            "missing": int(self.summary()["missing"].sum()),
+            "missing": size_of(self.gaps),
+            "staged": sum(indices.size for indices in self.staged.values()),
+            **({} if self.wanted is self.gaps else {"chosen": size_of(self.wanted)}),
             "unavailable": len(self.unavailable),
             **left_facts(self.left_to_server),
         }
@@ -191,17 +210,17 @@ class ChosenLogs:
     begun
         URLs of the logs without a row yet.
     retired
-        URL -> what the log list says of a log that has rows and comes to its end (`Choice.retired`).
+        URL -> what the log list says of a log that has rows and comes to its end (`NamedLogs.retired`).
     """
 
-    def __init__(self, choice: Choice, parameters: Parameters) -> None:
-        checked = [(log, why_unusable(log)) for log in choice.logs]
+    def __init__(self, named: NamedLogs, parameters: Parameters) -> None:
+        checked = [(log, why_unusable(log)) for log in named.logs]
         self.failed = tuple(error for _, error in checked if error)
         self._chosen, self._parameters = [log for log, error in checked if not error], parameters
         self.urls = [canonical_url(log.url) for log in self._chosen]
         self.names = {canonical_url(log.url): log.name for log in self._chosen if log.name}
-        self.begun = tuple(url for url in self.urls if url in choice.begun)
-        self.retired = {url: choice.retired[url] for url in self.urls if url in choice.retired}
+        self.begun = tuple(url for url in self.urls if url in named.begun)
+        self.retired = {url: named.retired[url] for url in self.urls if url in named.retired}
 
     @property
     def parameters(self) -> Sequence[LogParameter]:
@@ -303,25 +322,29 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         logger.warning("main table does not exist main_path=%s", parameters.main_path)
     by_state = parameters.by_state
     state, served = read_served(parameters, main)
-    choice = choose_logs(parameters, main, staging)
-    chosen = choice.logs
+    named = choose_logs(parameters, main, staging)
+    chosen = named.logs
+    names = {canonical_url(log.url): log.name for log in chosen}
+    # Before any log is asked.
+    GapChoice.parse(parameters.choice or "").resolve(names)
     bounded = with_ceiling(chosen, state, parameters) if by_state else chosen
-    logs = ChosenLogs(replace(choice, logs=tuple(bounded)), parameters)
+    logs = ChosenLogs(replace(named, logs=tuple(bounded)), parameters)
     try:
         silent: tuple[LogError, ...] = ()
         if by_state:
             ceilings = {url: state[url] for url in logs.urls}
         else:
             # A log that has come to its end by the list may have fallen silent, too, or may have more all the same.
-            final = {url: choice.final_heads[url].tree_size for url in logs.urls if url in choice.final_heads}
+            final = {url: named.final_heads[url].tree_size for url in logs.urls if url in named.final_heads}
             sizes, silent = ask_sizes(logs.opened, parameters.deadline)
             ceilings = {url: max(final.get(url, 0), sizes.get(url, 0)) for url in (*final, *sizes)}
-            silent = tuple(error for error in choice.without_gone(silent) if error.url not in final)
+            silent = tuple(error for error in named.without_gone(silent) if error.url not in final)
         unavailable = (*logs.failed, *silent)
         found = find_stretches(logs.parameters, ceilings, parameters, (main, staging), lambda: logs.opened)
         unavailable, within = (*unavailable, *found.failed), found.within
         left = leave_to_server(within, state, served, staging) if served else {}
         gaps = _find_gaps(parameters, main, staging, within)
+        beyond = count_from(ceilings, main, staging)
         if not within and not unavailable and not found.undone:
             raise no_start(parameters)
     except BaseException:
@@ -329,13 +352,16 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         raise
     # A log that the server has just begun on is left to it.
     done = {*within, *found.undone, *(error.url for error in unavailable), *(state if served else ())}
-    return GapReport(
+    report = GapReport(
         parameters,
         logs,
         main,
         staging,
         within,
         gaps,
+        names,
+        {},
+        beyond,
         found.bounds,
         found.ends,
         found.not_begun,
@@ -343,6 +369,7 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         unavailable,
         {url: stretch for url, stretch in left.items() if url in within},
     )
+    return replace(report, staged=find_staged(report.stretches(), main, staging))
 
 
 def _find_gaps(

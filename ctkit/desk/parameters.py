@@ -41,6 +41,7 @@ from ctkit.arguments import (
     dotted,
     shown,
 )
+from ctkit.desk.choice import check_choice
 from ctkit.desk.log_filter import read_filter
 from ctkit.desk.parameter_files import STARTS, read_parameter_file, read_server_config, without_overridden
 from ctkit.errors import ParameterError
@@ -224,6 +225,9 @@ class Parameters(_Checked):
     )
     to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
         None, description="index to stop before; never above the ceiling"
+    )
+    choice: Annotated[Annotated[str, AfterValidator(check_choice)] | None, Flag("gaps backfill", "CHOICE")] = Field(
+        None, description="which gaps to fill: 'argon: 3600-4801, 9000-; willow'; not given: all"
     )
     ceiling: Annotated[Ceiling | None, Flag("gaps backfill audit update status")] = Field(
         None, description="where a log ends: state (the default with a state file) or log (its own tree size)"

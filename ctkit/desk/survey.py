@@ -8,6 +8,7 @@ import pandas as pd
 from ctkit.desk.chosen_logs import choose_of, listed_logs
 from ctkit.desk.gap_report import ChosenLogs
 from ctkit.desk.parameters import LogParameter, Parameters
+from ctkit.desk.wording import in_bytes
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.jobs.plan import LogPlan, plan_ranges
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
@@ -210,23 +211,7 @@ def _line_of(log: LogSurvey) -> dict[str, str]:
         "a day": "?" if log.last_day is None else f"{log.last_day:,}",
     }
     for heading, plan in (("day", log.day), ("all", log.whole)):
-        line[f"{heading}: disk"] = "?" if plan is None else _bytes(plan.wanted * ROW_BYTES)
+        line[f"{heading}: disk"] = "?" if plan is None else in_bytes(plan.wanted * ROW_BYTES)
         line[f"{heading}: requests"] = "?" if plan is None else f"{plan.requests:,}"
         line[f"{heading}: hours"] = "?" if plan is None else f"{plan.seconds / 3600:,.1f}"
     return line
-
-
-def _bytes(count: float) -> str:
-    """Return a number of bytes in decimal units.
-
-    Examples
-    --------
-    >>> _bytes(860), _bytes(1_720_000), _bytes(7.1e14)
-    ('1 kB', '1.7 MB', '710.0 TB')
-    """
-    count, unit = max(count / 1000, 1.0), "kB"
-    for larger in ("MB", "GB", "TB"):
-        if count < 1000:
-            break
-        count, unit = count / 1000, larger
-    return f"{count:,.0f} {unit}" if unit == "kB" else f"{count:,.1f} {unit}"

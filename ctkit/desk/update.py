@@ -14,6 +14,7 @@ from typing import TypeVar
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked
+from ctkit.desk.choice import refuse_choice
 from ctkit.desk.gap_report import GapReport, find_tables, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
@@ -114,12 +115,13 @@ def check_tables(parameters: Parameters) -> DeltaTable | None:
     Raises
     ------
     ParameterError
-        There is no main table, and none is to be created.
+        There is no main table, and none is to be created; or gaps are chosen.
     UnconfirmedMergeError
         Staging looks like a main table: the paths may be swapped.
     TableError
         A table cannot be opened, or is not one of CT entries.
     """
+    refuse_choice(parameters.choice)
     main, staging = find_tables(parameters)
     if staging is not None and files_of(staging) and not parameters.confirmed:
         check_doubts(doubts_of(staging, main), folder_of(staging), str(table_path(parameters.need("main_path"))))

@@ -8,7 +8,7 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import read_served, with_ceiling
-from ctkit.desk.chosen_logs import Choice, choose_logs
+from ctkit.desk.chosen_logs import NamedLogs, choose_logs
 from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
@@ -47,12 +47,12 @@ def fill_gaps(
     gap_report
         From `report_gaps`.
     gaps
-        The part of the report's gaps to fill; None for all of them.
+        The part of the report's gaps to fill; None for those that the parameter `choice` leaves.
     on_progress
         Called after each commit.
     """
     parameters = gap_report.parameters
-    gaps = gap_report.gaps if gaps is None else gaps
+    gaps = gap_report.wanted if gaps is None else gaps
     path = parameters.staging_path or parameters.need("main_path")
     for line in gap_report.remark.splitlines():
         logger.info("%s", line)
@@ -89,9 +89,9 @@ def plan_gaps(gap_report: GapReport, gaps: Gaps | None = None) -> Plan:
     gap_report
         From `report_gaps`.
     gaps
-        The part of the report's gaps to fill; None for all of them.
+        The part of the report's gaps to fill; None for those that the parameter `choice` leaves.
     """
-    return plan_backfill(gap_report.logs, gap_report.gaps if gaps is None else gaps)
+    return plan_backfill(gap_report.logs, gap_report.wanted if gaps is None else gaps)
 
 
 @checked
@@ -216,15 +216,15 @@ def audit_main(parameters: Parameters) -> AuditReport:
         There is no main table, or it cannot be read.
     """
     main = find_main(parameters)
-    choice = choose_logs(parameters, main)
-    chosen, within, undone = _kept_complete(choice.logs, parameters, main)
+    named = choose_logs(parameters, main)
+    chosen, within, undone = _kept_complete(named.logs, parameters, main)
     logs, unavailable = open_logs(chosen, user_agent=parameters.need("user_agent"))
     try:
         return audit(
-            _without_gone(logs, choice),
+            _without_gone(logs, named),
             main,
             within=within,
-            final_heads=choice.final_heads,
+            final_heads=named.final_heads,
             unavailable=(*unavailable, *undone),
             recheck=parameters.recheck,
             require_proof=parameters.require_proof,
@@ -234,12 +234,12 @@ def audit_main(parameters: Parameters) -> AuditReport:
             log.close()
 
 
-def _without_gone(logs: Sequence[Log], choice: Choice) -> list[Log]:
+def _without_gone(logs: Sequence[Log], named: NamedLogs) -> list[Log]:
     """Return logs without those retired ones that no longer answer."""
-    retired = [log for log in logs if log.url in choice.retired]
+    retired = [log for log in logs if log.url in named.retired]
     answers = ask_each(Log.get_checkpoint, retired, seconds=SECONDS_TO_ANSWER)
     silent = [answer for answer in answers if isinstance(answer, LogError)]
-    gone = {error.url for error in silent} - {error.url for error in choice.without_gone(silent)}
+    gone = {error.url for error in silent} - {error.url for error in named.without_gone(silent)}
     return [log for log in logs if log.url not in gone]
 
 

@@ -12,7 +12,7 @@ import anywidget
 import traitlets
 from IPython.display import DisplayHandle, display
 
-from ctkit.report import IGNORED_BY_MATHJAX, to_html
+from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
 from ctkit.visible import visible
 
 State = Literal["loading", "empty", "ready", "stale", "running", "stopped", "failed"]
@@ -108,6 +108,11 @@ class _Record:
     def __repr__(self) -> str:
         note = self._widget.note
         return f"{self._widget.report}\n{note}" if note else str(self._widget.report)
+
+    def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
+        report = self._widget.report
+        # The facts, for the program that runs the notebook.
+        return report._repr_mimebundle_() if isinstance(report, Report) else {}
 
     def _repr_html_(self) -> str:
         note = f"<p>{to_html(self._widget.note)}</p>" if self._widget.note else ""

@@ -1,173 +1,27 @@
-"""Widgets for notebooks: choose gaps, preview a merge and run it, watch a backfill.
+"""Widgets for notebooks: preview a merge and run it, watch a backfill.
 
 Widgets are a convenience, reports are the record: each widget shows a report, which an executed notebook keeps as HTML
 where no widget can be drawn, and none ever waits for a click.
 """
 
 import time
-from dataclasses import dataclass
 from typing import Any
 
 import ipywidgets
-import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 import traitlets
 from deltalake import DeltaTable
 from IPython.display import DisplayHandle, display
 from tqdm import tqdm
 
-from ctkit.desk.gap_report import GapReport
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.verbs import merge_staged, preview_staged
 from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
 from ctkit.jobs.backfill_report import Progress
-from ctkit.jobs.plan import Plan, plan_backfill
 from ctkit.lake.merge import MergePreview, MergeReport, preview_merge
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
-from ctkit.schema import GAP_SCHEMA
 from ctkit.visible import get_logger, visible
 
 logger = get_logger(__name__)
-
-LARGEST = 8
-"""Gaps that are listed one by one; there may be 50 million."""
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ChosenGaps(Report):
-    """Which of the gaps are chosen.
-
-    Attributes
-    ----------
-    found, chosen
-        Columns ``source_url, start, end``, half-open.
-    names
-        Source URL -> name of the log.
-    plan
-        What it takes to fill the chosen gaps; None if the logs are not known.
-    """
-
-    found: pa.Table
-    chosen: pa.Table
-    names: dict[str, str]
-    plan: Plan | None = None
-
-    title = "gaps chosen"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the totals, in gaps and in missing entries."""
-        return {
-            "gaps_chosen": self.chosen.num_rows,
-            "gaps_found": self.found.num_rows,
-            "entries_chosen": _size(self.chosen),
-            "entries_missing": _size(self.found),
-        }
-
-    def tables(self) -> dict[str, pd.DataFrame]:
-        """Return what is chosen in each log, and the largest of the chosen gaps."""
-        if not self.found.num_rows:
-            return {}
-        found, of_chosen = _count_by_log(self.found), _count_by_log(self.chosen)
-        logs = found.add_suffix(" found").join(of_chosen.add_suffix(" chosen")).fillna(0).astype(int).reset_index()
-        chosen = _with_missing(self.chosen)
-        if len(chosen):  # Arrow 21 cannot select from an empty table
-            chosen = chosen.take(pc.select_k_unstable(chosen, LARGEST, [("missing", "descending")]))
-        shown = chosen.to_pandas(use_threads=False)
-        tables = {"by log": logs, f"the largest {len(shown)}": shown}
-        for table in tables.values():
-            table.insert(0, "log", table.pop("source_url").map(lambda url: visible(self.names.get(url) or url)))
-        return tables if self.plan is None else {**tables, "what that takes": self.plan.table()}
-
-
-class GapPreview(ipywidgets.VBox):  # type: ignore[misc]
-    """Shows gaps, and lets the analyst choose among them by log, size and index.
-
-    Parameters
-    ----------
-    gaps
-        A gap report, or its gaps: anything with an Arrow stream and the columns ``source_url, start, end``.
-
-    Attributes
-    ----------
-    value : pyarrow.Table
-        The chosen gaps ``[start, end)``, to be passed to `ctkit.backfill`; all of them at first.
-    logs : ipywidgets.SelectMultiple
-        Source URLs whose gaps are chosen.
-    smallest, largest : ipywidgets.BoundedIntText
-        Fewest and most missing entries of a chosen gap.
-    start, end : ipywidgets.BoundedIntText
-        Gaps are chosen within ``[start, end)``, and cut there if they reach beyond.
-
-    Examples
-    --------
-    >>> gaps = pa.table({"source_url": ["https://a.example"] * 2, "start": [0, 50], "end": [10, 53]})
-    >>> preview = GapPreview(gaps)
-    >>> preview.end.value = 5
-    >>> preview.value.to_pylist()
-    [{'source_url': 'https://a.example', 'start': 0, 'end': 5}]
-    """
-
-    value = traitlets.Instance(pa.Table)
-
-    def __init__(self, gaps: GapReport | pa.Table) -> None:
-        names = gaps.chosen.names if isinstance(gaps, GapReport) else {}
-        table = gaps.gaps if isinstance(gaps, GapReport) else gaps
-        self._found = pa.table(table).select(GAP_SCHEMA.names).cast(GAP_SCHEMA)
-        self._names: dict[str, str] = names
-        self._logs = gaps.logs if isinstance(gaps, GapReport) and gaps.parameters.user_agent else None
-        counts = _count_by_log(self._found)
-        options = [
-            (f"{visible(names.get(url, url))} (gaps: {gaps:,}, entries: {missing:,})", url)
-            for url, gaps, missing in zip(counts.index, counts["gaps"], counts["missing"], strict=True)
-        ]
-        largest = pc.max(_missing(self._found)).as_py() or 1
-        end = pc.max(self._found["end"]).as_py() or 0
-        wide = ipywidgets.Layout(width="auto")
-        self.logs = ipywidgets.SelectMultiple(
-            options=options, value=tuple(counts.index), rows=min(max(len(options), 2), 10), layout=wide
-        )
-        self.smallest = _number(1, largest, 1, "at least", "missing entries of a chosen gap")
-        self.largest = _number(1, largest, largest, "at most", "missing entries of a chosen gap")
-        self.start = _number(0, end, 0, "from index", "first index to choose")
-        self.end = _number(0, end, end, "to index", "index to stop before")
-        self._shown = ipywidgets.HTML()
-        super().__init__(
-            [
-                ipywidgets.HTML("<b>Logs</b> (Ctrl+click for several, Ctrl+A for all)"),
-                self.logs,
-                ipywidgets.HBox([ipywidgets.HTML("<b>Size</b>"), self.smallest, self.largest]),
-                ipywidgets.HBox([ipywidgets.HTML("<b>Where</b>"), self.start, self.end]),
-                self._shown,
-            ]
-        )
-        for control in (self.logs, self.smallest, self.largest, self.start, self.end):
-            control.observe(self._choose, "value")
-        self._choose()
-
-    @property
-    def report(self) -> ChosenGaps:
-        """The current choice."""
-        plan = None if self._logs is None else plan_backfill(self._logs, self.value, ask=False)
-        return ChosenGaps(self._found, self.value, self._names, plan)
-
-    def _choose(self, _: object = None) -> None:
-        found = self._found
-        start = pc.max_element_wise(found["start"], self.start.value)
-        end = pc.min_element_wise(found["end"], self.end.value)
-        size = _missing(found)
-        kept = pc.is_in(found["source_url"], pa.array(self.logs.value, pa.string()))
-        kept = pc.and_(kept, pc.greater_equal(size, self.smallest.value))
-        kept = pc.and_(kept, pc.less_equal(size, self.largest.value))
-        kept = pc.and_(kept, pc.less(start, end))
-        self.value = pa.table([found["source_url"], start, end], schema=GAP_SCHEMA).filter(kept)
-        self._shown.value = _framed(self.report)
-
-    def __repr__(self) -> str:
-        return str(self.report)
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        return {**super()._repr_mimebundle_(**kwargs), **_as_text(self.report)}
 
 
 class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
@@ -321,30 +175,6 @@ class ProgressBar:
 
 
 _METER = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-
-
-def _missing(gaps: pa.Table) -> pa.ChunkedArray:
-    return pc.subtract(gaps["end"], gaps["start"])
-
-
-def _with_missing(gaps: pa.Table) -> pa.Table:
-    return gaps.append_column("missing", _missing(gaps))
-
-
-def _size(gaps: pa.Table) -> int:
-    return pc.sum(_missing(gaps)).as_py() or 0
-
-
-def _count_by_log(gaps: pa.Table) -> pd.DataFrame:
-    """Return the columns ``gaps, missing`` by ``source_url``."""
-    by_log = _with_missing(gaps).group_by("source_url", use_threads=False)
-    counts = by_log.aggregate([("missing", "count"), ("missing", "sum")])
-    frame: pd.DataFrame = counts.to_pandas(use_threads=False).set_index("source_url").sort_index()
-    return frame.rename(columns={"missing_count": "gaps", "missing_sum": "missing"})
-
-
-def _number(low: int, high: int, value: int, about: str, tooltip: str) -> ipywidgets.BoundedIntText:
-    return ipywidgets.BoundedIntText(value, min=low, max=high, description=about, tooltip=tooltip)
 
 
 def _framed(report: Report) -> str:

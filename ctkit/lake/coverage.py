@@ -67,6 +67,41 @@ def find_covered(
     return {url: RangeSet.joined(sets) for url, sets in found.items()}
 
 
+def find_staged(
+    stretches: Mapping[str, tuple[int, int]], main: DeltaTable | None, staging: DeltaTable | None
+) -> dict[str, RangeSet]:
+    """Return which indices of each log, within its stretch, have a row in staging and none in main.
+
+    Logs without any are left out.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read.
+    """
+    staged = {url: rows.between(*stretches[url]) for url, rows in find_covered(stretches, staging).items()}
+    # Of main, only what may be staged, too.
+    spans = {url: (int(rows.starts[0]), int(rows.ends[-1])) for url, rows in staged.items() if len(rows)}
+    held = find_covered(spans, main) if spans else {}
+    found = {url: staged[url].minus(held.get(url, RangeSet.of()).between(*span)) for url, span in spans.items()}
+    return {url: rows for url, rows in found.items() if len(rows)}
+
+
+def count_from(starts: Mapping[str, int], *tables: DeltaTable | None) -> dict[str, int]:
+    """Return how many indices of each log, from its start on, have a row in one of the tables.
+
+    Logs without any are left out.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read.
+    """
+    covered = find_covered({url: (start, END) for url, start in starts.items()}, *tables)
+    found = {url: rows.between(starts[url], END).size for url, rows in covered.items()}
+    return {url: count for url, count in found.items() if count}
+
+
 def _ask(rows: "ir.Table", stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:
     # Not with this module: ibis takes long to import.
     from ctkit.lake.questions import covered_runs

@@ -138,19 +138,34 @@ def find_gaps(
             start = int(covered.starts[0]) if start is None else start
             ceiling = min(ceiling, int(covered.ends[-1])) if internal_only else ceiling
         found[url] = covered.missing(start, ceiling)
-    return _as_gaps(found, {folder_of(table): table.version() for table in tables})
+    looked_at = {folder_of(table): table.version() for table in tables}
+    return gaps_of(found, {_LOOKED_AT: json.dumps(looked_at)})
 
 
-def _as_gaps(by_log: Mapping[str, RangeSet], looked_at: Mapping[str, int]) -> pa.Table:
-    tables = [GAP_SCHEMA.empty_table()]
-    for url, ranges in by_log.items():
-        if len(ranges):
-            codes = pa.DictionaryArray.from_arrays(np.zeros(len(ranges), np.int32), [url])
-            tables.append(pa.table([codes, ranges.starts, ranges.ends], GAP_SCHEMA))
+def gaps_of(missing: Mapping[str, RangeSet], metadata: Mapping[bytes, str | bytes] | None = None) -> pa.Table:
+    """Return gaps as a table.
+
+    Parameters
+    ----------
+    missing
+        By URL, in the order of the table.
+    metadata
+        Of the table that they were found in or chosen from.
+    """
+    found = []
+    for url, ranges in missing.items():
+        codes = pa.DictionaryArray.from_arrays(np.zeros(len(ranges), np.int32), [url])
+        found.append(pa.table([codes, ranges.starts, ranges.ends], GAP_SCHEMA))
     # In one piece, of which arrays are made without a copy. The last of these makes two of one, so that they are copied
     # from NumPy's memory to Arrow's: readers will use Arrow's threads, which may outlive the interpreter.
-    gaps = pa.concat_tables(tables).unify_dictionaries().combine_chunks()
-    return gaps.replace_schema_metadata({_LOOKED_AT: json.dumps(looked_at)})
+    gaps = pa.concat_tables([*(each for each in found if len(each)), GAP_SCHEMA.empty_table()])
+    return gaps.unify_dictionaries().combine_chunks().replace_schema_metadata(metadata)
+
+
+def size_of(gaps: pa.Table) -> int:
+    """Return the number of missing entries."""
+    # Sums wrap around at 64 bits; their difference fits.
+    return ((pc.sum(gaps["end"]).as_py() or 0) - (pc.sum(gaps["start"]).as_py() or 0)) % (1 << 64)
 
 
 def without(gaps: pa.Table, ranges: Mapping[str, RangeSet]) -> pa.Table:
@@ -163,7 +178,7 @@ def without(gaps: pa.Table, ranges: Mapping[str, RangeSet]) -> pa.Table:
     [{'source_url': 'https://ct.example.com/2026h2', 'start': 7, 'end': 8}]
     """
     left = {url: found.minus(ranges.get(url, _NOTHING)) for url, found in ranges_by_log(gaps).items()}
-    return _as_gaps(left, json.loads(gaps.schema.metadata[_LOOKED_AT]))
+    return gaps_of(left, gaps.schema.metadata)
 
 
 def stretches_by_log(within: Within) -> dict[str, tuple[int | None, int]]:

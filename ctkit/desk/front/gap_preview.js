@@ -1,0 +1,291 @@
+// Missing entries: a verdict, and a lane for each log, to choose from.
+
+const HELP =
+  "Drag over a lane to choose a range, with Shift to add one. Arrows move, with Shift they choose; + and - zoom; " +
+  "Space chooses the log; Ctrl+A chooses all; Esc resets.";
+
+/** Calls back after a pause, once for many calls. */
+function pausing(callback, milliseconds) {
+  let timer;
+  return (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => callback(...values), milliseconds);
+  };
+}
+
+/** One lane: what is drawn, the part of it that is in view, and where the cursor is. */
+class LaneView {
+  constructor(number, lane, settings, send, say) {
+    Object.assign(this, { number, settings, send, say });
+    this.cursor = lane.start;
+    this.anchor = null; // where a selection began that is not sent yet
+    this.box = el("input", { type: "checkbox", onchange: () => this.ask("toggle") });
+    this.canvas = el("canvas", { tabindex: 0, role: "application", class: "ctkit-bar", height: settings.height });
+    this.canvas.addEventListener("keydown", (event) => this.onKey(event));
+    this.canvas.addEventListener("pointerdown", (event) => this.onDown(event));
+    this.canvas.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
+    for (const kind of ["focus", "blur"]) this.canvas.addEventListener(kind, () => this.draw());
+    this.cells = ["state", "entries", "requests", "time"].map((name) => [name, el("td")]);
+    const label = el("label", { title: `${lane.log} ${lane.url}` }, this.box, el("span", {}, lane.log));
+    this.row = el(
+      "tr", {}, el("th", { scope: "row" }, label), el("td", { class: "ctkit-wide" }, this.canvas),
+      ...this.cells.map(([, cell]) => cell),
+    );
+    this.askRange = pausing((from, to, add) => this.ask("range", { start: from, end: to, add }), 250);
+    this.askZoom = pausing(() => this.ask("zoom", { start: this.from, end: this.to }), 80);
+    this.update(lane);
+  }
+
+  ask(what, more = {}) {
+    this.send(what, { lane: this.number, ...more });
+  }
+
+  update(lane) {
+    this.lane = lane;
+    this.data = new Uint8Array(lane.levels.buffer, lane.levels.byteOffset, lane.levels.byteLength);
+    [this.from, this.to, this.anchor] = [lane.from, lane.to, null];
+    this.box.checked = lane.chosen;
+    this.box.disabled = lane.start === lane.end;
+    const indices = `indices ${count(lane.from)} to ${count(lane.to)}`;
+    this.canvas.setAttribute("aria-label", `${lane.log}, ${indices}: ${lane.state}`);
+    for (const [name, cell] of this.cells) cell.textContent = lane[name];
+    this.draw();
+  }
+
+  /** The index below a place of the canvas, or the place of an index. */
+  indexAt(x) {
+    const share = Math.min(Math.max(x / this.canvas.clientWidth, 0), 1);
+    return this.from + share * (this.to - this.from);
+  }
+
+  draw() {
+    const { canvas, lane, data, settings } = this;
+    const [ratio, width] = [window.devicePixelRatio || 1, canvas.clientWidth];
+    if (!width) return;
+    [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(settings.height * ratio)];
+    const pen = canvas.getContext("2d");
+    const colour = getComputedStyle(canvas).color;
+    const bins = data.length / 3;
+    const box = (index) => ((index - this.from) / (this.to - this.from)) * canvas.width;
+    if (!bins) {
+      pen.fillStyle = colour;
+      for (let x = 0; x < canvas.width; x += 8 * ratio) pen.fillRect(x, 0, ratio, canvas.height);
+      return;
+    }
+    const unit = canvas.height / settings.height;
+    const perBin = (lane.to - lane.from) / bins;
+    const parts = Object.values(settings.colours);
+    for (let x = 0; x < canvas.width; x++) {
+      const [first, next] = [x, x + 1].map((each) => this.from + (each / canvas.width) * (this.to - this.from));
+      const begin = Math.floor((first - lane.from) / perBin);
+      const end = Math.max(begin + 1, Math.ceil((next - lane.from) / perBin - 1e-9));
+      // Of several bins in a pixel the one that misses most, so that none is lost.
+      const tops = [0, 0, 0];
+      for (let bin = Math.max(begin, 0); bin < Math.min(end, bins); bin++) {
+        for (let part = 0; part < 3; part++) tops[part] = Math.max(tops[part], data[part * bins + bin]);
+      }
+      let below = 0;
+      [...tops, settings.height].forEach((top, part) => {
+        pen.fillStyle = parts[part];
+        if (top > below) pen.fillRect(x, canvas.height - top * unit, 1, (top - below) * unit);
+        below = Math.max(below, top);
+      });
+    }
+    const chosen = [...lane.ranges, ...(this.anchor === null ? [] : [this.selection()])];
+    pen.fillStyle = colour;
+    for (const [first, last] of chosen) {
+      const [left, right] = [box(first), box(last)];
+      pen.fillRect(left, 0, Math.max(right - left, 2 * ratio), 3 * ratio);
+      for (const edge of [left, right]) pen.fillRect(edge - ratio / 2, 0, ratio, canvas.height);
+    }
+    if (document.activeElement === canvas) pen.fillRect(box(this.cursor), 0, 2 * ratio, canvas.height);
+    if (lane.beyond) {
+      pen.fillStyle = settings.above;
+      pen.fillRect(canvas.width - 4 * ratio, 0, 4 * ratio, canvas.height);
+    }
+  }
+
+  selection() {
+    return [Math.min(this.anchor, this.cursor), Math.max(this.anchor, this.cursor)];
+  }
+
+  tell() {
+    const [from, to] = this.anchor === null ? [this.from, this.to] : this.selection();
+    const what = this.anchor === null ? `in view ${count(from)} to ${count(to)}` : `choosing ${count(from)} to ${count(to)}`;
+    this.say(`${this.lane.log}: index ${count(this.cursor)}, ${what}`);
+    this.draw();
+  }
+
+  zoom(factor, around) {
+    const { start, end } = this.lane;
+    const size = Math.min(Math.max(Math.round((this.to - this.from) * factor), 10), end - start);
+    const share = (around - this.from) / (this.to - this.from || 1);
+    this.view(Math.round(around - share * size), size);
+  }
+
+  view(from, size) {
+    this.from = Math.max(this.lane.start, Math.min(from, this.lane.end - size));
+    this.to = this.from + size;
+    this.askZoom();
+    this.tell();
+  }
+
+  move(step, choosing) {
+    if (choosing && this.anchor === null) this.anchor = this.cursor;
+    if (!choosing) this.anchor = null;
+    this.cursor = Math.max(this.lane.start, Math.min(this.cursor + step, this.lane.end));
+    const size = this.to - this.from;
+    if (this.cursor < this.from || this.cursor > this.to) this.view(Math.round(this.cursor - size / 2), size);
+    if (choosing) this.askRange(...this.selection(), false);
+    this.tell();
+  }
+
+  reset() {
+    this.anchor = null;
+    [this.from, this.to] = [this.lane.start, this.lane.end];
+    this.ask("zoom", { start: this.from, end: this.to });
+    if (this.lane.ranges.length) this.ask("range", { start: null });
+    else this.send("choose", { spec: "all" });
+    this.tell();
+  }
+
+  onKey(event) {
+    const step = Math.max(1, Math.round(((this.to - this.from) / 100) * (event.ctrlKey ? 10 : 1)));
+    const row = (each) => each?.querySelector(".ctkit-bar")?.focus();
+    const keys = {
+      ArrowLeft: () => this.move(-step, event.shiftKey),
+      ArrowRight: () => this.move(step, event.shiftKey),
+      Home: () => this.move(this.lane.start - this.cursor, event.shiftKey),
+      End: () => this.move(this.lane.end - this.cursor, event.shiftKey),
+      ArrowUp: () => row(this.row.previousElementSibling),
+      ArrowDown: () => row(this.row.nextElementSibling),
+      "+": () => this.zoom(0.5, this.cursor),
+      "=": () => this.zoom(0.5, this.cursor),
+      "-": () => this.zoom(2, this.cursor),
+      " ": () => this.ask("toggle"),
+      Escape: () => this.reset(),
+    };
+    if (this.lane.start === this.lane.end || !keys[event.key] || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    keys[event.key]();
+  }
+
+  onDown(event) {
+    if (event.button || this.lane.start === this.lane.end) return;
+    const { canvas } = this;
+    const began = event.offsetX;
+    canvas.focus();
+    canvas.setPointerCapture(event.pointerId);
+    this.cursor = Math.floor(this.indexAt(began));
+    const first = this.cursor;
+    const move = (moved) => {
+      if (Math.abs(moved.offsetX - began) < 4) return;
+      const [low, high] = [began, moved.offsetX].sort((a, b) => a - b);
+      [this.anchor, this.cursor] = [Math.floor(this.indexAt(low)), Math.ceil(this.indexAt(high))];
+      this.tell();
+    };
+    const up = (moved) => {
+      canvas.removeEventListener("pointermove", move);
+      move(moved);
+      if (this.anchor !== null) this.ask("range", { start: this.anchor, end: this.cursor, add: moved.shiftKey });
+      else this.cursor = first;
+      this.tell();
+    };
+    canvas.addEventListener("pointermove", move);
+    canvas.addEventListener("pointerup", up, { once: true });
+  }
+
+  onWheel(event) {
+    // Over other lanes the wheel moves the notebook.
+    if (document.activeElement !== this.canvas) return;
+    event.preventDefault();
+    this.zoom(event.deltaY < 0 ? 0.8 : 1.25, this.indexAt(event.offsetX));
+  }
+}
+
+function render({ model, el: element }) {
+  const { body, end } = root(model, element, "Missing entries");
+  const send = (what, more = {}) => model.send({ do: what, ...more });
+  const settings = model.get("settings");
+  const verdict = el("p", { class: "ctkit-verdict" });
+  const failed = el("ul", { class: "ctkit-failed" });
+  const readout = el("p", { class: "ctkit-state", "aria-live": "polite" }, HELP);
+  const rows = el("tbody");
+  const more = el("button", { type: "button", onclick: () => showRows(true) });
+  const heads = ["Log", "From its start to its end", "State", "To fetch", "Requests", "Time"];
+  const head = el("tr", {}, ...heads.map((text) => el("th", { scope: "col" }, text)));
+  const table = el("table", { class: "ctkit-lanes", onkeydown: takeAll }, el("thead", {}, head), rows);
+  const key = el("p", { class: "ctkit-key" });
+  for (const [name, colour] of [...Object.entries(settings.colours), ["above the ceiling", settings.above]]) {
+    key.append(el("span", { style: `background: ${colour}` }), name);
+  }
+  const field = (text, attributes) => {
+    const input = el("input", { spellcheck: "false", ...attributes });
+    return [input, el("label", {}, text, " ", input)];
+  };
+  const onEnter = (act) => (event) => event.key === "Enter" && act();
+  const button = (text, act) => el("button", { type: "button", onclick: act }, text);
+  const typed = () => send("choose", { spec: spec.value });
+  const save = () => send("save", { path: path.value });
+  const [filter, filterLabel] = field("Filter logs", { type: "search", oninput: () => showRows() });
+  const [size, sizeLabel] = field("Smallest gap", {
+    type: "number", min: 1, value: 1, onchange: () => send("size", { smallest: size.value || 1 }),
+  });
+  const [spec, specLabel] = field("Choice", { type: "text", class: "ctkit-spec", onkeydown: onEnter(typed) });
+  const [path, pathLabel] = field("File", { type: "text", value: "choice.yaml", onkeydown: onEnter(save) });
+  body.append(
+    verdict, failed,
+    el("div", { class: "ctkit-tools" }, filterLabel, sizeLabel, button("Look again", () => send("refresh"))),
+    table, more, key, readout,
+    el("div", { class: "ctkit-tools" }, specLabel, button("Choose", typed),
+      button("Choose all", () => send("choose", { spec: "all" })), pathLabel, button("Save choice", save)),
+  );
+
+  let views = [];
+  let open = false;
+  function takeAll(event) {
+    if (event.key !== "a" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    send("choose", { spec: "all" });
+  }
+  function showRows(all = open) {
+    open = all;
+    const wanted = filter.value.toLowerCase();
+    const found = views.filter(({ lane }) => `${lane.log} ${lane.url}`.toLowerCase().includes(wanted));
+    const shown = open ? found : found.slice(0, settings.shown);
+    rows.replaceChildren(...shown.map((view) => view.row));
+    more.textContent = `${count(found.length - shown.length)} more`;
+    more.hidden = found.length === shown.length;
+    shown.forEach((view) => view.draw());
+  }
+  function showLanes() {
+    const lanes = model.get("lanes");
+    const same = lanes.length === views.length && lanes.every((lane, number) => lane.url === views[number].lane.url);
+    if (same) return lanes.forEach((lane, number) => views[number].update(lane));
+    const say = (text) => readout.replaceChildren(text);
+    views = lanes.map((lane, number) => new LaneView(number, lane, settings, send, say));
+    return showRows();
+  }
+  function showChoice() {
+    verdict.textContent = model.get("verdict");
+    spec.value = model.get("spec");
+    size.value = /size>?=(\d+)/.exec(spec.value)?.[1] ?? 1;
+    failed.replaceChildren(...model.get("failed").map((text) => el("li", {}, text)));
+  }
+  const changes = { lanes: showLanes, verdict: showChoice, spec: showChoice, failed: showChoice };
+  for (const [name, show] of Object.entries(changes)) model.on(`change:${name}`, show);
+  const look = () => send("check");
+  element.addEventListener("pointerenter", look);
+  const resized = new ResizeObserver(() => views.forEach((view) => view.draw()));
+  resized.observe(table);
+  showChoice();
+  showLanes();
+  return () => {
+    for (const [name, show] of Object.entries(changes)) model.off(`change:${name}`, show);
+    element.removeEventListener("pointerenter", look);
+    resized.disconnect();
+    end();
+  };
+}
+
+export default { render };
