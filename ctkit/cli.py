@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
@@ -15,10 +16,12 @@ from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
     OutputError,
+    columns,
     fail,
     interrupt,
     let_finish,
     log_to_stderr,
+    print_drawn,
     print_lines,
     print_tables,
     show_progress,
@@ -28,6 +31,9 @@ from ctkit.desk.terminal import (
 )
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.visible import get_logger, visible
+
+if TYPE_CHECKING:
+    from ctkit.desk.gap_report import GapReport
 
 # Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
 # come at once.
@@ -94,15 +100,27 @@ def gaps(arguments: argparse.Namespace) -> int:
             write("[")
             separator = "\n"
             # One batch at a time: there can be more gaps than fit in memory as Python objects.
-            for batch in gap_report.gaps.to_batches(max_chunksize=65_536):
+            for batch in gap_report.wanted.to_batches(max_chunksize=65_536):
                 write(separator + ",\n".join(map(json.dumps, batch.to_pylist())))
                 separator = ",\n"
             print_lines("\n]")
         else:
-            print_lines(text_of(gap_report.summary()) if gap_report.within else _NO_LOG)
+            _draw_gaps(gap_report)
             print_lines(*map(visible, gap_report.remark.splitlines()))
         gap_report.check()
     return 0
+
+
+def _draw_gaps(gap_report: "GapReport") -> None:
+    if not gap_report.within:
+        print_lines(_NO_LOG)
+        return
+    from ctkit.desk.lanes import Lanes
+    from ctkit.desk.lanes_text import draw_lanes
+    from ctkit.lake.gaps import ranges_by_log
+
+    lanes, chosen = Lanes.of_report(gap_report), ranges_by_log(gap_report.wanted)
+    print_drawn(lanes.verdict(chosen, lanes.plan(chosen)), "", *draw_lanes(lanes, chosen, width=columns()))
 
 
 def backfill(arguments: argparse.Namespace) -> int:

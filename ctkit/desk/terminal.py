@@ -2,12 +2,14 @@
 
 import logging
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from io import StringIO
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
@@ -15,6 +17,7 @@ from ctkit.visible import get_logger
 
 if TYPE_CHECKING:
     import pandas as pd
+    from rich.console import RenderableType
 
     from ctkit.jobs.backfill_report import Progress
     from ctkit.report import Report
@@ -93,6 +96,35 @@ def print_tables(report: "Report", *, advice: str = "") -> None:
 
 _SHOWN = 20
 """Rows of a table that a terminal shows."""
+
+
+def columns() -> int:
+    """Return the width of the terminal; 80 where stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 80
+
+
+def print_drawn(*drawn: "RenderableType") -> None:
+    """Print what rich draws, with colours on a terminal, unless NO_COLOR is set."""
+    from rich.console import Console
+
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    lines = StringIO()
+    console = Console(
+        file=lines, force_terminal=is_terminal, width=columns(), highlight=False, markup=False, emoji=False
+    )
+    for each in drawn:
+        console.print(each)
+    text = lines.getvalue()
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        text = text.translate(_PLAIN)
+    # Blanks at the ends of lines are nothing to see, and wrap where a terminal has become narrower.
+    write("".join(f"{line.rstrip()}\n" for line in text.splitlines()))
+
+
+_PLAIN = str.maketrans("─░▁▂▃▄▅▆▇█·", "-+12345678-")
+"""What stands for the signs of a drawing where stdout cannot have them."""
 
 
 def fail(message: object) -> int:
