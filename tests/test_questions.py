@@ -41,6 +41,12 @@ ASKED = {
     "merge_summary": questions.merge_summary(ROWS, ibis.table(PLACE, name="skipped")),
     "merge_sample": questions.merge_sample(ROWS, ibis.table(PLACE, name="skipped"), 5),
     "differing_pairs": questions.differing_pairs(PAIRS, ROWS, OTHERS),
+    "counts_of_kinds": questions.counts_of_kinds(ROWS),
+    "rows_by": questions.rows_by(questions.counts_of_kinds(ROWS), "issuer_aggregated"),
+    "rows_about": questions.rows_about(ROWS, "Example"),
+    "places_in_order": questions.places_in_order(ROWS, 40, 20),
+    "rows_of_key": questions.rows_of_key(ROWS, LOG, 7),
+    "rows_at": questions.rows_at(ROWS, ibis.table(PLACE, name="places"), ["source_url", "cert_index"], first=0, last=9),
     "differences": questions.differences(ROWS, EXPECTED, LOG, first=0, last=9),
 }
 

@@ -6,7 +6,7 @@ question names. Where it needs the place of a row, they also have ``file_index``
 `ctkit.lake.querying.define_rows` adds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import reduce
 from operator import add
 
@@ -200,3 +200,62 @@ def differences(rows: ir.Table, expected: ir.Table, url: str, *, first: int, las
     # Without the first comma.
     columns = reduce(add, (ibis.ifelse(each, f", {name}", "") for name, each in differs.items())).substr(2)
     return both.select("cert_index", columns=columns).order_by("cert_index")
+
+
+def counts_of_kinds(rows: ir.Table) -> ir.Table:
+    """Return how many rows are alike: ``seen_date, update_type, issuer_aggregated, is_unreadable, rows``.
+
+    One reading of four narrow columns; `rows_by` asks the answer, which is small, for each of them.
+    """
+    kinds = _select(rows, "seen_date", "update_type", "issuer_aggregated", "signature_algorithm")
+    kinds = kinds.mutate(is_unreadable=kinds.signature_algorithm == "").drop("signature_algorithm")
+    return kinds.group_by(kinds.columns).agg(rows=kinds.count())
+
+
+def rows_by(counts: ir.Table, name: str) -> ir.Table:
+    """Return a column of `counts_of_kinds` and its ``rows``, most rows first."""
+    counted = counts.group_by(name).agg(rows=counts.rows.sum().cast("int64"))
+    return counted.order_by(counted.rows.desc(), name)
+
+
+def rows_about(rows: ir.Table, text: str) -> ir.Table:
+    """Return keys and places of the rows with `text` in a domain or the issuer, whatever the case of its letters.
+
+    Examples
+    --------
+    >>> rows = ibis.memtable({"source_url": "u", "cert_index": [2, 3], "file_index": 0, "file_row_number": [0, 1]})
+    >>> rows = rows.mutate(all_domains=ibis.array(["a.example"]), issuer_aggregated=rows.cert_index.cast(str))
+    >>> [rows_about(rows, text).count().to_pyarrow().as_py() for text in ("A.EXAM", "3")]
+    [2, 1]
+    """
+    # One text, as a test of each element would be another function in every engine.
+    domains = rows.all_domains.cast("array<string>").join("\n").lower()
+    issuer = rows.issuer_aggregated.cast("string").lower()
+    wanted = ibis.literal(text).lower()
+    return _select(rows.filter(domains.contains(wanted) | issuer.contains(wanted)), *KEY, *_PLACE)
+
+
+def places_in_order(rows: ir.Table, start: int, count: int) -> ir.Table:
+    """Return keys and places of some rows, by the order of keys: ``source_url, cert_index`` and the place."""
+    return _select(rows, *KEY, *_PLACE).order_by(*KEY, *_PLACE).limit(count, offset=start)
+
+
+def rows_of_key(rows: ir.Table, url: str, index: int) -> ir.Table:
+    """Return keys and places of the rows of one entry; there may be several, which need not agree."""
+    return _select(rows.filter(rows.source_url.cast("string") == url, rows.cert_index == index), *KEY, *_PLACE)
+
+
+def rows_at(rows: ir.Table, places: ir.Table, names: Sequence[str], *, first: int, last: int) -> ir.Table:
+    """Return some columns of the rows at places, and where each is, by the order of keys.
+
+    Parameters
+    ----------
+    places
+        ``file_index, file_row_number``, each once.
+    names
+        The columns.
+    first, last
+        The lowest and the highest index at these places: by these an engine leaves out files and row groups.
+    """
+    near = rows.filter(rows.cert_index.between(first, last)).select(*names, *_PLACE)
+    return near.semi_join(places, _PLACE).order_by(*KEY, *_PLACE)
