@@ -1,5 +1,7 @@
 """The public names: `ctkit.__getattr__` imports them, type checkers and editors read them here."""
 
+from .desk.certificate_view import OpenCertificate as OpenCertificate
+from .desk.certificate_view import open_certificate as open_certificate
 from .desk.choice import GapChoice as GapChoice
 from .desk.follow import FollowReport as FollowReport
 from .desk.follow import follow as follow

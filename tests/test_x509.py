@@ -18,8 +18,9 @@ WHOLE = x509.Certificate(
     not_before=1773144000,
     not_after=1780919999,
     extensions={x509.SUBJECT_ALT_NAME: [der(0x30, der(0x82, b"example.org"))]},
+    critical=frozenset(),
 )
-EMPTY = x509.Certificate(False, b"", b"", b"", b"", 0, 0, {})
+EMPTY = x509.Certificate(False, b"", b"", b"", b"", 0, 0, {}, frozenset())
 
 
 def names(value: bytes) -> list[tuple[int, bytes]]:
@@ -80,6 +81,7 @@ def test_certificate_with_one_extension_twice() -> None:
     critical = der(0x30, bytes.fromhex("0603551d11 0101ff 0402 3000"))
     read = x509.read_certificate(certificate(extensions=der(0xA3, der(0x30, critical, SAN))))
     assert read.extensions == {x509.SUBJECT_ALT_NAME: [b"\x30\0", *WHOLE.extensions[x509.SUBJECT_ALT_NAME]]}
+    assert read.critical == {x509.SUBJECT_ALT_NAME}
 
 
 def test_certificate_with_bytes_after_it() -> None:

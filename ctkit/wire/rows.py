@@ -263,12 +263,17 @@ def _chain_text(der: bytes) -> str | None:
 
 
 def _text_of(der: bytes) -> str | None:
-    """Return the JSON text of a chain certificate, keys in the live server's order; None if it cannot be read."""
+    """Return the JSON text of a chain certificate; None if it cannot be read."""
     certificate = x509.read_certificate(der)
     if not certificate.readable:
         return None
+    return json.dumps(describe_certificate(certificate, der), ensure_ascii=False, separators=(",", ":"))
+
+
+def describe_certificate(certificate: x509.Certificate, der: bytes) -> dict[str, Any]:
+    """Return what `chain` says of a certificate, keys in the live server's order; empty where it cannot be read."""
     fingerprint = _fingerprint(sha1(der).digest())
-    content = {
+    return {
         "subject": _name_object(certificate.subject),
         "issuer": _name_object(certificate.issuer),
         "serial_number": _serial_number(certificate),
@@ -281,7 +286,6 @@ def _text_of(der: bytes) -> str | None:
         "is_ca": _is_ca(certificate),
         "extensions": _extensions_object(certificate.extensions),
     }
-    return json.dumps(content, ensure_ascii=False, separators=(",", ":"))
 
 
 # Logs accept few issuers, and they recur in every block.
@@ -372,6 +376,17 @@ def _key_usage_text(value: bytes) -> str | None:
 
 
 def _alternative_names_text(value: bytes) -> str | None:
+    return ", ".join(alternative_names(value)) or None
+
+
+def alternative_names(value: bytes) -> list[str]:
+    """Return the domains, mail addresses and IP addresses of a SubjectAltName extension, each with its kind.
+
+    Examples
+    --------
+    >>> alternative_names(bytes.fromhex("3009 8201 61 8704 7f000001"))
+    ['DNS:a', 'IP Address:127.0.0.1']
+    """
     texts = []
     for tag, name in x509.read_general_names(value):
         if tag == x509.DNS_NAME:
@@ -384,7 +399,7 @@ def _alternative_names_text(value: bytes) -> str | None:
             address = IPv6Address(name)
             mapped = address.ipv4_mapped
             texts.append(f"IP Address:{f'::ffff:{mapped}' if mapped else address}")
-    return ", ".join(texts) or None
+    return texts
 
 
 _SHOWN_EXTENSIONS: tuple[tuple[str, bytes, Callable[[bytes], str | None]], ...] = (

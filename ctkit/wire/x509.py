@@ -67,6 +67,8 @@ class Certificate(NamedTuple):
         Seconds since the Unix epoch; 0 for a date that cannot be read.
     extensions
         The values of each object identifier, in the certificate's order, for the readers below.
+    critical
+        Object identifiers of the extensions that say they are critical.
     """
 
     readable: bool
@@ -77,6 +79,7 @@ class Certificate(NamedTuple):
     not_before: int
     not_after: int
     extensions: dict[bytes, list[bytes]]
+    critical: frozenset[bytes]
 
 
 # Certificate  ::=  SEQUENCE  {
@@ -137,7 +140,7 @@ def read_certificate(der: bytes) -> Certificate:
         contents(der, subject, _SEQUENCE),
         read_time(der, next(dates, ABSENT)),
         read_time(der, next(dates, ABSENT)),
-        _read_extensions(der, fields[6:]),
+        *_read_extensions(der, fields[6:]),
     )
 
 
@@ -147,8 +150,9 @@ def read_certificate(der: bytes) -> Certificate:
 #      extnID      OBJECT IDENTIFIER,
 #      critical    BOOLEAN DEFAULT FALSE,
 #      extnValue   OCTET STRING  }
-def _read_extensions(der: bytes, optional_fields: list[Element]) -> dict[bytes, list[bytes]]:
+def _read_extensions(der: bytes, optional_fields: list[Element]) -> tuple[dict[bytes, list[bytes]], frozenset[bytes]]:
     values: dict[bytes, list[bytes]] = {}
+    critical = set()
     for tag, start, stop in optional_fields:
         if tag != _EXTENSIONS:
             continue
@@ -157,11 +161,13 @@ def _read_extensions(der: bytes, optional_fields: list[Element]) -> dict[bytes, 
             _, id_start, id_stop = header(der, at, end)
             value_tag, start, stop = header(der, id_stop, end)
             if value_tag == _BOOLEAN:
+                if any(der[start:stop]):
+                    critical.add(der[id_start:id_stop])
                 value_tag, start, stop = header(der, stop, end)
             value = _octets(der, (value_tag, start, stop)) if stop <= end else None
             if value is not None:
                 values.setdefault(der[id_start:id_stop], []).append(value)
-    return values
+    return values, frozenset(critical)
 
 
 def _octets(der: bytes, element: Element) -> bytes | None:
