@@ -11,6 +11,8 @@ from .desk.gap_report import report_gaps as report_gaps
 from .desk.parameters import Parameters as Parameters
 from .desk.parameters import read_parameters as read_parameters
 from .desk.plots import plot_gaps as plot_gaps
+from .desk.staging_preview import StagingPreview as StagingPreview
+from .desk.staging_preview import StagingReport as StagingReport
 from .desk.status import LogStatus as LogStatus
 from .desk.status import StatusReport as StatusReport
 from .desk.status import find_status as find_status

@@ -24,11 +24,15 @@ from ctkit.errors import TableError
 from ctkit.lake.browse import RowBrowser
 from ctkit.lake.table import folder_of
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
+from ctkit.visible import visible
 from ctkit.wire import x509
 from ctkit.wire.rows import alternative_names, describe_certificate
 
 MOST_HEX = 1 << 14
 """Bytes of a certificate that a report writes out; one may have 16 MiB."""
+
+MOST_LISTED = 100
+"""Extensions, timestamps and issuers that a front end shows of a certificate."""
 
 Value = TypeVar("Value")
 
@@ -149,6 +153,43 @@ class OpenCertificate(Report):
             f"<details><summary>{name}</summary><pre>{text}</pre></details>" for name, text in lines.items()
         )
         return f"{super()._repr_html_()}<div class='{IGNORED_BY_MATHJAX}'>{shown}</div>"
+
+
+def shortened(text: str, most: int = 2000) -> str:
+    """Return text on one line, made visible; of a long one the beginning, and how long it is.
+
+    Examples
+    --------
+    >>> shortened("a" * 5000, 3)
+    'aaa… (5,000 characters)'
+    """
+    return visible(text) if len(text) <= most else f"{visible(text[:most])}… ({len(text):,} characters)"
+
+
+def to_json(opened: OpenCertificate) -> dict[str, Any]:
+    """Return a certificate for a front end, which shows it as text; its names are sent in pages."""
+    facts = {"log": opened.source_url, **{name: value for name, value in opened.facts().items() if name != "names"}}
+    lists = {name: table for name, table in opened.tables().items() if name != "names" and len(table)}
+    return {
+        "title": f"{opened.kind} {opened.cert_index:,} of {shortened(opened.source_name or opened.source_url, 200)}",
+        "link": visible(opened.link),
+        "facts": [
+            [name.replace("_", " "), f"{value:,}" if type(value) is int else shortened(str(value))]
+            for name, value in facts.items()
+        ],
+        "lists": [
+            {
+                "title": title,
+                "columns": [name.replace("_", " ") for name in table.columns],
+                "rows": [list(map(shortened, row)) for row in table.head(MOST_LISTED).astype(str).to_numpy()],
+                "left": max(len(table) - MOST_LISTED, 0),
+            }
+            for title, table in lists.items()
+        ],
+        "hex": opened.hex(),
+        "pem": opened.pem if len(opened.der) <= MOST_HEX else "",
+        "left": max(len(opened.der) - MOST_HEX, 0),
+    }
 
 
 @checked
