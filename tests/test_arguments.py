@@ -106,7 +106,7 @@ WRONG = {
     "open_table": [{"uri": 5}, {"like": "main"}],
     "preview_merge": [{"staging": "staging"}, {"staging": None}, {"main": "main"}],
     "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"confirmed": "yes"}],
-    "undo_merge": [{"main": "main"}, {"main": None}, {"staging": 5}],
+    "undo_merge": [{"main": "main"}, {"main": None}, {"staging": 5}, {"version": "7"}, {"version": -1}],
     "repair": [{"main": "main"}, {"main": None}, {"dry_run": "no"}],
     "tidy": [{"main": "main"}, {"main": None}, {"dry_run": "no"}],
     "open_log": [
@@ -131,7 +131,7 @@ WRONG = {
     "plot_gaps": [{"gaps": "all"}, {"gaps": None}, {"within": 5}],
     "preview_staged": [{"parameters": "main"}, {"parameters": None}],
     "merge_staged": [{"parameters": "main"}, {"expected": 3}],
-    "undo_staged": [{"parameters": "main"}],
+    "undo_staged": [{"parameters": "main"}, {"version": "7"}],
     "tidy_main": [{"parameters": "main"}, {"dry_run": "no"}],
     "update": [{"parameters": "main"}, {"on_progress": 5}],
     "follow": [{"parameters": "main"}, {"lag": "long"}, {"on_round": 5}],

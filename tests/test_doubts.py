@@ -15,7 +15,14 @@ from rows import OTHER_LOG, indices_of, keys_of, make_rows, make_table, read_pro
 from ctkit import cli
 from ctkit.desk.parameters import read_parameters
 from ctkit.desk.verbs import merge_staged
-from ctkit.errors import CtkitError, KeyConflictError, ParameterError, TableError, UnconfirmedMergeError
+from ctkit.errors import (
+    CtkitError,
+    KeyConflictError,
+    ParameterError,
+    StalePreviewError,
+    TableError,
+    UnconfirmedMergeError,
+)
 from ctkit.lake import merge, undo
 from ctkit.lake.doubts import MANY_ROWS, STAGED_FOR
 from ctkit.lake.merge import merge_staging, preview_merge
@@ -250,6 +257,21 @@ def test_undo_of_a_large_merge_raises_no_doubt(tmp_path):
     undo_merge(main)
 
     assert preview_merge(open_table(tmp_path / "staging"), main).doubts == ()
+
+
+def test_undo_of_one_merge(tmp_path):
+    """Where a version is named, only the merge that made it is undone, and none if main has moved since."""
+    main = make_table(tmp_path / "main", make_rows([0]))
+    first = merge_staging(make_table(tmp_path / "staging", make_rows([1])), main)
+    second = merge_staging(make_table(tmp_path / "staging", make_rows([2])), main)
+
+    with pytest.raises(StalePreviewError):
+        undo_merge(main, version=first.version)
+    assert (main.version(), indices_of(main)) == (second.version, [0, 1, 2])
+    assert not (tmp_path / "staging").exists()
+
+    undo_merge(main, version=second.version)
+    assert indices_of(main) == [0, 1]
 
 
 def test_undo_when_staging_has_new_rows(tmp_path):

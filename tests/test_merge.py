@@ -14,7 +14,19 @@ from deltalake import DeltaTable, write_deltalake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from raising import fails
-from rows import LOG, OTHER_LOG, before_commit, commits_of, indices_of, keys_of, make_rows, make_table, rows_of
+from rows import (
+    LOG,
+    OTHER_LOG,
+    add_file,
+    as_type,
+    before_commit,
+    commits_of,
+    indices_of,
+    keys_of,
+    make_rows,
+    make_table,
+    rows_of,
+)
 
 from ctkit.errors import KeyConflictError, ParameterError, StalePreviewError, TableError
 from ctkit.lake import drop, links, merge, overlap, rewrite
@@ -37,9 +49,11 @@ def test_merge_when_nothing_overlaps(tmp_path):
     main = make_table(tmp_path / "main", make_rows(range(10)))
     staging = make_table(tmp_path / "staging", make_rows(range(10, 14)), make_rows(range(14, 16), day=2))
     inodes = {os.stat(file).st_ino for file in files_of(staging)}
+    preview = preview_merge(staging, main)
 
     report = merge_staging(staging, main)
 
+    assert preview.adopted == 6
     assert (report.inserted, report.skipped, report.staging_rows) == (6, 0, 6)
     assert (report.version_before, report.version, main.version()) == (1, 2, 2)
     assert report.staging_removed
@@ -63,6 +77,7 @@ def test_merge_when_keys_overlap_and_repeat(tmp_path):
     report = merge_staging(staging, main, expected=preview)
 
     assert (preview.inserted, preview.skipped, preview.staging_rows, preview.conflicts) == (3, 5, 8, 0)
+    assert (preview.adopted, len(preview.conflicting)) == (1, 0)
     assert (report.inserted, report.skipped, report.staging_rows, report.conflicts) == (3, 5, 8, 0)
     assert keys_of(main) == sorted([*((LOG, index) for index in (10, 11, 12, 13, 14, 20)), (OTHER_LOG, 11)])
     assert len(commits_of(tmp_path / "main")) == 4
@@ -180,6 +195,17 @@ def test_merge_when_main_moves_reads_what_is_new(tmp_path, monkeypatch):
     assert read == ["staging", *["main"] * 5, "commit", "main", "commit", "main", "commit"]
 
 
+def test_preview_when_a_staged_file_is_not_what_its_log_says(tmp_path):
+    """A preview shows all it can: only the merge needs to know the file."""
+    open_table(tmp_path / "staging")
+    rows = as_type(make_rows(range(10, 14)))
+    staging = add_file(tmp_path / "staging", rows, statistics={"numRecords": 3})
+
+    preview = preview_merge(staging, make_table(tmp_path / "main", make_rows(range(10))))
+
+    assert (preview.inserted, preview.adopted) == (4, 0)
+
+
 def test_merge_when_staging_contradicts_itself(tmp_path):
     """Two certificates under one staged key are counted; the first goes into main."""
     main = make_table(tmp_path / "main", make_rows([1]))
@@ -192,6 +218,9 @@ def test_merge_when_staging_contradicts_itself(tmp_path):
     with fails(KeyConflictError, uri=tmp_path / "staging"):
         preview.check()
     assert (preview.inserted, preview.skipped, preview.conflicts) == (1, 2, 1)
+    assert preview.conflicting[["source_url", "cert_index"]].to_dict("records") == [
+        {"source_url": LOG, "cert_index": 2}
+    ]
     assert (report.inserted, report.skipped, report.conflicts) == (1, 2, 1)
     assert rows_of(main) == make_rows([1, 2]).to_pylist()
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 from deltalake import DeltaTable
 
-from ctkit.arguments import checked
+from ctkit.arguments import Index, checked
 from ctkit.desk.ceilings import read_served, with_ceiling
 from ctkit.desk.chosen_logs import NamedLogs, choose_logs
 from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
@@ -185,19 +185,28 @@ def check_creation(parameters: Parameters) -> None:
 
 
 @checked
-def undo_staged(parameters: Parameters) -> int:
+def undo_staged(parameters: Parameters, *, version: Index | None = None) -> int:
     """Undo the last merge: take its rows out of main and stage them, in `staging_path` or where they came from.
 
     Returns main's new version.
+
+    Parameters
+    ----------
+    parameters
+        `main_path` and `staging_path` are used.
+    version
+        Main's version that the merge made: undo only if main is still there.
 
     Raises
     ------
     ParameterError
         `main_path` is missing.
+    StalePreviewError
+        Main is no longer at `version`.
     TableError
         There is no main table, its last commit is not a merge, or its rows cannot be staged.
     """
-    return undo_merge(find_main(parameters), parameters.staging_path)
+    return undo_merge(find_main(parameters), parameters.staging_path, version=version)
 
 
 @checked

@@ -16,9 +16,11 @@ Nothing before the commit shows in main, and main needs nothing after it. The ne
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import ibis
+import ibis.expr.types as ir
 import pandas as pd
 from deltalake import CommitProperties, DeltaTable
 
@@ -29,19 +31,17 @@ from ctkit.lake.commits import actions_since, files_left
 from ctkit.lake.doubts import MERGED_FROM, check_doubts, doubts_of
 from ctkit.lake.drop import Removal, orphans, retire
 from ctkit.lake.files import DataFile, check_dates, data_files
-from ctkit.lake.links import (
-    commit_files,
-    confirm_files,
-    link_files,
-)
+from ctkit.lake.links import commit_files, confirm_files, link_files
 from ctkit.lake.overlap import MEMORY, Overlap
 from ctkit.lake.provenance import carried_over, metadata_of
 from ctkit.lake.querying import define_rows, define_table, reading
-from ctkit.lake.rewrite import prepare_files
+from ctkit.lake.rewrite import adoptable_files, prepare_files
 from ctkit.lake.scratch import clear_scratch, scratch_of
 from ctkit.lake.starts import bounds_in, remember, transactions_of
 from ctkit.lake.table import check_features, check_separate, folder_of, hold
-from ctkit.report import Report
+from ctkit.ranges import LARGEST_TREE
+from ctkit.report import ROWS, Report
+from ctkit.schema import KEY
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -73,6 +73,10 @@ class MergePreview(Report):
         Some of the rows that would be inserted, without `as_der` and `chain`.
     doubts
         What makes staging look like a main table. If there is anything, a merge must be confirmed.
+    adopted
+        Inserted rows whose files become main's as they are; the others are written to new files of main's.
+    conflicting
+        Some of the rows that contradict, as staging has them: ``source_url, cert_index, subject_aggregated, sha256``.
     """
 
     staging: str
@@ -86,6 +90,8 @@ class MergePreview(Report):
     summary: pd.DataFrame
     sample: pd.DataFrame
     doubts: tuple[str, ...] = ()
+    adopted: int = 0
+    conflicting: pd.DataFrame = field(default_factory=pd.DataFrame)
 
     title = "merge preview"
 
@@ -110,6 +116,7 @@ class MergePreview(Report):
             "main_version": self.main_version,
             "staging_rows": self.staging_rows,
             "would_insert": self.inserted,
+            "without_rewriting": self.adopted,
             "would_skip": self.skipped,
             "conflicts": self.conflicts,
         }
@@ -118,6 +125,7 @@ class MergePreview(Report):
         """Return what makes staging look like a main table, what is staged by log and date, and some rows."""
         return {
             "look twice: is this the staging table?": pd.DataFrame({"because": self.doubts}),
+            "staged rows that contradict the row that stays": self.conflicting,
             "by log and date": self.summary,
             "sample of what would be inserted": self.sample,
         }
@@ -222,7 +230,28 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
             summary=summary,
             sample=sample,
             doubts=doubts_of(staging, main),
+            adopted=_count_adopted(staging, staged, overlap, main or staging),
+            conflicting=_list_conflicts(connection, rows, overlap),
         )
+
+
+def _count_adopted(staging: DeltaTable, staged: Sequence[DataFile], overlap: Overlap, main: DeltaTable) -> int:
+    """Return how many rows lie in files that main can have as they are."""
+    try:
+        return sum(file.rows for file in adoptable_files(staging, staged, overlap, main))
+    except TableError:
+        # The merge will name the file that is damaged; a preview shows all it can.
+        return 0
+
+
+def _list_conflicts(connection: ibis.BaseBackend, rows: ir.Table, overlap: Overlap) -> pd.DataFrame:
+    if not overlap.conflicts:
+        return pd.DataFrame()
+    places = define_table(connection, "conflicts", overlap.conflicting_rows())
+    listed = questions.rows_at(rows, places, [*KEY, "subject_aggregated", "sha256"], first=0, last=LARGEST_TREE)
+    frame: pd.DataFrame = listed.drop("file_index", "file_row_number").to_pyarrow().to_pandas(use_threads=False)
+    frame.attrs[ROWS] = overlap.conflicts
+    return frame
 
 
 @checked

@@ -21,6 +21,9 @@ from ctkit.ranges import Int64s
 KEYS_AT_ONCE = 500_000
 """Staged keys that are sorted at a time, about: staging's keys are read once for each such part, those of main once."""
 
+MOST_LISTED = 50
+"""Conflicts that are listed one by one."""
+
 MEMORY = "256MB"
 """Memory limit of DuckDB; what does not fit is spilled."""
 
@@ -72,12 +75,13 @@ class Overlap:
         self.rows = int(self._starts[-1])
         self._skipped = DiskArrays([np.zeros(self.rows, np.bool_)]).mapped()[0]
         self.conflicts = 0
+        self._conflicting: list[tuple[int, int]] = []
         for part in self._parts:
             again, first = part.repeated()
             self._skipped[again] = True
             file = self._file_of(first)
             differing = self._differing(again, staging, self._files, file, first - self._starts[file])
-            self.conflicts += len(differing)
+            self._note(differing)
             if keeps_conflicts:
                 self._skipped[differing] = False
 
@@ -151,7 +155,14 @@ class Overlap:
         if found:
             rows, places, others = (np.concatenate(column) for column in zip(*found, strict=True))
             found.clear()
-            self.conflicts += len(self._differing(rows, main, files, places, others))
+            self._note(self._differing(rows, main, files, places, others))
+
+    def _note(self, differing: Int64s) -> None:
+        """Count conflicts, and note where the first are."""
+        self.conflicts += len(differing)
+        listed = differing[: MOST_LISTED - len(self._conflicting)]
+        files = self._file_of(listed)
+        self._conflicting += zip(files.tolist(), (listed - self._starts[files]).tolist(), strict=True)
 
     def _differing(self, rows: Int64s, table: DeltaTable, files: list[str], at: Int64s, others: Int64s) -> Int64s:
         """Return which rows have another certificate than row ``others[i]`` of ``files[at[i]]``, pair by pair."""
@@ -192,7 +203,15 @@ class Overlap:
 
     def skipped_rows(self) -> pa.RecordBatchReader:
         """Return the places, ``file_index, file_row_number``, of all rows that must not be inserted."""
-        schema = pa.schema([("file_index", pa.int64()), ("file_row_number", pa.int64())])
         rows = ((at, np.flatnonzero(self.skipped_in(at))) for at in range(len(self._files)))
-        batches = (pa.record_batch([np.full(len(found), at), found], schema=schema) for at, found in rows)
-        return pa.RecordBatchReader.from_batches(schema, batches)
+        batches = (pa.record_batch([np.full(len(found), at), found], schema=_PLACES) for at, found in rows)
+        return pa.RecordBatchReader.from_batches(_PLACES, batches)
+
+    def conflicting_rows(self) -> pa.Table:
+        """Return the places of the first conflicts, `MOST_LISTED` at most."""
+        return pa.Table.from_pylist(
+            [dict(zip(_PLACES.names, place, strict=True)) for place in self._conflicting], _PLACES
+        )
+
+
+_PLACES = pa.schema([("file_index", pa.int64()), ("file_row_number", pa.int64())])

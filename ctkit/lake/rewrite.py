@@ -53,15 +53,25 @@ def prepare_files(
     TableError
         A file is damaged, or has rows that main cannot have; or nothing can be written.
     """
-    theirs, ours = as_der_type(staging), as_der_type(main)
-    schema = _schema_of(main)
-    skipped = [int(np.count_nonzero(overlap.skipped_in(at))) for at in range(len(staged))]
-    wanted = {at: file for at, file in enumerate(staged) if skipped[at] < file.rows}
-    whole = _large_enough([file for at, file in wanted.items() if not skipped[at]])
-    adopted = [found for file in whole if theirs == ours and (found := find_adoptable(file, schema))]
+    adopted = adoptable_files(staging, staged, overlap, main)
     names = {file.name for file in adopted}
-    others = {at: file for at, file in wanted.items() if file.name not in names}
-    return adopted + rewrite_files(others, overlap, theirs, main, scratch)
+    others = {
+        at: file
+        for at, file in enumerate(staged)
+        if file.name not in names and np.count_nonzero(overlap.skipped_in(at)) < file.rows
+    }
+    return adopted + rewrite_files(others, overlap, as_der_type(staging), main, scratch)
+
+
+def adoptable_files(
+    staging: DeltaTable, staged: Sequence[DataFile], overlap: Overlap, main: DeltaTable
+) -> list[DataFile]:
+    """Return the files of staging that main can have as they are; see `prepare_files`."""
+    if as_der_type(staging) != as_der_type(main):
+        return []
+    schema = _schema_of(main)
+    whole = [file for at, file in enumerate(staged) if file.rows and not overlap.skipped_in(at).any()]
+    return [found for file in _large_enough(whole) if (found := find_adoptable(file, schema))]
 
 
 def _schema_of(main: DeltaTable) -> pa.Schema:

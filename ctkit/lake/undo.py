@@ -5,8 +5,8 @@ from pathlib import Path
 
 from deltalake import CommitProperties, DeltaTable
 
-from ctkit.arguments import checked
-from ctkit.errors import KeyConflictError, TableError
+from ctkit.arguments import Index, checked
+from ctkit.errors import KeyConflictError, StalePreviewError, TableError
 from ctkit.lake.commits import commit_info, files_added, kept_commits, read_commit
 from ctkit.lake.doubts import MERGED_FROM, STAGED_FOR
 from ctkit.lake.files import DataFile, data_files
@@ -34,7 +34,7 @@ PUT_BACK = "ctkit.put_back_from"
 
 
 @checked
-def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
+def undo_merge(main: DeltaTable, staging: str | Path | None = None, *, version: Index | None = None) -> int:
     """Take the last merge out of main, as long as nothing was committed since, and stage its rows again.
 
     The rows are in staging before they leave main: wherever this is interrupted, none is lost, and the same call again
@@ -47,6 +47,9 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     staging
         The folder of the staging table that takes the rows: a new one, or one that is there. None for the folder that
         they came from.
+    version
+        Main's version that the merge made, `MergeReport.version`: the undo happens only if main is still there. None
+        for whichever merge was the last.
 
     Returns
     -------
@@ -59,6 +62,8 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
         Staging is, or lies inside, main, or the other way round.
     SchemaMismatchError
         Main is append-only, for instance; nothing was changed.
+    StalePreviewError
+        Main is no longer at `version`; nothing was changed.
     KeyConflictError
         Staging has other certificates under the same keys; nothing was changed.
     TableError
@@ -68,6 +73,11 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None) -> int:
     with hold(main) as held:
         check_features(held, "remove")
         merged = held.version()
+        if version is not None and merged != version:
+            message = (
+                f"is at version {merged}, and the merge made version {version}: something else was committed since"
+            )
+            raise StalePreviewError(folder_of(main), f"{message}. DeltaTable.restore() goes back over all of it")
         actions = read_commit(held, merged)
         info = commit_info(actions)
         if UNDONE in info:
