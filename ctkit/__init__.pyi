@@ -8,6 +8,8 @@ from .desk.follow import follow as follow
 from .desk.gap_preview import GapPreview as GapPreview
 from .desk.gap_report import GapReport as GapReport
 from .desk.gap_report import report_gaps as report_gaps
+from .desk.merge_panel import MergePreviewPanel as MergePreviewPanel
+from .desk.merge_panel import UndoneMerge as UndoneMerge
 from .desk.parameters import Parameters as Parameters
 from .desk.parameters import read_parameters as read_parameters
 from .desk.plots import plot_gaps as plot_gaps
@@ -26,7 +28,6 @@ from .desk.verbs import plan_gaps as plan_gaps
 from .desk.verbs import preview_staged as preview_staged
 from .desk.verbs import tidy_main as tidy_main
 from .desk.verbs import undo_staged as undo_staged
-from .desk.widgets import MergePreviewPanel as MergePreviewPanel
 from .desk.widgets import ProgressBar as ProgressBar
 from .errors import CheckpointError as CheckpointError
 from .errors import CtkitError as CtkitError

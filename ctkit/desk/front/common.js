@@ -60,8 +60,7 @@ function root(model, element, label) {
   function show() {
     const state = connected ? model.get("state") : "disconnected";
     element.dataset.state = state;
-    const note = model.get("note");
-    line.textContent = [STATES[state], note].filter(Boolean).join(": ");
+    line.textContent = (connected && model.get("note")) || STATES[state] || "";
     body.inert = !connected;
   }
   // A model without its kernel says that its comm is dead.

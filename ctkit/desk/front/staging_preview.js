@@ -82,6 +82,7 @@ function pager(what, turn) {
   ];
   const show = (page, shown) => {
     at = page;
+    made.forEach((each) => each.hidden = page.within <= page.size);
     made.forEach((each, place) => setOff(each, place < 2 ? page.start === 0 : page.start >= last()));
     text.textContent = shown;
   };
@@ -163,9 +164,9 @@ function render({ model, el: element }) {
   const pane = el("div");
   body.append(drawn, shown, pane);
 
-  const nameRows = el("tbody");
+  const nameList = el("ul", { class: "ctkit-names", "aria-label": "names" });
   const namePages = pager("names", (start) => ask({ do: "names", start }));
-  const names = el("div", {}, namePages.bar, el("table", {}, el("caption", {}, "names"), nameRows));
+  const names = el("div", {}, namePages.bar, nameList);
 
   function showCharts() {
     drawn.replaceChildren(...charts(model.get("charts"), searched));
@@ -176,6 +177,9 @@ function render({ model, el: element }) {
     const range = items.length ? `${count(start + 1)} to ${count(start + items.length)} of ` : "";
     const found = search ? `${count(matches)} rows with “${search}”, of ${count(total)}` : `${count(total)} rows`;
     const cut = matches > within ? `; the first ${count(within)} can be turned to: search for more of the name` : "";
+    if (document.activeElement !== box) box.value = search;
+    form.querySelectorAll(":scope > :not(:last-child)").forEach((each) => each.hidden = !total);
+    shown.querySelectorAll(":scope > :not(form)").forEach((each) => each.hidden = !total);
     pages.show(model.get("page"), `${range}${found}${cut}`);
     rows.replaceChildren(...items.map((item, row) => {
       const open = () => ask({ do: "open", row });
@@ -193,7 +197,8 @@ function render({ model, el: element }) {
     if (!items) return;
     const range = total ? `names ${count(start + 1)} to ${count(start + items.length)} of ${count(total)}` : "no names";
     namePages.show({ start, size, within: total }, range);
-    nameRows.replaceChildren(...items.map((name) => el("tr", {}, el("td", {}, name))));
+    nameList.replaceChildren(...items.map((name) => el("li", {}, name)));
+    nameList.hidden = !total;
   }
 
   let opened = null;

@@ -1,0 +1,49 @@
+"""Front ends of widgets: linted, small, and without a way from data to markup."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ctkit.desk.widget import FRONT
+
+DENO = Path(sys.executable).with_name("deno")
+FRONT_ENDS = sorted(path for path in FRONT.glob("*.js") if path.stem != "common")
+
+
+@pytest.mark.parametrize("path", FRONT_ENDS, ids=lambda path: path.stem)
+def test_front_end_is_linted(path):
+    """What a browser gets, common.js and it in one module, uses no name that is not there."""
+    command = [DENO, "lint", "--no-config", "--json", "--ext=js", "--rules-include=no-undef,eqeqeq,no-eval", "-"]
+    module = (FRONT / "common.js").read_text() + path.read_text()
+    environment = os.environ | {"DENO_NO_UPDATE_CHECK": "1"}
+    done = subprocess.run(command, input=module, env=environment, capture_output=True, text=True, check=False)
+    found = [(each["code"], each["message"]) for each in json.loads(done.stdout)["diagnostics"]]
+
+    # Of what is common each uses a part; and Deno has no page.
+    expected = {("no-undef", "document is not defined")}
+    assert [each for each in found if each not in expected and not is_common(each)] == []
+    assert json.loads(done.stdout)["errors"] == []
+
+
+def is_common(found):
+    """Tell whether a name that is not used is one of common.js."""
+    code, message = found
+    names = re.findall(r"^(?:function|const) (\w+)", (FRONT / "common.js").read_text(), re.MULTILINE)
+    return code == "no-unused-vars" and message.split("`")[1] in names
+
+
+@pytest.mark.parametrize("path", [*FRONT_ENDS, FRONT / "common.js"], ids=lambda path: path.stem)
+def test_front_end_makes_no_markup_of_data(path):
+    """It has less than 300 lines, and all that it shows are nodes of text; colours follow the theme."""
+    text = path.read_text()
+
+    assert len(text.splitlines()) < 300
+    assert not re.search(
+        r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|DOMParser|eval\(|Function\(", text
+    )
+    assert not re.search(r"https?://\w", text)
