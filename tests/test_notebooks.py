@@ -151,7 +151,7 @@ def test_preview_before_a_backfill(cycle):
     assert (facts["entries_missing"], facts["entries_chosen"], facts["choice"]) == (MISSING, MISSING, "all")
     assert f"{MISSING} to fetch" in outputs(book, "missing")[-1]["text/html"]
     assert outputs(book, "missing")[-1]["text/html"].count("<img") == 2
-    assert result(book, "preview")["staging_rows"] == 0
+    assert result(book, "staging")["rows"] == result(book, "panel")["staging_rows"] == 0
 
 
 def test_backfill_shows_its_plan(cycle):
@@ -182,8 +182,9 @@ def test_preview_before_a_merge(cycle):
 
     assert result(book, "missing")["gaps_found"] == 0
     assert f"{MISSING} staged" in outputs(book, "missing")[-1]["text/html"]
-    assert result(book, "preview")["would_insert"] == MISSING
-    assert "by log and date" in outputs(book, "panel")[0]["text/html"]
+    assert result(book, "staging")["rows"] == result(book, "panel")["would_insert"] == MISSING
+    assert "by issuer" in outputs(book, "staging")[1]["text/html"]
+    assert "by log and date" in outputs(book, "panel")[1]["text/html"]
 
 
 def test_merge(cycle):

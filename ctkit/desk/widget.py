@@ -119,7 +119,3 @@ class _Record:
         style = f"<style>{_ONE_OF_TWO}</style>"
         html = self._widget.report._repr_html_()
         return f"<div class='ctkit-record {IGNORED_BY_MATHJAX}'>{style}{html}{note}</div>"
-
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        # What programs read of a report, if it is one of ours.
-        return getattr(self._widget.report, "_repr_mimebundle_", dict)()

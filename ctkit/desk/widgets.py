@@ -42,4 +42,3 @@ class ProgressBar:
 
 
 _METER = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
-
