@@ -13,6 +13,9 @@ from .desk.merge_panel import UndoneMerge as UndoneMerge
 from .desk.parameters import Parameters as Parameters
 from .desk.parameters import read_parameters as read_parameters
 from .desk.plots import plot_gaps as plot_gaps
+from .desk.records import Run as Run
+from .desk.runs import RunsReport as RunsReport
+from .desk.runs import find_runs as find_runs
 from .desk.staging_preview import StagingPreview as StagingPreview
 from .desk.staging_preview import StagingReport as StagingReport
 from .desk.status import LogStatus as LogStatus

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
-from ctkit.desk.keeping import follow, init, repair, status, tidy, update
-from ctkit.desk.parameter_files import read_parameter_file, without_overridden
+from ctkit.desk.keeping import follow, init, repair, runs, status, tidy, update
+from ctkit.desk.parameter_files import read_parameter_file, runs_beside, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
@@ -30,10 +30,12 @@ from ctkit.desk.terminal import (
     write,
 )
 from ctkit.errors import CtkitError, ParameterError
+from ctkit.paths import local_path
 from ctkit.visible import get_logger, visible
 
 if TYPE_CHECKING:
     from ctkit.desk.gap_report import GapReport
+    from ctkit.desk.records import Run
 
 # Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
 # come at once.
@@ -136,12 +138,19 @@ def backfill(arguments: argparse.Namespace) -> int:
     target = (
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
+    from ctkit.desk.recording import recording
+
     logger.info("backfill mode starting %s", target)
-    with closing(report_gaps(parameters, verb="append")) as gap_report, show_progress() as on_progress:
+    with (
+        recording("backfill", parameters) as reports,
+        closing(report_gaps(parameters, verb="append")) as gap_report,
+        show_progress() as on_progress,
+    ):
         for line in gap_report.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
         report = fill_gaps(gap_report, on_progress=on_progress)
         let_finish()
+        reports.append(report)
         logger.info("%s", report)
         for log in report.left.logs:
             logger.info("left source_url=%s entries=%d requests=%d", log.source_url, log.wanted, log.requests)
@@ -178,6 +187,7 @@ def merge(arguments: argparse.Namespace) -> int:
     parameters = read_flags(arguments)
     if parameters.staging_path is None and not arguments.undo:
         raise ParameterError("merge requires --staging-path <PATH>")
+    from ctkit.desk.recording import recording
     from ctkit.desk.verbs import merge_staged, undo_staged
 
     if arguments.undo:
@@ -186,8 +196,10 @@ def merge(arguments: argparse.Namespace) -> int:
         logger.info("merge undone, rows are staged again main_path=%s version=%d", parameters.main_path, version)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
-    report = merge_staged(typed_paths(parameters, arguments))
-    let_finish()
+    with recording("merge", parameters) as reports:
+        report = merge_staged(typed_paths(parameters, arguments))
+        let_finish()
+        reports.append(report)
     if report.staging_rows:
         logger.info("%s", report)
     if report.note:
@@ -218,8 +230,12 @@ def run(arguments: argparse.Namespace) -> int:
 
     own = {key: literal(value) for key, value in arguments.parameter}
     shared = without_overridden(read_parameter_file(arguments.file), own) if arguments.file else {}
-    code = run_notebook(arguments.notebook, own, shared=shared)
+    beside = runs_beside(arguments.file) if arguments.file else "runs"
+    folder = str(own.get("runs_path") or shared.get("runs_path") or beside)
+    ended: list[Run] = []
+    code = run_notebook(arguments.notebook, own, shared=shared, runs=local_path(folder), on_end=ended.append)
     let_finish()
+    print_lines(*(json.dumps(run.to_json()) for run in ended))
     return code
 
 
@@ -305,6 +321,13 @@ def _parser() -> Parser:
         more="For monitors: the exit code is 0 if main is complete and nothing is wrong,\nelse 1.",
     )
     stated.add_argument("--json", action="store_true", help="print one JSON object")
+    listed = add(
+        runs,
+        "list the runs of which there are records, and what changed; changes nothing",
+        "-f ct.yaml",
+        "--runs-path /srv/ct/runs --json",
+    )
+    listed.add_argument("--json", action="store_true", help="print one JSON object")
     found = add(gaps, "show what is missing; changes nothing", "-f ct.yaml", "-f ct.yaml --logs argon --json")
     found.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
@@ -344,13 +367,14 @@ def _parser() -> Parser:
         "-f ct.yaml --keep-runs 90",
     )
     tidied.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    for added in (updated, followed, stated, found, filled, merged, audited, repaired, tidied):
+    for added in (updated, followed, stated, listed, found, filled, merged, audited, repaired, tidied):
         add_flags(added)
     ran = add(
         run,
         "run a notebook through papermill; its record goes to runs/",
         "backfill -f ct.yaml",
         "my-audit.ipynb -f ct.yaml -p recheck all",
+        more="Prints one line of JSON when the run has ended. runs/ is beside FILE, or else in\nthe current directory.",
     )
     named = ran.add_argument(
         "notebook", metavar="NOTEBOOK", help=f"a file, or a runbook of ctkit: {', '.join(RUNBOOKS)}"

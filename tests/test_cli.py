@@ -84,7 +84,19 @@ def names(folder):
         ["--help"],
         *(
             [name, "-h"]
-            for name in ("init", "update", "follow", "status", "gaps", "backfill", "merge", "audit", "repair", "tidy")
+            for name in (
+                "init",
+                "update",
+                "follow",
+                "status",
+                "runs",
+                "gaps",
+                "backfill",
+                "merge",
+                "audit",
+                "repair",
+                "tidy",
+            )
         ),
         *([name, "-h"] for name in ("run", "demo")),
     ],
@@ -104,7 +116,7 @@ def test_help(ctkit, words):
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
         (
             ["x"],
-            "invalid choice: 'x'; choose from init, update, follow, status, gaps, backfill, merge, audit, repair, ",
+            "invalid choice: 'x'; choose from init, update, follow, status, runs, gaps, backfill, merge, audit, ",
         ),
         (
             ["audit", "--recheck", "al"],

@@ -36,8 +36,11 @@ def test_demo_runs_the_whole_cycle(tmp_path, capsys, caplog, monkeypatch):
         assert open_table("demo/main").count() == 1400
         assert not Path("demo/staging").exists()
         assert sorted(path.name for path in Path("demo/runs").iterdir()) == [
+            "backfill.html",
             "backfill.ipynb",
+            "merge.html",
             "merge.ipynb",
+            "preview.html",
             "preview.ipynb",
         ]
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -136,7 +139,7 @@ def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
     example = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
     paths = {
         key: os.path.normpath(tmp_path / "parameters" / example[key])
-        for key in ("main_path", "staging_path", "state_file")
+        for key in ("main_path", "staging_path", "state_file", "runs_path")
     }
     logs = cycle.make_logs(0)
     with LogServer(*logs) as server:

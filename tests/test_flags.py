@@ -41,6 +41,7 @@ WORDS = {
     "confirmed": (None, True),
     "create_main": (None, True),
     "keep_runs": ("90", 90),
+    "runs_path": ("records", "records"),
     "user_agent": ("ctkit, me@example.org", "ctkit, me@example.org"),
     "server_config": ("config.yaml", "config.yaml"),
 }
@@ -60,7 +61,9 @@ def test_a_flag_means_what_its_key_does(tmp_path, monkeypatch, key):
         # A path in the file means the file's folder, which is not the current one.
         word = str(tmp_path / "files" / word) if key in PATHS else word
         arguments = _parser().parse_args([command, flag_name(key), *([] if word is None else [word])])
-        assert read_flags(arguments) == read_parameters("files/ct.yaml")
+        given = read_parameters("files/ct.yaml")
+        # Only a file has a folder in which its records lie.
+        assert read_flags(arguments) == (given if key == "runs_path" else given.model_copy(update={"runs_path": None}))
     assert commands
     assert set(commands) <= set(COMMANDS)
 

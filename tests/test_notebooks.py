@@ -32,12 +32,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 AUDITED = ["main_path", "state_file", "logs", "log_list", "log_list_key", "log_filter", "from_index", "last", "since"]
 AUDITED += ["to_index", "ceiling", "internal_only", "recheck", "require_proof", "user_agent", "server_config"]
-OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs")
+OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs", "runs_path")
 KNOWN = [key for key in Parameters.model_fields if key not in OTHERS]
 DECLARED = {
     "audit": AUDITED,
     "backfill": KNOWN,
     "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
+    "runs": ["runs_path"],
     "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "choice")],
     "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
 }
@@ -261,7 +262,7 @@ def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
         "user_agent": "test@example.org",
         missing: None,
     }
-    if (name, missing) in (("backfill", "staging_path"), ("update", "staging_path")):
+    if name == "runs" or (name, missing) in (("backfill", "staging_path"), ("update", "staging_path")):
         run_cells(name, values)
     elif (name, missing) == ("audit", "staging_path"):
         with pytest.raises(TableError):
@@ -372,7 +373,7 @@ def test_backfill_when_signalled(world, signum):
 
     assert process.returncode == 1
     assert "KeyboardInterrupt" in errors
-    assert read(record).metadata["ctkit"]["status"] == "interrupted"
+    assert read(record).metadata["ctkit"]["outcome"] == "interrupted"
     assert len(commits_of(world.folder / "main")) == 2
     staged = open_table(world.folder / "staging").count()
     assert staged < MISSING

@@ -89,6 +89,7 @@ def test_read_parameters_every_key(write):
         confirmed: true
         create_main: true
         keep_runs: 90
+        runs_path: records
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -126,6 +127,7 @@ def test_read_parameters_every_key(write):
         "confirmed": True,
         "create_main": True,
         "keep_runs": 90,
+        "runs_path": str(file.parent / "records"),
         "user_agent": "ct@example.org",
         "server_config": None,
     }

@@ -49,7 +49,7 @@ def read(record):
     """Return the record's status, and the text that its cells printed."""
     book = nbformat.read(record, as_version=4)
     text = "".join(output.get("text", "") for cell in book.cells for output in cell.get("outputs", []))
-    return book.metadata["ctkit"]["status"], text
+    return book.metadata["ctkit"]["outcome"], text
 
 
 def test_run_notebook_when_all_cells_run(make, tmp_path, caplog):
@@ -59,7 +59,7 @@ def test_run_notebook_when_all_cells_run(make, tmp_path, caplog):
     shared = {"main_path": "shared", "count": 2, "from_index": 0}
     code = run_notebook(make(PARAMETERS, SHOW, result), {"count": 3}, shared=shared)
 
-    (record,) = tmp_path.glob("runs/*")
+    (record,) = tmp_path.glob("runs/*.ipynb")
     assert code == 0
     assert re.fullmatch(r"book-\d{8}T\d{6}Z\.ipynb", record.name)
     assert read(record) == ("complete", f"shared 3 here {tmp_path}\n")
@@ -79,7 +79,7 @@ def test_run_notebook_when_a_cell_raises(make, tmp_path, caplog):
     assert code == 1
     assert read(record) == ("failed", "one\n")
     assert caplog.messages[-1] == f"run failed output={record} error=In [3] KeyError: 'two'"
-    assert os.listdir(record.parent) == [record.name]
+    assert sorted(os.listdir(record.parent)) == ["{record}.html", record.name]
 
 
 def test_run_notebook_when_the_kernel_dies(make, tmp_path, caplog):
@@ -210,7 +210,13 @@ def test_run_notebook_when_signalled(make, tmp_path, signum, seconds):
     assert not (tmp_path / "further").exists()
     assert read(tmp_path / "out.ipynb")[0] == "interrupted"
     assert "run interrupted output=out.ipynb error=In [2] KeyboardInterrupt" in errors
-    assert {path.name for path in tmp_path.iterdir()} == {"book.ipynb", "out.ipynb", "started", "finished"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "book.ipynb",
+        "out.html",
+        "out.ipynb",
+        "started",
+        "finished",
+    }
 
 
 def test_run_notebook_when_signalled_twice(make, tmp_path):
@@ -264,7 +270,7 @@ def test_run_notebook_keeps_runs_of_one_second_apart(make, tmp_path, monkeypatch
     monkeypatch.setattr(papermill, "execute_notebook", execute_beside_another)
     assert run_notebook(notebook, {"count": 1}) == 0
     assert run_notebook(notebook, {"count": 3}) == 0
-    assert {path.name: read(path)[1].split()[1] for path in (tmp_path / "runs").iterdir()} == {
+    assert {path.name: read(path)[1].split()[1] for path in (tmp_path / "runs").glob("*.ipynb")} == {
         "book-20260203T120000Z.ipynb": "1",
         "book-20260203T120000Z-2.ipynb": "2",
         "book-20260203T120000Z-3.ipynb": "3",
@@ -467,7 +473,7 @@ def test_kernel_is_not_interrupted_at_its_end(make, tmp_path):
     """
 
     assert run_notebook(make(PARAMETERS, textwrap.dedent(child)), {}, output="out.ipynb") == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.ipynb", "out.ipynb", "ready"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["book.ipynb", "out.html", "out.ipynb", "ready"]
 
 
 def in_thread(what):

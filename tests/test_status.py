@@ -200,16 +200,16 @@ def test_status_without_a_table(world, words):
 
 def test_status_of_runs(world):
     """The last run is told from its record, whether it ended or not."""
-    assert ctkit.find_status(parameters_of(world)).record is None
+    assert ctkit.find_status(parameters_of(world)).last_run is None
     down = list(world.logs.values())[1]
     down.always = 404
     assert run_notebook(NOTEBOOKS / "update.ipynb", {}, shared=world.parameters) == 1
-    record = ctkit.find_status(parameters_of(world)).record
-    assert (record.notebook, record.status) == ("update", "failed")
+    run = ctkit.find_status(parameters_of(world)).last_run
+    assert (run.runbook, run.outcome) == ("update", "failed")
 
     Path("runs/.my-audit-29991231T235959Z.partial.ipynb").touch()
-    record = ctkit.find_status(parameters_of(world)).record
-    assert record == ("my-audit", "29991231T235959Z", "not ended")
+    run = ctkit.find_status(parameters_of(world)).last_run
+    assert (run.runbook, run.started, run.outcome) == ("my-audit", "2999-12-31T23:59:59Z", "died")
 
 
 def test_status_as_a_command(world, capsys):

@@ -115,6 +115,7 @@ def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> d
         "main_path": str(folder / "main"),
         "staging_path": str(folder / "staging"),
         "state_file": str(folder / "state.json"),
+        "runs_path": str(folder / "runs"),
         "logs": [
             {
                 "name": log.name,
@@ -159,7 +160,9 @@ def _hold(folder: Path) -> Iterator[None]:
 
 def _clear(folder: Path) -> None:
     """Remove what the last demo left; refuse where somebody put notebooks or records of their own among its files."""
-    written = {f"{name}.ipynb" for name in RUNBOOKS}
+    written = {f"{name}{suffix}" for name in RUNBOOKS for suffix in (".ipynb", ".html")}
+    # Of commands that were tried on it.
+    written.add("runs.jsonl")
     for path in (path for name in ("notebooks", "runs") for path in sorted(folder.glob(f"{name}/[!.]*"))):
         if path.name not in written:
             raise ParameterError(f"{path} is not the demo's and would be removed; move it, or name another folder")

@@ -1,4 +1,4 @@
-"""The commands that keep a table: begin it (init), complete it (update, follow), look (status), repair and tidy."""
+"""The commands that keep a table: begin it (init), complete it (update, follow), look (status, runs), mend it."""
 
 import argparse
 import json
@@ -36,18 +36,35 @@ def init(arguments: argparse.Namespace) -> int:
 def update(arguments: argparse.Namespace) -> int:
     """Do the nightly run."""
     parameters = typed_paths(read_flags(arguments), arguments)
+    from ctkit.desk.recording import recording
     from ctkit.desk.update import update as run_update
 
-    with show_progress() as on_progress:
-        report = run_update(parameters, on_progress=on_progress)
-    let_finish()
-    # Before printing, which may fail: it is done.
-    logger.info("%s", report)
+    with recording("update", parameters) as reports:
+        with show_progress() as on_progress:
+            report = run_update(parameters, on_progress=on_progress)
+        let_finish()
+        reports.append(report)
+        # Before printing, which may fail: it is done.
+        logger.info("%s", report)
+        if arguments.json:
+            print_lines(json.dumps(report.to_json(), indent=1))
+        else:
+            print_tables(report, advice="; --json lists them")
+        report.check()
+    return 0
+
+
+def runs(arguments: argparse.Namespace) -> int:
+    """List the records of runs."""
+    parameters = read_flags(arguments)
+    from ctkit.desk.runs import find_runs
+
+    report = find_runs(parameters.runs)
     if arguments.json:
         print_lines(json.dumps(report.to_json(), indent=1))
     else:
         print_tables(report, advice="; --json lists them")
-    report.check()
+        print_lines(report)
     return 0
 
 

@@ -83,7 +83,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     return values
 
 
-PATHS = ("main_path", "staging_path", "state_file", "log_list", "log_list_key", "server_config")
+PATHS = ("main_path", "staging_path", "state_file", "log_list", "log_list_key", "server_config", "runs_path")
 """Keys whose values are paths; that of a log list may also be a URL, or the name of one that is published."""
 
 _PUBLISHED = [("log_list", name) for name in PUBLISHED]
@@ -105,6 +105,11 @@ def read_parameter_file(file: str | Path) -> dict[str, object]:
         key: _resolved(value, folder) if key in PATHS and (key, value) not in _PUBLISHED else value
         for key, value in read_yaml(file).items()
     }
+
+
+def runs_beside(file: str | Path) -> str:
+    """Return the folder of the records of runs, unless a parameter file names another."""
+    return str(Path(local_path(str(file))).absolute().parent / "runs")
 
 
 def without_overridden(given: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:

@@ -43,7 +43,13 @@ from ctkit.arguments import (
 )
 from ctkit.desk.choice import check_choice
 from ctkit.desk.log_filter import read_filter
-from ctkit.desk.parameter_files import STARTS, read_parameter_file, read_server_config, without_overridden
+from ctkit.desk.parameter_files import (
+    STARTS,
+    read_parameter_file,
+    read_server_config,
+    runs_beside,
+    without_overridden,
+)
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 
@@ -267,7 +273,10 @@ class Parameters(_Checked):
         None, description="merge: create a missing main table; not given: unless its path was typed by hand"
     )
     keep_runs: Annotated[Count | None, Flag(_TIDY, "DAYS")] = Field(
-        None, description="tidy: days for which the records of runs in runs/ are kept; not given: forever"
+        None, description="tidy: days for which the records of runs are kept; not given: forever"
+    )
+    runs_path: Annotated[TablePath | None, Flag(f"{_TIDY} backfill merge status runs", "DIR")] = Field(
+        None, description="folder of the records of runs; not given: runs/ beside the parameter file"
     )
     user_agent: Annotated[UserAgent | None, Flag(_NAMES, "TEXT")] = Field(
         None, description="how to introduce yourself to logs, with a mail address or URL"
@@ -295,11 +304,17 @@ class Parameters(_Checked):
         ParameterError
             A value is of the wrong kind; `ctkit.ParameterError.keys` names it.
         """
-        return cls._from(("notebook", {key: namespace[key] for key in cls.model_fields if key in namespace}))
+        return cls.of_layers(("notebook", {key: namespace[key] for key in cls.model_fields if key in namespace}))
 
     @classmethod
-    def _from(cls, *layers: tuple[str, Mapping[str, object]]) -> Self:
-        """Return the parameters from several layers, each named by its origin; earlier ones override later ones."""
+    def of_layers(cls, *layers: tuple[str, Mapping[str, object]]) -> Self:
+        """Return the parameters from several layers, each named by its origin; earlier ones override later ones.
+
+        Raises
+        ------
+        ParameterError
+            As for `of`.
+        """
         given = cls._validate(*layers)
         if given.server_config is None:
             return given
@@ -334,9 +349,17 @@ class Parameters(_Checked):
         value = getattr(self, key)
         if value is None:
             about = type(self).model_fields[key].description
-            message = f"{key} is missing ({about}); give it in the parameter file, or as {flag_name(key)}"
+            message = (
+                f"{key} is missing ({about}); give it in the parameter file, "
+                f"or as {flag_name(key)} (for `ctkit run`: -p {key})"
+            )
             raise ParameterError(message, keys=(key,))
         return str(value)
+
+    @property
+    def runs(self) -> Path:
+        """The folder of the records of runs."""
+        return Path(local_path(self.runs_path or "runs"))
 
 
 def flag_of(key: str) -> Flag:
@@ -377,7 +400,8 @@ def read_parameters(file: str | Path | None = None, **overrides: object) -> Para
     layers: list[tuple[str, Mapping[str, object]]] = [("argument", overrides)]
     if file is not None:
         layers.append((str(file), read_parameter_file(file)))
-    return Parameters._from(*layers)
+        layers.append((str(file), {"runs_path": runs_beside(file)}))
+    return Parameters.of_layers(*layers)
 
 
 def _error_of(error: ValidationError, origins: Mapping[str, str], model: type[BaseModel]) -> ParameterError:

@@ -2,10 +2,10 @@
 
 import logging
 import os
-import re
 import signal
-import symtable
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
@@ -14,29 +14,23 @@ from typing import Any
 import nbformat
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
-from IPython.core.inputtransformer2 import TransformerManager
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager, NoSuchKernel
 from jupyter_client.manager import AsyncKernelManager
 from jupyter_core.utils import ensure_event_loop
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from papermill.iorw import load_notebook_node
-from papermill.utils import find_first_tagged_cell_index, nb_kernel_name, nb_language
 from traitlets import default
 
-from ctkit.arguments import did_you_mean, shown
-from ctkit.desk.parameters import Parameters
+from ctkit.desk.notebook_values import as_template, values_for
+from ctkit.desk.record_copy import make_static, write_html
+from ctkit.desk.records import Outcome, Run, as_utc, held, partial_of, results_in
 from ctkit.desk.shipped import RUNBOOKS, find_runbook
 from ctkit.desk.terminal import in_main_thread, is_watched, signals_to
 from ctkit.errors import ParameterError
-from ctkit.report import RESULT_MIME_TYPE
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
-
-_SECRET_KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
-_SECRET_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
 
 
 def run_notebook(
@@ -46,8 +40,10 @@ def run_notebook(
     shared: Mapping[str, object] | None = None,
     output: str | Path | None = None,
     cwd: str | Path | None = None,
+    runs: str | Path = "runs",
+    on_end: Callable[[Run], None] | None = None,
 ) -> int:
-    """Run a notebook from top to bottom and keep it, with all outputs, as a record.
+    """Run a notebook from top to bottom and keep it, with all outputs, as a record, and a copy of that as HTML.
 
     The first SIGINT, SIGTERM or SIGHUP interrupts the running cell, which may take all the time it needs to finish; a
     second one aborts it. Either way, the record shows what the notebook has done. Outside the main thread, signals are
@@ -67,9 +63,13 @@ def run_notebook(
         Values from a parameter file that other notebooks and commands use too: keys that ctkit knows and this notebook
         does not declare are left out, and a log line names them. `parameters` override them.
     output
-        Where to keep the record; ``runs/<notebook>-<UTC time>.ipynb`` if None. It appears when the run has ended.
+        Where to keep the record; ``<notebook>-<UTC time>.ipynb`` in `runs` if None. It appears when the run has ended.
     cwd
         Working directory of the kernel; the current one if None.
+    runs
+        Folder of the records; given to the notebook as `runs_path`, if it declares that.
+    on_end
+        Called with what the record says of the run.
 
     Returns
     -------
@@ -84,39 +84,57 @@ def run_notebook(
     """
     is_runbook = str(notebook) in RUNBOOKS and not Path(notebook).is_file()
     notebook = find_runbook(str(notebook)) if is_runbook else Path(notebook)
-    values = _check_parameters(notebook, parameters, shared or {})
+    values = values_for(notebook, parameters, shared or {}, runs=Path(runs))
     if cwd is not None and not Path(cwd).is_dir():
         raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in", keys=("cwd",))
     if left_out := [key for key, value in (shared or {}).items() if value is not None and key not in values]:
         logger.info("parameters left out, which the notebook does not declare keys=%s", ",".join(left_out))
-    record = _reserve_record(notebook) if output is None else Path(output)
-    record.parent.mkdir(parents=True, exist_ok=True)
-    partial = _partial_of(record)
-    status, problem = _execute(notebook, partial, values, cwd)
-    try:
-        with signals_to(signal.SIG_IGN):
-            results = _finish(partial, record, status)
-    except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill wrote it
-        partial.unlink(missing_ok=True)
-        logger.error("run %s before it began, nothing is recorded error=%s", status, problem)
-        return 1
-    for result in results:
-        title = result.pop("title", "result")
-        logger.info("%s", " ".join([str(title), *(f"{name}={value}" for name, value in result.items())]))
-    if status == "complete":
+    began = datetime.now(UTC)
+    with ExitStack() as stack:
+        record = _reserve_record(notebook, Path(runs), began, stack) if output is None else Path(output)
+        record.parent.mkdir(parents=True, exist_ok=True)
+        partial = partial_of(record)
+        if output is not None:
+            stack.enter_context(held(partial))
+        outcome, problem = _execute(notebook, partial, values, cwd)
+        run = Run(
+            runbook=notebook.stem,
+            started=as_utc(began),
+            ended=as_utc(datetime.now(UTC)),
+            outcome=outcome,
+            exit_code=0 if outcome == "complete" else 1,
+            record=str(record),
+            error=problem,
+            parameters=values,
+        )
+        try:
+            with signals_to(signal.SIG_IGN):
+                run = _finish(partial, record, run)
+        except (FileNotFoundError, nbformat.reader.NotJSONError):  # stopped before papermill wrote it
+            partial.unlink(missing_ok=True)
+            logger.error("run %s before it began, nothing is recorded error=%s", outcome, problem)
+            run = replace(run, record=None)
+    for result in run.results:
+        facts = [f"{name}={value}" for name, value in result.items() if name != "title"]
+        logger.info("%s", " ".join([str(result.get("title", "result")), *facts]))
+    if outcome == "complete":
         logger.info("run complete output=%s", record)
-        return 0
-    logger.error("run %s output=%s error=%s", status, record, problem)
-    return 1
+    elif run.record:
+        logger.error("run %s output=%s error=%s", outcome, record, problem)
+    if on_end:
+        on_end(run)
+    return 0 if outcome == "complete" else 1
 
 
-def _execute(notebook: Path, partial: Path, values: Mapping[str, object], folder: str | Path | None) -> tuple[str, str]:
+def _execute(
+    notebook: Path, partial: Path, values: Mapping[str, object], folder: str | Path | None
+) -> tuple[Outcome, str]:
     """Run a notebook, writing it to `partial`; return how the run ended, and why if not well."""
     watched = is_watched()
     try:
         papermill.execute_notebook(
-            _as_template(notebook),
-            _as_template(partial),
+            as_template(notebook),
+            as_template(partial),
             values,
             engine_name="ctkit",
             progress_bar=watched,
@@ -125,8 +143,8 @@ def _execute(notebook: Path, partial: Path, values: Mapping[str, object], folder
             folder=folder,
         )
     except PapermillExecutionError as error:
-        status = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
-        return status, f"In [{error.exec_count}] {error.ename}: {error.evalue}"
+        outcome: Outcome = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
+        return outcome, f"In [{error.exec_count}] {error.ename}: {error.evalue}"
     except KeyboardInterrupt:
         return "interrupted", "stopped by a signal"
     except RuntimeError as error:  # nbclient: the kernel died or does not answer
@@ -150,99 +168,26 @@ def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], out
     ParameterError
         As for `run_notebook`.
     """
-    values = _check_parameters(Path(notebook), {}, parameters)
+    values = values_for(Path(notebook), {}, parameters)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
     papermill.execute_notebook(
-        _as_template(Path(notebook)), _as_template(Path(output)), values, prepare_only=True, progress_bar=False
+        as_template(Path(notebook)), as_template(Path(output)), values, prepare_only=True, progress_bar=False
     )
 
 
-def _check_parameters(notebook: Path, own: Mapping[str, object], shared: Mapping[str, object]) -> dict[str, object]:
-    """Return the values to inject; refuse what the notebook does not declare, what cannot be injected, and secrets."""
-    declared = _declared_in(notebook)
-    given = {**shared, **own}
-    if not declared and given:
-        message = f"no cell tagged parameters assigns any of {', '.join(given)}; tag the cell that does"
-        raise ParameterError(f"notebook {notebook}: {message}", keys=tuple(given))
-    for key in given:
-        # Of a shared file, this notebook may not need every key.
-        if key not in declared and (key in own or key not in Parameters.model_fields):
-            hint = did_you_mean(key, declared) or f"it declares {', '.join(declared)}"
-            raise ParameterError(f"notebook {notebook} has no parameter {key}; {hint}", keys=(key,))
-    values = {key: _as_literal(key, value) for key, value in given.items() if key in declared}
-    if own.get("main_path") is not None and "create_main" in declared and values.get("create_main") is None:
-        # As in `ctkit merge`: a path typed by hand may be mistyped.
-        values["create_main"] = False
-    for key, value in values.items():
-        if _SECRET_KEY.search(key) or _SECRET_VALUE.search(str(value)):
-            raise ParameterError(
-                f"parameter {key} looks like a secret, which papermill would write into the output notebook; "
-                "give it in the environment",
-                keys=(key,),
-            )
-    return values
-
-
-def _declared_in(notebook: Path) -> list[str]:
-    """Return the names that the parameters cell assigns; papermill's own inspection reads single lines only."""
-    if notebook.suffix not in (".ipynb", ".json"):
-        # papermill would only warn.
-        hint = did_you_mean(str(notebook), RUNBOOKS) or f"name one that does, or a runbook: {', '.join(RUNBOOKS)}"
-        hint += "; a parameter file is given with -f" if notebook.suffix in (".yaml", ".yml") else ""
-        raise ParameterError(f"{notebook} is not a notebook: its name does not end in .ipynb; {hint}")
-    try:
-        book = load_notebook_node(str(notebook.absolute()))
-        nb_kernel_name(book)
-        language = nb_language(book)
-    except (OSError, ValueError, nbformat.reader.NotJSONError, nbformat.ValidationError) as error:
-        raise ParameterError(f"notebook {notebook} cannot be read ({error}); name a notebook with a kernel") from error
-    at = find_first_tagged_cell_index(book, "parameters")
-    if at < 0:
-        return []
-    if language.lower() not in ("python", "ipython"):
-        return list(papermill.inspect_notebook(_as_template(notebook)))
-    try:
-        code = TransformerManager().transform_cell(book.cells[at].source)  # type: ignore[no-untyped-call]
-        names = symtable.symtable(code, "parameters", "exec").get_symbols()
-    except (SyntaxError, ValueError) as error:
-        message = f"the parameters cell of notebook {notebook} cannot be read ({error}); correct it"
-        raise ParameterError(message) from error
-    return [
-        name.get_name() for name in names if name.is_assigned() and not name.is_imported() and not name.is_namespace()
-    ]
-
-
-def _as_literal(key: str, value: object) -> object:
-    """Return a value that papermill can write into a notebook; of others it would write the text."""
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, list | tuple):
-        return [_as_literal(key, element) for element in value]
-    if isinstance(value, dict) and all(isinstance(name, str) for name in value):
-        return {name: _as_literal(key, element) for name, element in value.items()}
-    raise ParameterError(
-        f"parameter {key} holds {shown(value)}, which a notebook cannot be given; give it as text", keys=(key,)
-    )
-
-
-def _as_template(path: Path) -> str:
-    # papermill formats paths with the parameters: escape braces.
-    return str(path.absolute()).replace("{", "{{").replace("}", "}}")
-
-
-def _reserve_record(notebook: Path) -> Path:
-    """Return a path in ``runs/`` that no other run uses."""
-    Path("runs").mkdir(exist_ok=True)
-    base = f"{notebook.stem}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    names = (Path("runs", f"{base}{suffix}.ipynb") for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
-    return next(filter(_reserve, names))
+def _reserve_record(notebook: Path, folder: Path, began: datetime, stack: ExitStack) -> Path:
+    """Return a path in the folder of records that no other run uses; hold it for as long as the stack lasts."""
+    folder.mkdir(parents=True, exist_ok=True)
+    base = f"{notebook.stem}-{began:%Y%m%dT%H%M%SZ}"
+    names = (folder / f"{base}{suffix}.ipynb" for suffix in ["", *(f"-{n}" for n in range(2, 1000))])
+    record = next(filter(_reserve, names))
+    stack.enter_context(held(partial_of(record)))
+    return record
 
 
 def _reserve(record: Path) -> bool:
     """Create the partial file of a record, which reserves the name; return False if another run has it."""
-    partial = _partial_of(record)
+    partial = partial_of(record)
     try:
         partial.touch(exist_ok=False)
     except FileExistsError:
@@ -254,24 +199,18 @@ def _reserve(record: Path) -> bool:
     return True
 
 
-def _partial_of(record: Path) -> Path:
-    return record.with_name(f".{record.stem}.partial.ipynb")
-
-
-def _finish(partial: Path, record: Path, status: str) -> list[dict[str, Any]]:
-    """Mark the record with the run's status and move it into place; return the facts of each report in it."""
+def _finish(partial: Path, record: Path, run: Run) -> Run:
+    """Write how the run ended into its record, move that into place, with an HTML copy; return what is recorded."""
     book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
-    # papermill's own status says "completed" for cells that were interrupted or never run.
-    book.metadata["ctkit"] = {"status": status}
+    make_static(book)
+    run = replace(run, results=results_in(book))
+    # What papermill calls completed may be cells that were interrupted or never run.
     book.metadata["papermill"]["output_path"] = str(record)
+    run = replace(run, html=write_html(book, record))
+    book.metadata["ctkit"] = run.to_json()
     nbformat.write(book, partial)  # type: ignore[no-untyped-call]
     partial.replace(record)
-    return [
-        dict(output.data[RESULT_MIME_TYPE])
-        for cell in book.cells
-        for output in cell.get("outputs", [])
-        if RESULT_MIME_TYPE in output.get("data", {})
-    ]
+    return run
 
 
 class _KernelSpecs(KernelSpecManager):
@@ -389,8 +328,3 @@ class _Engine(NBClientEngine):  # type: ignore[misc]
 
 
 papermill_engines.register("ctkit", _Engine)
-
-
-# papermill's warnings about names that only `_declared_in` finds.
-_UNTRUE = ("Passed unknown parameter", "Unable to parse line")
-logging.getLogger("papermill").addFilter(lambda record: not record.getMessage().startswith(_UNTRUE))

@@ -14,7 +14,7 @@ from ctkit.arguments import checked
 from ctkit.desk.gap_report import GapReport, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
-from ctkit.desk.records import LastRecord, last_record
+from ctkit.desk.records import Run, last_run
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.provenance import read_statements
@@ -114,8 +114,8 @@ class StatusReport(Report):
         Entries that are left to the live server, which is running.
     commit
         The table's newest commit.
-    record
-        The newest record in ``runs/`` of the current directory; None if there is none.
+    last_run
+        The newest run of which there is a record, notebook or command; None if there is none.
     file
         The parameter file, for the commands that are advised; "" if it is not known.
     """
@@ -126,7 +126,7 @@ class StatusReport(Report):
     unavailable: tuple[LogError, ...]
     left_to_server: int
     commit: LastCommit | None
-    record: LastRecord | None
+    last_run: Run | None
     undone: Mapping[str, str] = field(default_factory=dict)
     file: str = ""
 
@@ -191,8 +191,9 @@ class StatusReport(Report):
         }
         if self.commit:
             found |= {"version": self.commit.version, "last_commit": self.commit.kind, "at": _utc(self.commit.seconds)}
-        if self.record:
-            found |= {"last_run": self.record.notebook, "began": self.record.began, "ended": self.record.status}
+        if self.last_run:
+            run = self.last_run
+            found |= {"last_run": run.runbook, "started": run.started, "outcome": run.outcome}
         return found
 
     def tables(self) -> dict[str, pd.DataFrame]:
@@ -248,7 +249,7 @@ def find_status(parameters: Parameters) -> StatusReport:
             undone=gap_report.undone,
             left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
             commit=None if main is None else last_commit(main),
-            record=last_record(),
+            last_run=last_run(parameters.runs),
         )
 
 

@@ -278,7 +278,7 @@ def _kept_complete(
 def tidy_main(parameters: Parameters, *, dry_run: bool = False) -> TidyReport:
     """Keep up the main table: small files become few large ones, and files that no version needs are removed.
 
-    With `keep_runs`, records in ``runs/`` of the current directory that are older than that many days are removed, too.
+    With `keep_runs`, records of runs that are older than that many days are removed, too.
 
     Raises
     ------
@@ -288,7 +288,7 @@ def tidy_main(parameters: Parameters, *, dry_run: bool = False) -> TidyReport:
         There is no main table, or it cannot be read or written, or another run works on it.
     """
     report = tidy(find_main(parameters), dry_run=dry_run)
-    records = [] if parameters.keep_runs is None else old_records(parameters.keep_runs)
+    records = [] if parameters.keep_runs is None else old_records(parameters.keep_runs, parameters.runs)
     for record in () if dry_run else records:
         record.unlink(missing_ok=True)
     return replace(report, records=tuple(map(str, records)))
