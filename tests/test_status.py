@@ -19,7 +19,7 @@ from ctkit.errors import LogUnavailableError, ParameterError, TableError
 from ctkit.lake.commits import commit_path
 from ctkit.lake.provenance import Provenance, metadata_of, read_statements
 from ctkit.lake.recorded import find_recorded
-from ctkit.lake.table import find_table
+from ctkit.lake.table import find_table, hold
 from ctkit.lake.write import write_entries
 
 
@@ -228,3 +228,58 @@ def test_status_as_a_command(world, capsys):
     printed = capsys.readouterr().out
     assert all(url in printed for url in world.logs)
     assert len(commits_of(Path("main"))) == len(commits) + 1
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(bytes(path.stat().st_size))])
+def test_status_when_a_file_is_lost_or_damaged(world, capsys, damage):
+    """What can be told is told; its entries are missing, and the command that helps is named first."""
+    ctkit.update(parameters_of(world)).check()
+    rfc, static = world.logs
+    [*_, lost] = sorted(Path("main").glob("seen_date=*/*.parquet"), key=lambda path: path.stat().st_size)
+    damage(lost)
+    report = ctkit.find_status(parameters_of(world))
+
+    assert [Path(path).name for path in report.unreadable] == [lost.name]
+    found = lines_of(report)
+    assert {*found} == {rfc, static}
+    assert 0 < sum(log.held for log in report.logs) < 2 * SIZE
+    assert {log.held + log.missing for log in report.logs} == {SIZE}
+    assert [command for command, _ in report.next_steps()][:2] == ["ctkit repair", "ctkit update"]
+    with pytest.raises(TableError):
+        report.check()
+    # Elsewhere it is an error, as before: what is missing is not known.
+    with pytest.raises(TableError):
+        ctkit.report_gaps(parameters_of(world))
+
+    assert run_command(["status", "-f", "demo.yaml"]) == 1
+    assert "ctkit repair" in capsys.readouterr().out
+    assert run_command(["repair", "-f", "demo.yaml"]) == 0
+    capsys.readouterr()
+    report = ctkit.find_status(parameters_of(world))
+    assert (report.unreadable, report.next_steps()[0][0]) == ({}, "ctkit update")
+
+
+def test_status_of_commands(world, capsys):
+    """The last run is known whatever way it was made; a second one on one staging says so, and asks for nothing."""
+    assert run_command(["update", "-f", "demo.yaml"]) == 0
+    run = ctkit.find_status(parameters_of(world)).last_run
+    assert (run.runbook, run.outcome, run.exit_code, run.rows, run.record) == ("update", "complete", 0, MISSING, None)
+    assert run.results[0]["title"] == "update complete"
+    capsys.readouterr()
+
+    rfc = next(iter(world.logs))
+    world.logs[rfc].grow(9)
+    asked = {url: len(log.requests) for url, log in world.logs.items()}
+    with hold(ctkit.open_table("staging")):
+        assert run_command(["backfill", "-f", "demo.yaml", "--ceiling", "log"]) == 1
+    assert not [
+        path for url, log in world.logs.items() for path in log.requests[asked[url] :] if "entries" in str(path)
+    ]
+    run = ctkit.find_status(parameters_of(world)).last_run
+    assert (run.runbook, run.outcome, run.rows) == ("backfill", "failed", None)
+    assert run.error in capsys.readouterr().err
+
+    assert run_command(["runs", "-f", "demo.yaml"]) == 0
+    printed = capsys.readouterr().out
+    assert "backfill" in printed
+    assert "update" in printed

@@ -16,7 +16,7 @@ from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.records import Run, last_run
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
-from ctkit.lake.coverage import first_and_last
+from ctkit.lake.coverage import first_and_last, without_unreadable
 from ctkit.lake.provenance import read_statements
 from ctkit.lake.recorded import LastCommit, find_recorded, heads_by_time, last_commit
 from ctkit.lake.table import files_of, table_path
@@ -110,6 +110,8 @@ class StatusReport(Report):
         first row.
     undone
         Canonical URL -> why the state of a log is not known that has no start, no ceiling, or an end below its start.
+    unreadable
+        Path -> error, of data files that are damaged or gone. Their entries count as missing.
     left_to_server
         Entries that are left to the live server, which is running.
     commit
@@ -128,6 +130,7 @@ class StatusReport(Report):
     commit: LastCommit | None
     last_run: Run | None
     undone: Mapping[str, str] = field(default_factory=dict)
+    unreadable: Mapping[str, TableError] = field(default_factory=dict)
     file: str = ""
 
     @property
@@ -139,6 +142,9 @@ class StatusReport(Report):
         """Return what to do, in most cases as commands, each with the reason; nothing if all is well."""
         lacking, repeated = _named(self.logs, "incomplete"), _named(self.logs, "contradicted")
         steps = []
+        if self.unreadable:
+            named = first_of([str(error) for error in self.unreadable.values()], 5)
+            steps.append(("ctkit repair", f"files cannot be read, so that their entries count as missing: {named}"))
         if repeated:
             steps.append(("ctkit repair", f"entries have several rows: {repeated}"))
         if self.files is None:
@@ -161,14 +167,14 @@ class StatusReport(Report):
         Raises
         ------
         TableError
-            There is no main table, or entries are missing in it, or have several rows.
+            There is no main table, or entries are missing in it, or have several rows, or a file cannot be read.
         LogUnavailableError
             A log could not be asked, so its state is not known.
         ParameterError
             A log has no start, no ceiling, or an end below its start.
         """
         steps = "; ".join(f"{why}. Next: {command}" for command, why in self.next_steps())
-        if self.files is None or any(log.outcome != "complete" for log in self.logs):
+        if self.files is None or self.unreadable or any(log.outcome != "complete" for log in self.logs):
             raise TableError(self.main, steps)
         if self.unavailable:
             raise LogUnavailableError(self.unavailable[0].url, steps)
@@ -188,6 +194,7 @@ class StatusReport(Report):
             "left_to_server": self.left_to_server,
             "unavailable": len(self.unavailable),
             "undone": len(self.undone),
+            **({"unreadable": len(self.unreadable)} if self.unreadable else {}),
         }
         if self.commit:
             found |= {"version": self.commit.version, "last_commit": self.commit.kind, "at": _utc(self.commit.seconds)}
@@ -228,7 +235,7 @@ def find_status(parameters: Parameters) -> StatusReport:
     ParameterError, SchemaMismatchError, TableError
         As for `report_gaps`.
     """
-    with closing(report_gaps(parameters)) as gap_report:
+    with without_unreadable() as unreadable, closing(report_gaps(parameters)) as gap_report:
         main, holdings = gap_report.main, _held(gap_report)
         statements = [] if main is None else read_statements(main)
         stretches = {url: (holding.start, holding.end) for url, holding in holdings.items()}
@@ -247,6 +254,7 @@ def find_status(parameters: Parameters) -> StatusReport:
             logs=tuple(logs),
             unavailable=(*gap_report.unavailable, *_just_begun(gap_report, holdings)),
             undone=gap_report.undone,
+            unreadable=unreadable,
             left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
             commit=None if main is None else last_commit(main),
             last_run=last_run(parameters.runs),

@@ -8,7 +8,8 @@ so that nothing could be remembered. An ibis table is asked (`ctkit.lake.questio
 import os
 from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -32,6 +33,23 @@ _Runs = tuple[Int64s, Int64s, Int64s]
 """Numbers of logs, and of each one run of indices: its start and its end."""
 
 _NO_RUNS = (np.empty(0, np.int64),) * 3
+
+
+_UNREADABLE: ContextVar[dict[str, TableError] | None] = ContextVar("_UNREADABLE", default=None)
+
+
+@contextmanager
+def without_unreadable() -> Iterator[dict[str, TableError]]:
+    """Take the rows of files that cannot be read for missing, in this thread, for as long as the context lasts.
+
+    Yields path -> error of such files, which grows as they are met. Without it, the first one raises.
+    """
+    met: dict[str, TableError] = {}
+    token = _UNREADABLE.set(met)
+    try:
+        yield met
+    finally:
+        _UNREADABLE.reset(token)
 
 
 def find_covered(
@@ -185,8 +203,7 @@ def _blocks_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> p
     blocks = _of_files(recall(table), states)
     known = pc.is_in(states, value_set=blocks["file"].combine_chunks().dictionary)
     unread = np.flatnonzero(bounds.may_hold_any(stretches) & ~known.to_numpy(zero_copy_only=False))
-    if len(unread):
-        read = _read(table, bounds.files[unread], states.take(unread))
+    if read := _read(table, bounds.files[unread], states.take(unread)) if len(unread) else None:
         blocks = _in_order(pa.concat_tables([blocks, read]) if len(blocks) else read)
         remember(table, blocks)
     return blocks
@@ -205,12 +222,23 @@ def _states_of(bounds: FileBounds) -> pa.Array:
     return pa.array(states, pa.string())
 
 
-def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa.Table:
-    """Return the blocks of some files."""
-    try:
-        urls, runs = zip(*map(_read_file, files), strict=True)
-    except TableError as error:
-        raise TableError(folder_of(table), f"a file of it cannot be read: {error}") from error
+def _read(table: DeltaTable, files: NDArray[np.object_], states: pa.Array) -> pa.Table | None:
+    """Return the blocks of some files; None if none of them can be read (`without_unreadable`)."""
+    unreadable = _UNREADABLE.get()
+    found, good = [], []
+    for number, path in enumerate(files):
+        try:
+            found.append(_read_file(path))
+        except TableError as error:
+            if unreadable is None:
+                raise TableError(folder_of(table), f"a file of it cannot be read: {error}") from error
+            unreadable[path] = error
+        else:
+            good.append(number)
+    if not found:
+        return None
+    files, states = files[good], states.take(good)
+    urls, runs = zip(*found, strict=True)
     counts = [np.bincount(log, minlength=len(of_file)) for of_file, (log, *_) in zip(urls, runs, strict=True)]
     file = np.repeat(np.arange(len(files)), list(map(len, urls)))
     offsets = pa.array(np.cumsum(np.concatenate([[0], *counts])))
