@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
 from ctkit.desk.keeping import follow, init, repair, runs, status, tidy, update
-from ctkit.desk.parameter_files import read_parameter_file, runs_beside, without_overridden
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.running import notebooks, run
 from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
     OutputError,
@@ -30,12 +30,10 @@ from ctkit.desk.terminal import (
     write,
 )
 from ctkit.errors import CtkitError, ParameterError
-from ctkit.paths import local_path
 from ctkit.visible import get_logger, visible
 
 if TYPE_CHECKING:
     from ctkit.desk.gap_report import GapReport
-    from ctkit.desk.records import Run
 
 # Commands import slow modules only after their arguments and parameter file are read, so that help and errors in either
 # come at once.
@@ -224,34 +222,11 @@ def audit(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Run a notebook."""
-    from ctkit.desk.runbook import run_notebook
-
-    own = {key: literal(value) for key, value in arguments.parameter}
-    shared = without_overridden(read_parameter_file(arguments.file), own) if arguments.file else {}
-    beside = runs_beside(arguments.file) if arguments.file else "runs"
-    folder = str(own.get("runs_path") or shared.get("runs_path") or beside)
-    ended: list[Run] = []
-    code = run_notebook(arguments.notebook, own, shared=shared, runs=local_path(folder), on_end=ended.append)
-    let_finish()
-    print_lines(*(json.dumps(run.to_json()) for run in ended))
-    return code
-
-
-def notebooks(arguments: argparse.Namespace) -> int:
-    """Copy the runbooks."""
-    from ctkit.desk.shipped import copy_runbooks
-
-    print_lines(*map(str, copy_runbooks(arguments.dir)))
-    return 0
-
-
 def demo(arguments: argparse.Namespace) -> int:
     """Show the whole cycle."""
-    from ctkit.demo.cycle import run
+    from ctkit.demo.cycle import run as run_demo
 
-    return run(arguments.dir, serve=arguments.serve, grow=arguments.grow)
+    return run_demo(arguments.dir, serve=arguments.serve, grow=arguments.grow)
 
 
 def completion(arguments: argparse.Namespace) -> int:

@@ -1,10 +1,8 @@
 """One certificate opened in full, from its row: decoded as far as possible, and as it is."""
 
 import json
-import warnings
 from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -16,10 +14,16 @@ import numpy as np
 import pandas as pd
 from cryptography import x509 as library
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, rsa
-from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 from deltalake import DeltaTable
 
 from ctkit.arguments import Index, checked
+from ctkit.desk.extensions import (
+    Problems,
+    describe_extensions,
+    embedded_timestamps,
+    parse_extensions,
+    revocation_lists,
+)
 from ctkit.errors import TableError
 from ctkit.lake.browse import RowBrowser
 from ctkit.lake.table import folder_of
@@ -237,7 +241,7 @@ def open_certificate(table: DeltaTable, source_url: str, cert_index: Index) -> O
 
 def read_row(row: Mapping[str, Any], *, copies: int = 1) -> OpenCertificate:
     """Decode the certificate of a row, with all of the 20 columns; see `open_certificate`."""
-    problems = _Problems()
+    problems = Problems()
     der = _der_of(row["as_der"], problems)
     own = x509.read_certificate(der)
     said = describe_certificate(own, der)
@@ -246,7 +250,7 @@ def read_row(row: Mapping[str, Any], *, copies: int = 1) -> OpenCertificate:
     if (digest := sha256(der).hexdigest().upper()) != str(row["sha256"]).replace(":", ""):
         problems.add("its SHA-256 is not the one that its row gives: one of the two was altered")
     parsed = problems.of("the certificate", lambda: library.load_der_x509_certificate(der), None)
-    extensions = _parse_extensions(parsed, problems)
+    extensions = parse_extensions(parsed, problems)
     return OpenCertificate(
         source_url=_text(row["source_url"]),
         source_name=_text(row["source_name"]),
@@ -266,42 +270,14 @@ def read_row(row: Mapping[str, Any], *, copies: int = 1) -> OpenCertificate:
         is_ca=said["is_ca"],
         sha256=digest,
         names=_names(own),
-        extensions=_extensions(own, said["extensions"], _revocation_lists(extensions)),
-        timestamps=_timestamps(extensions),
+        extensions=describe_extensions(own, said["extensions"], revocation_lists(extensions)),
+        timestamps=embedded_timestamps(extensions),
         chain=_chain(row["chain"], problems),
         problems=tuple(problems.found),
     )
 
 
-class _Problems:
-    """What cannot be decoded, in the order in which it was found."""
-
-    def __init__(self) -> None:
-        self.found: list[str] = []
-
-    def add(self, problem: str) -> None:
-        self.found.append(problem)
-
-    def of(self, what: str, read: Callable[[], Value], otherwise: Value) -> Value:
-        """Return what `read` does; if it fails, say so."""
-        try:
-            with _silent():
-                return read()
-        # The library raises ValueError, TypeError, UnsupportedAlgorithm and more, as certificates of logs are odd.
-        except Exception as error:
-            self.add(f"{what} cannot be decoded in full ({' '.join(str(error).split()) or type(error).__name__})")
-            return otherwise
-
-
-@contextmanager
-def _silent() -> Iterator[None]:
-    """Keep quiet what the library warns of: negative serial numbers, for instance, which are shown as they are."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
-def _der_of(stored: Any, problems: _Problems) -> bytes:
+def _der_of(stored: Any, problems: Problems) -> bytes:
     """Return the bytes of ``as_der``, which is raw or base64 text."""
     if isinstance(stored, bytes):
         return stored
@@ -313,7 +289,7 @@ def _time(moment: Any) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S}" if isinstance(moment, datetime) and not pd.isna(moment) else ""
 
 
-def _date(seconds: int, problems: _Problems, what: str) -> str:
+def _date(seconds: int, problems: Problems, what: str) -> str:
     """Return a date that may be before the year 1, which `datetime` has not."""
     if not seconds:
         problems.add(f"{what} cannot be decoded, or is 1970-01-01 00:00:00")
@@ -325,7 +301,7 @@ def _moment(seconds: int) -> str:
     return str(np.datetime64(seconds, "s")).replace("T", " ")
 
 
-def _name(parsed: library.Certificate | None, which: str, aggregated: str, problems: _Problems) -> str:
+def _name(parsed: library.Certificate | None, which: str, aggregated: str, problems: Problems) -> str:
     """Return all attributes of a name in their order; without the library those that a row has."""
 
     def read() -> str:
@@ -359,75 +335,10 @@ def _names(certificate: x509.Certificate) -> tuple[str, ...]:
     return tuple(name for value in values for name in alternative_names(value))
 
 
-_EXTENSION_NAMES = {
-    oid.dotted_string: name.replace("_", " ").lower()
-    for name, oid in vars(ExtensionOID).items()
-    if isinstance(oid, ObjectIdentifier)
-}
-
-_TEXTS = {
-    x509.AUTHORITY_INFO_ACCESS: "authorityInfoAccess",
-    x509.AUTHORITY_KEY_IDENTIFIER: "authorityKeyIdentifier",
-    x509.BASIC_CONSTRAINTS: "basicConstraints",
-    x509.CERTIFICATE_POLICIES: "certificatePolicies",
-    x509.EXTENDED_KEY_USAGE: "extendedKeyUsage",
-    x509.KEY_USAGE: "keyUsage",
-    x509.SUBJECT_KEY_IDENTIFIER: "subjectKeyIdentifier",
-}
-"""Extensions that are read, and what rows call them."""
-
-
-def _extensions(certificate: x509.Certificate, texts: Mapping[str, Any], lists: str) -> pd.DataFrame:
-    """Return each extension with what it says, in hex if we do not read it."""
-    rows = []
-    for identifier, values in certificate.extensions.items():
-        dotted = x509.dotted(identifier) or identifier.hex(" ")
-        raw = "; ".join(value.hex(" ") for value in values)
-        if identifier == x509.SUBJECT_ALT_NAME:
-            text = "see the names"
-        elif identifier == x509.POISON:
-            text = "this is a precertificate: no client accepts it"
-        elif dotted == ExtensionOID.CRL_DISTRIBUTION_POINTS.dotted_string:
-            text = lists
-        else:
-            text = str(texts.get(_TEXTS.get(identifier, ""), "")).strip().replace("\n", ", ")
-        name = _EXTENSION_NAMES.get(dotted)
-        rows.append(
-            {
-                "extension": f"{name} ({dotted})" if name else dotted,
-                "critical": "yes" if identifier in certificate.critical else "",
-                "value": text or raw,
-            }
-        )
-    return pd.DataFrame(rows, columns=["extension", "critical", "value"])
-
-
-def _parse_extensions(parsed: library.Certificate | None, problems: _Problems) -> list[library.ExtensionType]:
-    """Return the extensions as the library reads them; none if one of them is odd."""
-    if parsed is None:
-        return []
-    return problems.of("its extensions", lambda: [extension.value for extension in parsed.extensions], [])
-
-
-def _revocation_lists(extensions: list[library.ExtensionType]) -> str:
-    points = (point for value in extensions if isinstance(value, library.CRLDistributionPoints) for point in value)
-    return ", ".join(f"URI:{name.value}" for point in points for name in point.full_name or ())
-
-
-def _timestamps(extensions: list[library.ExtensionType]) -> pd.DataFrame:
-    rows = [
-        (b64encode(sct.log_id).decode(), f"{sct.timestamp:%Y-%m-%d %H:%M:%S}", sct.version.name)
-        for value in extensions
-        if isinstance(value, library.PrecertificateSignedCertificateTimestamps)
-        for sct in value
-    ]
-    return pd.DataFrame(rows, columns=["log_id", "time", "version"])
-
-
 _CHAIN = ["subject", "issuer", "not_before", "not_after", "serial_number", "sha256"]
 
 
-def _chain(texts: Any, problems: _Problems) -> pd.DataFrame:
+def _chain(texts: Any, problems: Problems) -> pd.DataFrame:
     """Return the chain that a row has as JSON texts; a table of another writer may have anything there."""
     found: list[dict[str, str]] = [
         problems.of(f"certificate {number} of its chain", partial(_chain_row, text), dict[str, str]())
