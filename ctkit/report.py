@@ -2,7 +2,6 @@
 
 import html
 from collections.abc import Iterable, Mapping
-from datetime import date
 from numbers import Number
 from typing import Any
 
@@ -23,10 +22,13 @@ SHOWN = 50
 IGNORED_BY_MATHJAX = "tex2jax_ignore mathjax_ignore"
 """Classes of an HTML element in which MathJax 2 and 3 leave dollar signs alone."""
 
-# One line for each row, however long its texts; tables are left-aligned in widgets too.
+LONG = 300
+"""Characters of a cell from which on it is folded: its beginning is shown, and the whole where it is opened."""
+
 _STYLE = (
-    "<style>.ctkit-report {overflow-x: auto} .ctkit-report table {margin: 0} .ctkit-report td "
-    "{white-space: nowrap !important; max-width: 30em; overflow: hidden; text-overflow: ellipsis}</style>"
+    "<style>.ctkit-report {overflow-x: auto} .ctkit-report table {margin: 0} .ctkit-report td, .ctkit-report th "
+    "{text-align: left; vertical-align: top; max-width: 50em; overflow-wrap: anywhere} "
+    ".ctkit-report td.number {text-align: right; white-space: nowrap}</style>"
 )
 
 
@@ -47,20 +49,21 @@ class Report:
         return {}
 
     def __str__(self) -> str:
-        return visible(" ".join([self.title, *(f"{name}={value}" for name, value in self.facts().items())]))
+        facts = (f"{visible(name)}={visible(str(value))}" for name, value in self.facts().items())
+        return " ".join([visible(self.title), *facts])
 
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        cells = "".join(
+        facts = "".join(
             f"<tr><th style='text-align:left'>{to_html(name.replace('_', ' '))}</th>"
-            f"<td style='text-align:left'>{to_html(_readable(value))}</td></tr>"
+            f"<td style='text-align:left'>{_folded(_readable(value))}</td></tr>"
             for name, value in self.facts().items()
         )
-        parts = [f"{_STYLE}<h4>{to_html(self.title)}</h4><table>{cells}</table>"]
+        parts = [f"{_STYLE}<h4>{to_html(self.title)}</h4><table>{facts}</table>"]
         for heading, table in self.tables().items():
             if len(table):
-                rows = visible_table(table.head(SHOWN)).to_html(index=False, border=0)
+                rows = table_html(table.head(SHOWN))
                 parts.append(f"<h5>{to_html(heading)}</h5>{rows}{to_html(left_out(table, SHOWN))}")
         return f"<div class='ctkit-report {IGNORED_BY_MATHJAX}'>" + "\n".join(parts) + "</div>"
 
@@ -80,9 +83,42 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     return pd.DataFrame(shown, dtype=object)
 
 
-def visible_table(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table for display, with invisible characters in column names and cells made visible."""
-    return table.rename(columns=lambda name: visible(str(name))).map(_visible_cell)
+def cell_text(value: object) -> str:
+    """Return a cell of a table as text: numbers with separators, nothing for None, invisible characters made visible.
+
+    Examples
+    --------
+    >>> cell_text(12_000), cell_text(0.25), cell_text(None), cell_text(True), cell_text(["a", "b"])
+    ('12,000', '0.25', '', 'True', '[a, b]')
+    """
+    if isinstance(value, list | tuple | np.ndarray):
+        return visible(f"[{', '.join(map(str, value))}]")
+    if value is None or value != value:  # not a number
+        return ""
+    return visible(_readable(value))
+
+
+def table_html(table: pd.DataFrame) -> str:
+    """Return a table as HTML: every cell to its end, long ones folded."""
+    head = "".join(f"<th style='text-align:left'>{to_html(str(name))}</th>" for name in table.columns)
+    rows = "\n".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in table.itertuples(index=False, name=None))
+    return (
+        f"<table class='dataframe'><thead><tr style='text-align:left'>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    )
+
+
+def _cell_html(value: object) -> str:
+    is_number = isinstance(value, Number) and not isinstance(value, bool)
+    kind, align = ("class='number' ", "right") if is_number else ("", "left")
+    return f"<td {kind}style='text-align:{align}'>{_folded(cell_text(value))}</td>"
+
+
+def _folded(text: str) -> str:
+    """Return text as HTML; of a long one the beginning, and the whole where it is opened."""
+    text = visible(text)
+    if len(text) <= LONG:
+        return f"<bdi>{to_html(text)}</bdi>" if not text.isascii() else to_html(text)
+    return f"<details><summary><bdi>{to_html(text[: LONG // 3])}</bdi> \u2026</summary>{to_html(text)}</details>"
 
 
 def left_out(table: pd.DataFrame, shown: int) -> str:
@@ -96,13 +132,7 @@ def to_html(text: str) -> str:
     return html.escape(visible(text))
 
 
-def _visible_cell(value: object) -> object:
-    if value is None or isinstance(value, Number | date):
-        return value
-    if isinstance(value, list | tuple | np.ndarray):
-        return visible(f"[{', '.join(map(str, value))}]")
-    return visible(str(value))
-
-
 def _readable(value: object) -> str:
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+    if isinstance(value, float | np.floating):
+        return f"{round(float(value), 4):,}"
+    return f"{value:,}" if isinstance(value, int | np.integer) and not isinstance(value, bool) else str(value)

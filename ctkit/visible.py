@@ -2,8 +2,9 @@
 
 import logging
 import re
+import unicodedata
 from collections.abc import Iterator
-from itertools import islice
+from itertools import accumulate, islice
 from numbers import Number
 from typing import Any, Protocol
 
@@ -13,24 +14,51 @@ _INVISIBLE = re.compile(
 )
 
 
+LONGEST = 4_000
+"""Characters of a text that are shown; a name that is longer means no good."""
+
+_MARKS = 4
+"""Marks in a row that a letter may carry; more of them are piled up over the lines above and below."""
+
+
 def visible(text: str) -> str:
     r"""Return `text` on one line, with Python's escapes in place of what cannot be seen.
 
     Escaped are control characters, which include line ends and terminal escapes; characters that change the direction
-    of text or have no width; spaces other than the plain one; lone surrogates; and code points without a character.
-    Everything else stays, so that text made visible once does not change again.
+    of text or have no width; spaces other than the plain one; lone surrogates; code points without a character; and
+    marks that pile up over one letter. Everything else stays, so that text made visible once does not change again. Of
+    more than `LONGEST` characters the first ones are shown, and how many follow.
 
     Examples
     --------
     >>> print(visible("log \x1b[2J\n\u202emoc.elpmaxe"))
     log \x1b[2J\n\u202emoc.elpmaxe
+    >>> len(visible("a" * 64_000)), visible("a" * 64_000)[-30:]
+    (3978, 'aa ... and 60,050 more letters')
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(
-        letter if letter.isprintable() and not _INVISIBLE.match(letter) else letter.encode("unicode_escape").decode()
-        for letter in text
-    )
+    if len(text) <= LONGEST and len(shown := escaped(text)) <= LONGEST:
+        return shown
+    # No escape is cut in two; the rest is not looked at, as it may be a whole book.
+    letters = list(_letters_of(text[:_KEPT]))
+    kept = sum(length <= _KEPT for length in accumulate(map(len, letters)))
+    return f"{''.join(letters[:kept])} ... and {len(text) - kept:,} more letters"
+
+
+_KEPT = LONGEST - 50
+"""Characters that are shown of a text that is too long, with room for the number of the others."""
+
+
+def escaped(text: str) -> str:
+    """Return `text` made visible, however long it is."""
+    return text if text.isascii() and text.isprintable() else "".join(_letters_of(text))
+
+
+def _letters_of(text: str) -> Iterator[str]:
+    marks = 0
+    for letter in text:
+        marks = marks + 1 if unicodedata.category(letter) in ("Mn", "Me") else 0
+        plain = letter.isprintable() and not _INVISIBLE.match(letter) and marks <= _MARKS
+        yield letter if plain else letter.encode("unicode_escape").decode()
 
 
 class _Items(Protocol):

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import ctkit
 from ctkit.demo import cycle
 from ctkit.demo.server import LogServer
 from ctkit.desk.gap_report import report_gaps
@@ -102,7 +103,20 @@ def test_demo_that_is_kept_up(tmp_path):
             cycle.run(tmp_path / "demo")
 
     assert size == 300 + cycle.NEW_ENTRIES
-    assert gap_report.facts()["missing"] == 2 * cycle.NEW_ENTRIES
+    staged = open_table(tmp_path / "demo" / "staging")
+    main = open_table(tmp_path / "demo" / "main")
+    assert gap_report.facts()["missing"] == 2 * size - cycle.ABOVE - staged.count() - (main.count() - cycle.ABOVE)
+    assert 0 < staged.count() < gap_report.facts()["missing"]
+    # An outage, holes of one entry, rows above the ceiling, several days, and names to look twice at.
+    lengths = [gap["end"] - gap["start"] for gap in gap_report.gaps.to_pylist()]
+    assert (max(lengths), min(lengths)) > (cycle.NEW_ENTRIES // 10 - 1, 0)
+    assert lengths.count(1) > 100
+    rows = ctkit.rows_of(main).select("cert_index", "source_url", "seen_date", "all_domains").to_pandas()
+    static = gap_report.logs[1].url
+    assert (rows[rows.source_url == static].cert_index >= size - cycle.ABOVE).sum() == cycle.ABOVE
+    assert rows.seen_date.nunique() >= 3
+    names = {name for names in rows.all_domains for name in names}
+    assert names >= {name for names, _ in cycle.ODD for name in names}
     prepared = (tmp_path / "demo" / "notebooks" / "preview.ipynb").read_text()
     assert str(tmp_path / "demo" / "main") in prepared
 

@@ -6,11 +6,12 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import NoReturn
 
 import numpy as np
@@ -18,6 +19,7 @@ import pyarrow as pa
 import yaml
 
 from ctkit.demo.embedded import EmbeddedLog, make_log
+from ctkit.demo.issuance import issue
 from ctkit.demo.server import LogServer
 from ctkit.desk.runbook import prepare_notebook, run_notebook
 from ctkit.desk.shipped import RUNBOOKS, find_runbook
@@ -27,6 +29,7 @@ from ctkit.errors import ParameterError
 from ctkit.jobs.backfill import backfill
 from ctkit.lake.gaps import find_gaps, ranges_by_log
 from ctkit.lake.table import find_table, open_table
+from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
 from ctkit.ranges import RangeSet
 from ctkit.schema import GAP_SCHEMA
@@ -34,8 +37,19 @@ from ctkit.schema import GAP_SCHEMA
 ENTRIES = 12_000
 """Entries of each of the two logs."""
 
-NEW_ENTRIES = 1_500
+NEW_ENTRIES = 6_000
 """Entries by which each log grows when it is served, so that there is something to do in JupyterLab."""
+
+ABOVE = 120
+"""Entries of the second log that a live service has written after it saved its state for the last time."""
+
+ODD = (
+    (("*.shop.example", "shop.example"), ""),
+    (("xn--mnchen-3ya.example", "xn--bcher-kva.example"), "B\u00fccher & S\u00f6hne"),
+    (("many.example", *(f"host{number}.many.example" for number in range(1, 250))), ""),
+    (("<script>alert(1)</script>.evil.example", "$\\frac{1}{0}$.evil.example"), "\u202enoitazinagrO \x1b[31m"),
+)
+"""DNS names and organizations such as real logs have now and then; each log ends with certificates for them."""
 
 SERVE_PORT = 8962
 """Port of the logs that are served, unless it is taken; ``parameters/demo.yaml`` names it."""
@@ -51,6 +65,9 @@ _TICK = 1.0
 
 _ISSUED = 20
 """Certificates that are issued for each log at a time; issuing one takes about a millisecond."""
+
+_REPEATED = 600
+"""Certificates that are issued for the `NEW_ENTRIES` of each log; the other entries repeat them."""
 
 
 def run(folder: str | Path, *, serve: bool = False, grow: int = 0, entries: int = ENTRIES) -> int:
@@ -103,10 +120,21 @@ def _run(folder: Path, *, serve: bool, grow: int, entries: int) -> int:
 def make_logs(entries: int) -> list[EmbeddedLog]:
     """Return one log for each protocol, of `entries` entries over the last days."""
     start = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS)
-    return [
-        make_log("Demo RFC 6962", entries, seed=1, protocols=["rfc6962"], start=start, days=DAYS),
-        make_log("Demo Static CT", entries, seed=2, protocols=["static-ct"], start=start, days=DAYS),
+    usual = max(entries - len(ODD), 0)
+    logs = [
+        make_log("Demo RFC 6962", usual, seed=1, protocols=["rfc6962"], start=start, days=DAYS),
+        make_log("Demo Static CT", usual, seed=2, protocols=["static-ct"], start=start, days=DAYS),
     ]
+    for log in logs:
+        _append_odd(log, entries - usual)
+    return logs
+
+
+def _append_odd(log: EmbeddedLog, count: int = len(ODD)) -> None:
+    random = Random(log.tree_size)
+    for names, organization in ODD[:count]:
+        timestamp = log.entries[-1].timestamp if log.entries else log.start
+        log.append(issue(random, timestamp, names=names, organization=organization), timestamp)
 
 
 def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> dict[str, object]:
@@ -182,7 +210,7 @@ class _Demo:
     def run_cycle(self) -> int:
         """Fill main, with holes, then find, fetch, preview, merge, and find none."""
         self._write_files()
-        rows = self._fill_main()
+        rows = self._fill_main([0] * len(self.logs))
         _tell(f"A live service filled main, and missed some entries: {rows:,} rows in {self.folder / 'main'}\n")
         self._tell_gaps("1. Gaps: what the logs have and the table lacks")
         steps = [
@@ -208,16 +236,15 @@ class _Demo:
 
     def serve(self, grow: int) -> None:
         """Let the logs grow, prepare the runbooks for JupyterLab, and wait for Ctrl+C."""
-        for log in self.logs:
-            log.grow(NEW_ENTRIES, until=_now())
-        self._write_files()
+        self._go_on()
         for name in RUNBOOKS:
             prepare_notebook(find_runbook(name), self._parameters, self.folder / "notebooks" / f"{name}.ipynb")
         key = self.folder / "log_list.pem"
         key.write_bytes(self.server.listed.public_key)
         pace = f", grow by {grow:,} entries a second together" if grow else ""
         _tell(
-            f"\nBoth logs have grown by {NEW_ENTRIES:,} entries{pace}, and stay up until you press Ctrl+C:\n"
+            f"\nBoth logs have grown by {NEW_ENTRIES:,} entries{pace}, and stay up until you press Ctrl+C.\n"
+            "The live service missed some of them again, and a backfill was stopped half way:\n"
             + "".join(f"   {self.server.url(log)}  ({log.name})\n" for log in self.logs)
             + f"   {self.server.list_url}  (log list of both; its key is {self._shown(key.name)})\n"
             "In another terminal:\n"
@@ -228,6 +255,19 @@ class _Demo:
             self._grow(grow) if grow else threading.Event().wait()
         except KeyboardInterrupt:
             _tell("\nThe logs are down.")
+
+    def _go_on(self) -> None:
+        """Let the logs grow, the live service write most of what came, and a backfill stage a part of the rest."""
+        before = [log.tree_size for log in self.logs]
+        for log in self.logs:
+            log.grow(NEW_ENTRIES - len(ODD), until=_now(), issued=_REPEATED)
+            _append_odd(log)
+        self._write_files(above=ABOVE)
+        self._fill_main(before, to_the_end=self.logs[-1])
+        main, within = find_table(self.folder / "main"), (before[0], before[0] + NEW_ENTRIES // 2)
+        with self._opened() as (client, *_):
+            gaps = find_gaps(main, within={client.url: within})
+            backfill([client], gaps, open_table(self.folder / "staging", like=main), verify="entries").check()
 
     def _grow(self, grow: int) -> NoReturn:
         began, grown = time.monotonic(), 0
@@ -242,25 +282,34 @@ class _Demo:
     def _parameters(self) -> dict[str, object]:
         return parameters_of(self.folder, self.logs, self.server)
 
-    def _write_state(self) -> None:
-        write_state(self.folder / "state.json", {self.server.url(log): log.tree_size for log in self.logs})
+    def _write_state(self, *, above: int = 0) -> None:
+        """Write where the live service is; of the last log, it was that many entries behind when it saved its state."""
+        ceilings = {self.server.url(log): log.tree_size for log in self.logs}
+        ceilings[self.server.url(self.logs[-1])] -= above
+        write_state(self.folder / "state.json", ceilings)
 
-    def _write_files(self) -> None:
-        self._write_state()
+    def _write_files(self, *, above: int = 0) -> None:
+        self._write_state(above=above)
         text = "# Written by `ctkit demo`; the logs are up while `ctkit demo --serve` runs.\n"
         (self.folder / "parameters.yaml").write_text(text + yaml.safe_dump(self._parameters, sort_keys=False))
 
-    def _fill_main(self) -> int:
-        """Write what a live service would have written: everything but the holes."""
-        main = open_table(self.folder / "main")
+    @contextmanager
+    def _opened(self) -> Iterator[Sequence[Log]]:
         clients = [open_log(self.server.url(log), user_agent=USER_AGENT, name=log.name) for log in self.logs]
-        present = pa.concat_tables(
-            _as_gaps(client.url, _seen(log.tree_size)) for client, log in zip(clients, self.logs, strict=True)
-        )
-        # A live service verifies nothing.
-        report = backfill(clients, present, main, verify="off")
+        yield clients
         for client in clients:
             client.close()
+
+    def _fill_main(self, first: Sequence[int], *, to_the_end: EmbeddedLog | None = None) -> int:
+        """Write what a live service would have written from `first` of each log on: everything but the holes."""
+        main = open_table(self.folder / "main")
+        with self._opened() as clients:
+            present = pa.concat_tables(
+                _as_gaps(client.url, _seen(start, log.tree_size, newest=log is to_the_end))
+                for client, log, start in zip(clients, self.logs, first, strict=True)
+            )
+            # A live service verifies nothing.
+            report = backfill(clients, present, main, verify="off")
         report.check()
         return sum(report.written.values())
 
@@ -287,18 +336,20 @@ def _tell(text: str) -> None:
     write(f"{text}\n", flush=True)
 
 
-def _seen(size: int) -> RangeSet:
-    """Return the indices that the live service of the demo wrote, of a log of `size` entries.
+def _seen(first: int, end: int, *, newest: bool) -> RangeSet:
+    """Return the indices in ``[first, end)`` of a log that the live service of the demo wrote.
 
     It missed an outage, certificates that it knew from other logs (holes of one entry everywhere), and the newest
-    entries.
+    entries, unless it has `newest`.
     """
+    size = end - first
     index = np.arange(size)
     outage = (index >= size * 3 // 10) & (index < size * 4 // 10)
     seen_elsewhere = np.random.default_rng(size).random(size) < 0.15
-    missed = outage | seen_elsewhere | (index >= size * 95 // 100)
-    missed[0] = False
-    return RangeSet.holding(index[~missed])
+    latest = index >= size * 95 // 100
+    missed = outage | (seen_elsewhere & ~latest) if newest else outage | seen_elsewhere | latest
+    missed[:1] = False
+    return RangeSet.holding(first + index[~missed])
 
 
 def _as_gaps(url: str, ranges: RangeSet) -> pa.Table:

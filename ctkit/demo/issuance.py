@@ -1,5 +1,6 @@
 """Certificates and precertificates for the embedded log, thousands a second."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -102,7 +103,7 @@ class Authority:
         ]
 
 
-def issue(random: Random, timestamp: int) -> Issued:
+def issue(random: Random, timestamp: int, *, names: Sequence[str] = (), organization: str = "") -> Issued:
     """Issue one certificate or precertificate of the kind that fills real logs.
 
     Parameters
@@ -111,15 +112,17 @@ def issue(random: Random, timestamp: int) -> Issued:
         Decides everything but the signature: names, serial number, issuer, and which of the two it is.
     timestamp
         When it is issued, in milliseconds since the Unix epoch; its validity begins up to an hour before.
+    names, organization
+        What its subject is called, in place of names like those in real logs.
     """
     authority = random.choices(*_authorities())[0]
-    names = _dns_names(random)
+    names = names or _dns_names(random)
     start = datetime.fromtimestamp(timestamp // 1000 - random.randrange(3600), UTC)
     lifetime = timedelta(days=random.choice(_LIFETIME_DAYS), seconds=-1)
     key, key_id = random.choices(*_subject_keys())[0]
     # RFC 5280, section 4.1.2.2: positive, at most 20 octets.
     serial_number = random.getrandbits(random.choice((64, 128, 128, 159)))
-    subject = _subject(random, names[0])
+    subject = _name(C="ZZ", O=organization, CN=names[0]) if organization else _subject(random, names[0])
     extensions: list[x509.ExtensionType] = [
         _LEAF_KEY_USAGE,
         _PURPOSES,

@@ -70,8 +70,10 @@ def values_for(
         layers = (("-p", own), ("parameter file", shared))
         ours = Parameters.of_layers(*((name, _within(layer, values)) for name, layer in layers))
         # The cell of a copy may have been edited to name it.
-        if "main_path" in declared and notebook.stem in RUNBOOKS and notebook == find_runbook(notebook.stem):
-            ours.need("main_path")
+        is_ours = notebook.stem in RUNBOOKS and notebook == find_runbook(notebook.stem)
+        if is_ours and "main_path" in declared and ours.main_path is None:
+            message = "main_path is missing: give it in the parameter file (-f FILE), or as -p main_path PATH"
+            raise ParameterError(message, keys=("main_path",))
     return values
 
 

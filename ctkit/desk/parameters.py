@@ -349,10 +349,7 @@ class Parameters(_Checked):
         value = getattr(self, key)
         if value is None:
             about = type(self).model_fields[key].description
-            message = (
-                f"{key} is missing ({about}); give it in the parameter file, "
-                f"or as {flag_name(key)} (for `ctkit run`: -p {key})"
-            )
+            message = f"{key} is missing ({about}); give it in the parameter file, or as {flag_name(key)}"
             raise ParameterError(message, keys=(key,))
         return str(value)
 

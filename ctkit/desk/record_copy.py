@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nbformat import NotebookNode
 
-from ctkit.visible import get_logger, visible
+from ctkit.visible import escaped, get_logger, visible
 
 logger = get_logger(__name__)
 
@@ -45,6 +45,7 @@ def make_static(book: NotebookNode) -> None:
             if "text" in output:
                 output.text = _visible_lines(output.text)
             if "traceback" in output:
+                output.evalue = _visible_lines(output.evalue)
                 output.traceback = [_visible_lines(line) for line in output.traceback]
         # A widget of ours shows nothing besides its view: its record is an output of its own.
         cell.outputs = [output for output in cell.outputs if "data" not in output or any(output.data.values())]
@@ -82,4 +83,4 @@ def _as_html(book: NotebookNode, name: str) -> str:
 
 
 def _visible_lines(text: str) -> str:
-    return "".join(part if number % 2 else visible(part) for number, part in enumerate(_KEPT.split(text)))
+    return "".join(part if number % 2 else escaped(part) for number, part in enumerate(_KEPT.split(text)))

@@ -70,11 +70,22 @@ def write(text: str, *, flush: bool = False) -> None:
         raise OutputError(message) from error
 
 
-def text_of(table: "pd.DataFrame") -> str:
-    """Return a table as text, with invisible characters made visible."""
-    from ctkit.report import visible_table
+def columns() -> int:
+    """Return the width of the terminal; 80 where stdout is none."""
+    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 80
 
-    return visible_table(table).to_string(index=False)
+
+def text_of(table: "pd.DataFrame") -> str:
+    """Return a table as text that fits the terminal, in colours if it is one and NO_COLOR is not set."""
+    from rich.console import Console
+
+    from ctkit.desk.tables import draw_table
+
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    lines = StringIO()
+    console = Console(file=lines, force_terminal=is_terminal, highlight=False, markup=False, emoji=False)
+    console.print(draw_table(table, columns()), soft_wrap=True)
+    return lines.getvalue().removesuffix("\n")
 
 
 def print_lines(*lines: object) -> None:
