@@ -8,6 +8,9 @@ from .desk.follow import follow as follow
 from .desk.gap_preview import GapPreview as GapPreview
 from .desk.gap_report import GapReport as GapReport
 from .desk.gap_report import report_gaps as report_gaps
+from .desk.listing import ListedLog as ListedLog
+from .desk.listing import LogListing as LogListing
+from .desk.listing import list_logs as list_logs
 from .desk.merge_panel import MergePreviewPanel as MergePreviewPanel
 from .desk.merge_panel import UndoneMerge as UndoneMerge
 from .desk.parameters import Parameters as Parameters

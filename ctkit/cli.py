@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
-from ctkit.desk.keeping import follow, init, repair, runs, status, tidy, update
+from ctkit.desk.keeping import follow, init, logs, repair, runs, status, tidy, update
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.running import notebooks, run
 from ctkit.desk.shipped import RUNBOOKS
@@ -303,6 +303,13 @@ def _parser() -> Parser:
         "--runs-path /srv/ct/runs --json",
     )
     listed.add_argument("--json", action="store_true", help="print one JSON object")
+    known = add(
+        logs,
+        "list the logs of a list, of parameters or of the table; changes nothing",
+        "-f ct.yaml",
+        "--log-list google --logs argon --user-agent me@x.org",
+    )
+    known.add_argument("--json", action="store_true", help="print one JSON object")
     found = add(gaps, "show what is missing; changes nothing", "-f ct.yaml", "-f ct.yaml --logs argon --json")
     found.add_argument(
         "--json", action="store_true", help="print [{source_url, start, end}, ...], half-open, ascending"
@@ -342,7 +349,7 @@ def _parser() -> Parser:
         "-f ct.yaml --keep-runs 90",
     )
     tidied.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    for added in (updated, followed, stated, listed, found, filled, merged, audited, repaired, tidied):
+    for added in (updated, followed, stated, listed, known, found, filled, merged, audited, repaired, tidied):
         add_flags(added)
     ran = add(
         run,

@@ -136,6 +136,7 @@ WRONG = {
     "update": [{"parameters": "main"}, {"on_progress": 5}],
     "follow": [{"parameters": "main"}, {"lag": "long"}, {"on_round": 5}],
     "find_status": [{"parameters": "main"}],
+    "list_logs": [{"parameters": "main"}],
     "find_runs": [{"folder": 5}, {"folder": None}],
 }
 
@@ -176,6 +177,7 @@ def right(tmp_path, monkeypatch):
         "update": {"parameters": Parameters()},
         "follow": {"parameters": Parameters()},
         "find_status": {"parameters": Parameters()},
+        "list_logs": {"parameters": Parameters()},
         "find_runs": {"folder": "nowhere"},
     }
     yield named

@@ -90,6 +90,7 @@ def names(folder):
                 "follow",
                 "status",
                 "runs",
+                "logs",
                 "gaps",
                 "backfill",
                 "merge",
@@ -116,7 +117,7 @@ def test_help(ctkit, words):
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
         (
             ["x"],
-            "invalid choice: 'x'; choose from init, update, follow, status, runs, gaps, backfill, merge, audit, ",
+            "invalid choice: 'x'; choose from init, update, follow, status, runs, logs, gaps, backfill, merge, ",
         ),
         (
             ["audit", "--recheck", "al"],

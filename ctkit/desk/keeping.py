@@ -1,4 +1,4 @@
-"""The commands that keep a table: begin it (init), complete it (update, follow), look (status, runs), mend it."""
+"""The commands that keep a table: begin it (init), complete it (update, follow), look (status, runs, logs), mend it."""
 
 import argparse
 import json
@@ -51,6 +51,21 @@ def update(arguments: argparse.Namespace) -> int:
         else:
             print_tables(report, advice="; --json lists them")
         report.check()
+    return 0
+
+
+def logs(arguments: argparse.Namespace) -> int:
+    """List logs."""
+    parameters = read_flags(arguments)
+    from ctkit.desk.listing import list_logs
+
+    report = list_logs(parameters)
+    if arguments.json:
+        print_lines(json.dumps(report.to_json(), indent=1))
+    else:
+        print_tables(report, advice="; --json lists them")
+        print_lines(report)
+    report.check()
     return 0
 
 

@@ -114,7 +114,7 @@ class Flag(NamedTuple):
 _KEEP = "update follow"
 _BUDGET, _FILL, _MERGE, _TIDY = "backfill update", f"backfill {_KEEP}", f"merge {_KEEP}", f"tidy {_KEEP}"
 _GAPS, _LOGS = f"gaps backfill {_KEEP} status", f"gaps backfill audit {_KEEP} status"
-_NAMES, _ALL = f"{_LOGS} init", f"gaps backfill merge audit repair tidy {_KEEP} status"
+_NAMES, _ALL = f"{_LOGS} logs init", f"logs gaps backfill merge audit repair tidy {_KEEP} status"
 
 
 def _read_key(key: object) -> bytes:
@@ -204,7 +204,7 @@ class Parameters(_Checked):
     staging_path: Annotated[TablePath | None, Flag(f"{_GAPS} merge", "PATH")] = Field(
         None, description="the staging table: backfill writes to it, merge removes it"
     )
-    state_file: Annotated[FilePath | None, Flag(_LOGS, "FILE")] = Field(
+    state_file: Annotated[FilePath | None, Flag(f"{_LOGS} logs", "FILE")] = Field(
         None, description="the live server's state file, for the ceilings"
     )
     logs: Annotated[
@@ -223,10 +223,10 @@ class Parameters(_Checked):
     from_index: Annotated[Index | None, Flag(_LOGS, "N", name="--from")] = Field(
         None, description="first index to fetch of logs without their own from"
     )
-    last: Annotated[Count | None, Flag(_NAMES, "N")] = Field(
+    last: Annotated[Count | None, Flag(f"{_LOGS} init", "N")] = Field(
         None, description="start this many entries before where a log ends when it is first seen"
     )
-    since: Annotated[Day | None, Flag(_NAMES, "DATE")] = Field(
+    since: Annotated[Day | None, Flag(f"{_LOGS} init", "DATE")] = Field(
         None, description="start at the first entry of this UTC date or later: 2026-11-01"
     )
     to_index: Annotated[Index | None, Flag(_LOGS, "N", name="--to")] = Field(
