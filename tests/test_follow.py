@@ -390,8 +390,9 @@ def test_follow_when_a_flag_is_wrong(world, capsys, words, key):
 
 def test_metrics():
     """Prometheus reads what the last report says, and nothing of logs that are gone."""
-    with pytest.raises(ParameterError), serve_metrics("127.0.0.1:x"):
-        pass
+    for wrong in ("127.0.0.1:x", "70000", "", "-1", "no such host:0"):
+        with pytest.raises(ParameterError), serve_metrics(wrong):
+            pass
     first = FollowReport("main", 3, 2, 1, {"https://gone.example": (1, 2, 3.0, 4)}, (), ())
     port = free_port()
     with serve_metrics(f"{port}") as take:

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog, check_table
-from rows import make_rows, make_table
+from rows import LOG, make_rows, make_table
 
 from ctkit.desk.chosen_logs import choose_logs
 from ctkit.desk.gap_preview import GapPreview
@@ -347,3 +347,17 @@ def test_a_new_table_holds_certificates_as_text(known, serve, tmp_path):
     with pytest.raises(SchemaMismatchError) as caught:
         report_gaps(known(url, **more))
     assert caught.value.uri == str(tmp_path / "main")
+
+
+@pytest.mark.parametrize(("path", "hint"), [("mian", "did you mean main?"), ("nowhere/main", "nowhere"), ("other", "")])
+def test_a_main_path_that_may_be_mistyped(tmp_path, monkeypatch, caplog, path, hint):
+    """A table that is called alike is suggested, and a folder that does not exist either is named."""
+    monkeypatch.chdir(tmp_path)
+    make_table(tmp_path / "main", make_rows([0]))
+    write_state("state.json", {LOG: 5})
+    logs = [{"url": LOG, "protocol": "rfc6962"}]
+    report_gaps(read_parameters(main_path=path, state_file="state.json", logs=logs, from_index=0, user_agent="a@b.c"))
+
+    (said,) = [message for message in caplog.messages if message.startswith("main table does not exist")]
+    assert hint in said
+    assert said.endswith(")") == bool(hint)

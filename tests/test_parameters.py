@@ -548,3 +548,10 @@ def test_a_file_whose_name_is_not_utf_8(tmp_path):
         assert read_parameters(named).from_index == 5
     with pytest.raises(ParameterError):
         table_path(read_parameters(main_path=path).need("main_path"))
+
+
+@pytest.mark.parametrize("key", ["from", "to"])
+def test_keys_of_a_log_given_for_all(write, key):
+    """The key that holds for all logs is called otherwise, and is named."""
+    with pytest.raises(ParameterError, match=rf"did you mean {key}_index\?"):
+        read_parameters(write(f"{key}: 5"))

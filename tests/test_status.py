@@ -120,6 +120,10 @@ def test_status_when_a_log_is_dead(world):
 
     assert [error.url for error in report.unavailable] == [static]
     assert list(lines_of(report)) == [rfc]
+    # What main has of it is known all the same.
+    assert (report.held_of_unknown, report.facts()["held"]) == ({static: SIZE}, 2 * SIZE)
+    assert [entry["held"] for entry in report.to_json()["not_known"]] == [SIZE]
+    assert lines_of(report)[rfc].name == "Small rfc6962"
     with pytest.raises(LogUnavailableError):
         report.check()
 

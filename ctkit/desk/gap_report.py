@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.arguments import checked
+from ctkit.arguments import checked, did_you_mean
 from ctkit.desk.ceilings import ask_sizes, read_served, with_ceiling
 from ctkit.desk.choice import GapChoice
 from ctkit.desk.chosen_logs import NamedLogs, choose_logs, why_unusable
@@ -28,6 +29,7 @@ from ctkit.logs.ask_each import ask_each
 from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
+from ctkit.paths import local_path
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
 from ctkit.urls import canonical_url
@@ -319,7 +321,8 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
     if verb == "append":
         _check_target(main, staging, parameters)
     if main is None:
-        logger.warning("main table does not exist main_path=%s", parameters.main_path)
+        hint = _named_alike(parameters.need("main_path"))
+        logger.warning("main table does not exist main_path=%s%s", parameters.main_path, hint and f" {hint}")
     by_state = parameters.by_state
     state, served = read_served(parameters, main)
     named = choose_logs(parameters, main, staging)
@@ -370,6 +373,15 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         {url: stretch for url, stretch in left.items() if url in within},
     )
     return replace(report, staged=find_staged(report.stretches(), main, staging))
+
+
+def _named_alike(path: str) -> str:
+    """Suggest a folder beside a path that does not exist, or say that the one above it does not."""
+    wanted = Path(local_path(path)).absolute()
+    if not wanted.parent.is_dir():
+        return f"(nor does the folder {wanted.parent})"
+    alike = did_you_mean(wanted.name, sorted(each.name for each in wanted.parent.iterdir() if each.is_dir()))
+    return f"({alike})" if alike else ""
 
 
 def _find_gaps(

@@ -26,10 +26,14 @@ def serve_metrics(address: str) -> Iterator[Callable[[FollowReport], None]]:
     """
     host, _, port = address.rpartition(":")
     registry = CollectorRegistry()
+    if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        message = f"--metrics should be [HOST:]PORT with a port below 65536, such as 9464, but is {address!r}"
+        raise ParameterError(message, keys=("metrics",))
     try:
         server, thread = start_http_server(int(port), host.strip("[]") or "127.0.0.1", registry)
-    except (ValueError, OSError, OverflowError) as error:
-        message = f"metrics cannot be served at {address!r} ({error}); give another [HOST:]PORT"
+    except (ValueError, OSError) as error:
+        problem = error.strerror if isinstance(error, OSError) else "it is no host"
+        message = f"metrics cannot be served at {address!r} ({problem}); give another [HOST:]PORT"
         raise ParameterError(message, keys=("metrics",)) from error
     try:
         yield _gauges(registry)

@@ -413,4 +413,7 @@ def _describe(problem: ErrorDetails, origins: Mapping[str, str], model: type[Bas
     key, *inner = problem["loc"]
     known = (LogParameter if inner else model).model_fields
     names = [field.alias or name for name, field in known.items()]
+    if problem["type"] == "extra_forbidden" and key in ("from", "to") and not inner:
+        # What each log of `logs` calls them.
+        return f"{origins.get(str(key), 'parameters')}: {key}: unknown key; did you mean {key}_index?"
     return describe(problem, origins.get(str(key), "parameters"), problem["loc"], names)

@@ -16,11 +16,11 @@ from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.records import Run, last_run
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
-from ctkit.lake.coverage import first_and_last, without_unreadable
+from ctkit.lake.coverage import find_covered, first_and_last, without_unreadable
 from ctkit.lake.provenance import read_statements
 from ctkit.lake.recorded import LastCommit, find_recorded, heads_by_time, last_commit
 from ctkit.lake.table import files_of, table_path
-from ctkit.ranges import RangeSet
+from ctkit.ranges import END, RangeSet
 from ctkit.report import Report, frame_of
 from ctkit.urls import canonical_url
 from ctkit.visible import first_of
@@ -37,8 +37,8 @@ class LogStatus:
 
     Attributes
     ----------
-    source_url
-        The log.
+    source_url, name
+        The log, and what it is called; its URL if nobody says.
     start, end
         The stretch ``[start, end)`` that is to be complete.
     held, staged, missing
@@ -57,6 +57,7 @@ class LogStatus:
     """
 
     source_url: str
+    name: str
     start: int
     end: int
     held: int
@@ -78,6 +79,7 @@ class LogStatus:
     def line(self) -> dict[str, Any]:
         """Return the facts under short names, as JSON values."""
         return {
+            "name": self.name,
             "log": self.source_url,
             "outcome": self.outcome,
             "from": self.start,
@@ -110,6 +112,8 @@ class StatusReport(Report):
         first row.
     undone
         Canonical URL -> why the state of a log is not known that has no start, no ceiling, or an end below its start.
+    held_of_unknown
+        URL -> entries that main has of it, of logs whose state is not known.
     unreadable
         Path -> error, of data files that are damaged or gone. Their entries count as missing.
     left_to_server
@@ -131,6 +135,7 @@ class StatusReport(Report):
     last_run: Run | None
     undone: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, TableError] = field(default_factory=dict)
+    held_of_unknown: Mapping[str, int] = field(default_factory=dict)
     file: str = ""
 
     @property
@@ -191,6 +196,7 @@ class StatusReport(Report):
             "logs": len(lines) + len(self._not_known),
             "complete": sum(log.outcome == "complete" for log in self.logs),
             **{name: sum(line[name] for line in lines) for name in totals},
+            "held": sum(log.held for log in self.logs) + sum(self.held_of_unknown.values()),
             "left_to_server": self.left_to_server,
             "unavailable": len(self.unavailable),
             "undone": len(self.undone),
@@ -207,7 +213,9 @@ class StatusReport(Report):
         """Return a line for each log, the logs whose state is not known, and what to do next."""
         return {
             "logs": frame_of(log.line() for log in self.logs),
-            "not known": pd.DataFrame(self._not_known, columns=["log", "why"]),
+            "not known": frame_of(
+                {"log": url, "held": self.held_of_unknown.get(url, 0), "why": why} for url, why in self._not_known
+            ),
             "next steps": pd.DataFrame(self.next_steps(), columns=["command", "why"]),
         }
 
@@ -217,7 +225,9 @@ class StatusReport(Report):
             "good": not self.next_steps(),
             **self.facts(),
             "by_log": [log.line() for log in self.logs],
-            "not_known": [{"log": url, "why": why} for url, why in self._not_known],
+            "not_known": [
+                {"log": url, "held": self.held_of_unknown.get(url, 0), "why": why} for url, why in self._not_known
+            ],
             "next_steps": [{"command": command, "why": why} for command, why in self.next_steps()],
         }
 
@@ -247,12 +257,17 @@ def find_status(parameters: Parameters) -> StatusReport:
             # An end that the log itself gave is its tree size now.
             if not parameters.by_state and url not in gap_report.ends and url not in gap_report.left_to_server:
                 known.append((time.time(), gap_report.within[url][1]))
-            logs.append(_status_of(url, holding, recorded.get(url, RangeSet.of()), _growth(known)))
+            name = gap_report.chosen.names.get(url, url)
+            logs.append(_status_of(url, name, holding, recorded.get(url, RangeSet.of()), _growth(known)))
+        unavailable = (*gap_report.unavailable, *_just_begun(gap_report, holdings))
+        unknown = {error.url for error in unavailable} | gap_report.undone.keys()
+        covered = find_covered(dict.fromkeys(unknown - holdings.keys(), (0, END)), main)
         return StatusReport(
             main=str(table_path(parameters.need("main_path"))),
             files=None if main is None else len(files_of(main)),
             logs=tuple(logs),
-            unavailable=(*gap_report.unavailable, *_just_begun(gap_report, holdings)),
+            unavailable=unavailable,
+            held_of_unknown={url: indices.size for url, indices in covered.items()},
             undone=gap_report.undone,
             unreadable=unreadable,
             left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
@@ -284,10 +299,11 @@ def _just_begun(report: GapReport, holdings: Collection[str]) -> list[LogError]:
     return [LogUnavailableError(url, "it has no row yet; the live server is to write the first") for url in new]
 
 
-def _status_of(url: str, holding: Holding, recorded: RangeSet, per_day: float | None) -> LogStatus:
+def _status_of(url: str, name: str, holding: Holding, recorded: RangeSet, per_day: float | None) -> LogStatus:
     lag = holding.end - (int(holding.held.ends[-1]) if len(holding.held) else holding.start)
     return LogStatus(
         source_url=url,
+        name=name,
         start=holding.start,
         end=holding.end,
         held=holding.held.size,

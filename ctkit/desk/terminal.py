@@ -109,11 +109,6 @@ _SHOWN = 20
 """Rows of a table that a terminal shows."""
 
 
-def columns() -> int:
-    """Return the width of the terminal; 80 where stdout is none."""
-    return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 80
-
-
 def print_drawn(*drawn: "RenderableType") -> None:
     """Print what rich draws, with colours on a terminal, unless NO_COLOR is set."""
     from rich.console import Console

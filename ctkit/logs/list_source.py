@@ -16,6 +16,9 @@ logger = get_logger(__name__)
 
 _LIST_LIMIT = 64 << 20
 
+_UNHURRIED = Patience(tries=5, longest_wait=8.0)
+"""How long to wait for a list of which there is no copy: some fifteen seconds if its host refuses connections."""
+
 _QUICK = Patience(tries=3, longest_wait=4, timeout=10, total=20)
 """For a list of which there is a copy."""
 
@@ -127,8 +130,7 @@ def keep_copy(url: str, signed: SignedText) -> None:
 
 
 def patience_with(copy: ListCopy | None, patience: Patience) -> Patience:
-    """Return how long to wait for a list: not long if there is a copy."""
-    if copy is None:
-        return patience
-    limits = {name: min(getattr(patience, name), value) for name, value in vars(_QUICK).items()}
+    """Return how long to wait for a list: some seconds, as everything else waits for it, or less if there is a copy."""
+    longest = _UNHURRIED if copy is None else _QUICK
+    limits = {name: min(getattr(patience, name), value) for name, value in vars(longest).items()}
     return replace(patience, **limits)
