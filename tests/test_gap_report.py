@@ -18,8 +18,8 @@ from ctkit.desk.gap_report import open_logs, report_gaps
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.plots import plot_gaps
 from ctkit.desk.state_file import write_state
-from ctkit.desk.verbs import fill_gaps, merge_staged, plan_gaps
-from ctkit.errors import CheckpointError, LogUnavailableError, ParameterError, SchemaMismatchError
+from ctkit.desk.verbs import audit_main, fill_gaps, merge_staged, plan_gaps
+from ctkit.errors import CheckpointError, CtkitError, LogUnavailableError, ParameterError, SchemaMismatchError
 from ctkit.lake.table import as_der_type, find_table, open_table
 from ctkit.logs.open import open_log
 
@@ -361,3 +361,16 @@ def test_a_main_path_that_may_be_mistyped(tmp_path, monkeypatch, caplog, path, h
     (said,) = [message for message in caplog.messages if message.startswith("main table does not exist")]
     assert hint in said
     assert said.endswith(")") == bool(hint)
+
+
+@pytest.mark.parametrize(("start", "word"), [({"last": 5}, "begun"), ({"since": "2026-11-01"}, "begun"), ({}, "start")])
+def test_audit_of_a_log_without_a_row(tmp_path, start, word):
+    """Of a log whose start is given and not yet known, the audit says that it is not begun."""
+    make_table(tmp_path / "main", make_rows([0], url="https://other.example"))
+    logs = [{"url": LOG, "protocol": "rfc6962", **start}]
+    report = audit_main(read_parameters(main_path=tmp_path / "main", logs=logs, user_agent="a@b.c"))
+
+    (error,) = (problem for log in report.logs for problem in log.problems)
+    assert word in error.message
+    with pytest.raises(CtkitError):
+        report.check()

@@ -350,7 +350,9 @@ def test_ctkit_run_resolves_paths(tmp_path, monkeypatch):
     assert ctkit_main(["run", "backfill", "-f", "srv/ct.yaml", "-p", "since", "2026-11-01"]) == 0
 
     shared = {"main_path": str(tmp_path / "srv" / "main"), "logs": [{"url": "a.example"}]}
-    assert seen == [(("backfill", {"since": "2026-11-01"}), {"shared": shared})]
+    ((words, more),) = seen
+    assert words == ("backfill", {"since": "2026-11-01"})
+    assert (more["shared"], more["runs"]) == (shared, str(tmp_path / "srv" / "runs"))
 
 
 # Since

@@ -87,7 +87,9 @@ def run_notebook(
     values = values_for(notebook, parameters, shared or {}, runs=Path(runs))
     if cwd is not None and not Path(cwd).is_dir():
         raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in", keys=("cwd",))
-    if left_out := [key for key, value in (shared or {}).items() if value is not None and key not in values]:
+    # Where the records lie matters to this run, whatever the notebook declares.
+    given = (key for key, value in (shared or {}).items() if value is not None and key != "runs_path")
+    if left_out := [key for key in given if key not in values]:
         logger.info("parameters left out, which the notebook does not declare keys=%s", ",".join(left_out))
     began = datetime.now(UTC)
     with ExitStack() as stack:

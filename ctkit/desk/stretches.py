@@ -135,10 +135,18 @@ def undone_of(
 ) -> dict[str, str]:
     """Return why each log that the parameter `logs` names is not done: its start or its ceiling is not known."""
     named = {canonical_url(log.url) for log in parameters.logs or ()}
-    wanted = (canonical_url(log.url) for log in chosen)
-    return {url: _NO_START if url in ceilings else _NO_CEILING for url in wanted if url in named and url not in done}
+
+    def why(url: str, log: LogParameter) -> str:
+        if url not in ceilings:
+            return _NO_CEILING
+        said = _said(log, parameters)
+        return _NO_START if said.last is None and said.since is None else _NOT_BEGUN
+
+    wanted = ((canonical_url(log.url), log) for log in chosen)
+    return {url: why(url, log) for url, log in wanted if url in named and url not in done}
 
 
+_NOT_BEGUN = "is not begun: it has no rows yet; the first update or backfill begins it"
 _NO_START = "has no rows yet and no start; give last, since or from"
 _NO_CEILING = "is not in the state file, so that nothing says where it ends; compare the URLs, or give ceiling: log"
 
