@@ -208,6 +208,16 @@ def test_undo(tables):
     assert seen == [4, None, 4]
 
 
+def test_when_an_observer_fails(tables):
+    """The merge was made all the same, and both are told."""
+    panel = MergePreviewPanel(*tables)
+    panel.observe(lambda _: [][1], "value")
+    tell(panel, "merge")
+
+    assert (panel.value.inserted, panel.state, panel.outcome["merged"]) == (4, "ready", True)
+    assert "IndexError" in panel.note
+
+
 def test_undo_when_main_has_moved(tables, tmp_path):
     """A later commit stays: nothing is undone, not even another merge."""
     panel = MergePreviewPanel(*tables)

@@ -130,7 +130,7 @@ class MergePreviewPanel(LiveWidget):
         else:
             self._undone, self.state = None, "ready"
             self.outcome = _outcome(value, merged=True, undo=_cost(value), rows=value.inserted)
-            self.value = value
+            self._set_value(value)
         self.record()
 
     def undo(self) -> None:
@@ -147,7 +147,7 @@ class MergePreviewPanel(LiveWidget):
             self._preview_again()
             self._undone = UndoneMerge(merged, version, self.preview)
             self.outcome = _outcome(self._undone, merged=False, undo="", rows=merged.inserted)
-            self.value = None
+            self._set_value(None)
         self.record()
 
     def refresh(self) -> None:
@@ -182,6 +182,13 @@ class MergePreviewPanel(LiveWidget):
             "confirmed": bool(self.preview.doubts),
             "create_main": self.preview.main_version is None and self.preview.staging_rows > 0,
         }
+
+    def _set_value(self, value: MergeReport | None) -> None:
+        """Tell observers; that one of them fails does not mean that the merge did."""
+        try:
+            self.value = value
+        except Exception as error:
+            self.note = f"The tables are as shown here; what observes them failed: {_told(error)}"
 
     def _show(self, preview: MergePreview) -> None:
         self.preview = preview

@@ -39,7 +39,7 @@ function details(shown) {
     const title = `${count(shown.conflicts)} rows contradict the row that stays`;
     parts.push(el("p", { class: "ctkit-warning" }, `${title}: compare them with open_certificate before you merge.`));
     const name = listed < shown.conflicts ? `the first ${listed} as staged; more in the report` : "as staged";
-    parts.push(el("div", { class: "ctkit-wide", tabindex: "0" }, table(name, shown.conflicting)));
+    parts.push(el("div", { class: "ctkit-scroll", tabindex: "0" }, table(name, shown.conflicting)));
   }
   if (shown.doubts.length) {
     parts.push(el("p", { class: "ctkit-warning" }, "Look twice: is this the staging table?"));
@@ -47,7 +47,7 @@ function details(shown) {
   }
   if (shown.logs.rows.length) {
     const more = shown.left ? [el("p", {}, `and ${count(shown.left)} more in panel.preview.summary`)] : [];
-    const rows = el("div", { class: "ctkit-wide", tabindex: "0" }, table("by log and date", shown.logs));
+    const rows = el("div", { class: "ctkit-scroll", tabindex: "0" }, table("by log and date", shown.logs));
     parts.push(el("details", {}, el("summary", {}, "by log and date"), rows, ...more));
   }
   return parts;

@@ -25,7 +25,7 @@ function bars(title, pairs, press) {
       {},
       el("th", { scope: "row", title: name }, press ? button(name || "(none)", () => press(name)) : name || "(none)"),
       el("td", { class: "ctkit-number" }, count(number)),
-      el("td", { class: "ctkit-track" }, el("div", { class: "ctkit-bar", style: `width: ${100 * number / most}%` })),
+      el("td", { class: "ctkit-track" }, el("div", { class: "ctkit-fill", style: `width: ${100 * number / most}%` })),
     )
   );
   return el("table", { class: "ctkit-bars" }, el("caption", {}, title), el("tbody", {}, ...rows));
@@ -36,7 +36,7 @@ function columns(unit, pairs) {
   const most = Math.max(...pairs.map(([, number]) => number), 1);
   const text = pairs.map(([date, number]) => `${date}: ${count(number)}`);
   const drawn = pairs.map(([, number], at) =>
-    el("div", { title: text[at] }, el("div", { class: "ctkit-bar", style: `height: ${100 * number / most}%` }))
+    el("div", { title: text[at] }, el("div", { class: "ctkit-fill", style: `height: ${100 * number / most}%` }))
   );
   return el(
     "figure",
@@ -160,7 +160,7 @@ function render({ model, el: element }) {
     el("thead", {}, el("tr", {}, ...COLUMNS.map((name) => el("th", { scope: "col" }, name)))),
     rows,
   );
-  const shown = el("div", {}, form, pages.bar, el("div", { class: "ctkit-wide", tabindex: "0" }, table));
+  const shown = el("div", {}, form, pages.bar, el("div", { class: "ctkit-scroll", tabindex: "0" }, table));
   const pane = el("div");
   body.append(drawn, shown, pane);
 
