@@ -10,7 +10,8 @@ With parameters, as notebooks and commands do it::
     plot_gaps, GapPreview          the gaps as a picture; a widget to choose from them
     plan_gaps -> Plan, LogPlan     what it takes to fetch them
     fill_gaps -> BackfillReport    fetches them into staging; ProgressBar shows the progress
-    preview_staged -> MergePreview what a merge would do; MergePreviewPanel has a button for it
+    StagingPreview                 a widget that looks into staging: charts, a search, rows -> StagingReport
+    preview_staged -> MergePreview what a merge would do; MergePreviewPanel does it, and undoes it -> UndoneMerge
     merge_staged -> MergeReport    merges staging into main, in one commit; undo_staged undoes that
     audit_main -> AuditReport      what is complete, and what is proven
     repair -> RepairReport         takes out damaged files, and all but one of several rows with the same key
@@ -21,6 +22,7 @@ Step by step, with logs and tables of your own::
     open_log, read_log_list        a Log: its Checkpoint, its entries as an EntryBlock, their proof
     open_table, find_table         a deltalake.DeltaTable of CT entries
     rows_of                        its rows as an ibis table, for any question
+    open_certificate               one of its certificates in full, an OpenCertificate
     find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
     plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
     preview_merge, merge_staging   merges staging into main; undo_merge undoes that

@@ -103,12 +103,12 @@ def test_readme_questions_have_answers(tmp_path, monkeypatch):
         else:
             exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
 
-    per_log, of_domain, issuers, per_day, subject = answers
+    per_log, of_domain, issuers, per_day, opened = answers
     assert per_log["rows"].tolist() == [300, 300]
     assert list(of_domain) == ["domain", "not_before", "issuer_aggregated", "cert_link"]
     assert issuers["issued"].tolist() == sorted(issuers["issued"], reverse=True)
     assert per_day["entries"].sum() == 600
-    assert subject.rfc4514_string()
+    assert (opened.cert_index, opened.problems) == (5, ())
 
 
 def test_readme_parameters_are_read(tmp_path):
