@@ -129,7 +129,7 @@ def test_merge_in_jupyterlab(lab, world):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     expect(panel.get_by_role("row", name="total inserted 51")).to_be_visible()
-    undo = panel.get_by_role("button", name="Undo: 51 rows")
+    undo = panel.get_by_role("button", name="Undo the merge of 51 rows")
     expect(undo).to_be_focused()
     expect(staging.locator(".ctkit-state")).to_contain_text("run a backfill")
     lab.check_accessible(".ctkit-live")
@@ -137,9 +137,9 @@ def test_merge_in_jupyterlab(lab, world):
     assert record_of(lab, "staging")["rows"] == 0
     assert len(commits_of(main)) == commits + 1
 
+    expect(panel.locator(".ctkit-live").get_by_text("Undo takes these 51 rows out of main")).to_be_visible()
     undo.click()
-    question = panel.get_by_role("group", name="Takes these 51 rows out of main")
-    expect(question).to_be_visible()
+    question = panel.get_by_role("group", name="Undo the merge of 51 rows?")
     question.get_by_role("button", name="Confirm").click()
     expect(panel.get_by_role("row", name="rows staged again 51")).to_be_visible()
     expect(staging.get_by_text("1 to 20 of 51 rows")).to_be_visible()

@@ -232,9 +232,9 @@ def _cost(merged: MergeReport) -> str:
     """Say what an undo would do; "" where there is nothing to undo."""
     if merged.version == merged.version_before:
         return ""
-    back = f"Takes these {merged.inserted:,} rows out of main and puts them into {merged.staging} again"
+    back = f"Undo takes these {merged.inserted:,} rows out of main and puts them into {merged.staging} again"
     lost = f" The {merged.skipped:,} skipped rows do not come back." if merged.skipped else ""
-    return visible(f"{back}; nothing is fetched.{lost} This works until something else is committed to main.")
+    return visible(f"{back}; nothing is fetched.{lost} It works until something else is committed to main.")
 
 
 def _told(error: Exception) -> str:

@@ -88,7 +88,7 @@ class StagingReport(Report):
             issuers.attrs[ROWS] = self.counts.issuers_in_all
             tables = {
                 "by date": _counted("date", self.counts.dates),
-                "by kind": _counted("kind", self.counts.kinds),
+                "by kind": _counted("kind", _named(self.counts.kinds)),
                 "by issuer": issuers,
             }
         return {**tables, "rows": pd.DataFrame(map(_shown, self.page))}
@@ -279,6 +279,10 @@ def _counted(name: str, counts: Mapping[str, int]) -> pd.DataFrame:
     return pd.DataFrame({name: list(counts), "rows": list(counts.values())})
 
 
+def _named(kinds: Mapping[str, int]) -> dict[str, int]:
+    return {_KINDS.get(kind, kind): count for kind, count in kinds.items()}
+
+
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a row as a page shows it, in text that is safe to show."""
     domains = row["all_domains"] or []
@@ -321,7 +325,7 @@ def _charts(counts: Counts) -> dict[str, Any]:
     return {
         "unit": unit,
         "dates": [[visible(date), count] for date, count in dates.items()],
-        "kinds": [[visible(_KINDS.get(kind, kind)), count] for kind, count in counts.kinds.items()],
+        "kinds": [[shortened(kind, 200), count] for kind, count in _named(counts.kinds).items()],
         "issuers": issuers,
         "others": [counts.issuers_in_all - len(issuers), rows - sum(counts.issuers.values())],
         "unreadable": counts.unreadable,

@@ -105,7 +105,8 @@ function render({ model, el: element }) {
   const undo = asking(() => model.send({ do: "undo" }));
   const again = el("button", { type: "button", onclick: () => model.send({ do: "refresh" }) }, "Look again");
   const actions = el("div", { class: "ctkit-pager" }, merge.place, again);
-  const taken = el("div", {}, undo.place);
+  const cost = el("p");
+  const taken = el("div", {}, cost, undo.place);
   body.append(overview, boxes, actions, progress, outcome, taken);
 
   function showPreview() {
@@ -140,7 +141,11 @@ function render({ model, el: element }) {
     progress.replaceChildren(...(running ? [el("progress", { "aria-label": "running" })] : []));
     outcome.replaceChildren(...(done ? [outcomeTable(done)] : []));
     taken.hidden = !done?.undo;
-    if (done?.undo) undo.show(running ? "Undoing …" : `Undo: ${count(done.rows)} rows`, done.undo, running);
+    if (done?.undo) {
+      const back = `Undo the merge of ${count(done.rows)} rows`;
+      cost.textContent = done.undo;
+      undo.show(running ? "Undoing …" : back, `${back}?`, running);
+    }
 
     // What had the focus may be gone; without it, keys would go to the notebook.
     if (focused && !(element.contains(document.activeElement) && document.activeElement.checkVisibility())) {
