@@ -42,6 +42,20 @@ def test_pages_are_in_the_order_of_keys(table):
     assert browser.page(112, 20).num_rows == 0
 
 
+def test_pages_near_each_other_are_ordered_once(table, monkeypatch):
+    """Rows are put in order for many pages at a time; far away, again: pages stay the same, in whatever order."""
+    ordered = []
+    ask = browse.questions.places_in_order
+    monkeypatch.setattr(browse, "ORDERED", 40)
+    monkeypatch.setattr(browse.questions, "places_in_order", lambda *args: ordered.append(args[1:]) or ask(*args))
+    browser = RowBrowser(table)
+    keys = [(LOG, index) for index in [3, 4, *range(50, 100)]] + [(OTHER_LOG, index) for index in range(60)]
+
+    for start in (0, 10, 30, 40, 100, 90, 110, 0):
+        assert indices(browser.page(start, 10)) == keys[start : start + 10]
+    assert ordered == [(0, 40), (20, 40), (80, 40), (0, 40)]
+
+
 def test_counts(table):
     """They are those of the rows, by date in its order, by issuer from the largest on."""
     counts = RowBrowser(table).count()

@@ -21,6 +21,9 @@ from ctkit.schema import row_schema
 MOST_FOUND = 100_000
 """Rows of one search that can be turned to; all of them are counted."""
 
+ORDERED = 100_000
+"""Rows that are put in order at a time: it takes about as long as for one page."""
+
 MOST_ISSUERS = 50
 """Issuers that are counted one by one."""
 
@@ -85,6 +88,8 @@ class RowBrowser:
         self.rows = sum(file.rows for file in files)
         # Keys and places of what was searched for; None for all rows.
         self._found: pa.Table | None = None
+        # Of all rows, those of some pages, and how many come before; there are none yet.
+        self._window: tuple[int, pa.Table] = (-ORDERED, _PLACES.empty_table())
 
     @contextmanager
     def _reading(self) -> Iterator[tuple[ibis.BaseBackend, ir.Table]]:
@@ -125,11 +130,18 @@ class RowBrowser:
     def page(self, start: int, count: int) -> pa.Table:
         """Return rows ``[start, start + count)`` of what was searched for: columns `SHOWN`, and the place of each."""
         with self._reading() as (connection, rows):
-            if self._found is None:
-                places = questions.places_in_order(rows, start, count).to_pyarrow()
-            else:
-                places = self._found.slice(start, count)
-            return _read(connection, rows, places, SHOWN)
+            return _read(connection, rows, self._places(rows, start, count), SHOWN)
+
+    def _places(self, rows: ir.Table, start: int, count: int) -> pa.Table:
+        """Return keys and places of a page; of all rows, many are kept, as it takes long to order them."""
+        if self._found is not None:
+            return self._found.slice(start, count)
+        first, known = self._window
+        if not first <= start <= start + count <= first + ORDERED:
+            first = max(start - ORDERED // 2, 0)
+            known = questions.places_in_order(rows, first, ORDERED).to_pyarrow()
+            self._window = first, known
+        return known.slice(start - first, count)
 
     def row(self, place: Mapping[str, Any]) -> dict[str, Any]:
         """Return one row in full, by its index and place, which rows of a page have too."""
