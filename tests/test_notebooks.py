@@ -155,6 +155,14 @@ def test_preview_before_a_backfill(cycle):
     assert result(book, "staging")["rows"] == result(book, "panel")["staging_rows"] == 0
 
 
+def test_the_code_of_a_preview_is_folded(cycle):
+    """So are the parameters that were added to it."""
+    codes = [cell for cell in read(cycle.after / "0-preview.ipynb").cells if cell.cell_type == "code"]
+
+    assert any("injected-parameters" in cell.metadata.get("tags", []) for cell in codes)
+    assert all(cell.metadata["jupyter"]["source_hidden"] for cell in codes)
+
+
 def test_backfill_shows_its_plan(cycle):
     """The plan stands before what it led to, and says the same."""
     book = read(cycle.after / "1-backfill.ipynb")
@@ -184,8 +192,8 @@ def test_preview_before_a_merge(cycle):
     assert result(book, "missing")["gaps_found"] == 0
     assert f"{MISSING} staged" in outputs(book, "missing")[-1]["text/html"]
     assert result(book, "staging")["rows"] == result(book, "panel")["would_insert"] == MISSING
-    assert "by issuer" in outputs(book, "staging")[1]["text/html"]
-    assert "by log and date" in outputs(book, "panel")[1]["text/html"]
+    assert "by issuer" in outputs(book, "staging")[-1]["text/html"]
+    assert "by log and date" in outputs(book, "panel")[-1]["text/html"]
 
 
 def test_merge(cycle):

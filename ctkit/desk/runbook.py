@@ -172,9 +172,19 @@ def prepare_notebook(notebook: str | Path, parameters: Mapping[str, object], out
     """
     values = values_for(Path(notebook), {}, parameters)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
-    papermill.execute_notebook(
+    book = papermill.execute_notebook(
         as_template(Path(notebook)), as_template(Path(output)), values, prepare_only=True, progress_bar=False
     )
+    _fold_parameters(book)
+    nbformat.write(book, output)  # type: ignore[no-untyped-call]
+
+
+def _fold_parameters(book: nbformat.NotebookNode) -> None:
+    """Fold the cell of parameters that papermill has added where the one that declares them is folded."""
+    cells = {tag: cell for cell in book.cells for tag in cell.metadata.get("tags", ())}
+    declared, injected = cells.get("parameters"), cells.get("injected-parameters")
+    if declared and injected and "jupyter" in declared.metadata:
+        injected.metadata["jupyter"] = declared.metadata["jupyter"]
 
 
 def _reserve_record(notebook: Path, folder: Path, began: datetime, stack: ExitStack) -> Path:
@@ -205,6 +215,7 @@ def _finish(partial: Path, record: Path, run: Run) -> Run:
     """Write how the run ended into its record, move that into place, with an HTML copy; return what is recorded."""
     book = nbformat.read(partial, as_version=4)  # type: ignore[no-untyped-call]
     make_static(book)
+    _fold_parameters(book)
     run = replace(run, results=results_in(book))
     # What papermill calls completed may be cells that were interrupted or never run.
     book.metadata["papermill"]["output_path"] = str(record)
