@@ -49,3 +49,12 @@ def test_front_end_makes_no_markup_of_data(path):
         r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|srcdoc|DOMParser|eval\(|Function\(", text
     )
     assert not re.search(r"https?://\w", text)
+
+
+def test_front_ends_do_not_style_each_other():
+    """A style sheet holds for the whole page: a class of one widget is in no other's, unless all share it."""
+    classes = {path.stem: set(re.findall(r"\.(ctkit-[\w-]+)", path.read_text())) for path in FRONT.glob("*.css")}
+    shared = classes.pop("common")
+    own = [name for names in classes.values() for name in names - shared]
+
+    assert sorted(own) == sorted(set(own))

@@ -227,8 +227,13 @@ def test_when_a_table_moves(world):
 
         ask(preview, "check")
         assert preview.state == "stale"
+        state = (world.folder / "state.json").read_bytes()
+        (world.folder / "state.json").unlink()
         ask(preview, "refresh")
-        preview._gap_report.close()
+        assert (preview.state, "state.json" in preview.note) == ("stale", True)
+        (world.folder / "state.json").write_bytes(state)
+        ask(preview, "refresh")
+        preview.gap_report.close()
 
     assert preview.state == "ready"
     assert (preview.spec, preview.report.facts()["entries_chosen"]) == ("Small rfc6962: 0-300", 10)

@@ -72,6 +72,11 @@ class GapPreview(LiveWidget):
         self.choose(GapChoice.parse(given or ""))
 
     @property
+    def gap_report(self) -> GapReport | None:
+        """The report that is shown, which `refresh` replaces; None if there are gaps alone."""
+        return self._gap_report
+
+    @property
     def choice(self) -> GapChoice:
         """What is chosen."""
         return self._choice
@@ -125,9 +130,13 @@ class GapPreview(LiveWidget):
         """
         if self._gap_report is not None:
             self.state = "loading"
+            try:
+                found = report_gaps(self._gap_report.parameters)
+            except CtkitError:
+                self.state = "stale"
+                raise
             self._gap_report.close()
-            self._gap_report = report_gaps(self._gap_report.parameters)
-            self._gaps = self._gap_report.gaps
+            self._gap_report, self._gaps = found, found.gaps
             self._look()
         self.choose(self._choice)
 

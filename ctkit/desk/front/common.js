@@ -69,6 +69,9 @@ function root(model, element, label) {
     show();
   };
   model.on("comm_live_update", disconnect);
+  // A kernel that is shut down tells no model.
+  const kernel = model.widget_manager?.kernel;
+  kernel?.disposed?.connect(disconnect);
   model.on("change:state", show);
   model.on("change:note", show);
   show();
@@ -76,6 +79,7 @@ function root(model, element, label) {
     body,
     end() {
       model.off("comm_live_update", disconnect);
+      kernel?.disposed?.disconnect(disconnect);
       model.off("change:state", show);
       model.off("change:note", show);
       kinds.forEach((kind) => element.removeEventListener(kind, keep));

@@ -20,17 +20,16 @@ class LaneView {
     this.cursor = lane.start;
     this.anchor = null; // where a selection began that is not sent yet
     this.box = el("input", { type: "checkbox", onchange: () => this.ask("toggle") });
-    this.canvas = el("canvas", { tabindex: 0, role: "application", class: "ctkit-bar", height: settings.height });
+    this.canvas = el("canvas", { tabindex: 0, role: "application", class: "ctkit-lane", height: settings.height });
     this.canvas.addEventListener("keydown", (event) => this.onKey(event));
     this.canvas.addEventListener("pointerdown", (event) => this.onDown(event));
     this.canvas.addEventListener("wheel", (event) => this.onWheel(event), { passive: false });
     for (const kind of ["focus", "blur"]) this.canvas.addEventListener(kind, () => this.draw());
-    this.cells = ["state", "entries", "requests", "time"].map((name) => [name, el("td")]);
+    const cell = (name) => [name, el("td", { class: `ctkit-lane-${name}` })];
+    this.cells = ["state", "entries", "requests", "time"].map(cell);
     const label = el("label", { title: `${lane.log} ${lane.url}` }, this.box, el("span", {}, lane.log));
-    this.row = el(
-      "tr", {}, el("th", { scope: "row" }, label), el("td", { class: "ctkit-wide" }, this.canvas),
-      ...this.cells.map(([, cell]) => cell),
-    );
+    const bar = el("td", { class: "ctkit-lane-cell" }, this.canvas);
+    this.row = el("tr", {}, el("th", { scope: "row" }, label), bar, ...this.cells.map(([, cell]) => cell));
     this.askRange = pausing((from, to, add) => this.ask("range", { start: from, end: to, add }), 250);
     this.askZoom = pausing(() => this.ask("zoom", { start: this.from, end: this.to }), 80);
     this.update(lane);
@@ -48,7 +47,8 @@ class LaneView {
     this.box.disabled = lane.start === lane.end;
     const indices = `indices ${count(lane.from)} to ${count(lane.to)}`;
     this.canvas.setAttribute("aria-label", `${lane.log}, ${indices}: ${lane.state}`);
-    for (const [name, cell] of this.cells) cell.textContent = lane[name];
+    for (const [name, cell] of this.cells) cell.textContent = cell.title = lane[name];
+    this.canvas.title = indices;
     this.draw();
   }
 
@@ -60,11 +60,11 @@ class LaneView {
 
   draw() {
     const { canvas, lane, data, settings } = this;
-    const [ratio, width] = [window.devicePixelRatio || 1, canvas.clientWidth];
+    const [ratio, width] = [globalThis.devicePixelRatio || 1, canvas.clientWidth];
     if (!width) return;
     [canvas.width, canvas.height] = [Math.round(width * ratio), Math.round(settings.height * ratio)];
     const pen = canvas.getContext("2d");
-    const colour = getComputedStyle(canvas).color;
+    const colour = globalThis.getComputedStyle(canvas).color;
     const bins = data.length / 3;
     const box = (index) => ((index - this.from) / (this.to - this.from)) * canvas.width;
     if (!bins) {
@@ -111,7 +111,9 @@ class LaneView {
 
   tell() {
     const [from, to] = this.anchor === null ? [this.from, this.to] : this.selection();
-    const what = this.anchor === null ? `in view ${count(from)} to ${count(to)}` : `choosing ${count(from)} to ${count(to)}`;
+    const what = this.anchor === null
+      ? `in view ${count(from)} to ${count(to)}`
+      : `choosing ${count(from)} to ${count(to)}`;
     this.say(`${this.lane.log}: index ${count(this.cursor)}, ${what}`);
     this.draw();
   }
@@ -151,7 +153,7 @@ class LaneView {
 
   onKey(event) {
     const step = Math.max(1, Math.round(((this.to - this.from) / 100) * (event.ctrlKey ? 10 : 1)));
-    const row = (each) => each?.querySelector(".ctkit-bar")?.focus();
+    const row = (each) => each?.querySelector(".ctkit-lane")?.focus();
     const keys = {
       ArrowLeft: () => this.move(-step, event.shiftKey),
       ArrowRight: () => this.move(step, event.shiftKey),
@@ -228,18 +230,15 @@ function render({ model, el: element }) {
   const typed = () => send("choose", { spec: spec.value });
   const save = () => send("save", { path: path.value });
   const [filter, filterLabel] = field("Filter logs", { type: "search", oninput: () => showRows() });
-  const [size, sizeLabel] = field("Smallest gap", {
-    type: "number", min: 1, value: 1, onchange: () => send("size", { smallest: size.value || 1 }),
-  });
+  const resize = () => send("size", { smallest: size.value || 1 });
+  const [size, sizeLabel] = field("Smallest gap", { type: "number", min: 1, value: 1, onchange: resize });
   const [spec, specLabel] = field("Choice", { type: "text", class: "ctkit-spec", onkeydown: onEnter(typed) });
   const [path, pathLabel] = field("File", { type: "text", value: "choice.yaml", onkeydown: onEnter(save) });
-  body.append(
-    verdict, failed,
-    el("div", { class: "ctkit-tools" }, filterLabel, sizeLabel, button("Look again", () => send("refresh"))),
-    table, more, key, readout,
-    el("div", { class: "ctkit-tools" }, specLabel, button("Choose", typed),
-      button("Choose all", () => send("choose", { spec: "all" })), pathLabel, button("Save choice", save)),
-  );
+  const all = button("Choose all", () => send("choose", { spec: "all" }));
+  const again = button("Look again", () => send("refresh"));
+  const tools = (...parts) => el("div", { class: "ctkit-tools" }, ...parts);
+  const choosing = tools(specLabel, button("Choose", typed), all, pathLabel, button("Save choice", save));
+  body.append(verdict, failed, tools(filterLabel, sizeLabel, again), table, more, key, readout, choosing);
 
   let views = [];
   let open = false;
@@ -248,8 +247,8 @@ function render({ model, el: element }) {
     event.preventDefault();
     send("choose", { spec: "all" });
   }
-  function showRows(all = open) {
-    open = all;
+  function showRows(everything = open) {
+    open = everything;
     const wanted = filter.value.toLowerCase();
     const found = views.filter(({ lane }) => `${lane.log} ${lane.url}`.toLowerCase().includes(wanted));
     const shown = open ? found : found.slice(0, settings.shown);
@@ -276,7 +275,7 @@ function render({ model, el: element }) {
   for (const [name, show] of Object.entries(changes)) model.on(`change:${name}`, show);
   const look = () => send("check");
   element.addEventListener("pointerenter", look);
-  const resized = new ResizeObserver(() => views.forEach((view) => view.draw()));
+  const resized = new globalThis.ResizeObserver(() => views.forEach((view) => view.draw()));
   resized.observe(table);
   showChoice();
   showLanes();
