@@ -12,6 +12,7 @@ from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete
 from ctkit.desk.keeping import follow, init, repair, status, tidy, update
 from ctkit.desk.parameter_files import read_parameter_file, without_overridden
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.progress_lines import show_progress
 from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
     OutputError,
@@ -21,7 +22,6 @@ from ctkit.desk.terminal import (
     log_to_stderr,
     print_lines,
     print_tables,
-    show_progress,
     signals_to,
     text_of,
     write,
@@ -119,16 +119,19 @@ def backfill(arguments: argparse.Namespace) -> int:
         f"staging_path={parameters.staging_path}" if parameters.staging_path else f"main_path={parameters.main_path}"
     )
     logger.info("backfill mode starting %s", target)
-    with closing(report_gaps(parameters, verb="append")) as gap_report, show_progress() as on_progress:
+    with closing(report_gaps(parameters, verb="append")) as gap_report:
         for line in gap_report.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
-        report = fill_gaps(gap_report, on_progress=on_progress)
+        with show_progress() as on_progress:
+            report = fill_gaps(gap_report, on_progress=on_progress)
         let_finish()
         logger.info("%s", report)
         for log in report.left.logs:
             logger.info("left source_url=%s entries=%d requests=%d", log.source_url, log.wanted, log.requests)
         if report.stopped_by and not (report.holes and not any(report.written.values())):
-            logger.warning("stopped by the budget, run again to go on stopped_by=%s", ",".join(report.stopped_by))
+            logger.warning("stopped, run again to go on stopped_by=%s", ",".join(report.stopped_by))
+        if "interrupt" in report.stopped_by and not report.complete:
+            raise KeyboardInterrupt
         report.check()
         gap_report.check()
     return 0

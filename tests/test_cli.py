@@ -706,7 +706,7 @@ def test_backfill_when_the_budget_is_spent(ctkit, two_logs, words, limit):
     assert 500 <= written <= 1000
     assert "INFO backfill stopped " in err
     assert f"stopped_by={limit} left={2000 - written} left_requests=" in err
-    assert f"WARNING stopped by the budget, run again to go on stopped_by={limit}" in err
+    assert f"WARNING stopped, run again to go on stopped_by={limit}" in err
     for url in logs:
         assert f"INFO left source_url={url} entries=" in err
 

@@ -324,7 +324,9 @@ class Follower:
             self._report, main=main, staging=staging, within=within, gaps=gaps, unavailable=(), left_to_server={}
         )
         with nullcontext() if main is None else lock_steps(self._main):
-            steps.backfill(now, None)
+            steps.backfill(now)
+            if steps.interrupted:
+                raise KeyboardInterrupt
             steps.merge()
         main, staging = find_tables(self._parameters)
         if main is not None and main.version() != before:

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ctkit.desk.flags import read_flags, typed_paths
-from ctkit.desk.terminal import let_finish, print_lines, print_tables, show_progress, text_of
+from ctkit.desk.progress_lines import show_progress
+from ctkit.desk.terminal import let_finish, print_lines, print_tables, text_of
 from ctkit.visible import get_logger
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ def update(arguments: argparse.Namespace) -> int:
         print_lines(json.dumps(report.to_json(), indent=1))
     else:
         print_tables(report, advice="; --json lists them")
+    if report.backfill and "interrupt" in report.backfill.stopped_by:
+        raise KeyboardInterrupt
     report.check()
     return 0
 

@@ -9,20 +9,16 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ctkit.visible import get_logger
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ctkit.jobs.backfill_report import Progress
     from ctkit.report import Report
 
 logger = get_logger(__name__)
-
-SECONDS_PER_LINE = 60.0
-"""Where no progress bar is drawn, a line this often shows that a run is alive."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that interrupt a run."""
@@ -103,12 +99,23 @@ def fail(message: object) -> int:
     return 1
 
 
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what stderr is just then: while live lines are shown, that is the place above them."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
     """Write ``time level message key=value ...`` to stderr."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
+    handler = _ToStderr()
     handler.setFormatter(formatter)
     ours = logging.getLogger("ctkit")
     ours.addHandler(handler)
@@ -154,30 +161,3 @@ def let_finish() -> None:
     if in_main_thread():
         for number in STOPS:
             signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def show_progress() -> Iterator["Callable[[Progress], None]"]:
-    """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
-    if not is_watched():
-        last, said_at = None, 0.0
-
-        def say(done: "Progress") -> None:
-            nonlocal last, said_at
-            # While nothing is written, a line a minute shows that the run is alive.
-            if done != last or time.monotonic() - said_at >= SECONDS_PER_LINE:
-                last, said_at = done, time.monotonic()
-                logger.info("rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version)
-
-        yield say
-        return
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
-
-        def update(done: "Progress") -> None:
-            bar.total = done.wanted
-            bar.update(done.written - bar.n)
-
-        yield update

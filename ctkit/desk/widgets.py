@@ -1,10 +1,9 @@
-"""Widgets for notebooks: choose gaps, preview a merge and run it, watch a backfill.
+"""Widgets for notebooks: choose gaps, preview a merge and run it.
 
 Widgets are a convenience, reports are the record: each widget shows a report, which an executed notebook keeps as HTML
 where no widget can be drawn, and none ever waits for a click.
 """
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,14 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import traitlets
 from deltalake import DeltaTable
-from IPython.display import DisplayHandle, display
-from tqdm import tqdm
 
 from ctkit.desk.gap_report import GapReport
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.verbs import merge_staged, preview_staged
 from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
-from ctkit.jobs.backfill_report import Progress
 from ctkit.jobs.plan import Plan, plan_backfill
 from ctkit.lake.merge import MergePreview, MergeReport, preview_merge
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
@@ -286,41 +282,6 @@ class MergePreviewPanel(ipywidgets.VBox):  # type: ignore[misc]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         return {**super()._repr_mimebundle_(**kwargs), **_as_text(self.report)}
-
-
-class ProgressBar:
-    """Shows the progress of a backfill, in one output that is redrawn after each commit.
-
-    Unlike a widget, it stays in an executed notebook: ``backfill(..., on_progress=ProgressBar())``.
-    """
-
-    def __init__(self) -> None:
-        self._began = time.monotonic()
-        self._done = Progress(0, 0, 0)
-        self._handle: DisplayHandle | None = None
-
-    def __call__(self, done: Progress) -> None:
-        """Show `done`."""
-        self._done = done
-        if self._handle is None:
-            self._handle = display(self, display_id=True)  # type: ignore[no-untyped-call]
-        else:
-            self._handle.update(self)  # type: ignore[no-untyped-call]
-
-    def __repr__(self) -> str:
-        done, seconds = self._done, time.monotonic() - self._began
-        meter = tqdm.format_meter(
-            done.written, done.wanted, seconds, unit=" entries", unit_scale=True, bar_format=_METER
-        )
-        return f"{meter} version={done.version}"
-
-    def _repr_html_(self) -> str:
-        done = self._done
-        bar = f"<progress value='{done.written}' max='{done.wanted}' style='width:20em'></progress>"
-        return f"{bar} <code>{to_html(repr(self))}</code>"
-
-
-_METER = "{percentage:3.0f}% {n_fmt}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 
 
 def _missing(gaps: pa.Table) -> pa.ChunkedArray:
