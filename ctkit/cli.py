@@ -150,6 +150,8 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
             if gap_report.within and gap_report.unavailable:
                 nothing = "no gaps in the logs that could be asked"
             print_lines(text_of(plan.table()) if plan.logs else nothing, plan)
+        for error in plan.unavailable:
+            logger.warning("log cannot be asked %s", error)
         for line in gap_report.remark.splitlines():
             logger.info("%s", line)
         if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:

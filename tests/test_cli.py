@@ -635,11 +635,11 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
     code, out, err = ctkit("backfill", "-f", file, "--dry-run", "--json")
     assert code == 0
     plan = json.loads(out)
-    assert [(log["source_url"], log["requests"], log["wanted"], log["vain"]) for log in plan["by_log"]] == [
+    assert [(log["source_url"], log["requests"], log["wanted"], log["in_vain"]) for log in plan["by_log"]] == [
         (rfc, 10, 1000, 0),
         (static, 4, 1000, 24),
     ]
-    assert (plan["requests"], plan["entries_wanted"], plan["entries_in_vain"]) == (14, 2000, 24)
+    assert (plan["requests"], plan["entries_wanted"], plan["in_vain"]) == (14, 2000, 24)
     assert [data_requests(log) for log in logs.values()] == [1, 0]
     assert "backfill mode starting" not in err
 

@@ -331,6 +331,8 @@ def test_update_when_a_log_is_down(world):
     assert f"<td>{gone}</td>" in outputs(book, "act")[-1]["text/html"]
     (error,) = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert error.ename == "UpdateError"
+    # What happened and what to do, without a traceback.
+    assert [line.split(": ")[0] for line in error.traceback] == ["UpdateError", "Next"] * (len(error.traceback) // 2)
 
     down.always = None
     code = run_notebook("update", {}, shared=world.parameters, output=world.folder / "next.ipynb", cwd=world.folder)

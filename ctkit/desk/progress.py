@@ -78,7 +78,8 @@ class ProgressBar(LiveWidget):
 
     def on_message(self, content: dict[str, Any]) -> None:
         """Stop the run."""
-        if content.get("do") == "stop":
+        # It may be read only after the run: a kernel that runs a cell reads no messages.
+        if content.get("do") == "stop" and self.state == "running":
             self.note = STOPPING
             self.stop.set()
 
@@ -134,10 +135,9 @@ class _Picture:
 
 
 def _table(logs: Sequence[LogProgress]) -> str:
-    head = "".join(
-        f"<th scope='col' style='{_CELL}'>{name}</th>"
-        for name in ("log", "progress", "fetched", "written", "rate", "time", "state")
-    )
+    names = ("log", "progress", "fetched", "written", "rate", "time", "state")
+    styles = (_CELL, _CELL, *[_NUMBER] * 4, _CELL)
+    head = "".join(f"<th scope='col' style='{style}'>{name}</th>" for name, style in zip(names, styles, strict=True))
     return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(map(_row, logs))}</tbody></table>"
 
 

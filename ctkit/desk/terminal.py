@@ -6,7 +6,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -75,12 +75,21 @@ def print_lines(*lines: object) -> None:
     write("".join(f"{line}\n" for line in lines))
 
 
-def print_tables(report: "Report", *, advice: str = "") -> None:
-    """Print the first rows of each table of a report; `advice` says how to see the others."""
+def print_tables(report: "Report", *, advice: str = "", without: Collection[str] = ()) -> None:
+    """Print the first rows of each table of a report.
+
+    Parameters
+    ----------
+    advice
+        How to see the others.
+    without
+        Tables and columns that are left out.
+    """
     from ctkit.report import left_out
 
-    for heading, table in report.tables().items():
-        if len(table):
+    for heading, whole in report.tables().items():
+        if len(whole) and heading not in without:
+            table = whole[[name for name in whole if name not in without]]
             more = left_out(table, _SHOWN)
             # A table without a heading is text.
             rows = "\n".join(table[""]) if "" in table else text_of(table.head(_SHOWN))

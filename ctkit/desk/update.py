@@ -324,9 +324,14 @@ class Steps:
             self.note(error)
             return None
 
+    def tell(self) -> list[CtkitError]:
+        """Log the problems and return them: a loop has no end at which a report could tell them."""
+        for problem in dict.fromkeys(map(str, self.problems)):
+            logger.error("%s", problem)
+        return self.problems
+
     def note(self, problem: CtkitError | OSError) -> None:
-        """Log a problem and keep it."""
+        """Keep a problem: the report tells it."""
         if isinstance(problem, OSError):
             problem = TableError(self.main, f"{problem}. Nothing is half done: correct this, then run again")
-        logger.error("%s", problem)
         self.problems.append(problem)

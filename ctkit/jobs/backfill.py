@@ -124,8 +124,7 @@ def backfill(
     # bookkeeping, and the lock is held until the rows that have arrived are written.
     runner, patient = ThreadPoolExecutor(1, "backfill"), True
     try:
-        running = runner.submit(run)
-        interrupted = _listen(running, tally, on_progress, stop, halt)
+        running, interrupted = _listen(lambda: runner.submit(run), tally, on_progress, stop, halt)
     except KeyboardInterrupt:
         # The second: what is being written is written, but nobody waits for it.
         patient = False
@@ -147,23 +146,25 @@ def backfill(
 
 
 def _listen(
-    running: Future[BackfillReport],
+    start: Callable[[], Future[BackfillReport]],
     tally: Tally,
     on_progress: Callable[[Progress], None] | None,
     stop: threading.Event | None,
     halt: threading.Event,
-) -> bool:
-    """Report progress until the run has ended, and halt it at a stop; return whether an interrupt was one."""
-    interrupted, due, commits = False, 0.0, 0
+) -> tuple[Future[BackfillReport], bool]:
+    """Report progress until the run has ended, and halt it at a stop; return it, and whether an interrupt was one."""
+    running, interrupted, due, commits = None, False, 0.0, 0
     while True:
         try:
-            if running.done():
-                return interrupted
+            if running is not None and running.done():
+                return running, interrupted
             if stop is not None and stop.is_set():
                 halt.set()
             if on_progress and (time.monotonic() >= due or tally.commits != commits):
                 due, commits = time.monotonic() + SECONDS_PER_PROGRESS, tally.commits
                 on_progress(tally.snapshot())
+            # What is shown first stands above what the run logs.
+            running = running or start()
             wait([running], timeout=POLL)
         except KeyboardInterrupt:
             if interrupted:

@@ -9,7 +9,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from typing import Any, Literal
 
 import pandas as pd
@@ -97,7 +96,12 @@ class LogProgress:
     @property
     def time(self) -> str:
         """How long the rest takes; "" if that is not known."""
-        return "" if self.seconds_left is None else f"{timedelta(seconds=round(self.seconds_left))} left"
+        if self.seconds_left is None:
+            return ""
+        minutes = round(self.seconds_left / 60)
+        if minutes < 2:
+            return f"{self.seconds_left:.0f} s left"
+        return f"{minutes} min left" if minutes < 120 else f"{minutes / 60:.1f} h left"
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,7 +174,9 @@ class Progress(Report):
     def facts(self) -> dict[str, Any]:
         """Return the totals so far, and what logs wait for."""
         states = [log.state for log in self.logs]
-        waiting = [f"{log.name} ({log.status})" for log in self.logs if log.state in ("waiting", "failed")]
+        # Why one has failed is told by the report.
+        troubled = [log for log in self.logs if log.state in ("waiting", "failed")]
+        waiting = [f"{log.name} ({log.why if log.state == 'waiting' else log.state})" for log in troubled]
         return {
             "wanted": self.wanted,
             "fetched": self.fetched,

@@ -35,7 +35,6 @@ def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | No
         try:
             return ask(target)
         except LogError as error:
-            logger.warning("log cannot be asked %s", error)
             return error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

@@ -1,8 +1,16 @@
 // The progress of a backfill: a bar for each log, and a button that stops the run.
 
-const HEADINGS = ["log", "progress", "fetched", "written", "rate", "time", "state"];
-const SECONDS_TO_ANSWER = 3;
-const NO_ANSWER = "the kernel does not hear this while a cell runs; interrupt it (■ in the toolbar)";
+const HEADINGS = [
+  ["log"],
+  ["progress"],
+  ["fetched", "number"],
+  ["written", "number"],
+  ["rate", "number"],
+  ["time", "number"],
+  ["state"],
+];
+const SECONDS_TO_ANSWER = 1;
+const NO_ANSWER = "the kernel does not hear this while a cell runs; interrupt it";
 
 function bar([written, fetched]) {
   const part = (share, kind) => el("span", { class: kind, style: `width: ${share}%` });
@@ -22,7 +30,7 @@ function row({ name, url, shares, cells, state, status }) {
 
 function render({ model, el: element }) {
   const { body, end } = root(model, element, "progress of the backfill");
-  const head = el("tr", {}, ...HEADINGS.map((heading) => el("th", { scope: "col" }, heading)));
+  const head = el("tr", {}, ...HEADINGS.map(([heading, kind]) => el("th", { scope: "col", class: kind }, heading)));
   const rows = el("tbody");
   const more = el("div");
   const hint = el("span", { role: "status" });
@@ -32,17 +40,23 @@ function render({ model, el: element }) {
   let timer = null;
   function stop() {
     button.disabled = true;
+    hint.textContent = "stopping …";
     model.send({ do: "stop" });
-    timer = setTimeout(() => {
-      if (model.get("state") === "running" && !model.get("note")) hint.textContent = NO_ANSWER;
-    }, 1000 * SECONDS_TO_ANSWER);
+    timer = setTimeout(interrupt, 1000 * SECONDS_TO_ANSWER);
+  }
+
+  // A kernel reads a widget's messages between cells only; an interrupt reaches the run at once.
+  function interrupt() {
+    if (model.get("state") !== "running" || model.get("note")) return;
+    const kernel = model.widget_manager?.kernel;
+    if (kernel) kernel.interrupt().catch(() => (hint.textContent = NO_ANSWER));
+    else hint.textContent = NO_ANSWER;
   }
 
   function show() {
     rows.replaceChildren(...model.get("rows").map(row));
     more.textContent = model.get("more");
     const ended = model.get("state") !== "running";
-    button.disabled = ended || Boolean(model.get("note"));
     button.hidden = ended;
     if (ended || model.get("note")) hint.textContent = "";
   }
