@@ -320,7 +320,7 @@ def test_terminal_has_a_line_for_each_log():
     lines = shown(some(2))
 
     assert [line.split()[0] for line in lines] == ["2", "Log", "Log"]
-    assert lines[1].split()[2:] == ["███▒▒▒▒▒········", "50", "of", "100", "fetching"]
+    assert lines[1].split()[2:] == ["██▒▒▒▒······", "50", "of", "100", "fetching"]
 
 
 def test_terminal_has_no_more_lines_than_fit():

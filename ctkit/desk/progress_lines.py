@@ -21,8 +21,14 @@ logger = get_logger(__name__)
 SECONDS_PER_LINE = 60.0
 """In a log file, a line this often shows that a run is alive."""
 
-_BAR = 16
+_BAR = 12
 """Characters of a bar."""
+
+_STATE = 20
+"""Characters that a state has at least, if names can be cut."""
+
+_NUMBERS = 2, 3, 4
+"""Columns with numbers."""
 
 
 @contextmanager
@@ -63,15 +69,20 @@ def render(progress: "Progress", console: "Console") -> "RenderableType":
     from rich.text import Text
 
     logs, more = progress.most_urgent(max(console.height - 4, 1))
+    shown = (progress.total, *logs) if len(progress.logs) > 1 else logs
+    rows = [_row(log, unicode=console.encoding.startswith("utf")) for log in shown]
+    numbers = [max((len(row[at]) for row in rows), default=0) for at in _NUMBERS]
+    # Numbers are never cut; names and states share what is left.
+    left = console.width - sum(numbers) - _BAR - len(_NUMBERS) - 2
+    name = min(max((len(row[0]) for row in rows), default=0), max(left - _STATE, 8))
     table = Table.grid(padding=(0, 1))
-    table.add_column(no_wrap=True, max_width=22, overflow="ellipsis")
+    table.add_column(no_wrap=True, width=name, overflow="ellipsis")
     table.add_column(no_wrap=True, width=_BAR)
-    for _ in range(3):
-        table.add_column(no_wrap=True, justify="right")
-    table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-    total = progress.total
-    for log in (total, *logs) if len(progress.logs) > 1 else logs:
-        table.add_row(*_row(log, unicode=console.encoding.startswith("utf")))
+    for width in numbers:
+        table.add_column(no_wrap=True, width=width, justify="right")
+    table.add_column(no_wrap=True, max_width=max(left - name, 8), overflow="ellipsis")
+    for row in rows:
+        table.add_row(*row)
     return Group(table, Text(more)) if more else table
 
 
