@@ -646,7 +646,7 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
     code, out, _ = ctkit("backfill", "-f", file, "--dry-run")
     assert code == 0
     head, first, second, total = out.splitlines()
-    assert head.split()[:6] == ["log", "protocol", "page_size", "requests", "wanted", "not"]
+    assert head.split()[:6] == ["log", "protocol", "page_size", "requests", "wanted", "in"]
     assert first.split()[:6] == [rfc, "rfc6962", "100", "10", "1000", "0"]
     assert second.split()[:6] == [static, "static-ct", "256", "4", "1000", "24"]
     assert total.startswith("plan logs=2 requests=14 entries_wanted=2000 ")
