@@ -59,7 +59,6 @@ def test_backfill_watched_stopped_and_continued(slow, theme):
         expect(shown.get_by_role("row", name="Small rfc6962")).to_contain_text("51 of 51")
         expect(shown.get_by_role("row", name="Small static-ct")).to_contain_text(re.compile("asking|fetching"))
         lab.check_accessible(SHOWN)
-        lab.output("act").screenshot(path=f"/tmp/progress-running-{theme}.png")
 
         before = lab.sources()
         shown.get_by_role("button", name="Stop").focus()
@@ -70,7 +69,6 @@ def test_backfill_watched_stopped_and_continued(slow, theme):
         lab.wait_for_cells("act")
         expect(shown.get_by_role("button", name="Stop")).to_be_hidden()
         lab.check_accessible(SHOWN)
-        lab.output("act").screenshot(path=f"/tmp/progress-stopped-{theme}.png")
         facts = facts_of(lab, "act")
         total = numbers_in(shown.get_by_role("row", name="2 logs").inner_text())
         book = lab.save()
