@@ -1,8 +1,13 @@
 """A run shows itself: what is counted, in which state each log is, what is shown of it, and how a stop ends it."""
 
 import logging
+import os
+import pty
+import subprocess
+import sys
 import threading
 from contextlib import suppress
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -376,3 +381,35 @@ def test_button_stops_the_run():
     assert (bar.stop.is_set(), bool(bar.note)) == (True, True)
     bar.report = some(1, ended=True)
     assert bar.note == ""
+
+
+WATCHED = """
+from ctkit.desk.progress_lines import show_progress
+from ctkit.desk.terminal import log_to_stderr
+from ctkit.visible import get_logger
+from test_progress import some
+with log_to_stderr(), show_progress() as show:
+    show(some(2))
+    get_logger("ctkit.told").warning("said meanwhile")
+    show(some(2, ended=True))
+"""
+
+
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_lines_of_a_real_terminal(kind):
+    """They are redrawn below what is logged; where nothing can be redrawn, lines are logged."""
+    here, there = pty.openpty()
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "TERM": kind}
+    with subprocess.Popen([sys.executable, "-c", WATCHED], stderr=there, env=environment) as process:
+        os.close(there)
+        text = b""
+        # A terminal without a writer has an end on macOS, and is an error on Linux.
+        with suppress(OSError):
+            while piece := os.read(here, 65536):
+                text += piece
+    os.close(here)
+
+    assert process.returncode == 0
+    assert text.count(b"said meanwhile") == 1
+    assert (b"\x1b[2K" in text) == (kind == "xterm")
+    assert text.count(b"progress wanted=200") == (0 if kind == "xterm" else 2)
