@@ -16,6 +16,7 @@ from .desk.merge_panel import UndoneMerge as UndoneMerge
 from .desk.parameters import Parameters as Parameters
 from .desk.parameters import read_parameters as read_parameters
 from .desk.plots import plot_gaps as plot_gaps
+from .desk.progress import ProgressBar as ProgressBar
 from .desk.records import Run as Run
 from .desk.runs import RunsReport as RunsReport
 from .desk.runs import find_runs as find_runs
@@ -34,7 +35,6 @@ from .desk.verbs import plan_gaps as plan_gaps
 from .desk.verbs import preview_staged as preview_staged
 from .desk.verbs import tidy_main as tidy_main
 from .desk.verbs import undo_staged as undo_staged
-from .desk.widgets import ProgressBar as ProgressBar
 from .errors import CheckpointError as CheckpointError
 from .errors import CtkitError as CtkitError
 from .errors import KeyConflictError as KeyConflictError
@@ -53,10 +53,11 @@ from .jobs.audit_report import AuditReport as AuditReport
 from .jobs.backfill import backfill as backfill
 from .jobs.backfill_report import BackfillReport as BackfillReport
 from .jobs.backfill_report import Hole as Hole
-from .jobs.backfill_report import Progress as Progress
 from .jobs.plan import LogPlan as LogPlan
 from .jobs.plan import Plan as Plan
 from .jobs.plan import plan_backfill as plan_backfill
+from .jobs.progress import LogProgress as LogProgress
+from .jobs.progress import Progress as Progress
 from .lake.gaps import find_gaps as find_gaps
 from .lake.merge import MergePreview as MergePreview
 from .lake.merge import MergeReport as MergeReport

@@ -12,6 +12,7 @@ from ctkit.arguments import did_you_mean
 from ctkit.desk.flags import HelpFormatter, Parser, Version, add_flags, complete, literal, read_flags, typed_paths
 from ctkit.desk.keeping import follow, init, logs, repair, runs, status, tidy, update
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.progress_lines import show_progress
 from ctkit.desk.running import notebooks, run
 from ctkit.desk.shipped import RUNBOOKS
 from ctkit.desk.terminal import (
@@ -24,7 +25,6 @@ from ctkit.desk.terminal import (
     print_drawn,
     print_lines,
     print_tables,
-    show_progress,
     signals_to,
     text_of,
     write,
@@ -142,18 +142,20 @@ def backfill(arguments: argparse.Namespace) -> int:
     with (
         recording("backfill", parameters) as reports,
         closing(report_gaps(parameters, verb="append")) as gap_report,
-        show_progress() as on_progress,
     ):
         for line in gap_report.summary().itertuples():
             logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
-        report = fill_gaps(gap_report, on_progress=on_progress)
+        with show_progress() as on_progress:
+            report = fill_gaps(gap_report, on_progress=on_progress)
         let_finish()
         reports.append(report)
         logger.info("%s", report)
         for log in report.left.logs:
             logger.info("left source_url=%s entries=%d requests=%d", log.source_url, log.wanted, log.requests)
         if report.stopped_by and not (report.holes and not any(report.written.values())):
-            logger.warning("stopped by the budget, run again to go on stopped_by=%s", ",".join(report.stopped_by))
+            logger.warning("stopped, run again to go on stopped_by=%s", ",".join(report.stopped_by))
+        if "interrupt" in report.stopped_by and not report.complete:
+            raise KeyboardInterrupt
         report.check()
         gap_report.check()
     return 0
@@ -172,6 +174,8 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
             if gap_report.within and gap_report.unavailable:
                 nothing = "no gaps in the logs that could be asked"
             print_lines(text_of(plan.table()) if plan.logs else nothing, plan)
+        for error in plan.unavailable:
+            logger.warning("log cannot be asked %s", error)
         for line in gap_report.remark.splitlines():
             logger.info("%s", line)
         if limits := [f"{key}={limit}" for key in _BUDGET if (limit := getattr(parameters, key)) is not None]:

@@ -20,10 +20,14 @@ A certificate that cannot be read is data, not an error. Errors of httpx, deltal
 into these where they enter the package.
 """
 
+import re
 from collections.abc import Sequence
 from typing import Self
 
 from ctkit.visible import visible
+
+_NEXT = re.compile(r"[;.] (?!.*[;.] )")
+"""What stands before the last part of a message, which says what to do."""
 
 REPORT = "report this to the log's operator"
 """What to do about a log that breaks its protocol."""
@@ -37,6 +41,13 @@ class CtkitError(Exception):
 
     def __str__(self) -> str:
         return "\n".join(visible(str(line)) for line in self.args)
+
+    def _render_traceback_(self) -> list[str]:
+        """Return what a notebook shows instead of a traceback: what happened, and below it what to do next."""
+        kind = type(self).__name__
+        return [
+            part for line in str(self).splitlines() for part in _NEXT.sub(r"\nNext: ", f"{kind}: {line}").splitlines()
+        ]
 
 
 class LogError(CtkitError):

@@ -12,7 +12,7 @@ from raising import fails
 from rows import indices_of
 
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.jobs import backfill as backfill_module
+from ctkit.jobs import fetching
 from ctkit.jobs.backfill import backfill
 from ctkit.jobs.budget import Requests, share
 from ctkit.lake.gaps import find_gaps
@@ -288,17 +288,17 @@ def test_backfill_when_the_time_is_over_in_the_middle(tmp_path, both, verify, de
 
 def test_backfill_begins_with_what_needs_few_requests(tmp_path, both, monkeypatch):
     """Where logs take turns, those that are soon done come first, so that a deadline costs the fewest."""
-    monkeypatch.setattr(backfill_module, "LOGS_AT_ONCE", 1)
+    monkeypatch.setattr(fetching, "LOGS_AT_ONCE", 1)
     _, (rfc, static) = both
     gaps = find_gaps(None, within={rfc.url: (0, 1280), static.url: (0, 256)})
     heard = []
-    fetch_blocks = backfill_module.fetch_blocks
+    fetch_blocks = fetching.fetch_blocks
 
     def listen(log, *words, **more):
         heard.append(log.url)
         return fetch_blocks(log, *words, **more)
 
-    monkeypatch.setattr(backfill_module, "fetch_blocks", listen)
+    monkeypatch.setattr(fetching, "fetch_blocks", listen)
 
     backfill([rfc, static], gaps, open_table(tmp_path / "staging")).check()
 

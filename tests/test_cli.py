@@ -653,11 +653,11 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
     code, out, err = ctkit("backfill", "-f", file, "--dry-run", "--json")
     assert code == 0
     plan = json.loads(out)
-    assert [(log["source_url"], log["requests"], log["wanted"], log["vain"]) for log in plan["by_log"]] == [
+    assert [(log["source_url"], log["requests"], log["wanted"], log["in_vain"]) for log in plan["by_log"]] == [
         (rfc, 10, 1000, 0),
         (static, 4, 1000, 24),
     ]
-    assert (plan["requests"], plan["entries_wanted"], plan["entries_in_vain"]) == (14, 2000, 24)
+    assert (plan["requests"], plan["entries_wanted"], plan["in_vain"]) == (14, 2000, 24)
     assert [data_requests(log) for log in logs.values()] == [1, 0]
     assert "backfill mode starting" not in err
 
@@ -724,7 +724,7 @@ def test_backfill_when_the_budget_is_spent(ctkit, two_logs, words, limit):
     assert 500 <= written <= 1000
     assert "INFO backfill stopped " in err
     assert f"stopped_by={limit} left={2000 - written} left_requests=" in err
-    assert f"WARNING stopped by the budget, run again to go on stopped_by={limit}" in err
+    assert f"WARNING stopped, run again to go on stopped_by={limit}" in err
     for url in logs:
         assert f"INFO left source_url={url} entries=" in err
 

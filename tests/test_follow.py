@@ -363,6 +363,7 @@ def test_follow_as_a_command(world, signum):
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
+        said = [next(process.stderr), next(process.stderr)]
         for line in process.stderr:
             if "following main=" in line and "missing=0" in line:
                 break
@@ -372,6 +373,8 @@ def test_follow_as_a_command(world, signum):
         process.kill()
 
     assert (process.returncode, "nothing is half done" in errors) == (0, True), errors
+    assert "http://127.0.0.1:" in said[0]
+    assert all(word in said[1] for word in ("main ", "Small rfc6962, Small static-ct", "lag_seconds=4"))
     check_table(find_table("main"), world.logs, world.within)
     assert len(files_of(find_table("main"))) < 10
 

@@ -232,6 +232,28 @@ def test_ceilings_do_not_wait_for_a_silent_log(known, silent, serve):
         assert raised.value.url == url
 
 
+@pytest.mark.parametrize("knobs", [{"tip_status": 503, "data_lag": 1 << 30}, {"hangs": True}], ids=["503", "hangs"])
+def test_a_log_without_entries_delays_no_other(known, serve, monkeypatch, knobs):
+    """A log that gives its tree head and no entry is named; the other is begun at its date, and filled."""
+    monkeypatch.setattr("ctkit.desk.stretches.SECONDS_TO_SEARCH", 2.0)
+    bad, good = FakeLog("Bad", 30, protocols=["rfc6962"]), FakeLog("Good", 30, protocols=["rfc6962"])
+    committed = threading.Event()
+    if knobs.pop("hangs", False):
+        bad.on_request = lambda request: "entries" in request.path and committed.wait(60)
+    vars(bad).update(knobs)
+    urls = [serve(bad), serve(good)]
+    logs = [{"url": url, "protocol": "rfc6962", "since": "2020-01-01"} for url in urls]
+    parameters = known("https://never.example", user_agent=AGENT, logs=logs, ceiling="log")
+    with closing(report_gaps(parameters)) as gap_report:
+        assert [error.url for error in gap_report.unavailable] == urls[:1]
+        report = fill_gaps(gap_report)
+    committed.set()
+
+    assert report.written == {urls[1]: 30}
+    # Patience has eight tries.
+    assert len(bad.paths("ct/v1/get-entries")) < 8
+
+
 def test_ceilings_wait_for_a_host_that_counts_requests(known, silent, serve):
     """A 429 is an answer: the request is repeated after the second that it asks for."""
     fake = FakeLog(size=30, protocols=["rfc6962"])

@@ -48,7 +48,7 @@ def test_imports_keep_the_contracts():
         ("wire/der", "from ctkit.wire.x509 import read_name"),
         ("errors", "import ctkit.desk.terminal"),
         ("jobs/plan", "import httpx"),
-        ("desk/widgets", "import duckdb"),
+        ("desk/widget", "import duckdb"),
         ("jobs/plan", "from ctkit import cli"),
     ],
 )

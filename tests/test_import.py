@@ -9,7 +9,7 @@ import ctkit
 
 HEAVY = {
     *("IPython", "deltalake", "duckdb", "httpx", "ibis", "ipywidgets", "matplotlib", "numba", "numpy", "pandas"),
-    *("papermill", "pyarrow", "tqdm"),
+    *("papermill", "pyarrow", "rich"),
 }
 
 

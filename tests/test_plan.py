@@ -64,7 +64,7 @@ def test_plan_of_both_protocols():
             LogPlan(
                 source_url=RFC,
                 protocol="rfc6962",
-                vain=brought - 712,
+                in_vain=brought - 712,
                 bytes=brought * ENTRY_BYTES["rfc6962"],
                 seconds=4 * LATENCY,
                 assumed=assumed,
@@ -74,7 +74,7 @@ def test_plan_of_both_protocols():
             LogPlan(
                 source_url=STATIC,
                 protocol="static-ct",
-                vain=1024 - 712,
+                in_vain=1024 - 712,
                 bytes=1024 * ENTRY_BYTES["static-ct"],
                 seconds=4 * LATENCY,
                 assumed=assumed,
@@ -159,7 +159,7 @@ def test_plan_when_there_is_nothing_to_do():
     plan = plan_backfill([plain_log()], GAP_SCHEMA.empty_table())
 
     assert (plan, plan.seconds) == (Plan(()), 0.0)
-    assert str(plan) == "plan logs=0 requests=0 entries_wanted=0 entries_in_vain=0 bytes=0 seconds=0.0"
+    assert str(plan) == "plan logs=0 requests=0 entries_wanted=0 in_vain=0 bytes=0 seconds=0.0"
     assert "plan" in plan._repr_html_()
 
 
@@ -167,9 +167,7 @@ def test_plan_shows_itself():
     """A plan is a line of text, a table in HTML and facts in JSON."""
     plan = plan_backfill([plain_log()], gaps_of(RFC, (0, 256 * 20_000)), ask=False)
 
-    assert str(plan).startswith(
-        "plan logs=1 requests=20000 entries_wanted=5120000 entries_in_vain=0 bytes=31063040000 "
-    )
+    assert str(plan).startswith("plan logs=1 requests=20000 entries_wanted=5120000 in_vain=0 bytes=31063040000 ")
     for text in (RFC, "20,000", "1:23:20", "latency", "bytes of an entry, rate, latency, bandwidth"):
         assert text in plan._repr_html_()
     assert json.loads(json.dumps(plan._repr_mimebundle_()[RESULT_MIME_TYPE]))["requests"] == 20_000
@@ -189,7 +187,7 @@ def test_plan_equals_set_arithmetic(pairs, page_size):
 
     plan = plan_backfill(logs, pa.concat_tables([gaps_of(log.url, *pairs) for log in logs]), ask=False)
 
-    counted = [(log.requests, log.wanted, log.vain) for log in plan.logs]
+    counted = [(log.requests, log.wanted, log.in_vain) for log in plan.logs]
     spans = sum(max(page) + 1 - min(page) for page in pages)
     assert counted == (
         [(len(pages), len(wanted), brought - len(wanted)) for brought in (spans, len(pages) * page_size)]

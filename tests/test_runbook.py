@@ -310,20 +310,21 @@ def test_run_notebook_when_signalled_before_it_began(make, tmp_path, monkeypatch
 
 
 def test_run_notebook_tells_progress(make, caplog):
-    """An output that is redrawn is a log line each time; one that is drawn once is not."""
+    """Of a progress that is redrawn, the first and the last are log lines; other outputs are not."""
     caplog.set_level("INFO", logger="ctkit")
     draw = """
     class Text(str):
         __repr__ = str.__str__
     display(Text("once"))
-    shown = display(Text(" 33% version=1"), display_id=True)
-    shown.update(Text(" 67% version=2"))
+    shown = display(Text("progress written=1"), display_id=True)
+    shown.update(Text("progress written=2"))
+    shown.update(Text("progress written=3"))
     """
 
     assert run_notebook(make(PARAMETERS, textwrap.dedent(draw)), {}, output="out.ipynb") == 0
     assert caplog.messages == [
-        "progress 33% version=1",
-        "progress 67% version=2",
+        "progress written=1",
+        "progress written=3",
         "run complete output=out.ipynb",
     ]
 

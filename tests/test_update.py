@@ -363,6 +363,9 @@ def test_update_as_a_command(world, capsys):
     told = json.loads(capsys.readouterr().out)
     assert (told["passed"], told["missing"], told["new_rows"]) == (False, 250, 51)
     assert {log["log"]: log["outcome"] for log in told["by_log"]}[static] == "incomplete"
+    assert run_command(["update", "-f", "demo.yaml"]) == 1
+    printed = capsys.readouterr()
+    assert (printed.out + printed.err).count("HTTP status 404") == 1
 
     world.logs[static].always = None
     assert run_command(["update", "-f", "demo.yaml"]) == 0

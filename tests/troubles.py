@@ -13,7 +13,7 @@ from fakes import FakeLog
 
 from ctkit.demo.embedded import Request
 from ctkit.errors import TableError
-from ctkit.jobs.backfill_report import Progress
+from ctkit.jobs.progress import Progress
 from ctkit.lake import write
 
 EVER = 1 << 30
@@ -100,14 +100,17 @@ def first_call(patch: pytest.MonkeyPatch, owner: Any, name: str, happens: Callab
 @contextmanager
 def stopping(stop: tuple[str, int] | None, fakes: Sequence[TroubledLog]) -> Iterator[Callable[[Progress], None]]:
     """Stop a backfill: after a commit, at a request, or by a disk that is full; yield its `on_progress`."""
-    how, at = stop or ("", 0)
+    (how, at), written = stop or ("", 0), 0
     count = itertools.count(1)
     main_thread = threading.main_thread().ident
     assert main_thread is not None
 
-    def count_commit(_: Progress) -> None:
-        if how == "after commit" and next(count) == at:
-            raise KeyboardInterrupt
+    def count_commit(progress: Progress) -> None:
+        nonlocal written
+        if how == "after commit" and progress.written > written:
+            written = progress.written
+            if next(count) == at:
+                raise KeyboardInterrupt
 
     def count_request(_: Request) -> None:
         if next(count) == at:

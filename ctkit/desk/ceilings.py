@@ -8,8 +8,8 @@ from ctkit.desk.chosen_logs import NAMED
 from ctkit.desk.live import is_alive
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.state_file import read_state
-from ctkit.errors import LogError, LogUnavailableError, ParameterError
-from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
+from ctkit.errors import LogError, ParameterError
+from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_alive
 from ctkit.logs.log import Log
 from ctkit.urls import canonical_url
 from ctkit.visible import first_of, get_logger
@@ -63,9 +63,6 @@ def ask_sizes(logs: Sequence[Log], deadline: float | None) -> tuple[dict[str, in
     def ask(log: Log) -> int:
         return log.get_checkpoint().tree_size
 
-    answers = dict(zip(logs, ask_each(ask, logs, seconds=SECONDS_TO_ANSWER), strict=True))
-    # A host that limits its rate (429) is alive: its logs get the time that they need, within the budget.
-    waiting = [log for log, size in answers.items() if isinstance(size, LogUnavailableError) and log.pace.limited]
-    answers.update(zip(waiting, ask_each(ask, waiting, seconds=deadline), strict=True))
+    answers = ask_alive(ask, logs, seconds=SECONDS_TO_ANSWER, deadline=deadline)
     sizes = {log.url: size for log, size in answers.items() if not isinstance(size, LogError)}
     return sizes, tuple(error for error in answers.values() if isinstance(error, LogError))

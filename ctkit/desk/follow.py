@@ -220,7 +220,7 @@ class Follower:
             if first:
                 raise
             steps.note(error)
-        self._of_look = steps.problems
+        self._of_look = steps.tell()
         self._bad_looks = self._bad_looks + 1 if steps.problems else 0
         # Soon again, if something was wrong, and then ever less often.
         wait = self._lag * 2.0 ** min(self._bad_looks - 1, 10) if self._bad_looks else SECONDS_PER_LOOK
@@ -234,8 +234,7 @@ class Follower:
         """Follow the logs of a report from here on."""
         self.close()
         now = self._clock()
-        self._report, before, self._pulses = report, self._pulses, {}
-        self._in_vain = {}
+        self._report, before, self._pulses, self._in_vain = report, self._pulses, {}, {}
         for log in report.logs:
             start, size = report.within[log.url]
             start = report.not_begun.get(log.url, start)
@@ -259,6 +258,7 @@ class Follower:
         answers = ask_each(self._ask, due, seconds=SECONDS_TO_ANSWER)
         for pulse, answer in zip(due, answers, strict=True):
             if isinstance(answer, LogError):
+                logger.warning("log cannot be asked %s", answer)
                 self._pause(pulse)
                 if isinstance(answer, CheckpointError):
                     # Nothing is fetched of it any more; the next look compares it with what the table knows.
@@ -310,7 +310,7 @@ class Follower:
         except (TableError, OSError) as error:
             # Another run is at work, or its merge has removed the table that was just found; or the disk is full.
             steps.note(error)
-        self._of_round = steps.problems
+        self._of_round = steps.tell()
         self._tell()
 
     def _take(self, steps: Steps, ready: list[Pulse]) -> None:
@@ -324,7 +324,9 @@ class Follower:
             self._report, main=main, staging=staging, within=within, gaps=gaps, unavailable=(), left_to_server={}
         )
         with nullcontext() if main is None else lock_steps(self._main):
-            steps.backfill(now, None)
+            steps.backfill(now)
+            if steps.interrupted:
+                raise KeyboardInterrupt
             steps.merge()
         main, staging = find_tables(self._parameters)
         if main is not None and main.version() != before:

@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ctkit.desk.flags import read_flags, typed_paths
-from ctkit.desk.terminal import let_finish, print_lines, print_tables, show_progress, text_of
-from ctkit.visible import get_logger
+from ctkit.desk.progress_lines import show_progress
+from ctkit.desk.terminal import let_finish, print_lines, print_tables, text_of
+from ctkit.visible import first_of, get_logger
 
 if TYPE_CHECKING:
     from ctkit.lake.repair import RepairReport
@@ -49,7 +50,10 @@ def update(arguments: argparse.Namespace) -> int:
         if arguments.json:
             print_lines(json.dumps(report.to_json(), indent=1))
         else:
-            print_tables(report, advice="; --json lists them")
+            # What is wrong is told by the error at the end, once.
+            print_tables(report, advice="; --json lists them", without=("problems", "why"))
+        if report.backfill and "interrupt" in report.backfill.stopped_by:
+            raise KeyboardInterrupt
         report.check()
     return 0
 
@@ -116,6 +120,9 @@ def follow(arguments: argparse.Namespace) -> int:
             if gauges is not None:
                 gauges(report)
 
+        named = first_of([log.name or log.url for log in parameters.logs or ()], 5) or parameters.log_list
+        text = "following until Ctrl+C main_path=%s logs=%s lag_seconds=%s"
+        logger.info(text, parameters.main_path, named, arguments.lag)
         try:
             run_follow(parameters, lag=arguments.lag, on_round=tell)
         except KeyboardInterrupt:

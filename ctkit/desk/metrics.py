@@ -8,6 +8,9 @@ from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from ctkit.desk.follow import FollowReport
 from ctkit.errors import ParameterError
+from ctkit.visible import get_logger
+
+logger = get_logger(__name__)
 
 
 @contextmanager
@@ -35,6 +38,7 @@ def serve_metrics(address: str) -> Iterator[Callable[[FollowReport], None]]:
         problem = error.strerror if isinstance(error, OSError) else "it is no host"
         message = f"metrics cannot be served at {address!r} ({problem}); give another [HOST:]PORT"
         raise ParameterError(message, keys=("metrics",)) from error
+    logger.info("figures are served at http://%s:%d/metrics", *server.server_address[:2])
     try:
         yield _gauges(registry)
     finally:

@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
@@ -23,11 +24,13 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets import default
 
 from ctkit.desk.notebook_values import as_template, values_for
+from ctkit.desk.progress_lines import SECONDS_PER_LINE
 from ctkit.desk.record_copy import make_static, write_html
 from ctkit.desk.records import Outcome, Run, as_utc, held, partial_of, results_in
 from ctkit.desk.shipped import RUNBOOKS, find_runbook
 from ctkit.desk.terminal import in_main_thread, is_watched, signals_to
 from ctkit.errors import ParameterError
+from ctkit.jobs.progress import Progress
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -256,6 +259,8 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
 
     interrupted = False
     running = False
+    _progress = ""
+    _said_at = float("-inf")
 
     def start_new_kernel(self, **kwargs: Any) -> None:
         if self.km.ipykernel:
@@ -276,6 +281,7 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
                 self._interrupt_kernel()
         elif message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
             self.running = False
+            self._say_progress()
         elif message["msg_type"] in ("display_data", "update_display_data"):
             self._log_progress(message["content"])
         return super().process_message(message, *args, **kwargs)
@@ -287,9 +293,17 @@ class _Client(PapermillNotebookClient):  # type: ignore[misc]
                 logger.info("%s", line)
 
     def _log_progress(self, content: dict[str, Any]) -> None:
-        # An output with an id, such as a progress bar, is redrawn: log a line for each update.
-        if self.log_output and (content.get("transient") or {}).get("display_id"):
-            logger.info("progress %s", content["data"].get("text/plain", "").strip())
+        """Log the first progress that a cell shows, one a minute, and the last."""
+        text = content["data"].get("text/plain", "")
+        if self.log_output and text.startswith(f"{Progress.title} "):
+            self._progress = text
+            if time.monotonic() - self._said_at >= SECONDS_PER_LINE:
+                self._say_progress()
+
+    def _say_progress(self) -> None:
+        if self._progress:
+            logger.info("%s", self._progress)
+            self._progress, self._said_at = "", time.monotonic()
 
     def interrupt(self, signum: int, frame: FrameType | None) -> None:
         """Handle a signal."""

@@ -16,13 +16,16 @@ from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, ParameterError
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.starts import Bounds, remembered
-from ctkit.logs.ask_each import ask_each
+from ctkit.logs.ask_each import ask_alive
 from ctkit.logs.log import Log
 from ctkit.logs.since import first_since
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
+
+SECONDS_TO_SEARCH = 20.0
+"""How long a log is asked for its first entry since a date, which takes some 30 requests; others wait for it."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,7 @@ def _ask_since(
         return first_since(log, int(moment.timestamp() * 1000), ceilings[log.url])
 
     logs = [log for log in open_logs() if log.url in dated]
-    answers = dict(zip(logs, ask_each(ask, logs, seconds=deadline), strict=True))
+    seconds = SECONDS_TO_SEARCH if deadline is None else min(SECONDS_TO_SEARCH, deadline)
+    answers = ask_alive(ask, logs, seconds=seconds, deadline=deadline)
     found = {log.url: index for log, index in answers.items() if not isinstance(index, LogError)}
     return found, tuple(answer for answer in answers.values() if isinstance(answer, LogError))

@@ -7,11 +7,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from io import StringIO
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from ctkit.visible import get_logger
 
@@ -19,13 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import RenderableType
 
-    from ctkit.jobs.backfill_report import Progress
     from ctkit.report import Report
 
 logger = get_logger(__name__)
-
-SECONDS_PER_LINE = 60.0
-"""Where no progress bar is drawn, a line this often shows that a run is alive."""
 
 STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """Signals that interrupt a run."""
@@ -93,12 +89,21 @@ def print_lines(*lines: object) -> None:
     write("".join(f"{line}\n" for line in lines))
 
 
-def print_tables(report: "Report", *, advice: str = "") -> None:
-    """Print the first rows of each table of a report; `advice` says how to see the others."""
+def print_tables(report: "Report", *, advice: str = "", without: Collection[str] = ()) -> None:
+    """Print the first rows of each table of a report.
+
+    Parameters
+    ----------
+    advice
+        How to see the others.
+    without
+        Tables and columns that are left out.
+    """
     from ctkit.report import left_out
 
-    for heading, table in report.tables().items():
-        if len(table):
+    for heading, whole in report.tables().items():
+        if len(whole) and heading not in without:
+            table = whole[[name for name in whole if name not in without]]
             more = left_out(table, _SHOWN)
             # A table without a heading is text.
             rows = "\n".join(table[""]) if "" in table else text_of(table.head(_SHOWN))
@@ -141,12 +146,23 @@ def fail(message: object) -> int:
     return 1
 
 
+class _ToStderr(logging.StreamHandler[Any]):
+    """Writes to what stderr is just then: while live lines are shown, that is the place above them."""
+
+    def __init__(self) -> None:
+        logging.Handler.__init__(self)
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+
 @contextmanager
 def log_to_stderr() -> Iterator[None]:
     """Write ``time level message key=value ...`` to stderr."""
     formatter = logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
     formatter.converter = time.gmtime
-    handler = logging.StreamHandler()
+    handler = _ToStderr()
     handler.setFormatter(formatter)
     ours = logging.getLogger("ctkit")
     ours.addHandler(handler)
@@ -192,30 +208,3 @@ def let_finish() -> None:
     if in_main_thread():
         for number in STOPS:
             signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def show_progress() -> Iterator["Callable[[Progress], None]"]:
-    """Show progress as a bar on a terminal, and as a line for each commit elsewhere."""
-    if not is_watched():
-        last, said_at = None, 0.0
-
-        def say(done: "Progress") -> None:
-            nonlocal last, said_at
-            # While nothing is written, a line a minute shows that the run is alive.
-            if done != last or time.monotonic() - said_at >= SECONDS_PER_LINE:
-                last, said_at = done, time.monotonic()
-                logger.info("rows written wanted=%d written=%d version=%d", done.wanted, done.written, done.version)
-
-        yield say
-        return
-    from tqdm import tqdm
-    from tqdm.contrib.logging import logging_redirect_tqdm
-
-    with tqdm(unit=" entries", unit_scale=True) as bar, logging_redirect_tqdm([logging.getLogger("ctkit")]):
-
-        def update(done: "Progress") -> None:
-            bar.total = done.wanted
-            bar.update(done.written - bar.n)
-
-        yield update

@@ -4,6 +4,7 @@ No step holds up the next: what a log refuses is named in the report, and what t
 be repeated, so an update that was killed is one that did less, and the next one goes on with what it has staged.
 """
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -32,7 +33,8 @@ from ctkit.errors import (
     TableError,
 )
 from ctkit.jobs.audit import check_heads
-from ctkit.jobs.backfill_report import BackfillReport, Progress
+from ctkit.jobs.backfill_report import BackfillReport
+from ctkit.jobs.progress import Progress
 from ctkit.lake.doubts import check_doubts, doubts_of
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.locks import lock_steps
@@ -51,7 +53,12 @@ NAMED = 5
 
 
 @checked
-def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | None = None) -> UpdateReport:
+def update(
+    parameters: Parameters,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
+) -> UpdateReport:
     """Complete the main table, as far as the logs and the budget allow: the nightly run.
 
     What is missing is fetched into staging; with what an earlier run has left there, it is merged into main, and main
@@ -62,7 +69,9 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
     parameters
         As for `report_gaps`, `fill_gaps`, `merge_staged` and `tidy_main`.
     on_progress
-        Called after each commit of the backfill.
+        Called every second of the backfill, such as `ctkit.ProgressBar`.
+    stop
+        Ends the backfill when it is set; what has come is merged. After Ctrl+C it stays staged for the next run.
 
     Raises
     ------
@@ -87,11 +96,13 @@ def update(parameters: Parameters, *, on_progress: Callable[[Progress], None] | 
         if gap_report := night.find_gaps():
             stack.callback(gap_report.close)
             shards = gap_report.chosen.begun, gap_report.chosen.retired
-            night.backfill(night.check_heads(gap_report), on_progress)
-        night.merge()
+            night.backfill(night.check_heads(gap_report), on_progress, stop)
+        if not night.interrupted:
+            night.merge()
         if gap_report:
             logs = night.attempt(partial(night.judge, gap_report)) or []
-        night.tidy()
+        if not night.interrupted:
+            night.tidy()
     now = find_table(night.main)
     return UpdateReport(
         main=night.main,
@@ -181,9 +192,19 @@ class Steps:
         self.before = find_holdings(found)
         return found
 
-    def backfill(self, gap_report: GapReport, on_progress: Callable[[Progress], None] | None) -> None:
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl+C has ended the backfill: the steps after it are left to the next run."""
+        return self.filled is not None and "interrupt" in self.filled.stopped_by
+
+    def backfill(
+        self,
+        gap_report: GapReport,
+        on_progress: Callable[[Progress], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
         """Fetch what is missing."""
-        self.filled = self.attempt(partial(fill_gaps, gap_report, on_progress=on_progress))
+        self.filled = self.attempt(partial(fill_gaps, gap_report, on_progress=on_progress, stop=stop))
         if self.filled:
             self.attempt(self.filled.check)
 
@@ -264,7 +285,8 @@ class Steps:
         if isinstance(head, CheckpointError) or len(now.repeated):
             outcome = "contradicted"
         elif len(now.missing) or len(now.staged):
-            outcome = "stopped" if is_left and not holes and not len(now.staged) else "incomplete"
+            unmerged = len(now.staged) and not self.interrupted
+            outcome = "stopped" if (is_left or self.interrupted) and not holes and not unmerged else "incomplete"
         elif isinstance(head, LogError):
             outcome = "not known"
         return LogUpdate(
@@ -304,9 +326,14 @@ class Steps:
             self.note(error)
             return None
 
+    def tell(self) -> list[CtkitError]:
+        """Log the problems and return them: a loop has no end at which a report could tell them."""
+        for problem in dict.fromkeys(map(str, self.problems)):
+            logger.error("%s", problem)
+        return self.problems
+
     def note(self, problem: CtkitError | OSError) -> None:
-        """Log a problem and keep it."""
+        """Keep a problem: the report tells it."""
         if isinstance(problem, OSError):
             problem = TableError(self.main, f"{problem}. Nothing is half done: correct this, then run again")
-        logger.error("%s", problem)
         self.problems.append(problem)

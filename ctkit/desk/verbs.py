@@ -1,5 +1,6 @@
 """The verbs as parameters call for them, the same for notebooks and commands: from a plan to the upkeep of tables."""
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -18,8 +19,9 @@ from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePre
 from ctkit.jobs.audit import audit
 from ctkit.jobs.audit_report import AuditReport
 from ctkit.jobs.backfill import backfill
-from ctkit.jobs.backfill_report import BackfillReport, Progress
+from ctkit.jobs.backfill_report import BackfillReport
 from ctkit.jobs.plan import Plan, plan_backfill
+from ctkit.jobs.progress import Progress
 from ctkit.lake.doubts import check_doubts, doubts_of
 from ctkit.lake.drop import finish_retiring
 from ctkit.lake.gaps import Gaps
@@ -38,7 +40,11 @@ logger = get_logger(__name__)
 
 @checked
 def fill_gaps(
-    gap_report: GapReport, gaps: Gaps | None = None, *, on_progress: Callable[[Progress], None] | None = None
+    gap_report: GapReport,
+    gaps: Gaps | None = None,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    stop: threading.Event | None = None,
 ) -> BackfillReport:
     """Backfill into staging, or into main where no staging is named; nothing is created if nothing is missing.
 
@@ -49,7 +55,9 @@ def fill_gaps(
     gaps
         The part of the report's gaps to fill; None for those that the parameter `choice` leaves.
     on_progress
-        Called after each commit.
+        Called every second, such as `ctkit.ProgressBar`; see `ctkit.backfill`.
+    stop
+        Ends the run when it is set: what has arrived is written, and the report says what is left. So does Ctrl+C.
     """
     parameters = gap_report.parameters
     gaps = gap_report.wanted if gaps is None else gaps
@@ -69,6 +77,7 @@ def fill_gaps(
             deadline=parameters.deadline,
             bounds=gap_report.bounds,
             on_progress=on_progress,
+            stop=stop,
         )
     else:
         if not gap_report.unavailable:

@@ -1,4 +1,4 @@
-"""The progress of a backfill, and its report."""
+"""The report of a backfill."""
 
 import re
 from collections.abc import Mapping
@@ -43,31 +43,6 @@ class Hole:
 
 
 @dataclass(frozen=True, repr=False)
-class Progress(Report):
-    """The progress of a backfill; given to `on_progress` after each commit, and now and then in between.
-
-    Attributes
-    ----------
-    wanted
-        Entries planned.
-    written
-        Entries committed so far.
-    version
-        The table's version after the commit.
-    """
-
-    wanted: int
-    written: int
-    version: int
-
-    title = "rows written"
-
-    def facts(self) -> dict[str, Any]:
-        """Return the totals so far."""
-        return {"wanted": self.wanted, "written": self.written, "version": self.version}
-
-
-@dataclass(frozen=True, repr=False)
 class BackfillReport(Report):
     """What a backfill did.
 
@@ -88,9 +63,10 @@ class BackfillReport(Report):
     seconds
         Duration.
     stopped_by
-        Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``.
+        Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``; ``"stop"`` if the
+        caller's event was set in time, ``"interrupt"`` after Ctrl+C.
     left
-        What it takes to fetch the entries that were left because of them, in another run.
+        What it takes to fetch the entries that were left because of these, in another run.
     verify
         What was verified: ``"off"``, ``"heads"`` or ``"entries"``.
     heads

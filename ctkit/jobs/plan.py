@@ -48,7 +48,7 @@ class LogPlan:
         Pages or tiles that hold a wanted entry; each is fetched once.
     wanted
         Entries that are missing.
-    vain
+    in_vain
         Entries that come with them and are dropped. A partial tile counts as a full one.
     bytes
         Of all answers together, uncompressed.
@@ -68,7 +68,7 @@ class LogPlan:
     page_size: int
     requests: int
     wanted: int
-    vain: int
+    in_vain: int
     bytes: int
     seconds: float
     binds: Term
@@ -117,7 +117,7 @@ class Plan(Report):
             "logs": len(self.logs),
             "requests": self.requests,
             "entries_wanted": self.wanted,
-            "entries_in_vain": sum(log.vain for log in self.logs),
+            "in_vain": sum(log.in_vain for log in self.logs),
             "bytes": sum(log.bytes for log in self.logs),
             "seconds": round(self.seconds, 1),
         }
@@ -127,7 +127,7 @@ class Plan(Report):
         table = pd.DataFrame([asdict(log) for log in self.logs], columns=[field.name for field in fields(LogPlan)])
         table["seconds"] = [_shown(log.seconds) for log in self.logs]
         table["assumed"] = table["assumed"].map(", ".join)
-        return table.rename(columns={"source_url": "log", "vain": "not wanted", "seconds": "time"})
+        return table.rename(columns={"source_url": "log", "in_vain": "in vain", "seconds": "time"})
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return a line for each log, and the logs that did not answer."""
@@ -216,7 +216,7 @@ def _plan_log(log: Log, wanted: RangeSet) -> LogPlan:
         page_size=page_size,
         requests=requests,
         wanted=size,
-        vain=brought - size,
+        in_vain=brought - size,
         bytes=volume,
         seconds=terms[binds],
         binds=binds,

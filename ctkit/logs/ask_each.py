@@ -5,9 +5,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-from ctkit.errors import LogError
+from ctkit.errors import LogError, LogUnavailableError
 from ctkit.logs.deadline import Deadline
 from ctkit.logs.http import stopping
+from ctkit.logs.log import Log
 from ctkit.visible import get_logger
 
 T = TypeVar("T")
@@ -35,7 +36,6 @@ def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | No
         try:
             return ask(target)
         except LogError as error:
-            logger.warning("log cannot be asked %s", error)
             return error
 
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -46,3 +46,15 @@ def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | No
             return [answered.result() for answered in asked]
         finally:
             stop.set()
+
+
+def ask_alive(
+    ask: Callable[[Log], R], logs: Sequence[Log], *, seconds: float, deadline: float | None
+) -> dict[Log, R | LogError]:
+    """Ask all logs at once for so many seconds, so that one that fails or hangs delays no other for longer.
+
+    A host that limits its rate (429) is alive: its logs get the time that they need, within the `deadline`.
+    """
+    answers = dict(zip(logs, ask_each(ask, logs, seconds=seconds), strict=True))
+    waiting = [log for log, answer in answers.items() if isinstance(answer, LogUnavailableError) and log.pace.limited]
+    return answers | dict(zip(waiting, ask_each(ask, waiting, seconds=deadline), strict=True))

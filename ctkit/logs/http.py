@@ -21,6 +21,7 @@ from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.connection import OversizeError, ending, open_transports, unpacked
 from ctkit.logs.deadline import Deadline
 from ctkit.logs.pace import NoTurnError, Pace, Turn, gate_of
+from ctkit.logs.trouble import Trouble
 from ctkit.urls import host_of
 from ctkit.visible import get_logger
 
@@ -170,6 +171,11 @@ class Client:
         """Whether something that was asked for was refused, or could not be read, each time so far."""
         return bool(self._unanswered)
 
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps the log from answering, whichever client asked it."""
+        return self._gate.troubles.get(self.url)
+
     def close(self) -> None:
         """Close all connections."""
         self._http.close()
@@ -232,6 +238,7 @@ class Client:
             try:
                 answer = read(self._body(path, limit, binary, entries, stop))
                 self._unanswered.discard(path)
+                self._gate.troubles.pop(self.url, None)
                 return answer
             except TryAgain as problem:
                 # What a stop cut short says nothing about the log.
@@ -242,6 +249,8 @@ class Client:
                 if is_over or attempt >= _tries(problem.error, patience.tries, failures):
                     raise problem.error from problem.__cause__
                 attempt, longest = attempt + 1, 2 * longest
+                trouble = Trouble.of(problem.error, problem.__cause__, attempt, time.monotonic() + wait)
+                self._gate.troubles[self.url] = trouble
                 self._log_retry(attempt, wait, problem.error)
                 stop.wait(wait)
                 if stop.is_set():

@@ -3,6 +3,7 @@
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Annotated, Literal, Required, Self, TypedDict
 
 import numpy as np
@@ -14,6 +15,7 @@ from ctkit.arguments import LogProtocol, shown
 from ctkit.errors import REPORT, CheckpointError, LogUnavailableError, ParameterError
 from ctkit.logs.http import DEFAULT_PATIENCE, Client, HttpError, Patience
 from ctkit.logs.pace import Pace
+from ctkit.logs.trouble import Trouble
 from ctkit.ranges import Int64s, RangeSet
 from ctkit.urls import canonical_url
 from ctkit.wire.checkpoint import Checkpoint, read_sth
@@ -120,6 +122,12 @@ class Log(ABC):
         False for a log that is merely slow.
         """
         return self._client.in_trouble
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What the log must overcome before it gives the next answer; None while it answers, or is merely slow."""
+        trouble = self._client.trouble
+        return trouble and replace(trouble, resumes=max(trouble.resumes, self.pace.resumes))
 
     @property
     def entry_bytes(self) -> float | None:

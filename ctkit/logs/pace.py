@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from ctkit.logs.deadline import POLL
+from ctkit.logs.trouble import Trouble
 
 _FIRST_CONCURRENCY = 4.0
 _LARGEST_CONCURRENCY = 32.0
@@ -86,6 +87,11 @@ class Pace:
     def limited(self) -> bool:
         """Whether the host has refused requests because there were too many (429): it is up, but must be heeded."""
         return self._refusing or self.rate is not None
+
+    @property
+    def resumes(self) -> float:
+        """When the host is asked again, after a pause of ours or of its own wish."""
+        return max(self._resume_at, self._pause_until)
 
     def named_delay(self, now: float) -> float:
         """Return the seconds until the time that the host named in ``Retry-After``."""
@@ -278,10 +284,13 @@ class Gate:
     ----------
     pace
         What is known of the host; read only.
+    troubles
+        By the URL of a log, what keeps it from answering.
     """
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self.troubles: dict[str, Trouble] = {}
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()
         self._under_way: Counter[str] = Counter()
