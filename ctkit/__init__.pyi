@@ -1,5 +1,7 @@
 """The public names: `ctkit.__getattr__` imports them, type checkers and editors read them here."""
 
+from .ask.certificates import certificates as certificates
+from .ask.certificates import issuances as issuances
 from .desk.follow import FollowReport as FollowReport
 from .desk.follow import follow as follow
 from .desk.gap_report import GapReport as GapReport
