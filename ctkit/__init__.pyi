@@ -2,6 +2,9 @@
 
 from .ask.certificates import certificates as certificates
 from .ask.certificates import issuances as issuances
+from .ask.find import find_names as find_names
+from .ask.find import index_names as index_names
+from .ask.find import search_names as search_names
 from .desk.follow import FollowReport as FollowReport
 from .desk.follow import follow as follow
 from .desk.gap_report import GapReport as GapReport

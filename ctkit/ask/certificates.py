@@ -6,8 +6,8 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.ask.suffixes import registrable
-from ctkit.lake.querying import rows_of
-from ctkit.schema import row_schema
+from ctkit.lake.querying import rows_of, rows_with_keys
+from ctkit.schema import KEY, row_schema
 
 _YEARS = (-62_167_219_200, 253_402_300_799)
 """Seconds of the years 0000 to 9999: the times that a certificate can have."""
@@ -17,7 +17,7 @@ _ISSUANCE = ("issuer_aggregated", "serial_number", "not_before", "not_after", "s
 
 
 @checked
-def certificates(main: DeltaTable | ir.Table) -> ir.Table:
+def certificates(main: DeltaTable | ir.Table, names: ir.Table | None = None) -> ir.Table:
     """Return the entries of a table, typed for people, as an ibis table.
 
     It is lazy: a question reads the columns and files that it needs. The 20 columns of the table follow those that are
@@ -46,6 +46,10 @@ def certificates(main: DeltaTable | ir.Table) -> ir.Table:
     main
         From `ctkit.open_table`, to be asked by a DuckDB of its own; or an ibis table with the 20 columns, of any
         backend, which is asked then.
+    names
+        What `ctkit.find_names` or `ctkit.search_names` returned, or some rows of it: their entries only, for which no
+        more of the table is read than the parts that have them. Any ibis table with ``source_url`` and ``cert_index``
+        will do, of the same backend if `main` is an ibis table.
 
     Raises
     ------
@@ -62,7 +66,7 @@ def certificates(main: DeltaTable | ir.Table) -> ir.Table:
     ...     print(certificates.group_by("issuer_o").agg(issued=certificates.count()).to_pandas().empty)
     True
     """
-    rows = _as_text(rows_of(main) if isinstance(main, DeltaTable) else main)
+    rows = _as_text(_rows(main, names))
     typed = rows.select(
         key=rows.source_url + "#" + rows.cert_index.cast("string"),
         seen=rows.seen,
@@ -82,7 +86,7 @@ def issuances(main: DeltaTable | ir.Table) -> ir.Table:
     """Return the certificates that were issued, each once, however often logs have them, as an ibis table.
 
     A certificate is usually in several logs, and its precertificate too. All of these entries are one issuance if
-    issuer, serial number, validity and subject are the same: RFC 5280 (4.1.2.2) demands that an issuer uses a serial number
+    issuer, serial number, validity and subject are the same: RFC 5280 (4.1.2.2) demands that an issuer uses a number
     once, RFC 6962 (3.1) that the two differ in no more than the poison and the embedded timestamps. The hash of the
     issuer's key, which would tell two issuers of one name apart, is not among the 20 columns. A precertificate that is
     signed by a special certificate (RFC 6962, 3.1) names that as its issuer, and stays an issuance of its own. What
@@ -135,6 +139,15 @@ def issuances(main: DeltaTable | ir.Table) -> ir.Table:
     described = ("first_seen", "last_seen", "logs", "entries", "precertificates", "sha256", "is_ca")
     raw = (*_ISSUANCE, "all_domains", "signature_algorithm")
     return issued.select(**_named(issued), **{name: issued[name] for name in (*described, *raw)})
+
+
+def _rows(main: DeltaTable | ir.Table, names: ir.Table | None) -> ir.Table:
+    """Return the rows of a table, or those of the entries that have some names."""
+    if names is None:
+        return rows_of(main) if isinstance(main, DeltaTable) else main
+    if isinstance(main, DeltaTable):
+        return rows_with_keys(main, names.select(*KEY).distinct().to_pyarrow())
+    return main.semi_join(names, KEY)
 
 
 def _as_text(rows: ir.Table) -> ir.Table:
