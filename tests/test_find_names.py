@@ -292,7 +292,7 @@ def test_damaged_index(main, tmp_path, damage):
 
 def test_build_that_is_interrupted(main, tmp_path, monkeypatch):
     """What was written stays, and nothing else; the next one goes on there."""
-    monkeypatch.setattr(index, "NAMES_PER_RUN", 0)
+    monkeypatch.setattr(index, "BYTES_PER_RUN", 0)
     built = []
 
     def build(table, folder, files, build_=index._build):

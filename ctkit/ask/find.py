@@ -181,5 +181,6 @@ def _answer(names: ir.Table, within: tuple[date | None, date | None] | None, kin
     if kind:
         names = names.filter(names.kind == kind)
     # An entry may have the same name in several spellings.
-    names = names.select("name", "kind", "seen_date", "source_url", "cert_index").distinct()
-    return names.order_by("name", "source_url", "cert_index").mutate(name=turned_back(names.name))
+    keys = ("name", "source_url", "cert_index")
+    names = names.select("name", "kind", "seen_date", "source_url", "cert_index").distinct().order_by(keys)
+    return names.mutate(name=turned_back(names.name))

@@ -38,8 +38,9 @@ from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
 
-NAMES_PER_RUN = 1 << 23
-"""Names after which a run is written: what is sorted at a time, and what is lost if the process ends."""
+BYTES_PER_RUN = 2 << 30
+"""Bytes of the table's files after which a run is written, of about ten million names: what is sorted at a time, and
+what is lost if the process ends."""
 
 _SMALLEST, _FEW = 1 << 16, 4
 """Runs are of like size if both have up to this many names, or both up to four times as many, and so on; and when there
@@ -72,6 +73,11 @@ _RUNS = pa.schema(
     ]
 )
 """A row for each file in each run, in the order of their numbers."""
+
+_PLACES = pa.schema(
+    # As DuckDB numbers files.
+    [("file_index", pa.uint64()), ("file", pa.int32()), ("new", pa.int32()), (PARTITION, pa.string())]
+)
 
 _KINDS = {"X509LogEntry": "certificate", "PrecertLogEntry": "precertificate"}
 
@@ -144,7 +150,7 @@ def update_index(table: DeltaTable, index_path: str | os.PathLike[str] | None) -
     try:
         with _locked(folder):
             runs = _live(_known(table, folder), files)
-            for chunk in _chunks(_missing(runs, files), files):
+            for chunk in _chunks(_missing(runs, files)):
                 runs.append(_build(table, folder, chunk))
                 _remember(table, folder, runs)
             while alike := _alike(runs, files):
@@ -288,14 +294,14 @@ def _build(table: DeltaTable, folder: Path, files: list[str]) -> _Run:
     return _Run(path, _state_of(path), files, counts)
 
 
-def _chunks(files: list[str], dates: object) -> Iterator[list[str]]:
+def _chunks(files: list[str]) -> Iterator[list[str]]:
     """Cut a list of files where a run is to end."""
     chunk: list[str] = []
     size = 0
     for file in files:
         chunk.append(file)
         size += int(file.split(" ", 2)[1])
-        if size >= NAMES_PER_RUN * 256:
+        if size >= BYTES_PER_RUN:
             yield chunk
             chunk, size = [], 0
     if chunk:
@@ -377,17 +383,14 @@ def _names(connection: ibis.BaseBackend, runs: list[_Run], files: dict[str, str 
     """Return the names of some files: those of a run, with the file's number in `files` and its date."""
     numbers = {file: number for number, file in enumerate(files)}
     places = [
-        {"file_index": at, "old": old, "file": numbers[file], PARTITION: files[file]}
+        {"file_index": at, "file": number, "new": numbers[file], PARTITION: files[file]}
         for at, run in enumerate(runs)
-        for old, file in enumerate(run.files)
+        for number, file in enumerate(run.files)
         if file in numbers
     ]
-    schema = pa.schema(
-        [("file_index", pa.int64()), ("old", pa.int32()), ("file", pa.int32()), (PARTITION, pa.string())]
-    )
     if not places:
         return define_table(connection, "names", _RUN.append(pa.field(PARTITION, pa.string())).empty_table())
     names = define_rows(connection, "runs", [str(run.path) for run in runs], numbered=True)
-    names = names.rename(old="file").cast({"file_index": "int64"})
-    places_of = define_table(connection, "places", pa.Table.from_pylist(places, schema))
-    return names.join(places_of, ("file_index", "old")).select(*_RUN.names, PARTITION)
+    live = define_table(connection, "places", pa.Table.from_pylist(places, _PLACES))
+    columns = {name: names[name] for name in _RUN.names if name != "file"}
+    return names.join(live, ("file_index", "file")).select(**columns, file=live.new, seen_date=live[PARTITION])
