@@ -27,7 +27,7 @@ from deltalake import DeltaTable
 
 from ctkit.ask.names import turn
 from ctkit.cache import cache_path
-from ctkit.errors import ParameterError, TableError
+from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.lake.digests import RESTORE
 from ctkit.lake.querying import connect, define_rows, define_stream, define_table, reading
 from ctkit.lake.reasons import first_line
@@ -164,12 +164,19 @@ def update_index(table: DeltaTable, index_path: str | os.PathLike[str] | None) -
     return runs
 
 
-def has_index(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> bool:
-    """Tell whether there is an index of the table."""
+def keep_index(table: DeltaTable) -> None:
+    """Bring the index in the user's cache up to date if there is one.
+
+    What stands in its way is logged only: whoever asks the index next brings it up to date, or is told.
+    """
     try:
-        return bool(_known(table, _folder_of(table, index_path)))
+        if _known(table, _folder_of(table, None)):
+            update_index(table, None)
     except ParameterError:
-        return False
+        # No cache, and so no index.
+        return
+    except CtkitError as error:
+        logger.warning("index of names is not up to date: %s", error)
 
 
 def _folder_of(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> Path:
