@@ -99,6 +99,7 @@ WRONG = {
         {"main": "main"},
         {"domain": 5},
         {"domain": ""},
+        {"domain": "a\0b"},
         {"domain": "."},
         {"exact": "yes"},
         {"within": "2026-11-01"},

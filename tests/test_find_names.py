@@ -5,6 +5,7 @@ import random
 import shutil
 from datetime import date
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 import ibis
 import pyarrow as pa
@@ -210,7 +211,7 @@ def test_only_what_is_new_is_read(tmp_path, monkeypatch):
     """Files of the table are read once, and few runs are left of many; an old version is answered as it was."""
     read = []
     monkeypatch.setattr(
-        index, "_read", lambda path, number, read_=index._read: read.append(path) or read_(path, number)
+        index, "read_names", lambda path, number, read_=index.read_names: read.append(path) or read_(path, number)
     )
     path, names = tmp_path / "main", tmp_path / "names"
     for at in range(10):
@@ -290,6 +291,25 @@ def test_damaged_index(main, tmp_path, damage):
     assert runs_in(names).isdisjoint(before) or damage is damage_list
 
 
+@pytest.mark.parametrize("ask", [ctkit.find_names, ctkit.search_names])
+def test_nul_in_a_question(tmp_path, cache, ask):
+    """It cannot be asked for; a name that has one is found with a question mark in its place."""
+    table = make_table(tmp_path / "main", rows_with(["a\0b.example.com"]))
+    with pytest.raises(ParameterError):
+        ask(table, "a\0b.example.com")
+    assert [row[0] for row in answer(ctkit.search_names(table, "a?b.example.com"))] == ["a\0b.example.com"]
+
+
+def test_question_that_cannot_be_answered(main, tmp_path):
+    """The index is not to blame, and stays."""
+    names = tmp_path / "names"
+    check(main, index_path=names)
+    before = runs_in(names)
+    with pytest.raises(TableError):
+        ctkit.search_names(main, "?" * 3_000_000, index_path=names)
+    assert runs_in(names) == before
+
+
 def test_build_that_is_interrupted(main, tmp_path, monkeypatch):
     """What was written stays, and nothing else; the next one goes on there."""
     monkeypatch.setattr(index, "BYTES_PER_RUN", 0)
@@ -347,6 +367,28 @@ def test_damaged_table(main, cache, damage):
     damage(next(iter(main.file_uris())).removeprefix("file://"))
     with pytest.raises(TableError):
         ctkit.find_names(main, "example.com")
+
+
+def test_damaged_names_of_the_table(main, cache):
+    """A file that is as long as it was but cannot be read is named; the index has nothing of it."""
+    path = Path(next(iter(main.file_uris())).removeprefix("file://"))
+    path.write_bytes(random.Random(1).randbytes(path.stat().st_size))
+    with pytest.raises(TableError) as raised:
+        ctkit.find_names(main, "example.com")
+    assert raised.value.uri == str(path)
+    assert not [*cache.rglob("*.parquet")]
+
+
+def test_interrupt_is_one(main, cache, monkeypatch):
+    """Ctrl+C while a file is read ends the call as it should."""
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(index, "read_names", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        ctkit.index_names(main)
+    assert not [*cache.rglob("*.parquet")]
 
 
 def test_other_writers_columns(tmp_path, cache):

@@ -75,6 +75,7 @@ def find_names(
     0
     """
     check_features(main, "read")
+    _check_text("find_names: domain", domain)
     if not folded(domain):
         raise ParameterError("find_names: domain: it names the root, below which are all names; give a domain")
     low = turned(folded(domain))
@@ -127,6 +128,7 @@ def search_names(
     0
     """
     check_features(main, "read")
+    _check_text("search_names: pattern", pattern)
     if mixed := [label for label in pattern.split(".") if not label.isascii() and re.search("[*?]", label)]:
         message = f"search_names: pattern: {mixed[0]!r} has both a wildcard and characters that are not ASCII"
         raise ParameterError(f"{message}; write the label as an A-label (xn--...)")
@@ -165,6 +167,12 @@ def index_names(main: DeltaTable, *, index_path: str | Path | None = None) -> in
     """
     check_features(main, "read")
     return sum(sum(run.names) for run in update_index(main, index_path))
+
+
+def _check_text(argument: str, text: str) -> None:
+    # DuckDB takes a question as text, which ends there.
+    if "\0" in text:
+        raise ParameterError(f"{argument}: it holds a NUL character; search_names finds such names with ? in its place")
 
 
 def _begins(name: ir.StringColumn, text: str) -> ir.BooleanColumn:

@@ -9,7 +9,6 @@ is replaced at once; whoever reads is not kept out, and filters what belongs to 
 
 import os
 import re
-import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,11 +20,9 @@ import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from ctkit.ask.names import turn
+from ctkit.ask.runs import RUN, is_readable, read_names, write_run
 from ctkit.cache import cache_path
 from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.lake.digests import RESTORE
@@ -49,21 +46,7 @@ are four of a size, they become one."""
 _MEMORY = "384MB"
 """Memory limit of DuckDB when it sorts; what does not fit is spilled."""
 
-_ROWS_PER_GROUP = 1 << 15
-"""Names that a reader must read at least. Half as many make the footer longer to read than is saved."""
-
 _LIST = "runs"
-_ORDER = ("name", "file", "cert_index")
-_COLUMNS = ("source_url", "cert_index", "update_type", "all_domains")
-_RUN = pa.schema(
-    [
-        ("name", pa.string()),
-        ("source_url", pa.string()),
-        ("cert_index", pa.int64()),
-        ("kind", pa.string()),
-        ("file", pa.int32()),
-    ]
-)
 _RUNS = pa.schema(
     [
         ("run", pa.dictionary(pa.int32(), pa.string())),
@@ -78,8 +61,6 @@ _PLACES = pa.schema(
     # As DuckDB numbers files.
     [("file_index", pa.uint64()), ("file", pa.int32()), ("new", pa.int32()), (PARTITION, pa.string())]
 )
-
-_KINDS = {"X509LogEntry": "certificate", "PrecertLogEntry": "precertificate"}
 
 
 @dataclass
@@ -126,13 +107,22 @@ def ask_index(
             names = question(_names(connection, runs, _files_of(table)))
             return connection.create_table("answer", names)
         except duckdb.Error as error:
+            broken = [run for run in runs if not is_readable(run.path)]
+            if not broken and _known(table, folder) == runs:
+                message = f"this index of names cannot be asked that ({first_line(error)}). Ask something simpler"
+                raise TableError(str(folder), message) from error
             # Damaged; or another process has made one run of several meanwhile.
-            logger.warning(
-                "index of names cannot be read, building it again path=%s reason=%s", folder, first_line(error)
-            )
-            if _known(table, folder) == runs:
-                (folder / _LIST).unlink(missing_ok=True)
+            for run in broken:
+                logger.warning("part of the index of names cannot be read, building it again path=%s", run.path)
+                _remove(run.path)
     raise TableError(str(folder), "this index of names cannot be read. Remove the folder, then ask again")
+
+
+def _remove(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise TableError(str(path), f"is damaged and cannot be removed ({error.strerror}); remove it") from error
 
 
 def update_index(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> list[_Run]:
@@ -287,16 +277,27 @@ def _locked(folder: Path) -> Iterator[None]:
 def _build(table: DeltaTable, folder: Path, files: list[str]) -> _Run:
     """Write a run of the names in some files."""
     counts = [0] * len(files)
+    failed: list[BaseException] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for number, file in enumerate(files):
-            for batch in _read(os.path.join(folder_of(table), file.split(" ", 2)[2]), number):
-                counts[number] += len(batch)
-                yield batch
+        try:
+            for number, file in enumerate(files):
+                for batch in read_names(os.path.join(folder_of(table), file.split(" ", 2)[2]), number):
+                    counts[number] += len(batch)
+                    yield batch
+        except BaseException as error:
+            # DuckDB, which asks for the batches, makes an error of its own of it, also of Ctrl+C.
+            failed.append(error)
+            raise
 
-    with reading(table, memory_limit=_MEMORY) as connection:
-        incoming = define_stream(connection, "incoming", pa.RecordBatchReader.from_batches(_RUN, batches()))
-        path = _write(folder, incoming)
+    try:
+        with reading(table, memory_limit=_MEMORY) as connection:
+            incoming = define_stream(connection, "incoming", pa.RecordBatchReader.from_batches(RUN, batches()))
+            path = write_run(folder, incoming)
+    except Exception:
+        if failed:
+            raise failed[0] from None
+        raise
     logger.info("names indexed path=%s files=%s names=%s", folder, len(files), sum(counts))
     return _Run(path, _state_of(path), files, counts)
 
@@ -315,58 +316,6 @@ def _chunks(files: list[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _read(path: str, number: int) -> Iterator[pa.RecordBatch]:
-    """Yield the names in a file, turned round; `number` is that of the file in the run."""
-    try:
-        with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True) as parquet:
-            for rows in parquet.iter_batches(1 << 16, columns=list(_COLUMNS), use_threads=False):
-                lists = rows["all_domains"].cast(pa.list_(pa.string()))
-                row, names = pc.list_parent_indices(lists), pc.list_flatten(lists)
-                if names.null_count:
-                    row, names = row.filter(names.is_valid()), names.drop_null()
-                kinds = rows["update_type"].cast(pa.string()).dictionary_encode()
-                words = pa.array([_KINDS.get(kind, kind) for kind in kinds.dictionary.to_pylist()], pa.string())
-                columns = [
-                    turn(names),
-                    rows["source_url"].cast(pa.string()).take(row),
-                    rows["cert_index"].cast(pa.int64()).take(row),
-                    words.take(kinds.indices).take(row),
-                    pa.repeat(pa.scalar(number, pa.int32()), len(names)),
-                ]
-                yield pa.record_batch(columns, _RUN)
-    except (OSError, KeyError, UnicodeDecodeError, pa.ArrowException) as error:
-        raise TableError(
-            path, f"its names cannot be read ({first_line(error)}). Nothing was changed; {RESTORE}"
-        ) from error
-
-
-def _write(folder: Path, names: ir.Table) -> Path:
-    """Write names to a new run, sorted."""
-    path = folder / f"{uuid.uuid4().hex}.parquet"
-    try:
-        with pq.ParquetWriter(
-            path,
-            _RUN,
-            compression="zstd",
-            compression_level=1,
-            use_dictionary=["source_url", "kind"],
-            # Neighbours begin alike; numbers take as many bits as they need.
-            column_encoding={
-                "name": "DELTA_BYTE_ARRAY",
-                "cert_index": "DELTA_BINARY_PACKED",
-                "file": "DELTA_BINARY_PACKED",
-            },
-            write_statistics=["name"],
-            store_schema=False,
-        ) as writer:
-            for batch in names.select(_RUN.names).order_by(_ORDER).to_pyarrow_batches(chunk_size=_ROWS_PER_GROUP):
-                writer.write_batch(batch.cast(_RUN))
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
-    return path
-
-
 def _alike(runs: list[_Run], files: Iterable[str]) -> list[_Run]:
     """Return runs that are to become one: as many as there are of a size, or one that is of little use any more."""
     sizes: defaultdict[int, list[_Run]] = defaultdict(list)
@@ -382,7 +331,7 @@ def _merge(folder: Path, runs: list[_Run], files: dict[str, str | None]) -> _Run
     """Make one run of several, without what is of other files."""
     kept = {file: names for run in runs for file, names in zip(run.files, run.names, strict=True) if file in files}
     with reading(memory_limit=_MEMORY) as connection:
-        path = _write(folder, _names(connection, runs, {file: files[file] for file in kept}))
+        path = write_run(folder, _names(connection, runs, {file: files[file] for file in kept}))
     return _Run(path, _state_of(path), list(kept), list(kept.values()))
 
 
@@ -396,8 +345,8 @@ def _names(connection: ibis.BaseBackend, runs: list[_Run], files: dict[str, str 
         if file in numbers
     ]
     if not places:
-        return define_table(connection, "names", _RUN.append(pa.field(PARTITION, pa.string())).empty_table())
+        return define_table(connection, "names", RUN.append(pa.field(PARTITION, pa.string())).empty_table())
     names = define_rows(connection, "runs", [str(run.path) for run in runs], numbered=True)
     live = define_table(connection, "places", pa.Table.from_pylist(places, _PLACES))
-    columns = {name: names[name] for name in _RUN.names if name != "file"}
+    columns = {name: names[name] for name in RUN.names if name != "file"}
     return names.join(live, ("file_index", "file")).select(**columns, file=live.new, seen_date=live[PARTITION])
