@@ -23,6 +23,8 @@ Step by step, with logs and tables of your own::
     open_table, find_table         a deltalake.DeltaTable of CT entries
     rows_of                        its rows as an ibis table, for any question
     open_certificate               one of its certificates in full, an OpenCertificate
+    certificates, issuances        the same typed for people, an entry or a certificate each
+    find_names, search_names       the names of a domain, or like a pattern, from an index; index_names builds it ahead
     find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
     plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
     preview_merge, merge_staging   merges staging into main; undo_merge undoes that

@@ -1,5 +1,10 @@
 """The public names: `ctkit.__getattr__` imports them, type checkers and editors read them here."""
 
+from .ask.certificates import certificates as certificates
+from .ask.certificates import issuances as issuances
+from .ask.find import find_names as find_names
+from .ask.find import index_names as index_names
+from .ask.find import search_names as search_names
 from .desk.certificate_view import OpenCertificate as OpenCertificate
 from .desk.certificate_view import open_certificate as open_certificate
 from .desk.choice import GapChoice as GapChoice

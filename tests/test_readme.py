@@ -103,10 +103,14 @@ def test_readme_questions_have_answers(tmp_path, monkeypatch):
         else:
             exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
 
-    per_log, of_domain, issuers, per_day, opened = answers
+    issuers, of_domain, entries, alike, in_sql, relation, per_day, per_log, opened = answers
     assert per_log["rows"].tolist() == [300, 300]
-    assert list(of_domain) == ["domain", "not_before", "issuer_aggregated", "cert_link"]
-    assert issuers["issued"].tolist() == sorted(issuers["issued"], reverse=True)
+    assert list(of_domain) == list(alike) == ["name", "kind", "seen_date", "source_url", "cert_index"]
+    assert list(entries) == ["domains", "valid_from", "issuer_o", "link"]
+    assert issuers["issued"].tolist() == in_sql["issued"].tolist() == sorted(issuers["issued"], reverse=True)
+    assert relation["validity_days"].to_pylist() == [
+        days for days in relation["validity_days"].to_pylist() if days > 200
+    ]
     assert per_day["entries"].sum() == 600
     assert (opened.cert_index, opened.problems) == (5, ())
 

@@ -237,6 +237,26 @@ def test_update_when_main_cannot_be_tidied_now(world, monkeypatch):
     assert (report.tidy, report.tidy_note) == (None, "is being written")
 
 
+def test_update_keeps_the_index_of_names(world, cache, monkeypatch):
+    """An index in the cache has what is new; without one, none is made; one that cannot be kept is no problem."""
+    ctkit.update(parameters_of(world, main_path="other")).check()
+    assert not (cache / "names").exists()
+
+    ctkit.index_names(ctkit.open_table("main"))
+    ctkit.update(parameters_of(world)).check()
+    main = ctkit.open_table("main")
+    with monkeypatch.context() as patch:
+        patch.setattr("ctkit.ask.index._build", None)
+        names = ctkit.search_names(main, "*").select("source_url", "cert_index").distinct().to_pyarrow()
+    assert len(names) == main.count() > MISSING
+
+    def refuse(*_):
+        raise TableError("names", "cannot be written")
+
+    monkeypatch.setattr("ctkit.ask.index.update_index", refuse)
+    ctkit.update(parameters_of(world)).check()
+
+
 def test_update_keeps_files_few(world):
     """Main is tidied at the end."""
     for index in range(10):

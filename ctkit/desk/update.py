@@ -104,6 +104,11 @@ def update(
         if not night.interrupted:
             night.tidy()
     now = find_table(night.main)
+    if now is not None:
+        # Not with this module: ibis, which it imports, takes long to import.
+        from ctkit.ask.index import keep_index
+
+        keep_index(now)
     return UpdateReport(
         main=night.main,
         version_before=None if main is None else main.version(),

@@ -3,23 +3,29 @@
 import re
 import tempfile
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import duckdb
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.errors import TableError
 from ctkit.lake import questions
 from ctkit.lake.digests import RESTORE
+from ctkit.lake.files import FileBounds
 from ctkit.lake.reasons import first_line
 from ctkit.lake.table import add_actions, check_features, folder_of
 from ctkit.schema import PARTITION, row_schema
+
+_FEW_KEYS = 1_000
+"""Keys that are listed in a question. More would take longer to compare than what they leave out takes to read."""
 
 
 @contextmanager
@@ -64,18 +70,25 @@ def _unreadable(error: duckdb.Error, *tables: DeltaTable | None) -> TableError:
     return TableError(named, message)
 
 
-def read_tables(connection: ibis.BaseBackend, *tables: DeltaTable | None) -> ir.Table:
+def read_tables(
+    connection: ibis.BaseBackend, *tables: DeltaTable | None, files: Container[str] | None = None
+) -> ir.Table:
     """Return the rows of all given tables, together, as one lazy ibis table; None stands for a table without rows.
 
     Columns of different type (`as_der`) are not reconciled: select what is asked before it is executed.
+
+    Parameters
+    ----------
+    files
+        Paths of the files whose rows are wanted; by default, all.
     """
-    files: list[str] = []
-    dates: list[str | None] = []
+    dates: dict[str, str | None] = {}
     for table in filter(None, tables):
         actions = add_actions(table, flatten=True)
-        files += [f"{folder_of(table)}/{name}" for name in actions["path"].to_pylist()]
-        dates += actions[f"partition.{PARTITION}"].to_pylist()
-    return define_rows(connection, ibis.util.gen_name("rows"), files, dates=dates)
+        paths = (f"{folder_of(table)}/{name}" for name in actions["path"].to_pylist())
+        dates |= zip(paths, actions[f"partition.{PARTITION}"].to_pylist(), strict=True)
+    wanted = {path: date for path, date in dates.items() if files is None or path in files}
+    return define_rows(connection, ibis.util.gen_name("rows"), list(wanted), dates=list(wanted.values()))
 
 
 @checked
@@ -106,15 +119,57 @@ def rows_of(table: DeltaTable) -> ir.Table:
     0
     """
     check_features(table, "read")
+    backend = connect()
+    try:
+        return read_tables(backend, table)
+    except duckdb.Error as error:
+        raise _unreadable(error, table) from error
+
+
+def rows_with_keys(table: DeltaTable, keys: pa.Table) -> ir.Table:
+    """Return the rows of a table with some keys, ``source_url, cert_index``, as a lazy ibis table like `rows_of`.
+
+    Files, and row groups in them, that cannot hold one by their statistics are not read.
+
+    Raises
+    ------
+    SchemaMismatchError, TableError
+        As `rows_of`.
+    """
+    check_features(table, "read")
+    backend = connect()
+    wanted = define_table(backend, "wanted", keys)
+    try:
+        rows = read_tables(backend, table, files=_may_have(table, keys))
+    except duckdb.Error as error:
+        raise _unreadable(error, table) from error
+    indices = pc.unique(keys["cert_index"])
+    if 0 < len(indices) <= _FEW_KEYS:
+        # By these DuckDB leaves out row groups.
+        rows = rows.filter(rows.cert_index.isin(indices.to_pylist()))
+    # Text is bytes where a writer did not note that it is text.
+    return rows.semi_join(wanted, (rows.source_url.cast("string") == wanted.source_url, "cert_index"))
+
+
+def _may_have(table: DeltaTable, keys: pa.Table) -> set[str]:
+    """Return the paths of the files that can have one of some keys, by the statistics of the table's log."""
+    bounds = FileBounds(table)
+    hit = np.zeros(len(bounds.files), bool)
+    for url in pc.unique(keys["source_url"]).drop_null().to_pylist():
+        indices = np.sort(keys.filter(pc.equal(keys["source_url"], url))["cert_index"].drop_null().to_numpy())
+        first = np.searchsorted(indices, bounds.lowest)
+        hit |= bounds.may_hold(url) & (first < np.searchsorted(indices, bounds.highest, side="right"))
+    return set(bounds.files[hit])
+
+
+def connect() -> ibis.BaseBackend:
+    """Connect ibis to a DuckDB that lives for as long as its tables are used; it spills to a temporary folder."""
     spill = tempfile.TemporaryDirectory(prefix="ctkit-")
     connection = duckdb.connect(config={"temp_directory": spill.name})
     connection.execute("SET TimeZone = 'UTC'")
     backend = ibis.duckdb.from_connection(connection)
     weakref.finalize(backend, spill.cleanup)
-    try:
-        return read_tables(backend, table)
-    except duckdb.Error as error:
-        raise _unreadable(error, table) from error
+    return backend
 
 
 def define_rows(
@@ -173,6 +228,12 @@ def define_table(connection: ibis.BaseBackend, name: str, rows: Any) -> ir.Table
     connection.con.register("incoming", rows.__arrow_c_stream__())
     connection.con.execute(f"CREATE TABLE {name} AS FROM incoming")
     connection.con.unregister("incoming")
+    return connection.table(name)
+
+
+def define_stream(connection: ibis.BaseBackend, name: str, rows: pa.RecordBatchReader) -> ir.Table:
+    """Define a view of rows that are still to come; return it. It can be asked once."""
+    connection.con.register(name, rows)
     return connection.table(name)
 
 

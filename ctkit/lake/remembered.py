@@ -11,6 +11,7 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -46,19 +47,10 @@ _DAYS = 90
 
 def recall(table: DeltaTable) -> pa.Table:
     """Return what is remembered of a table's files, of any of its versions; an empty table if nothing is."""
-    with suppress(OSError, RuntimeError, ValueError, pa.ArrowException):
+    with suppress(RuntimeError):
         path = _path_of(table)
-        if path is None:
-            return BLOCKS.empty_table()
-        # Arrow's own memory, as a thread of Arrow's that lets go of Python's when Python has ended aborts the process.
-        with pa.OSFile(os.fspath(path)) as file:
-            stored = file.read_buffer()
-        digest, blocks = stored[: hashlib.sha256().digest_size], stored[hashlib.sha256().digest_size :]
-        if digest.to_pybytes() == hashlib.sha256(blocks).digest():
-            with pq.ParquetFile(pa.BufferReader(blocks), pre_buffer=False) as parquet:
-                found = parquet.read(use_threads=False)
-            if found.schema.equals(_schema_of(table), check_metadata=True):
-                return found.replace_schema_metadata()
+        if path and (found := read_stored(path, _schema_of(table))):
+            return found
     return BLOCKS.empty_table()
 
 
@@ -67,24 +59,50 @@ def remember(table: DeltaTable, blocks: pa.Table) -> None:
 
     Other runs may do the same: the last one wins, and no reader sees half a file.
     """
-    sink = pa.BufferOutputStream()
-    pq.write_table(
-        blocks.replace_schema_metadata(_schema_of(table).metadata),
-        sink,
-        compression="zstd",
-        use_dictionary=["file", "source_url"],
-        column_encoding=_ENCODING,
-        write_statistics=False,
-    )
-    stored = sink.getvalue()
     try:
         path = _path_of(table)
         if path is None:
             return
         _remove_old(path.parent)
-        write_cached(path, (hashlib.sha256(stored).digest(), stored))
+        blocks = blocks.replace_schema_metadata(_schema_of(table).metadata)
+        store(path, blocks, use_dictionary=["file", "source_url"], column_encoding=_ENCODING)
     except (OSError, RuntimeError, ValueError) as error:
         logger.debug("coverage not remembered table=%s reason=%s", folder_of(table), error)
+
+
+def read_stored(path: Path, schema: pa.Schema) -> pa.Table | None:
+    """Return what `store` wrote to a file, without metadata; None if it is not there, damaged, or of another schema.
+
+    Parameters
+    ----------
+    schema
+        With metadata that tells what it is about.
+    """
+    with suppress(OSError, ValueError, pa.ArrowException):
+        # Arrow's own memory, as a thread of Arrow's that lets go of Python's when Python has ended aborts the process.
+        with pa.OSFile(os.fspath(path)) as file:
+            stored = file.read_buffer()
+        digest, content = stored[: hashlib.sha256().digest_size], stored[hashlib.sha256().digest_size :]
+        if digest.to_pybytes() == hashlib.sha256(content).digest():
+            with pq.ParquetFile(pa.BufferReader(content), pre_buffer=False) as parquet:
+                found = parquet.read(use_threads=False)
+            if found.schema.equals(schema, check_metadata=True):
+                return found.replace_schema_metadata()
+    return None
+
+
+def store(path: Path, rows: pa.Table, **options: Any) -> None:
+    """Write rows to a file with their digest, in place of the one that is there; `options` are those of Parquet.
+
+    Raises
+    ------
+    OSError
+        It cannot be written.
+    """
+    sink = pa.BufferOutputStream()
+    pq.write_table(rows, sink, compression="zstd", write_statistics=False, **options)
+    stored = sink.getvalue()
+    write_cached(path, (hashlib.sha256(stored).digest(), stored))
 
 
 def _path_of(table: DeltaTable) -> Path | None:

@@ -1,0 +1,1 @@
+"""Questions of analysts: tables typed for people, and names found by an index."""
