@@ -73,14 +73,22 @@ def columns() -> int:
 
 def text_of(table: "pd.DataFrame") -> str:
     """Return a table as text that fits the terminal, in colours if it is one and NO_COLOR is not set."""
-    from rich.console import Console
-
     from ctkit.desk.tables import draw_table
+
+    return _draw(draw_table(table, columns()), soft_wrap=True)
+
+
+def _draw(*drawn: "RenderableType", soft_wrap: bool = False) -> str:
+    """Return as text what rich draws for stdout."""
+    from rich.console import Console
 
     is_terminal = sys.stdout is not None and sys.stdout.isatty()
     lines = StringIO()
-    console = Console(file=lines, force_terminal=is_terminal, highlight=False, markup=False, emoji=False)
-    console.print(draw_table(table, columns()), soft_wrap=True)
+    console = Console(
+        file=lines, force_terminal=is_terminal, width=columns(), highlight=False, markup=False, emoji=False
+    )
+    for each in drawn:
+        console.print(each, soft_wrap=soft_wrap)
     return lines.getvalue().removesuffix("\n")
 
 
@@ -116,16 +124,7 @@ _SHOWN = 20
 
 def print_drawn(*drawn: "RenderableType") -> None:
     """Print what rich draws, with colours on a terminal, unless NO_COLOR is set."""
-    from rich.console import Console
-
-    is_terminal = sys.stdout is not None and sys.stdout.isatty()
-    lines = StringIO()
-    console = Console(
-        file=lines, force_terminal=is_terminal, width=columns(), highlight=False, markup=False, emoji=False
-    )
-    for each in drawn:
-        console.print(each)
-    text = lines.getvalue()
+    text = _draw(*drawn)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
