@@ -290,7 +290,6 @@ def test_commands(text, tmp_path, monkeypatch, capsys):
     assert json.loads(out)["by_run"][0]["runbook"] == name
 
 
-@pytest.mark.filterwarnings("ignore:Glyph")  # a font lacks it: a box is drawn
 @each_kind
 def test_picture(text):
     """A name in it is text, whatever it looks like."""

@@ -33,7 +33,7 @@ from ctkit.paths import local_path
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
 from ctkit.urls import canonical_url
-from ctkit.visible import get_logger
+from ctkit.visible import get_logger, visible
 
 logger = get_logger(__name__)
 
@@ -153,7 +153,9 @@ class GapReport(Report):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return a line for each log, what was left to the live server, and the logs that could not be reached."""
-        found = {"logs": self.summary(), **left_tables(self.left_to_server)}
+        logs = self.summary().rename(columns={"log": "url"})
+        logs.insert(0, "log", [visible(self.names.get(url) or url) for url in logs["url"]])
+        found = {"logs": logs[[*logs.columns.drop("url"), "url"]], **left_tables(self.left_to_server)}
         if self.unavailable:
             found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
         if self.undone:

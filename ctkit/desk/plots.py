@@ -1,5 +1,6 @@
 """Pictures of gaps, as SVG and PNG, one of which every viewer of an executed notebook shows."""
 
+import warnings
 from collections.abc import Mapping
 from io import BytesIO
 from typing import Annotated, Any
@@ -54,7 +55,10 @@ class Picture(Figure):
 
     def _saved(self, form: str, **options: Any) -> bytes:
         saved = BytesIO()
-        self.savefig(saved, format=form, transparent=True, **options)
+        with warnings.catch_warnings():
+            # Of letters that the font lacks: a box is drawn.
+            warnings.filterwarnings("ignore", "Glyph")
+            self.savefig(saved, format=form, transparent=True, **options)
         return saved.getvalue()
 
 
