@@ -75,7 +75,6 @@ def test_backfill_watched_stopped_and_continued(slow, theme):
 
         go_on.set()
         lab.run("missing")
-        lab.run("choice")
         lab.run("act")
         expect(lab.output("act").locator(SHOWN).get_by_role("row", name="Small static-ct")).to_contain_text("done")
         again = facts_of(lab, "act")
