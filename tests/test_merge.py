@@ -297,6 +297,21 @@ def test_merge_when_the_preview_is_stale(tmp_path, moved):
     assert {name: commits_of(tmp_path / name) for name in ("main", "staging")} == before
 
 
+@pytest.mark.parametrize("replaced", ["main", "staging"])
+def test_merge_when_a_table_was_replaced_since_the_preview(tmp_path, replaced):
+    """Another table at the same version, in the same folder, is not the one that was previewed."""
+    tables = {"main": make_table(tmp_path / "main", make_rows([1]))}
+    tables["staging"] = make_table(tmp_path / "staging", make_rows([2]))
+    preview = preview_merge(tables["staging"], tables["main"])
+    version = tables[replaced].version()
+    shutil.rmtree(tmp_path / replaced)
+    tables[replaced] = make_table(tmp_path / replaced, make_rows([9]))
+    assert tables[replaced].version() == version
+
+    with fails(StalePreviewError, uri=tmp_path / replaced):
+        merge_staging(tables["staging"], tables["main"], expected=preview, confirmed=True)
+
+
 def test_merge_when_the_preview_becomes_stale(tmp_path, monkeypatch):
     """What somebody commits while the merge is prepared was not shown either: nothing of staging gets in."""
     main = make_table(tmp_path / "main", make_rows([1]))

@@ -86,7 +86,8 @@ class Run:
     @property
     def seconds(self) -> float | None:
         """Its duration; None if it is not known."""
-        with suppress(ValueError):
+        # One of the two may name no zone.
+        with suppress(ValueError, TypeError):
             if self.ended is not None:
                 return (datetime.fromisoformat(self.ended) - datetime.fromisoformat(self.started)).total_seconds()
         return None

@@ -80,7 +80,9 @@ def fill_gaps(
             stop=stop,
         )
     else:
-        if not gap_report.unavailable:
+        if gap_report.gaps.num_rows:
+            logger.info("nothing of what is missing is chosen, nothing to backfill choice=%s", parameters.choice)
+        elif not gap_report.unavailable:
             logger.info("no gaps detected, nothing to backfill")
         table = find_table(path)
         report = BackfillReport.of_nothing(path, None if table is None else table.version(), parameters.verify)

@@ -77,6 +77,9 @@ class MergePreview(Report):
         Inserted rows whose files become main's as they are; the others are written to new files of main's.
     conflicting
         Some of the rows that contradict, as staging has them: ``source_url, cert_index, subject_aggregated, sha256``.
+    staging_id, main_id
+        The tables' ids in the Delta log: another table may come to the same folder and version. None for a main that
+        does not exist yet.
     """
 
     staging: str
@@ -92,6 +95,8 @@ class MergePreview(Report):
     doubts: tuple[str, ...] = ()
     adopted: int = 0
     conflicting: pd.DataFrame = field(default_factory=pd.DataFrame)
+    staging_id: str | None = None
+    main_id: str | None = None
 
     title = "merge preview"
 
@@ -232,6 +237,8 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
             doubts=doubts_of(staging, main),
             adopted=_count_adopted(staging, staged, overlap, main or staging),
             conflicting=_list_conflicts(connection, rows, overlap),
+            staging_id=str(staging.metadata().id),
+            main_id=str(main.metadata().id) if main else None,
         )
 
 
@@ -401,10 +408,15 @@ def _added_since(main: DeltaTable, version: int) -> list[str]:
 
 
 def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
-    shown = ((staging, expected.staging, expected.staging_version), (main, expected.main, expected.main_version))
-    for table, folder, version in shown:
+    shown = (
+        (staging, expected.staging, expected.staging_version, expected.staging_id),
+        (main, expected.main, expected.main_version, expected.main_id),
+    )
+    for table, folder, version, table_id in shown:
         if folder and folder != folder_of(table):
             raise StalePreviewError(folder_of(table), f"was not previewed, {folder} was. Preview again")
         if table.version() != (version or 0):
             message = f"was previewed at version {version} and is at {table.version()} now. Preview again"
             raise StalePreviewError(folder_of(table), message)
+        if table_id not in (None, str(table.metadata().id)):
+            raise StalePreviewError(folder_of(table), "is another table than the one that was previewed. Preview again")
