@@ -27,7 +27,8 @@ LONG = 300
 
 _STYLE = (
     "<style>.ctkit-report {overflow-x: auto} .ctkit-report table {margin: 0} .ctkit-report td, .ctkit-report th "
-    "{text-align: left; vertical-align: top; max-width: 50em; overflow-wrap: anywhere} "
+    "{text-align: left; vertical-align: top; max-width: 50em; overflow-wrap: break-word} "
+    ".ctkit-report th {white-space: nowrap} "
     ".ctkit-report td.number {text-align: right; white-space: nowrap}</style>"
 )
 

@@ -40,7 +40,7 @@ DECLARED = {
     "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
     "runs": ["runs_path"],
     "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "choice")],
-    "preview": [key for key in KNOWN if key not in ("seen", "verify", "max_requests", "max_entries", "deadline")],
+    "preview": KNOWN,
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]
 

@@ -50,6 +50,8 @@ MERGED_ID = "ctkit.merged_id"
 """Commit metadata of main: the id of the staging table that the commit's rows came from."""
 
 SAMPLE_ROWS = 20
+SAMPLE_COLUMNS = ("source_name", "cert_index", "update_type", "seen", "all_domains", "issuer_aggregated")
+"""What a preview shows of each row of its sample."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -132,7 +134,7 @@ class MergePreview(Report):
             "look twice: is this the staging table?": pd.DataFrame({"because": self.doubts}),
             "staged rows that contradict the row that stays": self.conflicting,
             "by log and date": self.summary,
-            "sample of what would be inserted": self.sample,
+            "sample of what would be inserted": self.sample[[name for name in self.sample if name in SAMPLE_COLUMNS]],
         }
 
 
