@@ -126,8 +126,6 @@ class Fetching:
             for arrival in self._fetch_log(self._logs[url], self._wanted[url]):
                 if isinstance(arrival, LogError):
                     self._tally.lose(url, arrival.message)
-                elif arrival is not None:
-                    self._tally.fetch(url, arrival.rows.num_rows)
                 if arrival is not None:
                     self._put(arrival)
         finally:
@@ -148,7 +146,7 @@ class Fetching:
                     allowed=partial(self._requests.take, log.url),
                     whole=self._verify == "entries",
                     stop=self._stop,
-                    decode=partial(self._read, log),
+                    decode=partial(self._decode, log),
                 )
                 if self._verify == "entries":
                     # Entries that have arrived may still be proven after the run has stopped.
@@ -167,6 +165,12 @@ class Fetching:
             self._limits["max_requests"] |= self._requests.refused
             self._limits["deadline"] |= self._expired
             self._limits["stop"] |= self._stop.is_set() and not self._expired
+
+    def _decode(self, log: Log, block: EntryBlock, wanted: NDArray[np.bool_]) -> Arrival:
+        """Count entries when they arrive: with `verify: entries` it takes many pages until the first are proven."""
+        arrival = self._read(log, block, wanted)
+        self._tally.fetch(log.url, arrival.rows.num_rows)
+        return arrival
 
     def _verify_head(self, log: Log) -> LogError | None:
         """Fetch and verify the log's tree head; return what is wrong with it."""

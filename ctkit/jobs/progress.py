@@ -43,7 +43,7 @@ class LogProgress:
     wanted
         Entries planned.
     fetched
-        Entries that have arrived, and are proven if that was asked for.
+        Entries that have arrived; once the run has ended, those that are written.
     written
         Entries committed.
     state
@@ -294,7 +294,9 @@ class Tally:
         state, why = self._state_of(log, count, now)
         seconds_left = (count.needed - count.fetched) / rate if rate and state in ACTIVE else None
         name = log.name or url
-        return LogProgress(url, name, count.wanted, count.fetched, count.written, state, why, rate, seconds_left)
+        # What has arrived and was not proven, or came too late, counts no more.
+        fetched = count.written if self._ended else count.fetched
+        return LogProgress(url, name, count.wanted, fetched, count.written, state, why, rate, seconds_left)
 
     def _state_of(self, log: Log, count: _Count, now: float) -> tuple[State, str]:
         """Return the state of a log, and why."""
