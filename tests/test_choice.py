@@ -154,7 +154,8 @@ def test_a_choice_as_a_parameter_file(tmp_path, monkeypatch):
     file = save_choice(GapChoice.parse("argon: 3-4"), "choice.yaml", given)
     monkeypatch.chdir("/")
 
-    wanted = given.model_copy(update={"main_path": str(tmp_path / "main"), "choice": "argon: 3-4"})
+    places = {"main_path": str(tmp_path / "main"), "runs_path": str(tmp_path / "runs")}
+    wanted = given.model_copy(update={**places, "choice": "argon: 3-4"})
     assert read_parameters(tmp_path / file) == wanted
     monkeypatch.chdir(tmp_path)
     save_choice(GapChoice(), file, given)

@@ -880,7 +880,9 @@ def test_run_reads_values_as_yaml(ctkit, folder, monkeypatch):
 
     values = {"a": 5, "b": None, "c": [1, "x"], "d": "2026-01-01", "e": "[x", "f": True, "g": "ct@x.y", "h": "!!int ''"}
     assert code == 0
-    assert seen == [(("book.ipynb", values), {"shared": {"main_path": str(folder / "main")}})]
+    [(words, more)] = seen
+    assert words == ("book.ipynb", values)
+    assert more["shared"] == {"main_path": str(folder / "main")}
 
 
 def test_main_leaves_logging_as_it_was(ctkit):
@@ -902,7 +904,8 @@ def test_audit(ctkit, write_file, folder, serve):
 
     code, out, err = ctkit("audit", "-f", file)
     assert code == 1
-    assert re.search(rf"^{re.escape(url)} +incomplete +40 +signed +0 +40 +30 ", out, re.MULTILINE)
+    assert url in out.splitlines()
+    assert {"verdict=incomplete", "tree_size=40", "tree_head=signed", "from=0", "to=40", "rows=30"} <= {*out.split()}
     assert "INFO audit failed main=" in err
     assert f"of {url} 10 entries are missing: [30, 40); backfill what is missing" in err
 
@@ -949,7 +952,8 @@ def test_repair_of_a_file_that_is_gone(ctkit, folder):
 
     code, out, err = ctkit("repair", "--main-path", "main", "--dry-run")
     assert (code, "damaged=1 lost=2" in err) == (0, True)
-    assert os.path.basename(lost) in out
+    # A terminal folds it.
+    assert os.path.basename(lost) in "".join(out.split())
     assert ctkit("repair", "--main-path", "main")[0] == 0
     assert indices_of(open_table("main")) == [3]
 

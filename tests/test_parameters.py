@@ -135,7 +135,11 @@ def test_read_parameters_every_key(write):
 
 def test_read_parameters_when_empty(write):
     """An empty file, a null and a missing key all mean that nothing was given."""
-    assert read_parameters(write("")) == read_parameters(write("main_path: null")) == read_parameters() == Parameters()
+    empty, null = read_parameters(write("")), read_parameters(write("main_path: null"))
+
+    assert empty == null
+    # The records of runs lie beside the file.
+    assert empty.model_copy(update={"runs_path": None}) == read_parameters() == Parameters()
 
 
 def test_read_parameters_overrides(write):
