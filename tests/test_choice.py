@@ -176,3 +176,12 @@ KEY = (
     "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEKjpni/66DIYrSlGK6Rf+e6F2c/28ZUvDJ79N81+gyimAESAyeNZ++TRgjHWg9TVQnKHTSU0T1TtqDupFnS"
     "QTIg=="
 )
+
+
+def test_sizes_that_no_gap_has():
+    """They are refused when a choice is made, and not only when its text is read."""
+    with pytest.raises(ParameterError) as raised:
+        GapChoice(smallest=10, largest=5)
+
+    assert raised.value.keys == ("choice",)
+    assert GapChoice(smallest=5, largest=5) == GapChoice.parse("size=5")

@@ -67,6 +67,11 @@ class GapChoice:
     smallest, largest
         Fewest and most missing entries of a chosen gap.
 
+    Raises
+    ------
+    ParameterError
+        No gap is as large as `smallest` and as small as `largest`.
+
     Examples
     --------
     >>> choice = GapChoice.parse("argon: 3600-4801, 9000-; willow; size>=2")
@@ -79,6 +84,10 @@ class GapChoice:
     logs: tuple[ChosenLog, ...] | None = None
     smallest: int = 1
     largest: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.largest is not None and self.smallest > self.largest:
+            raise _error(f"no gap has at least {self.smallest} and at most {self.largest} entries; correct the sizes")
 
     @classmethod
     def parse(cls, text: str) -> Self:
@@ -100,8 +109,6 @@ class GapChoice:
                 raise _error(f"{shown(part)} stands for itself; leave out the rest, or leave it out")
         smallest = max([1, *(size for sign, size in sizes if sign != "<=")])
         largest = min((size for sign, size in sizes if sign != ">="), default=None)
-        if largest is not None and smallest > largest:
-            raise _error(f"no gap has a size of at least {smallest} and at most {largest}; correct the sizes")
         nothing = [part.casefold() for part in parts] == ["none"]
         return cls(tuple(logs) if logs or nothing else None, smallest, largest)
 
