@@ -1,6 +1,7 @@
 """Lanes: what each bin has, what is drawn of it, and what is said."""
 
 from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from ctkit.desk.choice import GapChoice
 from ctkit.desk.chosen_gaps import ChosenGaps
 from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.lanes import COLOURS, Bins, Lane, Lanes, levels, paint
-from ctkit.desk.lanes_text import HEIGHTS, draw_lane
+from ctkit.desk.lanes_text import HEIGHTS, draw_lane, draw_lanes
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.state_file import write_state
 from ctkit.ranges import RangeSet
@@ -58,6 +59,8 @@ def make_bins(size, missing, staged=0, chosen=None):
         (make_bins(100, 50, chosen=0), [0, 12, 12]),
         (make_bins(10**6, 500_000, chosen=1), [1, 12, 12]),
         (make_bins(10**6, 500_000, chosen=499_999), [12, 13, 13]),
+        (make_bins(1000, 1000, chosen=999), [23, 24, 24]),
+        (make_bins(10**9, 10**9 - 1, chosen=10**9 - 2), [22, 23, 23]),
         (make_bins(1, 1), [24, 24, 24]),
     ],
 )
@@ -80,6 +83,28 @@ def test_a_lane_on_a_terminal():
     lane = Lane(LOG, "a", 0, 8000, RangeSet.of((0, 1000), (1000, 1001), (2000, 2500)), RangeSet.of((3000, 3001)))
 
     assert draw_lane(lane, lane.missing, 8).plain == HEIGHTS[8] + HEIGHTS[1] + HEIGHTS[4] + "░────"
+
+
+def test_a_choice_on_a_terminal():
+    """What is not chosen has a sign of its own, which the key names: colours do not tell it."""
+    lane = Lane(LOG, "a", 0, 8000, RangeSet.of((0, 1000), (2000, 2500)))
+    lanes = Lanes((lane,), {LOG: None})
+    key = draw_lanes(lanes, {LOG: RangeSet.of((0, 1000))}, width=80)[-1].plain
+
+    assert draw_lane(lane, RangeSet.of((0, 1000)), 8).plain == HEIGHTS[8] + "─▒─────"
+    assert draw_lane(lane, RangeSet.of((0, 999)), 8).plain == "▒─▒─────"
+    assert "▒" in key
+    assert "▒" not in draw_lanes(lanes, {LOG: lane.missing}, width=80)[-1].plain
+
+
+def test_what_is_left_to_the_live_server(report):
+    """It is said where nothing else is missing, and of logs in which nothing was searched."""
+    lanes = Lanes.of_report(replace(report, gaps=report.gaps[:0], left_to_server={LOG: (20, 59), NEW_LOG: (3, 7)}))
+
+    assert lanes.verdict({}, None).startswith("nothing missing")
+    assert "43 left to the live server" in lanes.verdict({}, None)
+    assert {lane.url: lane.left for lane in lanes.lanes if lane.left} == {LOG: 39, NEW_LOG: 4}
+    assert all(f"{lane.left} left" in lane.caption() for lane in lanes.lanes if lane.left)
 
 
 @pytest.fixture

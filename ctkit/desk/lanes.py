@@ -68,6 +68,8 @@ class Lane:
         What neither table has of the stretch, and what only staging has.
     beyond
         Rows at or above the log's ceiling, which are not in the stretch.
+    left
+        Entries above the stretch that are left to the live server, which is running.
     why
         Why nothing was searched, and what to do; empty if something was.
     failed
@@ -81,6 +83,7 @@ class Lane:
     missing: RangeSet = _NOTHING
     staged: RangeSet = _NOTHING
     beyond: int = 0
+    left: int = 0
     why: str = ""
     failed: bool = False
 
@@ -103,19 +106,22 @@ class Lane:
         """
         count = max(min(count, end - start), 0)
         edges = start + np.arange(count + 1, dtype=np.int64) * (end - start) // max(count, 1)
-        return Bins(edges, *(np.diff(ranges.below(edges)) for ranges in (self.missing, self.staged, chosen)))
+        # Within the part alone: a log may have millions of gaps.
+        parts = (ranges.between(start, end) for ranges in (self.missing, self.staged, chosen))
+        return Bins(edges, *(np.diff(ranges.below(edges)) for ranges in parts))
 
     def caption(self) -> str:
         """Return what is missing, in words."""
+        left = [f"{self.left:,} left to the live server"] if self.left else []
         if not self.size:
-            return self.why
+            return " · ".join([self.why, *left])
         parts = [f"{self.missing.size:,} missing ({in_percent(self.missing.size, self.size)})"]
         parts = parts if len(self.missing) else ["nothing missing"]
         if len(self.staged):
             parts.append(f"{self.staged.size:,} staged")
         if self.beyond:
             parts.append(f"{self.beyond:,} above the ceiling")
-        return " · ".join(parts)
+        return " · ".join([*parts, *left])
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +147,7 @@ class Lanes:
         """Return the lanes of a gap report."""
         names = dict.fromkeys(report.within) | dict(report.names)
         missing, stretches = ranges_by_log(report.gaps), report.stretches()
+        left = {url: end - start for url, (start, end) in report.left_to_server.items()}
         lanes = [
             Lane(
                 url,
@@ -149,6 +156,7 @@ class Lanes:
                 missing.get(url, _NOTHING),
                 report.staged.get(url, _NOTHING),
                 report.beyond.get(url, 0),
+                left.get(url, 0),
             )
             for url, stretch in stretches.items()
         ]
@@ -157,7 +165,8 @@ class Lanes:
         for url in report.within.keys() - stretches.keys() - failed.keys():
             start = report.not_begun.get(url)
             why = "nothing to do yet" if start is None else f"has not grown beyond its start {start:,} yet"
-            lanes.append(Lane(url, label(url, names), why=why, beyond=report.beyond.get(url, 0)))
+            beyond = report.beyond.get(url, 0)
+            lanes.append(Lane(url, label(url, names), why=why, beyond=beyond, left=left.get(url, 0)))
         logs = report.logs if report.parameters.user_agent else ()
         return cls(_sorted(lanes), names, {log.url: log for log in logs})
 
@@ -219,6 +228,8 @@ class Lanes:
             parts.append(f"{staged:,} staged")
         if beyond:
             parts.append(f"{beyond:,} above the ceiling")
+        if left := sum(lane.left for lane in self.lanes):
+            parts.append(f"{left:,} left to the live server")
         if missing:
             wanted = sum(ranges.size for ranges in chosen.values())
             parts.append(f"{wanted:,} to fetch" if wanted == missing else f"{wanted:,} of {missing:,} chosen to fetch")
@@ -255,16 +266,17 @@ def levels(bins: Bins, height: int) -> NDArray[np.uint8]:
     """Return where the parts of each bin end, from the bottom up, in a picture of that many pixels, shaped ``(3, n)``.
 
     The lowest part is what is missing and chosen, then come what is missing and not chosen, and what is staged; above
-    that everything is held. Shares are heights: however little is missing, it has a pixel, and the whole height only
-    where all is.
+    that everything is held. Shares are heights: however little is missing, or not chosen, it has a pixel, and the whole
+    height only where all is.
     """
     sizes, least = bins.sizes, np.minimum(1, bins.sizes - bins.missing)
     tops = np.zeros((3, len(sizes)), np.int64)
     total = np.zeros(len(sizes), np.int64)
     for number, part in enumerate((bins.chosen, bins.missing - bins.chosen, bins.staged)):
         total = total + part
-        # At least a pixel more than the part below; of what is missing, one less than all, unless all is.
-        most = height if number == 2 else height - least
+        # At least a pixel more than the part below; of what is missing, one less than all, unless all is; of what is
+        # chosen, one less than that, unless all of it is.
+        most = (height - least - (bins.missing > bins.chosen), height - least, height)[number]
         exact = np.maximum(np.rint(total / sizes * height).astype(np.int64), tops[number - 1] + 1 if number else 1)
         tops[number] = np.where(part > 0, np.minimum(exact, most), tops[number - 1] if number else 0)
     return tops.astype(np.uint8)

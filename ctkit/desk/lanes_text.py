@@ -13,7 +13,8 @@ from ctkit.ranges import RangeSet
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 """How much of a column is missing: nothing, or from little to all."""
 
-HELD, STAGED = "─", "░"
+HELD, STAGED, LEFT_OUT = "─", "░", "▒"
+"""Colours alone tell nothing apart: a terminal may have none."""
 
 _NARROWEST = 24
 """Columns of a lane on a terminal of 80; on a wider one it has the rest."""
@@ -46,6 +47,8 @@ def draw_lanes(lanes: Lanes, chosen: Mapping[str, RangeSet], *, width: int) -> l
         bar = draw_lane(lane, chosen.get(lane.url, _NOTHING), columns)
         table.add_row(name, bar, missing, f"{lane.staged.size:,}" if len(lane.staged) else "")
     signs = {HELD: "held", STAGED: "staged", HEIGHTS[1] + HEIGHTS[4] + HEIGHTS[8]: "missing, from little to all"}
+    if any(chosen.get(lane.url, _NOTHING).size < lane.missing.size for lane in lanes.lanes):
+        signs[LEFT_OUT] = "missing, not all of it chosen"
     key = "  ".join(f"{sign} {meaning}" for sign, meaning in signs.items())
     return [table, "", Text(key, "dim")] if lanes.lanes else []
 
@@ -55,8 +58,10 @@ def draw_lane(lane: Lane, chosen: RangeSet, columns: int) -> Text:
     bins = lane.bins(lane.start, lane.end, chosen, count=columns)
     drawn = Text()
     for ours, missing, staged in levels(bins, len(HEIGHTS) - 1).T.tolist():
-        if missing:
-            drawn.append(HEIGHTS[missing], COLOURS["missing" if ours == missing else "not chosen"])
+        if missing and ours == missing:
+            drawn.append(HEIGHTS[missing], COLOURS["missing"])
+        elif missing:
+            drawn.append(LEFT_OUT, COLOURS["not chosen"])
         elif staged:
             drawn.append(STAGED, COLOURS["staged"])
         else:
