@@ -6,9 +6,11 @@ import pytest
 from matplotlib import pyplot
 from rows import LOG, OTHER_LOG, make_rows, make_table
 
+from ctkit.desk.choice import GapChoice
+from ctkit.desk.chosen_gaps import ChosenGaps
 from ctkit.desk.gap_preview import GapPreview
 from ctkit.desk.gap_report import report_gaps
-from ctkit.desk.lanes import COLOURS
+from ctkit.desk.lanes import COLOURS, Lane, Lanes
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.plots import MOST_LOGS, plot_gaps
 from ctkit.desk.state_file import write_state
@@ -89,7 +91,17 @@ def test_plot_gaps_when_there_are_many_logs():
     shown, (note,) = texts(plot_gaps(gaps, dict.fromkeys(urls, (0, 200))))
 
     assert [row[0] for row in shown] == [url[8:] for url in sorted(urls)[:4:-1]]
-    assert note.startswith("5 more logs")
+    assert note.startswith("5 more logs: 5 miss less; ")
+
+
+def test_plot_gaps_of_many_logs_without_an_answer():
+    """Logs that failed do not miss less: nobody knows what they miss."""
+    lanes = [Lane(f"https://log{number}.example", str(number), 0, 9) for number in range(MOST_LOGS + 1)]
+    lanes += [Lane("https://a.example", "a", why="no answer", failed=True), Lane("https://b.example", "b", why="new")]
+    names = {lane.url: None for lane in lanes}
+    _, (note,) = texts(plot_gaps(ChosenGaps(Lanes(tuple(lanes), names), GapChoice(), {})))
+
+    assert note.startswith("3 more logs: 1 miss less, 1 failed, 1 not searched; ")
 
 
 def test_plot_gaps_of_sixty_logs_is_small():

@@ -1,7 +1,7 @@
 """Pictures of gaps, as SVG and PNG, one of which every viewer of an executed notebook shows."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from ctkit.arguments import checked
 from ctkit.desk.chosen_gaps import ChosenGaps
 from ctkit.desk.gap_report import GapReport
 from ctkit.desk.lanes import COLOURS, Lane, Lanes, paint
+from ctkit.desk.wording import counted
 from ctkit.errors import ParameterError
 from ctkit.lake.gaps import Within, check_gaps, ranges_by_log
 from ctkit.ranges import RangeSet
@@ -107,7 +108,7 @@ def plot_gaps(gaps: ReportOrGaps, within: Within | None = None) -> Picture:
 
 
 def _draw(lanes: Lanes, chosen: Mapping[str, RangeSet]) -> Picture:
-    shown, left_out = lanes.lanes[:MOST_LOGS], len(lanes.lanes[MOST_LOGS:])
+    shown, left_out = lanes.lanes[:MOST_LOGS], lanes.lanes[MOST_LOGS:]
     rows = max(len(shown), 1)
     picture = Picture(figsize=(_WIDTH / 100, 0.3 * rows + 0.35), dpi=100)
     # One axes for all: a row is one unit high, rows go down, and x runs from the left edge to the right one.
@@ -128,12 +129,19 @@ def _draw(lanes: Lanes, chosen: Mapping[str, RangeSet]) -> Picture:
         axes.scatter(place + 0.005, rows + 0.6, marker="s", s=30, color=colour)
         axes.text(place + 0.015, rows + 0.6, part, size=7, **plain)
     if left_out:
-        more = f"{left_out} more logs miss less; GapPreview and ctkit gaps show all"
-        axes.text(0.995, rows + 0.6, more, ha="right", size=7, **plain)
+        axes.text(0.995, rows + 0.6, _not_shown(left_out), ha="right", size=7, **plain)
     # After the images, which move the limits.
     axes.set(xlim=(0, 1), ylim=(rows + 1.15, 0))
     axes.set_axis_off()
     return picture
+
+
+def _not_shown(lanes: Sequence[Lane]) -> str:
+    """Return what is to be said of the lanes for which there is no place."""
+    searched, failed = sum(bool(lane.size) for lane in lanes), sum(lane.failed for lane in lanes)
+    kinds = {"miss less": searched, "failed": failed, "not searched": len(lanes) - searched - failed}
+    said = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    return f"{counted(len(lanes), 'more log')}: {said}; GapPreview and ctkit gaps show all"
 
 
 def _draw_bar(axes: Any, row: int, lane: Lane, chosen: RangeSet) -> None:
