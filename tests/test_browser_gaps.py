@@ -87,6 +87,13 @@ def test_gaps_are_chosen(lab):
     for _ in range(10):
         lane.press("Shift+ArrowRight")
     says(lab, "60 of 250 chosen to fetch", "Small static-ct: 120-180")
+    # A pause does not end the selection.
+    for _ in range(5):
+        lane.press("Shift+ArrowRight")
+    says(lab, "90 of 250 chosen to fetch", "Small static-ct: 120-210")
+    for _ in range(5):
+        lane.press("Shift+ArrowLeft")
+    says(lab, "60 of 250 chosen to fetch", "Small static-ct: 120-180")
     lane.press("+")
     expect(lane).to_have_attribute("aria-label", "Small static-ct, indices 90 to 390: 250 missing (41.7 %)")
     lane.press("-")

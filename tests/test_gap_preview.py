@@ -12,6 +12,7 @@ from runbooks import MISSING, parameters_of
 import ctkit
 from ctkit.desk.gap_preview import GapPreview
 from ctkit.desk.gap_report import report_gaps
+from ctkit.desk.lanes import Lanes
 from ctkit.errors import ParameterError
 from ctkit.lake.table import open_table
 from ctkit.lake.write import write_entries
@@ -33,7 +34,7 @@ def urls(preview):
 
 def ask(preview, what, url=None, **more):
     """Do what the front end asks for, of a lane."""
-    preview._received({"do": what, **({} if url is None else {"lane": urls(preview).index(url)}), **more})
+    preview._received({"do": what, **({} if url is None else {"url": url}), **more})
 
 
 def test_when_untouched():
@@ -69,6 +70,10 @@ def test_when_untouched():
         ),
         ([("range", LOG, {"start": 3, "end": 7}), ("range", LOG, {"start": 1, "end": 2})], f"{LOG}: 1-2"),
         ([("range", LOG, {"start": 3, "end": 7}), ("range", LOG, {"start": None})], LOG),
+        # Without ranges there is nothing to reset.
+        ([("range", LOG, {"start": None})], "all"),
+        ([("toggle", LOG, {}), ("range", LOG, {"start": None})], OTHER_LOG),
+        ([("range", OTHER_LOG, {"start": 5, "end": 7}), ("range", LOG, {"start": None})], f"{OTHER_LOG}: 5-7"),
         ([("size", None, {"smallest": "4"})], "size>=4"),
         ([("size", None, {"smallest": 4}), ("toggle", LOG, {})], f"{OTHER_LOG}; size>=4"),
         ([("choose", None, {"spec": f"{LOG}: -5"})], f"{LOG}: 0-5"),
@@ -86,6 +91,16 @@ def test_when_something_is_chosen(asked, spec):
     size = sum(gap["end"] - gap["start"] for gap in preview.value.to_pylist())
     assert (preview.report.facts()["entries_chosen"], preview.note) == (size, "")
     assert sum(int(lane["entries"].replace(",", "")) for lane in preview.lanes) == size
+
+
+def test_when_no_gap_has_the_size():
+    """It is no choice, whichever way it is made, and cannot be saved."""
+    preview = GapPreview(GAPS)
+    ask(preview, "choose", spec="size<=5")
+    ask(preview, "size", smallest=10)
+
+    assert preview.spec == "size<=5"
+    assert preview.note
 
 
 @pytest.mark.parametrize("spec", ["birch", "argon: 5-3", "ct.example: 1-2"])
@@ -112,16 +127,20 @@ def test_when_the_choice_is_set():
     assert [lane["ranges"] for lane in preview.lanes] == [[], [[0, 5]]]
 
 
-def test_when_a_lane_is_zoomed():
-    """The bins of the part come, the others stay, and what is chosen stays."""
+def test_when_a_lane_is_zoomed(monkeypatch):
+    """The bins of the part are sent, and nothing else; what is chosen stays, and so does the zoom when that changes."""
     preview = GapPreview(GAPS)
+    sent, before = [], preview.lanes
+    monkeypatch.setattr(preview, "send", lambda content, buffers: sent.append((content["lane"], buffers)))
     ask(preview, "zoom", LOG, start=8, end=99)
-    other, lane = preview.lanes
+    ((lane, (bins,)),) = sent
 
-    assert (lane["from"], lane["to"], len(lane["levels"])) == (8, 21, 13 * 3)
-    assert (other["from"], other["to"]) == (5, 200)
+    assert (lane["url"], lane["from"], lane["to"], len(bins)) == (LOG, 8, 21, 13 * 3)
+    assert preview.lanes is before
+    ask(preview, "toggle", OTHER_LOG)
+    assert [(lane["from"], lane["to"]) for lane in preview.lanes] == [(5, 200), (8, 21)]
     ask(preview, "zoom", LOG, start=9, end=9)
-    assert (preview.lanes[1]["from"], preview.lanes[1]["to"], preview.spec) == (0, 21, "all")
+    assert (sent[1][0]["from"], sent[1][0]["to"], preview.spec) == (0, 21, LOG)
 
 
 def test_when_there_is_no_gap():
@@ -154,7 +173,7 @@ def test_when_there_are_many_logs():
     assert len(html) < 200_000
 
 
-@pytest.mark.parametrize("message", [{"do": "dance"}, {}, {"do": "toggle", "lane": 99}, {"do": "zoom", "lane": 0}])
+@pytest.mark.parametrize("message", [{"do": "dance"}, {}, {"do": "toggle", "url": "x"}, {"do": "zoom", "url": LOG}])
 def test_when_the_front_end_says_nonsense(message):
     """It is told so; nothing else happens."""
     preview = GapPreview(GAPS)
@@ -184,7 +203,7 @@ def test_from_a_preview_to_a_backfill(world):
         ask(preview, "range", static, start=120, end=170)
         ask(preview, "save", path="choice.yaml")
     assert preview.spec == "Small static-ct: 120-170"
-    assert "choice.yaml" in preview.note
+    assert preview.note.endswith("ctkit backfill -f choice.yaml")
     assert yaml.safe_load((world.folder / "choice.yaml").read_text())["choice"] == preview.spec
 
     with closing(report_gaps(ctkit.read_parameters("choice.yaml"))) as gap_report:
@@ -215,7 +234,12 @@ def test_an_update_takes_no_choice(world):
     assert not (world.folder / "staging").exists()
 
 
-def test_when_a_table_moves(world):
+def refuse(*_):
+    """Refuse a choice."""
+    raise ParameterError("no log is like that")
+
+
+def test_when_a_table_moves(world, monkeypatch):
     """The preview is stale until it looks again; the choice is kept, and staged entries are no longer missing."""
     first = next(iter(world.logs))
     with closing(report_gaps(parameters_of(world))) as gap_report:
@@ -224,14 +248,26 @@ def test_when_a_table_moves(world):
         assert preview.state == "ready"
         ask(preview, "range", first, start=0, end=300)
         write_entries(open_table("staging"), make_rows(range(30), url=first))
+        records = []
+        monkeypatch.setattr(preview, "record", lambda: records.append(preview.note))
 
         ask(preview, "check")
         assert preview.state == "stale"
+        assert records == [preview.note]
+        ask(preview, "choose", spec="all")
+        assert preview.state == "stale"
+        ask(preview, "range", first, start=0, end=300)
         state = (world.folder / "state.json").read_bytes()
         (world.folder / "state.json").unlink()
         ask(preview, "refresh")
         assert (preview.state, "state.json" in preview.note) == ("stale", True)
         (world.folder / "state.json").write_bytes(state)
+        # The choice may fit what there is now no more; then everything is as it was.
+        before, lanes = preview.gap_report, urls(preview)
+        monkeypatch.setattr(Lanes, "choose", refuse)
+        ask(preview, "refresh")
+        assert (preview.state, preview.gap_report is before, urls(preview)) == ("stale", True, lanes)
+        monkeypatch.undo()
         ask(preview, "refresh")
         preview.gap_report.close()
 

@@ -1,5 +1,6 @@
 """The widget that shows what is missing, and lets the analyst choose from it."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from ctkit.desk.choice import ChosenLog, GapChoice, log_label
 from ctkit.desk.chosen_gaps import SHOWN, ChosenGaps, save_choice
 from ctkit.desk.gap_report import GapReport, find_tables, report_gaps
 from ctkit.desk.lanes import ABOVE, COLOURS, Lane, Lanes, levels
+from ctkit.desk.parameters import Parameters
 from ctkit.desk.widget import LiveWidget
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.jobs.plan import Plan
@@ -20,6 +22,8 @@ from ctkit.visible import visible
 
 HEIGHT = 24
 """Pixels of a lane on the screen."""
+
+_STALE = "the tables may have changed since; look again"
 
 _NOTHING = RangeSet.of()
 
@@ -62,11 +66,11 @@ class GapPreview(LiveWidget):
     def __init__(self, gaps: GapReport | pa.Table) -> None:
         self._gap_report = gaps if isinstance(gaps, GapReport) else None
         self._gaps = gaps.gaps if isinstance(gaps, GapReport) else check_gaps(gaps)
+        self._model = Lanes.of_report(gaps) if isinstance(gaps, GapReport) else Lanes.of_gaps(self._gaps, {})
         self._zoom: dict[str, tuple[int, int]] = {}
         self._choice = GapChoice()
         self._chosen: Mapping[str, RangeSet] = {}
         self._plan: Plan | None = None
-        self._look()
         super().__init__(settings={"height": HEIGHT, "shown": SHOWN, "colours": COLOURS, "above": ABOVE})
         given = self._gap_report.parameters.choice if self._gap_report else None
         self.choose(GapChoice.parse(given or ""))
@@ -116,7 +120,10 @@ class GapPreview(LiveWidget):
         self._chosen = self._model.choose(choice)
         self._choice = choice
         self._plan = self._model.plan(self._chosen)
-        self.note = "" if self._model.missing else "nothing is missing"
+        if self.state == "stale":
+            self.note = _STALE
+        else:
+            self.note = "" if self._model.missing else "nothing is missing"
         self.spec = str(choice)
         self._show()
 
@@ -126,18 +133,18 @@ class GapPreview(LiveWidget):
         Raises
         ------
         CtkitError
-            As for `ctkit.report_gaps`.
+            As for `ctkit.report_gaps`; or the choice does not fit the logs any more. What was shown still is.
         """
         if self._gap_report is not None:
             self.state = "loading"
             try:
-                found = report_gaps(self._gap_report.parameters)
-            except CtkitError:
-                self.state = "stale"
+                found, model = self._look(self._gap_report.parameters)
+            except BaseException:
+                # Ctrl+C too: nothing is on its way any more.
+                self._become_stale()
                 raise
             self._gap_report.close()
-            self._gap_report, self._gaps = found, found.gaps
-            self._look()
+            self._gap_report, self._gaps, self._model, self._zoom = found, found.gaps, model, {}
         self.choose(self._choice)
 
     def check(self) -> None:
@@ -146,7 +153,7 @@ class GapPreview(LiveWidget):
             seen = [None if table is None else table.version() for table in self._tables()]
             now = [None if table is None else table.version() for table in find_tables(self._gap_report.parameters)]
             if seen != now:
-                self.state = "stale"
+                self._become_stale()
 
     def on_message(self, content: dict[str, Any]) -> None:
         """Do what the front end asks for."""
@@ -169,19 +176,35 @@ class GapPreview(LiveWidget):
         assert self._gap_report is not None
         return self._gap_report.main, self._gap_report.staging
 
-    def _look(self) -> None:
-        report = self._gap_report
-        self._model = Lanes.of_gaps(self._gaps, {}) if report is None else Lanes.of_report(report)
-        self._zoom = {}
+    def _look(self, parameters: Parameters) -> tuple[GapReport, Lanes]:
+        """Return what there is now, if the choice fits it."""
+        found = report_gaps(parameters)
+        try:
+            model = Lanes.of_report(found)
+            model.choose(self._choice)
+        except BaseException:
+            found.close()
+            raise
+        return found, model
+
+    def _become_stale(self) -> None:
+        self.state, self.note = "stale", _STALE
+        self.record()
 
     def _do(self, content: dict[str, Any]) -> None:
         what = content["do"]
         if what == "check":
-            self.check()
+            try:
+                self.check()
+            finally:
+                # The front end asks for no other check before.
+                self.send({"what": "checked"})
         elif what == "refresh":
             self.refresh()
         elif what == "save":
-            self.note = visible(f"saved in {self.save(content['path']).absolute()}; next: ctkit backfill -f FILE")
+            path = self.save(content["path"]).absolute()
+            self.note = visible(f"saved in {path}; next: ctkit backfill -f {shlex.quote(content['path'])}")
+            self.record()
         elif what == "choose":
             self.choose(GapChoice.parse(content["spec"]))
         elif what == "size":
@@ -195,13 +218,17 @@ class GapPreview(LiveWidget):
             lane = self._lane(content)
             start, end = max(int(content["start"]), lane.start), min(int(content["end"]), lane.end)
             self._zoom[lane.url] = (start, end) if start < end else (lane.start, lane.end)
-            # The record has the whole stretch, and stays as it is.
-            self._show_lanes()
+            # The record has the whole stretch, and stays as it is; so do the other lanes.
+            shown = self._lane_shown(lane, self.report, self._ranges())
+            self.send({"what": "lane", "lane": shown}, buffers=[shown.pop("levels")])
         else:
             raise ParameterError(f"unknown message: {what}")
 
     def _lane(self, content: dict[str, Any]) -> Lane:
-        return self._model.lanes[int(content["lane"])]
+        for lane in self._model.lanes:
+            if lane.url == content["url"]:
+                return lane
+        raise ParameterError(f"{content['url']} is not among the logs any more; choose from those shown")
 
     def _ranges(self) -> dict[str, tuple[tuple[int, int | None], ...]]:
         """Return the ranges of each log that is chosen from, by URL."""
@@ -233,6 +260,8 @@ class GapPreview(LiveWidget):
         """Choose a range of a lane; where everything was chosen, it is that range alone."""
         ranges = {} if self._choice.logs is None else self._ranges()
         if content["start"] is None:
+            if not ranges.get(lane.url):
+                return  # the lane has no ranges to reset
             ranges[lane.url] = ()
         else:
             start, end = max(int(content["start"]), lane.start), min(int(content["end"]), lane.end)
@@ -244,13 +273,12 @@ class GapPreview(LiveWidget):
         """Tell the front end, and the record."""
         self.verdict = self.report.verdict
         self.failed = [f"{lane.name}: {lane.why}" for lane in self._model.lanes if lane.failed]
-        self._show_lanes()
-        self.state = "ready" if self._model.missing else "empty"
-        self.record()
-
-    def _show_lanes(self) -> None:
         report, ranges = self.report, self._ranges()
         self.lanes = [self._lane_shown(lane, report, ranges) for lane in self._model.lanes]
+        # What is chosen of a stale picture leaves it stale.
+        if self.state != "stale":
+            self.state = "ready" if self._model.missing else "empty"
+        self.record()
 
     def _lane_shown(
         self, lane: Lane, report: ChosenGaps, ranges: Mapping[str, tuple[tuple[int, int | None], ...]]
@@ -259,7 +287,9 @@ class GapPreview(LiveWidget):
         bins = lane.bins(start, end, self._chosen.get(lane.url, _NOTHING))
         return {
             **report.line_of(lane),
-            "url": visible(lane.url),
+            # Which log it is, as the front end gives it back; it shows the title.
+            "url": lane.url,
+            "title": f"{lane.name} {visible(lane.url)}",
             "start": lane.start,
             "end": lane.end,
             "from": start,

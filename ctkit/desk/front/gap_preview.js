@@ -4,21 +4,26 @@ const HELP =
   "Drag over a lane to choose a range, with Shift to add one. Arrows move, with Shift they choose; + and - zoom; " +
   "Space chooses the log; Ctrl+A chooses all; Esc resets.";
 
-/** Calls back after a pause, once for many calls. */
+const CHECK_EVERY = 5000; // milliseconds: a check opens both tables
+
+/** Calls back after a pause, once for many calls; `forget` takes back a call that waits. */
 function pausing(callback, milliseconds) {
   let timer;
-  return (...values) => {
+  const call = (...values) => {
     clearTimeout(timer);
     timer = setTimeout(() => callback(...values), milliseconds);
   };
+  return Object.assign(call, { forget: () => clearTimeout(timer) });
 }
 
 /** One lane: what is drawn, the part of it that is in view, and where the cursor is. */
 class LaneView {
-  constructor(number, lane, settings, send, say) {
-    Object.assign(this, { number, settings, send, say });
+  constructor(lane, settings, send, say) {
+    Object.assign(this, { settings, send, say });
     this.cursor = lane.start;
-    this.anchor = null; // where a selection began that is not sent yet
+    this.anchor = null; // where a selection began, which Shift and an arrow go on with
+    this.choosing = false; // whether it is not among the lane's ranges yet
+    this.wanted = null; // the part to be in view, of which Python has not sent the bins yet
     this.box = el("input", { type: "checkbox", onchange: () => this.ask("toggle") });
     this.canvas = el("canvas", { tabindex: 0, role: "application", class: "ctkit-lane", height: settings.height });
     this.canvas.addEventListener("keydown", (event) => this.onKey(event));
@@ -27,22 +32,28 @@ class LaneView {
     for (const kind of ["focus", "blur"]) this.canvas.addEventListener(kind, () => this.draw());
     const cell = (name) => [name, el("td", { class: `ctkit-lane-${name}` })];
     this.cells = ["state", "entries", "requests", "time"].map(cell);
-    const label = el("label", { title: `${lane.log} ${lane.url}` }, this.box, el("span", {}, lane.log));
+    const label = el("label", { title: lane.title }, this.box, el("span", {}, lane.log));
     const bar = el("td", { class: "ctkit-lane-cell" }, this.canvas);
     this.row = el("tr", {}, el("th", { scope: "row" }, label), bar, ...this.cells.map(([, cell]) => cell));
     this.askRange = pausing((from, to, add) => this.ask("range", { start: from, end: to, add }), 250);
-    this.askZoom = pausing(() => this.ask("zoom", { start: this.from, end: this.to }), 80);
+    this.askZoom = pausing((from, to) => this.ask("zoom", { start: from, end: to }), 80);
     this.update(lane);
   }
 
   ask(what, more = {}) {
-    this.send(what, { lane: this.number, ...more });
+    // By its URL: the order of the lanes may change before this arrives.
+    this.send(what, { url: this.lane.url, ...more });
   }
 
   update(lane) {
     this.lane = lane;
     this.data = new Uint8Array(lane.levels.buffer, lane.levels.byteOffset, lane.levels.byteLength);
-    [this.from, this.to, this.anchor] = [lane.from, lane.to, null];
+    const [from, to] = this.wanted ?? [lane.from, lane.to];
+    // What was asked for meanwhile stays in view until it comes, unless the lane has it no more.
+    const waits = from >= lane.start && to <= lane.end && (from !== lane.from || to !== lane.to);
+    if (!waits) this.wanted = null;
+    [this.from, this.to] = this.wanted ?? [lane.from, lane.to];
+    this.choosing = false;
     this.box.checked = lane.chosen;
     this.box.disabled = lane.start === lane.end;
     const indices = `indices ${count(lane.from)} to ${count(lane.to)}`;
@@ -81,9 +92,13 @@ class LaneView {
       const end = Math.max(begin + 1, Math.ceil((next - lane.from) / perBin - 1e-9));
       // Of several bins in a pixel the one that misses most, so that none is lost.
       const tops = [0, 0, 0];
+      let leftOut = false;
       for (let bin = Math.max(begin, 0); bin < Math.min(end, bins); bin++) {
         for (let part = 0; part < 3; part++) tops[part] = Math.max(tops[part], data[part * bins + bin]);
+        leftOut ||= data[bin] < data[bins + bin];
       }
+      // What is not chosen has a pixel, too, in whichever of the bins it is.
+      if (leftOut && tops[0] === tops[1]) tops[0] > 1 ? tops[0]-- : tops[1]++;
       let below = 0;
       [...tops, settings.height].forEach((top, part) => {
         pen.fillStyle = parts[part];
@@ -91,7 +106,7 @@ class LaneView {
         below = Math.max(below, top);
       });
     }
-    const chosen = [...lane.ranges, ...(this.anchor === null ? [] : [this.selection()])];
+    const chosen = [...lane.ranges, ...(this.choosing ? [this.selection()] : [])];
     pen.fillStyle = colour;
     for (const [first, last] of chosen) {
       const [left, right] = [box(first), box(last)];
@@ -110,11 +125,9 @@ class LaneView {
   }
 
   tell() {
-    const [from, to] = this.anchor === null ? [this.from, this.to] : this.selection();
-    const what = this.anchor === null
-      ? `in view ${count(from)} to ${count(to)}`
-      : `choosing ${count(from)} to ${count(to)}`;
-    this.say(`${this.lane.log}: index ${count(this.cursor)}, ${what}`);
+    const [from, to] = this.choosing ? this.selection() : [this.from, this.to];
+    const what = this.choosing ? "choosing" : "in view";
+    this.say(`${this.lane.log}: index ${count(this.cursor)}, ${what} ${count(from)} to ${count(to)}`);
     this.draw();
   }
 
@@ -128,13 +141,15 @@ class LaneView {
   view(from, size) {
     this.from = Math.max(this.lane.start, Math.min(from, this.lane.end - size));
     this.to = this.from + size;
-    this.askZoom();
+    this.wanted = [this.from, this.to];
+    this.askZoom(...this.wanted);
     this.tell();
   }
 
   move(step, choosing) {
     if (choosing && this.anchor === null) this.anchor = this.cursor;
     if (!choosing) this.anchor = null;
+    this.choosing = choosing;
     this.cursor = Math.max(this.lane.start, Math.min(this.cursor + step, this.lane.end));
     const size = this.to - this.from;
     if (this.cursor < this.from || this.cursor > this.to) this.view(Math.round(this.cursor - size / 2), size);
@@ -143,12 +158,11 @@ class LaneView {
   }
 
   reset() {
-    this.anchor = null;
-    [this.from, this.to] = [this.lane.start, this.lane.end];
-    this.ask("zoom", { start: this.from, end: this.to });
-    if (this.lane.ranges.length) this.ask("range", { start: null });
-    else this.send("choose", { spec: "all" });
-    this.tell();
+    [this.anchor, this.choosing] = [null, false];
+    this.askRange.forget();
+    // A lane without ranges is left as it is, and so is every other lane.
+    this.ask("range", { start: null });
+    this.view(this.lane.start, this.lane.end - this.lane.start);
   }
 
   onKey(event) {
@@ -179,11 +193,14 @@ class LaneView {
     canvas.focus();
     canvas.setPointerCapture(event.pointerId);
     this.cursor = Math.floor(this.indexAt(began));
+    [this.anchor, this.choosing] = [null, false];
+    this.askRange.forget();
     const first = this.cursor;
     const move = (moved) => {
       if (Math.abs(moved.offsetX - began) < 4) return;
       const [low, high] = [began, moved.offsetX].sort((a, b) => a - b);
       [this.anchor, this.cursor] = [Math.floor(this.indexAt(low)), Math.ceil(this.indexAt(high))];
+      this.choosing = true;
       this.tell();
     };
     const up = (moved) => {
@@ -250,7 +267,7 @@ function render({ model, el: element }) {
   function showRows(everything = open) {
     open = everything;
     const wanted = filter.value.toLowerCase();
-    const found = views.filter(({ lane }) => `${lane.log} ${lane.url}`.toLowerCase().includes(wanted));
+    const found = views.filter(({ lane }) => lane.title.toLowerCase().includes(wanted));
     const shown = open ? found : found.slice(0, settings.shown);
     rows.replaceChildren(...shown.map((view) => view.row));
     more.textContent = `${count(found.length - shown.length)} more`;
@@ -262,7 +279,7 @@ function render({ model, el: element }) {
     const same = lanes.length === views.length && lanes.every((lane, number) => lane.url === views[number].lane.url);
     if (same) return lanes.forEach((lane, number) => views[number].update(lane));
     const say = (text) => readout.replaceChildren(text);
-    views = lanes.map((lane, number) => new LaneView(number, lane, settings, send, say));
+    views = lanes.map((lane) => new LaneView(lane, settings, send, say));
     return showRows();
   }
   function showChoice() {
@@ -273,7 +290,17 @@ function render({ model, el: element }) {
   }
   const changes = { lanes: showLanes, verdict: showChoice, spec: showChoice, failed: showChoice };
   for (const [name, show] of Object.entries(changes)) model.on(`change:${name}`, show);
-  const look = () => send("check");
+  let [checked, unanswered] = [-CHECK_EVERY, false];
+  function look() {
+    if (unanswered || performance.now() - checked < CHECK_EVERY) return;
+    [checked, unanswered] = [performance.now(), true];
+    send("check");
+  }
+  function hear({ what, lane }, buffers) {
+    if (what === "checked") unanswered = false;
+    else views.find((view) => view.lane.url === lane.url)?.update({ ...lane, levels: buffers[0] });
+  }
+  model.on("msg:custom", hear);
   element.addEventListener("pointerenter", look);
   const resized = new globalThis.ResizeObserver(() => views.forEach((view) => view.draw()));
   resized.observe(table);
@@ -281,6 +308,7 @@ function render({ model, el: element }) {
   showLanes();
   return () => {
     for (const [name, show] of Object.entries(changes)) model.off(`change:${name}`, show);
+    model.off("msg:custom", hear);
     element.removeEventListener("pointerenter", look);
     resized.disconnect();
     end();
