@@ -16,7 +16,7 @@ from ctkit.schema import row_schema
 
 def tell(panel, what):
     """Send what a confirmation in the front end sends."""
-    panel._received({"do": what})
+    panel._received({"do": what, "versions": panel.shown["versions"]})
 
 
 def main_of(panel):
@@ -76,6 +76,22 @@ def test_looking_changes_nothing(tables):
     assert panel.report is panel.preview
     assert repr(panel) == str(panel.preview)
     assert [table.count() for table in map(open_table, (panel.preview.staging, panel.preview.main))] == [5, 2]
+
+
+def test_when_it_shows_something_else_by_then(tables):
+    """A confirmation that arrives after another preview merges nothing; the next one merges what is shown."""
+    panel = MergePreviewPanel(*tables)
+    confirmed = {"do": "merge", "versions": panel.shown["versions"]}
+    write_entries(open_table(panel.preview.staging), make_rows([8, 9]))
+    tell(panel, "refresh")
+    panel._received(confirmed)
+
+    assert (panel.value, panel.state, panel.shown["rows"]) == (None, "stale", 7)
+    assert panel.note
+    tell(panel, "merge")
+    assert panel.value.inserted == 6
+    panel._received(confirmed)
+    assert (panel.value.inserted, panel.state) == (6, "ready")
 
 
 @pytest.mark.parametrize("moved", [0, 1], ids=["staging", "main"])
@@ -272,9 +288,13 @@ def test_record_is_rewritten(tables, monkeypatch):
     for what in ("merge", "undo", "refresh"):
         tell(panel, what)
 
+    # Of what was begun, before it is done, too.
     assert written == [
         ("merge preview", True),
+        ("merge preview", True),
+        ("merge preview", True),
         ("merge complete", False),
+        ("merge complete", True),
         ("merge undone", False),
         ("merge preview", False),
     ]

@@ -120,7 +120,7 @@ class MergePreviewPanel(LiveWidget):
         # Another confirmation may arrive before the front end has learned of the first.
         if not self.ready:
             return
-        self.note, self.state = "", "running"
+        self._begin("a merge")
         try:
             value = merge_staged(self._parameters, expected=self.preview)
         except (StalePreviewError, UnconfirmedMergeError) as error:
@@ -128,7 +128,7 @@ class MergePreviewPanel(LiveWidget):
         except Exception as error:
             self._fail(error, "merge")
         else:
-            self._undone, self.state = None, "ready"
+            self._undone, self.note, self.state = None, "", "ready"
             self.outcome = _outcome(value, merged=True, undo=_cost(value), rows=value.inserted)
             self._set_value(value)
         self.record()
@@ -138,7 +138,7 @@ class MergePreviewPanel(LiveWidget):
         merged = self.value
         if merged is None or not _cost(merged) or self.state == "running":
             return
-        self.note, self.state = "", "running"
+        self._begin("an undo")
         try:
             version = undo_staged(self._parameters, version=merged.version)
         except Exception as error:
@@ -160,8 +160,11 @@ class MergePreviewPanel(LiveWidget):
     def on_message(self, content: dict[str, Any]) -> None:
         """Do what was confirmed in the front end."""
         match content["do"]:
-            case "merge":
+            case "merge" if content["versions"] == self.shown["versions"]:
                 self.merge()
+            case "merge" if self.value is None and self.state != "running":
+                self._preview_again(note="The preview changed before this was confirmed. Look at it and confirm again")
+                self.record()
             case "undo":
                 self.undo()
             case "refresh":
@@ -183,6 +186,11 @@ class MergePreviewPanel(LiveWidget):
             "create_main": self.preview.main_version is None and self.preview.staging_rows > 0,
         }
 
+    def _begin(self, what: str) -> None:
+        """Say in the record, before anything is done, where to ask if the kernel ends before that is."""
+        self.note, self.state = f"{what} was begun; if its end is not shown, see ctkit status", "running"
+        self.record()
+
     def _set_value(self, value: MergeReport | None) -> None:
         """Tell observers; that one of them fails does not mean that the merge did."""
         try:
@@ -197,6 +205,8 @@ class MergePreviewPanel(LiveWidget):
         self.shown = {
             "staging": visible(preview.staging),
             "main": visible(preview.main),
+            # By these a confirmation says what it is about.
+            "versions": [preview.staging_version, preview.main_version],
             "rows": preview.staging_rows,
             "inserted": preview.inserted,
             "adopted": preview.adopted,

@@ -101,7 +101,7 @@ function render({ model, el: element }) {
   const boxes = el("div");
   const progress = el("div");
   const outcome = el("div", { tabindex: "-1" });
-  const merge = asking(() => model.send({ do: "merge" }));
+  const merge = asking(() => model.send({ do: "merge", versions: model.get("shown").versions }));
   const undo = asking(() => model.send({ do: "undo" }));
   const again = el("button", { type: "button", onclick: () => model.send({ do: "refresh" }) }, "Look again");
   const actions = el("div", { class: "ctkit-pager" }, merge.place, again);
