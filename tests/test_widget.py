@@ -6,6 +6,7 @@ import pytest
 
 from ctkit.desk import widget
 from ctkit.desk.widget import LiveWidget
+from ctkit.errors import CtkitError
 from ctkit.report import Report
 
 
@@ -47,13 +48,26 @@ def counter(tmp_path, monkeypatch):
 
 
 class Outputs(list):
-    """What is displayed instead of in a notebook; each update replaces what it updates."""
+    """What is displayed instead of in a notebook; each update replaces all that was displayed under its id."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = {}
 
     def display(self, shown, *, metadata=None, raw=False, display_id=None):
         """Stand in for `IPython.display.display`."""
         self.append(shown)
-        place = len(self) - 1
-        return SimpleNamespace(update=lambda again: self.__setitem__(place, again)) if display_id else None
+        if display_id is None:
+            return None
+        display_id = len(self) if display_id is True else display_id
+        places = self.places.setdefault(display_id, [])
+        places.append(len(self) - 1)
+
+        def update(again):
+            for place in places:
+                self[place] = again
+
+        return SimpleNamespace(display_id=display_id, update=update)
 
 
 @pytest.fixture
@@ -78,8 +92,19 @@ def test_a_widget_is_a_view_and_a_record_that_follows_it(counter, outputs):
     assert "ctkit-record" in outputs[1]._repr_html_()
 
 
-def test_an_error_is_shown_in_the_widget_and_in_its_record(counter, outputs):
-    """A front end does not show what a message raises."""
+def test_two_cells_have_one_record(counter, outputs):
+    """What a widget says is true in each cell that shows it."""
+    counter._ipython_display_()
+    counter._received({"do": "count"})
+    counter._ipython_display_()
+    first = outputs[1]
+    counter._received({"do": "count"})
+
+    assert outputs[1] is outputs[3] is not first
+
+
+def test_an_error_is_shown_in_the_widget_and_in_its_record(counter, outputs, caplog):
+    """A front end does not show what a message raises; what we did not expect is logged with its traceback."""
     counter._ipython_display_()
 
     counter._received({"do": "<b>\u202e"})
@@ -87,6 +112,11 @@ def test_an_error_is_shown_in_the_widget_and_in_its_record(counter, outputs):
     assert counter.state == "failed"
     assert counter.note == "ValueError: unknown: <b>\\u202e"
     assert "&lt;b&gt;\\u202e" in outputs[1]._repr_html_()
+    (logged,) = caplog.records
+    assert logged.exc_info[0] is ValueError
+
+    counter.fail(CtkitError("as designed"))
+    assert len(caplog.records) == 1
 
 
 def test_a_front_end_stands_behind_what_all_share(counter):

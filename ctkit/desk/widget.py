@@ -12,8 +12,11 @@ import anywidget
 import traitlets
 from IPython.display import DisplayHandle, display
 
+from ctkit.errors import CtkitError
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
-from ctkit.visible import visible
+from ctkit.visible import get_logger, visible
+
+logger = get_logger(__name__)
 
 State = Literal["loading", "empty", "ready", "stale", "running", "stopped", "failed"]
 """What a widget can be in. `disconnected` is a state too, which only the front end can know."""
@@ -79,6 +82,8 @@ class LiveWidget(anywidget.AnyWidget):
         self.note = visible(f"{type(error).__name__}: {error}")
         self.state = "failed"
         self.record()
+        if not isinstance(error, CtkitError):
+            logger.error("%s failed", type(self).__name__, exc_info=error)
 
     def _received(self, content: dict[str, Any]) -> None:
         try:
@@ -89,7 +94,9 @@ class LiveWidget(anywidget.AnyWidget):
     def _ipython_display_(self, **_: Any) -> None:
         view, metadata = super()._repr_mimebundle_() or ({}, {})
         display(view | {"text/plain": ""}, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
-        self._record = display(_Record(self), display_id=True)  # type: ignore[no-untyped-call]
+        # All cells that show the widget have one record: each update reaches all of them.
+        display_id = True if self._record is None else self._record.display_id
+        self._record = display(_Record(self), display_id=display_id)  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
         return str(self.report)
