@@ -170,6 +170,16 @@ def test_ten_thousand_names():
     assert len(opened._repr_html_()) < 200_000
 
 
+def test_dates_of_a_chain_that_cannot_be_read():
+    """They are no dates of 1970, as those of the certificate itself."""
+    odd = certificate(validity=der(0x30, DATES[0], der(0x17, b"never")))
+    opened = read_row(row_of(issued(), issuers=[odd], chains=[[0]]))
+
+    (said,) = opened.chain.to_dict("records")
+    assert said["not_before"] != said["not_after"] == ""
+    assert len(opened.problems) == 1
+
+
 @pytest.mark.parametrize("chain", [None, ["no json"], ["[]"], ['{"not_before": "soon"}'], ['{"not_before": 1e400}']])
 def test_chain_of_another_writer(chain):
     """Whatever a chain's texts are, the certificate is opened."""

@@ -341,17 +341,17 @@ _CHAIN = ["subject", "issuer", "not_before", "not_after", "serial_number", "sha2
 def _chain(texts: Any, problems: Problems) -> pd.DataFrame:
     """Return the chain that a row has as JSON texts; a table of another writer may have anything there."""
     found: list[dict[str, str]] = [
-        problems.of(f"certificate {number} of its chain", partial(_chain_row, text), dict[str, str]())
+        problems.of(f"certificate {number} of its chain", partial(_chain_row, text, number, problems), dict[str, str]())
         for number, text in enumerate(() if texts is None else texts, 1)
     ]
     return pd.DataFrame(found, columns=_CHAIN, dtype=object).fillna("")
 
 
-def _chain_row(text: str) -> dict[str, str]:
+def _chain_row(text: str, number: int, problems: Problems) -> dict[str, str]:
     content = json.loads(text)
     said = {name: content.get(name, "") for name in _CHAIN}
     for name in ("subject", "issuer"):
         said[name] = said[name]["aggregated"]
-    for name in ("not_before", "not_after"):
-        said[name] = _moment(said[name])
+    for name, day in (("not_before", "first"), ("not_after", "last")):
+        said[name] = _date(said[name], problems, f"the {day} day of certificate {number} of its chain")
     return {name: str(value) for name, value in said.items()}
