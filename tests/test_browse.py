@@ -81,6 +81,39 @@ def test_counts_of_the_unreadable(tmp_path, monkeypatch):
     assert (counts.unreadable, counts.issuers_in_all, len(counts.issuers)) == (2, 4, 2)
 
 
+def test_nulls_of_another_writer(tmp_path):
+    """Null and no text are one kind, and no row is left out."""
+    table, rows = open_table(tmp_path / "table"), make_rows(range(5)).drop_columns(["seen_date"])
+    columns = {
+        "signature_algorithm": ["", None, "a", "a", "a"],
+        "issuer_aggregated": [None, None, "", "/CN=d", "/CN=d"],
+        "update_type": [None, "", "a", "a", "a"],
+    }
+    for name, values in columns.items():
+        rows = rows.drop_columns([name]).append_column(name, pa.array(values))
+    add_file(tmp_path / "table", rows)
+    table.update_incremental()
+    browser = RowBrowser(table)
+    counts = browser.count()
+
+    assert (counts.issuers, counts.issuers_in_all) == ({"": 3, "/CN=d": 2}, 2)
+    assert (counts.kinds, counts.unreadable) == ({"a": 3, "": 2}, 2)
+    assert browser.search(issuer="") == 3
+
+
+def test_rows_of_an_issuer(tmp_path):
+    """Each issuer that is counted finds as many rows, whatever is in its name."""
+    names = ["/CN=E1", "/CN=E10", "/CN=e1", "", "/CN=\0", "/CN=%", "/CN=" + "a" * 5000, "/CN='\u202e"]
+    browser = RowBrowser(make_table(tmp_path / "table", with_column(make_rows(range(8)), "issuer_aggregated", names)))
+    issuers = browser.count().issuers
+
+    assert len(issuers) == 8
+    assert {issuer: browser.search(issuer=issuer) for issuer in issuers} == issuers
+    assert browser.search(issuer="/CN=E1") == 1
+    assert browser.page(0, 9)["issuer_aggregated"].to_pylist() == ["/CN=E1"]
+    assert browser.search() == 8
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

@@ -44,6 +44,7 @@ ASKED = {
     "counts_of_kinds": questions.counts_of_kinds(ROWS),
     "rows_by": questions.rows_by(questions.counts_of_kinds(ROWS), "issuer_aggregated"),
     "rows_about": questions.rows_about(ROWS, "Example"),
+    "rows_of_issuers": questions.rows_of_issuers(ROWS, ibis.table({"issuer_aggregated": "string"}, name="issuers")),
     "places_in_order": questions.places_in_order(ROWS, 40, 20),
     "rows_of_key": questions.rows_of_key(ROWS, LOG, 7),
     "rows_at": questions.rows_at(ROWS, ibis.table(PLACE, name="places"), ["source_url", "cert_index"], first=0, last=9),

@@ -44,7 +44,7 @@ class Counts:
     dates, kinds
         By ``seen_date`` and by ``update_type``: rows of each, dates ascending.
     issuers
-        By ``issuer_aggregated``, those with the most rows first; `MOST_ISSUERS` at most.
+        By ``issuer_aggregated``, "" being none; those with the most rows first; `MOST_ISSUERS` at most.
     issuers_in_all
         How many issuers there are.
     unreadable
@@ -109,22 +109,28 @@ class RowBrowser:
                 _numbers(questions.rows_by(counts, "is_unreadable")).get("True", 0),
             )
 
-    def search(self, text: str) -> int:
+    def search(self, text: str = "", *, issuer: str | None = None) -> int:
         """Find the rows with `text` in a domain or the issuer; pages are of these from now on. Return how many.
 
-        Of more than `MOST_FOUND`, the first can be turned to. An empty text stands for all rows.
+        Of more than `MOST_FOUND`, the first can be turned to. An empty text stands for all rows. Or, if it is given,
+        find those of exactly this `issuer`, as `count` has it.
         """
-        if not text:
+        if issuer is None and not text:
             self._found = None
             return self.rows
-        if re.search("[\0\ud800-\udfff]", text):
+        if issuer is None and re.search("[\0\ud800-\udfff]", text):
             # No question can carry it.
             self._found = _PLACES.empty_table().append_column("cert_index", pa.array([], pa.int64()))
             return 0
         with self._reading() as (connection, rows):
-            matches = connection.create_table("matches", questions.rows_about(rows, text))
-            self._found = questions.places_in_order(matches, 0, MOST_FOUND).to_pyarrow()
+            if issuer is None:
+                wanted = questions.rows_about(rows, text)
+            else:
+                issuers = pa.table({"issuer_aggregated": [issuer]})
+                wanted = questions.rows_of_issuers(rows, define_table(connection, "issuers", issuers))
+            matches = connection.create_table("matches", wanted)
             count: int = matches.count().to_pyarrow().as_py()
+            self._found = questions.places_in_order(matches, 0, MOST_FOUND).to_pyarrow()
             return count
 
     def page(self, start: int, count: int) -> pa.Table:
@@ -160,10 +166,7 @@ class RowBrowser:
 
 def _numbers(counts: ir.Table) -> dict[str, int]:
     """Return an answer of `questions.rows_by`, in its order."""
-    return {
-        "" if name is None else str(name): rows
-        for name, rows in zip(*counts.to_pyarrow().to_pydict().values(), strict=True)
-    }
+    return {str(name): rows for name, rows in zip(*counts.to_pyarrow().to_pydict().values(), strict=True)}
 
 
 def _read(connection: ibis.BaseBackend, rows: ir.Table, places: pa.Table, names: list[str]) -> pa.Table:

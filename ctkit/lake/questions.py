@@ -208,6 +208,8 @@ def counts_of_kinds(rows: ir.Table) -> ir.Table:
     One reading of four narrow columns; `rows_by` asks the answer, which is small, for each of them.
     """
     kinds = _select(rows, "seen_date", "update_type", "issuer_aggregated", "signature_algorithm")
+    # Other writers may have null where we have no text: to a reader both are one.
+    kinds = kinds.mutate(**{name: kinds[name].cast("string").fill_null("") for name in kinds.columns})
     kinds = kinds.mutate(is_unreadable=kinds.signature_algorithm == "").drop("signature_algorithm")
     return kinds.group_by(kinds.columns).agg(rows=kinds.count())
 
@@ -233,6 +235,18 @@ def rows_about(rows: ir.Table, text: str) -> ir.Table:
     issuer = rows.issuer_aggregated.cast("string").lower()
     wanted = ibis.literal(text).lower()
     return _select(rows.filter(domains.contains(wanted) | issuer.contains(wanted)), *KEY, *_PLACE)
+
+
+def rows_of_issuers(rows: ir.Table, issuers: ir.Table) -> ir.Table:
+    """Return keys and places of the rows of exactly these issuers; "" stands for none, as in `counts_of_kinds`.
+
+    Parameters
+    ----------
+    issuers
+        ``issuer_aggregated``, each once: a table, as text that is part of a question cannot have every character.
+    """
+    rows = rows.mutate(issuer_aggregated=rows.issuer_aggregated.cast("string").fill_null(""))
+    return _select(rows.semi_join(issuers, "issuer_aggregated"), *KEY, *_PLACE)
 
 
 def places_in_order(rows: ir.Table, start: int, count: int) -> ir.Table:
