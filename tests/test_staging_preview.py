@@ -135,6 +135,56 @@ def test_search(staging):
     assert "search" not in preview.report.facts()
 
 
+def test_a_click_on_another_page_opens_nothing(staging):
+    """A row is one of the page that was clicked on, whatever was asked for meanwhile."""
+    preview = StagingPreview(staging)
+    clicked = preview.page["number"]
+    for meanwhile in ({"do": "turn", "start": 20}, {"do": "search", "text": "9"}, {"do": "refresh"}):
+        tell(preview, **meanwhile)
+        tell(preview, do="open", page=clicked, row=3)
+        assert (preview.certificate, preview.state) == (None, "failed")
+        clicked = preview.page["number"]
+
+    preview.turn(0)
+    tell(preview, do="open", page=preview.page["number"], row=3)
+    assert preview.report.certificate.cert_index == preview.report.page[3]["cert_index"]
+
+
+def test_rows_of_an_issuer(tmp_path):
+    """A choice in the chart shows the rows of that issuer only, and is refused if the chart is another by then."""
+    names = ["/CN=E1", "/CN=E1", "/CN=E10", "", "/CN=" + "a" * 5000]
+    preview = StagingPreview(make_table(tmp_path / "staging", replaced(make_rows(range(5)), issuer_aggregated=names)))
+    assert preview.report.counts.issuers["/CN=E1"] == 2
+    for place, (name, rows) in enumerate(preview.charts["issuers"]):
+        tell(preview, do="issuer", place=place, name=name)
+        assert (preview.page["matches"], len(preview.page["items"])) == (rows, rows)
+        assert (preview.page["issuer"], preview.report.issuer) == (name, list(preview.report.counts.issuers)[place])
+        assert preview.report.facts()["matches"] == rows
+
+    tell(preview, do="issuer", place=0, name="/CN=E10")
+    assert preview.state == "failed"
+    tell(preview, do="search", text="")
+    assert (preview.page["issuer"], preview.report.issuer, preview.page["matches"]) == (None, None, 5)
+    tell(preview, do="refresh")
+    tell(preview, do="issuer", place=0, name="/CN=E1")
+    assert (preview.state, preview.page["matches"]) == ("failed", 5)
+
+
+@pytest.mark.parametrize("part", ["search", "page"])
+def test_when_a_search_fails(staging, monkeypatch, part):
+    """The record does not say that it was made, or that other rows are those which it found."""
+    preview = StagingPreview(staging)
+    preview.search("9.example")
+    monkeypatch.setattr(browse.RowBrowser, part, lambda *_, **__: [][1])
+    tell(preview, do="search", text="5.example")
+    report = preview.report
+
+    assert preview.state == "failed"
+    assert (report.search, report.matches, len(report.page)) == (
+        ("9.example", 11, 11) if part == "search" else ("5.example", 11, 0)
+    )
+
+
 def test_search_that_finds_very_many(staging, monkeypatch):
     """The page says how many can be turned to, and how many there are."""
     monkeypatch.setattr("ctkit.desk.staging_preview.MOST_FOUND", 30)
@@ -153,7 +203,7 @@ def test_certificate_is_opened_and_closed(tmp_path):
     table = make_table(tmp_path / "staging")
     write_entries(table, pa.Table.from_batches([read_rows(block_of([encoded] * 3), BLOCK_LOG, source_name="a log")]))
     preview = StagingPreview(table)
-    tell(preview, do="open", row=2)
+    tell(preview, do="open", page=preview.page["number"], row=2)
 
     assert dict(preview.certificate["facts"])["subject"] == "CN=leaf.example"
     assert (preview.certificate["row"], preview.certificate["title"]) == (2, "certificate 2 of a log")
@@ -186,14 +236,16 @@ def test_when_the_table_is_merged(staging):
     """Its files are gone: that is no failure, and then nothing is staged."""
     preview = StagingPreview(staging)
     shutil.rmtree(preview._folder)
-    tell(preview, do="open", row=0)
+    tell(preview, do="open", page=preview.page["number"], row=0)
     assert preview.state == "stale"
 
     tell(preview, do="refresh")
     assert (preview.state, preview.report.rows, preview.page["items"]) == ("empty", 0, [])
 
 
-@pytest.mark.parametrize("content", [{"do": "open", "row": 99}, {"do": "search"}, {"do": "turn", "start": "x"}])
+@pytest.mark.parametrize(
+    "content", [{"do": "open", "page": 1, "row": 99}, {"do": "search"}, {"do": "turn", "start": "x"}]
+)
 def test_when_something_fails(staging, content):
     """It is shown, and what is asked for next works."""
     preview = StagingPreview(staging)
@@ -269,8 +321,9 @@ def test_record_is_rewritten(staging, monkeypatch):
     preview = StagingPreview(staging)
     written = []
     monkeypatch.setattr(preview, "record", lambda: written.append(preview.report.facts()))
-    for content in ({"do": "search", "text": "9.example"}, {"do": "turn", "start": 0}, {"do": "open", "row": 0}):
+    for content in ({"do": "search", "text": "9.example"}, {"do": "turn", "start": 0}):
         tell(preview, **content)
+    tell(preview, do="open", page=preview.page["number"], row=0)
     tell(preview, do="close")
 
     assert ["matches" in facts for facts in written] == [True] * 4

@@ -45,6 +45,8 @@ class StagingReport(Report):
         How much there is of what; None if nothing could be counted.
     search
         What was searched for; "" for all rows.
+    issuer
+        The one whose rows were asked for; None for those of all.
     matches
         How many rows match.
     start
@@ -60,6 +62,7 @@ class StagingReport(Report):
     rows: int
     counts: Counts | None
     search: str
+    issuer: str | None
     matches: int
     start: int
     page: tuple[Mapping[str, Any], ...]
@@ -74,6 +77,8 @@ class StagingReport(Report):
             facts |= {"issuers": self.counts.issuers_in_all, "unreadable": self.counts.unreadable}
         if self.search:
             facts |= {"search": shortened(self.search), "matches": self.matches}
+        if self.issuer is not None:
+            facts |= {"issuer": shortened(self.issuer), "matches": self.matches}
         if self.page:
             facts["shown"] = f"{self.start + 1:,} to {self.start + len(self.page):,}"
         if self.certificate is not None:
@@ -155,6 +160,7 @@ class StagingPreview(LiveWidget):
             0 if self._browser is None else self._browser.rows,
             self._counts,
             self._search,
+            self._issuer,
             self._matches,
             self._start,
             tuple(self._rows),
@@ -167,28 +173,42 @@ class StagingPreview(LiveWidget):
         self._browser = None if self._table is None else RowBrowser(self._table)
         self._counts: Counts | None = None
         self._opened: OpenCertificate | None = None
+        self._rows: list[dict[str, Any]] = []
         self.charts = self.certificate = None
         self.search("")
 
-    def search(self, text: str) -> None:
-        """Show the rows that have `text` in a domain or the issuer, in any case of letters; all rows if it is empty."""
+    def search(self, text: str = "", *, issuer: str | None = None) -> None:
+        """Show the rows that have `text` in a domain or the issuer, in any case of letters; all rows if it is empty.
+
+        Or, if it is given, those of exactly this `issuer`, "" being none.
+        """
         self.state = "running"
-        self._search = text.strip()
-        self._matches = 0 if self._browser is None else self._browser.search(self._search)
+        text = text.strip() if issuer is None else ""
+        try:
+            matches = 0 if self._browser is None else self._browser.search(text, issuer=issuer)
+        except BaseException:
+            # What is shown is still that of the last search.
+            self._settle()
+            raise
+        # All at once: whatever fails from here on, the record tells of one search only.
+        self._search, self._issuer, self._matches, self._start, self._rows = text, issuer, matches, 0, []
         self.turn(0)
         self._settle()
         self.record()
 
     def turn(self, start: int) -> None:
         """Show the rows from `start` on, of those that were searched for."""
-        within = min(self._matches, MOST_FOUND) if self._search else self._matches
-        self._start = max(min(start, (within - 1) // ROWS_PER_PAGE * ROWS_PER_PAGE), 0)
-        page = None if self._browser is None else self._browser.page(self._start, ROWS_PER_PAGE)
-        self._rows: list[dict[str, Any]] = [] if page is None else page.to_pylist()
+        within = self._matches if not self._search and self._issuer is None else min(self._matches, MOST_FOUND)
+        start = max(min(start, (within - 1) // ROWS_PER_PAGE * ROWS_PER_PAGE), 0)
+        page = None if self._browser is None else self._browser.page(start, ROWS_PER_PAGE)
+        self._start, self._rows = start, [] if page is None else page.to_pylist()
         self.page = {
+            # By this a click says which page it was made on.
+            "number": self.page.get("number", 0) + 1,
             "start": self._start,
             "size": ROWS_PER_PAGE,
             "search": visible(self._search),
+            "issuer": None if self._issuer is None else shortened(self._issuer, 200),
             "matches": self._matches,
             "within": within,
             "rows": 0 if self._browser is None else self._browser.rows,
@@ -231,10 +251,14 @@ class StagingPreview(LiveWidget):
         match content["do"]:
             case "search":
                 self.search(content["text"])
+            case "issuer":
+                self.search(issuer=self._issuer_at(content["place"], content["name"]))
             case "turn":
                 self.turn(content["start"])
                 self.record()
             case "open":
+                if content["page"] != self.page["number"]:
+                    raise TableError(self._folder, "another page was shown before this row was opened. Open it again")
                 self.open_certificate(content["row"])
             case "names":
                 self._turn_names(content["start"])
@@ -242,6 +266,13 @@ class StagingPreview(LiveWidget):
                 self.close_certificate()
             case "refresh":
                 self.refresh()
+
+    def _issuer_at(self, place: int, name: str) -> str:
+        """Return an issuer of the charts as the table has it; `name` is how it was shown."""
+        shown = self.charts["issuers"] if self.charts else []
+        if self._counts is None or [known for known, _ in shown[place : place + 1]] != [name]:
+            raise TableError(self._folder, "other issuers were shown before this one was chosen. Choose it again")
+        return list(self._counts.issuers)[place]
 
     def _settle(self) -> None:
         """Set the state to what there is to see."""

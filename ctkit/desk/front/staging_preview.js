@@ -16,14 +16,15 @@ function setOff(made, off) {
   made.setAttribute("aria-disabled", String(off));
 }
 
-/** Names and numbers with a bar for each; `press` makes the names buttons. */
+/** Names and numbers with a bar for each; `press`, which gets name and place, makes the names buttons. */
 function bars(title, pairs, press) {
   const most = Math.max(...pairs.map(([, number]) => number), 1);
-  const rows = pairs.map(([name, number]) =>
+  const named = (name, at) => press ? button(name || "(none)", () => press(name, at)) : name || "(none)";
+  const rows = pairs.map(([name, number], at) =>
     el(
       "tr",
       {},
-      el("th", { scope: "row", title: name }, press ? button(name || "(none)", () => press(name)) : name || "(none)"),
+      el("th", { scope: "row", title: name }, named(name, at)),
       el("td", { class: "ctkit-number" }, count(number)),
       el("td", { class: "ctkit-track" }, el("div", { class: "ctkit-fill", style: `width: ${100 * number / most}%` })),
     )
@@ -47,13 +48,13 @@ function columns(unit, pairs) {
   );
 }
 
-function charts(drawn, search) {
+function charts(drawn, choose) {
   if (!drawn || !drawn.rows) return [];
   const few = drawn.issuers.slice(0, 5);
   const more = drawn.issuers.slice(5);
   const [others, rows] = drawn.others;
   const kinds = [...drawn.kinds, ...(drawn.unreadable ? [["unreadable", drawn.unreadable]] : [])];
-  const issuers = el("div", {}, bars("top issuers", few, search));
+  const issuers = el("div", {}, bars("top issuers", few, choose));
   if (more.length) {
     const last = others ? [el("p", {}, `and ${count(others)} more issuers with ${count(rows)} rows`)] : [];
     issuers.append(
@@ -61,7 +62,7 @@ function charts(drawn, search) {
         "details",
         {},
         el("summary", {}, `${count(more.length + others)} more issuers`),
-        bars("", more, search),
+        bars("", more, (name, at) => choose(name, few.length + at)),
         ...last,
       ),
     );
@@ -148,9 +149,9 @@ function render({ model, el: element }) {
     all,
     button("Look again", () => ask({ do: "refresh" })),
   );
-  const searched = (issuer) => {
-    box.value = issuer;
-    search(issuer);
+  const choose = (name, place) => {
+    box.value = "";
+    ask({ do: "issuer", place, name });
   };
   const pages = pager("page", (start) => ask({ do: "turn", start }));
   const rows = el("tbody");
@@ -169,20 +170,22 @@ function render({ model, el: element }) {
   const names = el("div", {}, namePages.bar, nameList);
 
   function showCharts() {
-    drawn.replaceChildren(...charts(model.get("charts"), searched));
+    drawn.replaceChildren(...charts(model.get("charts"), choose));
   }
 
   function showPage() {
-    const { start, search, matches, within, rows: total, items } = model.get("page");
+    const { number, start, search, issuer, matches, within, rows: total, items } = model.get("page");
     const range = items.length ? `${count(start + 1)} to ${count(start + items.length)} of ` : "";
-    const found = search ? `${count(matches)} rows with “${search}”, of ${count(total)}` : `${count(total)} rows`;
+    const chosen = issuer ? ` of issuer “${issuer}”` : " without an issuer";
+    const what = issuer !== null ? chosen : search ? ` with “${search}”` : "";
+    const found = what ? `${count(matches)} rows${what}, of ${count(total)}` : `${count(total)} rows`;
     const cut = matches > within ? `; the first ${count(within)} can be turned to: search for more of the name` : "";
     if (document.activeElement !== box) box.value = search;
     form.querySelectorAll(":scope > :not(:last-child)").forEach((each) => each.hidden = !total);
     shown.querySelectorAll(":scope > :not(form)").forEach((each) => each.hidden = !total);
     pages.show(model.get("page"), `${range}${found}${cut}`);
     rows.replaceChildren(...items.map((item, row) => {
-      const open = () => ask({ do: "open", row });
+      const open = () => ask({ do: "open", page: number, row });
       const cells = COLUMNS.map((name) => {
         if (name === "entry") return el("td", { onclick: stop }, link(item.entry, "log"));
         if (name === "index") return el("td", { class: "ctkit-number" }, button(item.index, open, OPENS));
