@@ -24,10 +24,13 @@ import re
 from collections.abc import Sequence
 from typing import Self
 
-from ctkit.visible import visible
+from ctkit.visible import with_end
 
 _NEXT = re.compile(r"[;.] (?!.*[;.] )")
 """What stands before the last part of a message, which says what to do."""
+
+NAMED = 5
+"""Logs that an error about many names."""
 
 REPORT = "report this to the log's operator"
 """What to do about a log that breaks its protocol."""
@@ -36,11 +39,12 @@ REPORT = "report this to the log's operator"
 class CtkitError(Exception):
     """Base of every error that ctkit raises on purpose.
 
-    Its text has one line for each argument, made safe to show (`ctkit.visible`); attributes are left as they are.
+    Its text has one line for each argument, made safe to show (`ctkit.visible`), each with its end, which says what to
+    do; attributes are left as they are.
     """
 
     def __str__(self) -> str:
-        return "\n".join(visible(str(line)) for line in self.args)
+        return "\n".join(with_end(str(line)) for line in self.args)
 
     def _render_traceback_(self) -> list[str]:
         """Return what a notebook shows instead of a traceback: what happened, and below it what to do next."""
@@ -78,8 +82,9 @@ class LogUnavailableError(LogError):
     def of_several(cls, errors: Sequence[LogError], about: str) -> Self:
         """Return one error in the name of the first log that tells all `errors`, after what they come to."""
         url = errors[0].url
-        named = "; ".join(map(str, errors)).removeprefix(f"{url}: ")
-        return cls(url, f"{about}: {named}")
+        named = "; ".join(map(str, errors[:NAMED])).removeprefix(f"{url}: ")
+        more = len(errors) - NAMED
+        return cls(url, f"{about}: {named}" + (f"; and {more} more logs likewise; run again later" if more > 0 else ""))
 
 
 class LogProtocolError(LogError):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ctkit.visible import visible
+from ctkit.visible import visible, with_end
 
 RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
 """MIME type of a cell's output that holds a report's facts, for the program that runs the notebook."""
@@ -92,15 +92,17 @@ def cell_text(value: object) -> str:
     >>> cell_text(12_000), cell_text(0.25), cell_text(None), cell_text(True), cell_text(["a", "b"])
     ('12,000', '0.25', '', 'True', '[a, b]')
     """
+    return visible(_cell_text(value))
+
+
+def _cell_text(value: object) -> str:
     if isinstance(value, list | tuple | np.ndarray):
-        return visible(f"[{', '.join(map(str, value))}]")
-    if value is None or value != value:  # not a number
-        return ""
-    return visible(_readable(value))
+        return f"[{', '.join(map(str, value))}]"
+    return "" if value is None or value != value else _readable(value)  # not a number
 
 
 def table_html(table: pd.DataFrame) -> str:
-    """Return a table as HTML: every cell to its end, long ones folded."""
+    """Return a table as HTML: every cell with its end, long ones folded, and very long ones without their middle."""
     head = "".join(f"<th style='text-align:left'>{to_html(str(name))}</th>" for name in table.columns)
     rows = "\n".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in table.itertuples(index=False, name=None))
     return (
@@ -111,12 +113,12 @@ def table_html(table: pd.DataFrame) -> str:
 def _cell_html(value: object) -> str:
     is_number = isinstance(value, Number) and not isinstance(value, bool)
     kind, align = ("class='number' ", "right") if is_number else ("", "left")
-    return f"<td {kind}style='text-align:{align}'>{_folded(cell_text(value))}</td>"
+    return f"<td {kind}style='text-align:{align}'>{_folded(_cell_text(value))}</td>"
 
 
 def _folded(text: str) -> str:
     """Return text as HTML; of a long one the beginning, and the whole where it is opened."""
-    text = visible(text)
+    text = with_end(text)
     if len(text) <= LONG:
         return f"<bdi>{to_html(text)}</bdi>" if not text.isascii() else to_html(text)
     return f"<details><summary><bdi>{to_html(text[: LONG // 3])}</bdi> \u2026</summary>{to_html(text)}</details>"

@@ -38,14 +38,40 @@ def visible(text: str) -> str:
     """
     if len(text) <= LONGEST and len(shown := escaped(text)) <= LONGEST:
         return shown
-    # No escape is cut in two; the rest is not looked at, as it may be a whole book.
-    letters = list(_letters_of(text[:_KEPT]))
-    kept = sum(length <= _KEPT for length in accumulate(map(len, letters)))
-    return f"{''.join(letters[:kept])} ... and {len(text) - kept:,} more letters"
+    letters = _fitting(text[:_KEPT], _KEPT)
+    return f"{''.join(letters)} ... and {len(text) - len(letters):,} more letters"
+
+
+def with_end(text: str) -> str:
+    """Return `text` made visible; of one that is too long, the end is shown too, which says what to do.
+
+    Examples
+    --------
+    >>> shown = with_end("a" * 64_000 + "; run again")
+    >>> len(shown), shown[3440:3490], shown[-15:]
+    (3973, 'aaaaaaaaaa [60,061 more letters] aaaaaaaaaaaaaaaaa', 'aaaa; run again')
+    """
+    if len(text) <= LONGEST and len(shown := escaped(text)) <= LONGEST:
+        return shown
+    most = _KEPT - _END
+    first, last = _fitting(text[:most], most), _fitting(text[-_END:], _END, from_end=True)
+    return f"{''.join(first)} [{len(text) - len(first) - len(last):,} more letters] {''.join(last)}"
 
 
 _KEPT = LONGEST - 50
 """Characters that are shown of a text that is too long, with room for the number of the others."""
+
+_END = 500
+"""Characters of these that are its end, where the end is shown."""
+
+
+def _fitting(text: str, most: int, *, from_end: bool = False) -> list[str]:
+    """Return the first letters of a text, or the last ones, that fit when made visible: no escape is cut in two."""
+    # The rest is not looked at, as it may be a whole book.
+    letters = list(_letters_of(text))
+    lengths = map(len, reversed(letters) if from_end else letters)
+    kept = sum(length <= most for length in accumulate(lengths))
+    return letters[len(letters) - kept :] if from_end else letters[:kept]
 
 
 def escaped(text: str) -> str:

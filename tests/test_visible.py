@@ -23,9 +23,10 @@ from ctkit.desk.merge_panel import MergePreviewPanel
 from ctkit.desk.plots import plot_gaps
 from ctkit.desk.state_file import write_state
 from ctkit.desk.widget import _Record
-from ctkit.errors import CtkitError, LogError, ParameterError, TableError
+from ctkit.errors import CtkitError, LogError, LogUnavailableError, ParameterError, TableError
+from ctkit.jobs.backfill_report import BackfillReport, Hole
 from ctkit.lake.merge import MergePreview
-from ctkit.report import Report, frame_of, left_out
+from ctkit.report import Report, frame_of, left_out, table_html
 from ctkit.visible import get_logger, visible
 
 FORGED = "2026-01-01T00:00:00Z INFO merge complete total_inserted=1"
@@ -235,3 +236,23 @@ def test_every_logger_makes_its_lines_visible():
     own = [path.name for path in package.rglob("*.py") if "logging.getLogger(__name__)" in path.read_text()]
 
     assert own == []
+
+
+def test_many_errors_end_in_what_to_do():
+    """However many logs failed, and however long their URLs are."""
+    errors = [LogError(f"{LOG}/{at}/{'x' * 900}", "does not answer; run again later") for at in range(40)]
+    assert str(LogUnavailableError.of_several(errors, "not known")).endswith("35 more logs likewise; run again later")
+    assert str(CtkitError("a" * 9_000 + "; run again")).endswith("a; run again")
+
+    urls = [error.url for error in errors]
+    holes = tuple(Hole(url, 0, 9, "no answer; run again", lasting=False) for url in urls)
+    nothing = BackfillReport.of_nothing("t", None, "off")
+    report = replace(nothing, wanted=dict.fromkeys(urls, 9), written=dict.fromkeys(urls, 0), holes=holes)
+    with pytest.raises(LogUnavailableError) as raised:
+        report.check()
+    assert str(raised.value).endswith("35 more logs; run again to fetch them")
+
+
+def test_cells_are_shown_with_their_end():
+    """What is folded says at its end what to do."""
+    assert "end</details>" in table_html(pd.DataFrame({"why": ["x" * 9_000 + "end"]}))

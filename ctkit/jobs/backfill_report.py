@@ -8,7 +8,7 @@ from typing import Any, Self
 import pandas as pd
 
 from ctkit.arguments import Verify
-from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.errors import NAMED, CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.jobs.plan import Plan
 from ctkit.report import Report, frame_of
 from ctkit.visible import first_of
@@ -131,7 +131,8 @@ class BackfillReport(Report):
             if lasting
             else (LogUnavailableError, "run again to fetch them")
         )
-        url, _, message = "; and of ".join(missing).partition(": ")
+        more = [f"{len(missing) - NAMED} more logs"] if len(missing) > NAMED else []
+        url, _, message = "; and of ".join([*missing[:NAMED], *more]).partition(": ")
         raise error(url, f"{message}; {advice}")
 
     def _missing(self) -> list[str]:
@@ -144,7 +145,7 @@ class BackfillReport(Report):
             # Whether to run again is said once, for all of them.
             named = [f"[{hole.start}, {hole.end}) {_RUN_AGAIN.sub('', hole.reason)}" for hole in holes]
             if missing:
-                lines.append(f"{url}: {missing} entries are still missing: {first_of(named, 5)}")
+                lines.append(f"{url}: {missing} entries are still missing: {first_of(named, NAMED)}")
         return lines
 
     def facts(self) -> dict[str, Any]:
