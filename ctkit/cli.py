@@ -193,8 +193,9 @@ def merge(arguments: argparse.Namespace) -> int:
     from ctkit.desk.verbs import merge_staged, undo_staged
 
     if arguments.undo:
-        version = undo_staged(parameters)
-        let_finish()
+        with recording("merge --undo", parameters):
+            version = undo_staged(parameters)
+            let_finish()
         logger.info("merge undone, rows are staged again main_path=%s version=%d", parameters.main_path, version)
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)

@@ -22,6 +22,7 @@ from fakes import FakeLog, check_table
 from rows import LOG, indices_of, make_rows, make_table
 
 from ctkit.cli import main
+from ctkit.desk.runs import find_runs
 from ctkit.desk.state_file import write_state
 from ctkit.lake.table import files_of, find_table, open_table
 from ctkit.lake.write import write_entries
@@ -480,10 +481,11 @@ def test_undo_is_not_interrupted_once_it_is_complete(ctkit, folder):
     handler = Interrupting()
     logging.getLogger("ctkit").addHandler(handler)
     try:
-        assert ctkit("merge", "--undo", "--main-path", "main")[0] == 0
+        assert ctkit("merge", "--undo", "--main-path", "main", "--runs-path", "runs")[0] == 0
     finally:
         logging.getLogger("ctkit").removeHandler(handler)
     assert (find_table("main").count(), find_table("staging").count()) == (1, 1)
+    assert [(run.runbook, run.outcome) for run in find_runs("runs").runs] == [("merge --undo", "complete")]
 
 
 def test_main_in_a_thread(ctkit, parameter_file):

@@ -4,6 +4,7 @@ import os
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import nbformat
 import pytest
@@ -15,6 +16,7 @@ from ctkit.desk.recording import recording
 from ctkit.desk.records import LINES, Run, append_run, as_utc, held, last_run, old_records, partial_of, read_records
 from ctkit.desk.runbook import run_notebook
 from ctkit.desk.verbs import tidy_main
+from ctkit.errors import LogError
 
 OURS = {
     "ctkit": {"runbook": "backfill", "started": "2026-03-01T00:00:00Z", "ended": None, "outcome": "complete"},
@@ -223,3 +225,31 @@ def test_a_run_that_cannot_be_recorded(tmp_path, caplog):
     with recording("merge", Parameters(runs_path=str(tmp_path / "runs"))) as reports:
         assert reports == []
     assert [record.levelname for record in caplog.records] == ["WARNING"]
+
+
+def test_a_record_that_is_being_written(runs):
+    """However much of it there is, its lock tells whether its run lives; a long run keeps it."""
+    partial = partial_of(runs / name_of(31))
+    with held(partial):
+        partial.write_text('{"cells": [')
+        assert [run.outcome for run in read_records(runs).runs] == ["running"]
+        assert last_run(runs).outcome == "running"
+        assert old_records(30, runs) == []
+    assert [run.outcome for run in read_records(runs).runs] == ["died"]
+    assert old_records(30, runs) == [partial]
+
+
+def test_passwords_are_not_recorded(runs):
+    """Neither in an error nor in a fact."""
+    report = SimpleNamespace(title="t", facts=lambda: {"list": "https://me:hunter2@a.example", "rows": 5})
+
+    def fail():
+        with recording("backfill", Parameters(runs_path="runs")) as reports:
+            reports.append(report)
+            raise LogError("https://me:hunter2@a.example", "no answer")
+
+    with pytest.raises(LogError):
+        fail()
+    assert "a.example: no answer" in last_run(runs).error
+    assert last_run(runs).results[0]["rows"] == 5
+    assert "hunter2" not in (runs / LINES).read_text()

@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.records import Outcome, Run, append_run, as_utc
-from ctkit.desk.secrets import is_secret
+from ctkit.desk.secrets import is_secret, without_logins
 from ctkit.errors import CtkitError
 from ctkit.report import Report
 from ctkit.visible import get_logger
@@ -43,9 +44,9 @@ def recording(command: str, parameters: Parameters) -> Iterator[list[Report]]:
                 as_utc(datetime.now(UTC)),
                 outcome,
                 0 if outcome == "complete" else 1,
-                error=problem,
+                error=without_logins(problem),
                 parameters=_given(parameters),
-                results=tuple({"title": report.title, **report.facts()} for report in reports),
+                results=tuple({"title": report.title, **_shareable(report.facts())} for report in reports),
             )
             try:
                 append_run(parameters.runs, run, keep=parameters.keep_runs)
@@ -59,3 +60,7 @@ def _given(parameters: Parameters) -> dict[str, object]:
     given = parameters.model_dump(exclude_defaults=True, by_alias=True)
     values = {key: json.loads(json.dumps(value, default=str)) for key, value in given.items() if key != "runs_path"}
     return {key: value for key, value in values.items() if not is_secret(key, value)}
+
+
+def _shareable(facts: dict[str, Any]) -> dict[str, Any]:
+    return {name: without_logins(value) if isinstance(value, str) else value for name, value in facts.items()}

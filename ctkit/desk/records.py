@@ -221,11 +221,13 @@ def append_run(folder: Path, run: Run, *, keep: int | None = None) -> None:
 def old_records(days: int, folder: Path) -> list[Path]:
     """Return the records of runs that began more than some days ago, their copies, and what runs left that died.
 
-    Only what ``ctkit run`` wrote: its name says when the run began, and its metadata that it was one.
+    Only what ``ctkit run`` wrote: its name says when the run began, and its metadata that it was one. A run that is
+    still alive keeps what it writes.
     """
     before = f"{datetime.now(UTC) - timedelta(days=days):%Y%m%dT%H%M%SZ}"
     named = ((path, _NAME.fullmatch(path.name)) for path in folder.glob("*.ipynb"))
-    old = [path for path, name in named if name and name[1] < before and isinstance(_read_book(path), Run)]
+    aged = [path for path, name in named if name and name[1] < before]
+    old = [path for path in aged if isinstance(run := _read_book(path), Run) and run.outcome != "running"]
     return sorted([*old, *(copy for path in old if (copy := path.with_suffix(".html")).is_file())])
 
 
@@ -239,6 +241,9 @@ def _read_book(path: Path) -> Run | str | None:
         return None
     partial = path.name.startswith(".") and path.name.endswith(".partial.ipynb")
     try:
+        if partial and _NAME.fullmatch(path.name):
+            # It may be only half written just now.
+            return _unfinished(path)
         text = path.read_bytes()
         metadata = json.loads(text)["metadata"] if text or not partial else {"papermill": {}}
         said, is_ours = metadata.get("ctkit"), "papermill" in metadata

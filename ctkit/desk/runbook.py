@@ -27,6 +27,7 @@ from ctkit.desk.notebook_values import as_template, values_for
 from ctkit.desk.progress_lines import SECONDS_PER_LINE
 from ctkit.desk.record_copy import make_static, write_html
 from ctkit.desk.records import Outcome, Run, as_utc, held, partial_of, results_in
+from ctkit.desk.secrets import without_logins
 from ctkit.desk.shipped import RUNBOOKS, find_runbook
 from ctkit.desk.terminal import in_main_thread, is_watched, signals_to
 from ctkit.errors import ParameterError
@@ -87,7 +88,7 @@ def run_notebook(
     """
     is_runbook = str(notebook) in RUNBOOKS and not Path(notebook).is_file()
     notebook = find_runbook(str(notebook)) if is_runbook else Path(notebook)
-    values = values_for(notebook, parameters, shared or {}, runs=Path(runs))
+    values = values_for(notebook, parameters, shared or {}, runs=Path(runs).absolute())
     if cwd is not None and not Path(cwd).is_dir():
         raise ParameterError(f"{cwd} is not a folder; name the one to run the notebook in", keys=("cwd",))
     # Where the records lie matters to this run, whatever the notebook declares.
@@ -109,7 +110,7 @@ def run_notebook(
             outcome=outcome,
             exit_code=0 if outcome == "complete" else 1,
             record=str(record),
-            error=problem,
+            error=without_logins(problem),
             parameters=values,
         )
         try:

@@ -3,7 +3,8 @@
 import re
 
 _KEY = re.compile(r"passw|secret|token|credential|(api|access|private|account)_?key|connection_string", re.I)
-_VALUE = re.compile(r"://[^/\s@]+:[^/\s@]+@|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
+_LOGIN = re.compile(r"://[^/\s@]+:[^/\s@]+@")
+_VALUE = re.compile(rf"{_LOGIN.pattern}|-----BEGIN [A-Z ]*PRIVATE KEY", re.I)
 
 
 def is_secret(key: str, value: object) -> bool:
@@ -15,3 +16,14 @@ def is_secret(key: str, value: object) -> bool:
     (True, True, False)
     """
     return bool(_KEY.search(key) or _VALUE.search(str(value)))
+
+
+def without_logins(text: str) -> str:
+    """Return text without the names and passwords of the URLs in it.
+
+    Examples
+    --------
+    >>> without_logins("https://me:word@a.example/list.json: no answer")
+    'https://...@a.example/list.json: no answer'
+    """
+    return _LOGIN.sub("://...@", text)
