@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -409,6 +410,20 @@ def test_update_that_is_killed(world, kills):
         assert len(keys) == len(set(keys))
     ctkit.update(parameters_of(world).model_copy(update={"max_entries": None})).check()
 
+    check_complete(world)
+
+
+def test_update_that_is_stopped(world):
+    """What is staged stays so, and the next one goes on."""
+    with closing(ctkit.report_gaps(parameters_of(world, max_entries=100))) as gap_report:
+        ctkit.fill_gaps(gap_report)
+    stop = threading.Event()
+    stop.set()
+    report = ctkit.update(parameters_of(world), stop=stop)
+
+    assert (report.title, report.backfill.stopped_by) == ("update stopped", ("stop",))
+    assert (report.merge, report.tidy, sum(log.staged for log in report.logs)) == (None, None, 100)
+    ctkit.update(parameters_of(world)).check()
     check_complete(world)
 
 

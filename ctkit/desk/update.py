@@ -71,7 +71,7 @@ def update(
     on_progress
         Called every second of the backfill, such as `ctkit.ProgressBar`.
     stop
-        Ends the backfill when it is set; what has come is merged. After Ctrl+C it stays staged for the next run.
+        Ends the backfill when it is set, as Ctrl+C does; what has come stays staged for the next run.
 
     Raises
     ------
@@ -199,8 +199,8 @@ class Steps:
 
     @property
     def interrupted(self) -> bool:
-        """Whether Ctrl+C has ended the backfill: the steps after it are left to the next run."""
-        return self.filled is not None and "interrupt" in self.filled.stopped_by
+        """Whether a stop or Ctrl+C has ended the backfill: the steps after it are left to the next run."""
+        return self.filled is not None and not {"stop", "interrupt"}.isdisjoint(self.filled.stopped_by)
 
     def backfill(
         self,
