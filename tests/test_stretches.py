@@ -423,3 +423,14 @@ def test_since_of_a_log_that_does_not_answer(nights):
     with closing(report_gaps(nights.parameters(since="2026-11-01", **state))) as found:
         assert [error.url for error in found.unavailable] == [nights.url]
         assert (dict(found.within), dict(found.undone)) == ({}, {})
+
+
+def test_since_of_a_log_that_is_slow(nights, monkeypatch):
+    """It gets the time that the search takes, as it answers; others do not wait for it."""
+    monkeypatch.setattr("ctkit.desk.stretches.SECONDS_TO_SEARCH", 0.5)
+    write_state(nights.folder / "state.json", {nights.url: 100})
+    state = {"state_file": str(nights.folder / "state.json"), "internal_only": False, "deadline": 60}
+    nights.log.latency = 0.15
+
+    with closing(report_gaps(nights.parameters(since="2020-01-01", **state))) as found:
+        assert (dict(found.within), found.unavailable) == ({nights.url: (0, 100)}, ())

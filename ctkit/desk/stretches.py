@@ -13,10 +13,10 @@ from deltalake import DeltaTable
 
 from ctkit.desk.parameter_files import STARTS
 from ctkit.desk.parameters import LogParameter, Parameters
-from ctkit.errors import LogError, ParameterError
+from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.starts import Bounds, remembered
-from ctkit.logs.ask_each import ask_alive
+from ctkit.logs.ask_each import ask_alive, ask_each
 from ctkit.logs.log import Log
 from ctkit.logs.since import first_since
 from ctkit.urls import canonical_url
@@ -25,7 +25,10 @@ from ctkit.visible import get_logger
 logger = get_logger(__name__)
 
 SECONDS_TO_SEARCH = 20.0
-"""How long a log is asked for its first entry since a date, which takes some 30 requests; others wait for it."""
+"""How long a log is asked for its first entry since a date, which takes some 30 requests; others wait for it.
+
+One that gives entries all the time, only slowly, is then asked again within the deadline.
+"""
 
 
 @dataclass(frozen=True)
@@ -228,5 +231,11 @@ def _ask_since(
     logs = [log for log in open_logs() if log.url in dated]
     seconds = SECONDS_TO_SEARCH if deadline is None else min(SECONDS_TO_SEARCH, deadline)
     answers = ask_alive(ask, logs, seconds=seconds, deadline=deadline)
+    slow = [
+        log
+        for log, answer in answers.items()
+        if isinstance(answer, LogUnavailableError) and log.entry_bytes is not None and not log.in_trouble
+    ]
+    answers |= zip(slow, ask_each(ask, slow, seconds=deadline), strict=True)
     found = {log.url: index for log, index in answers.items() if not isinstance(index, LogError)}
     return found, tuple(answer for answer in answers.values() if isinstance(answer, LogError))
