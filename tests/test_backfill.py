@@ -275,7 +275,7 @@ def test_backfill_when_it_is_interrupted_twice(tmp_path, both, monkeypatch):
     """A second Ctrl+C does not give the table away while a commit is still under way."""
     _, (rfc, _) = both
     table = open_table(tmp_path / "main")
-    committing, go_on = threading.Event(), threading.Event()
+    committing, go_on, heard = threading.Event(), threading.Event(), []
     write_files = write.write_files
 
     def slow(*arguments):
@@ -293,16 +293,16 @@ def test_backfill_when_it_is_interrupted_twice(tmp_path, both, monkeypatch):
     interrupter = threading.Thread(target=interrupt_twice)
     interrupter.start()
     with pytest.raises(KeyboardInterrupt):
-        backfill([rfc], gaps_of((rfc.url, 0, 50)), table)
+        backfill([rfc], gaps_of((rfc.url, 0, 50)), table, on_progress=heard.append)
     interrupter.join()
 
     with pytest.raises(TableError), hold(open_table(tmp_path / "main")):
         pass
     go_on.set()
     wait_until = time.monotonic() + 60
-    while open_table(tmp_path / "main").count() < 50 and time.monotonic() < wait_until:
+    while not heard[-1].ended and time.monotonic() < wait_until:
         time.sleep(0.05)
-    assert open_table(tmp_path / "main").count() == 50
+    assert (open_table(tmp_path / "main").count(), heard[-1].ended, heard[-1].written) == (50, True, 50)
 
 
 def test_backfill_when_a_commit_fails(tmp_path, both, monkeypatch):

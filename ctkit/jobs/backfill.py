@@ -90,7 +90,8 @@ def backfill(
         remembers it with the first commit, unless it knows wider bounds (`ctkit.lake.starts`).
     on_progress
         Called in the calling thread at the start, every `SECONDS_PER_PROGRESS`, after commits and at the end. An error
-        that it raises ends the run like a stop, and is raised again.
+        that it raises ends the run like a stop, and is raised again. After a second Ctrl+C the last call is in another
+        thread, once what is being written is written.
     stop
         Ends the run when it is set, by another thread, like a deadline.
 
@@ -113,12 +114,15 @@ def backfill(
     halt = threading.Event()
 
     def run() -> BackfillReport:
-        try:
-            with hold(table) as held:
-                check_features(held, "append")
-                return _run(by_url, gaps, held, main, seen, verify, budget, bounds or {}, halt, tally)
-        finally:
-            tally.close()
+        with hold(table) as held:
+            check_features(held, "append")
+            return _run(by_url, gaps, held, main, seen, verify, budget, bounds or {}, halt, tally)
+
+    def show_last() -> None:
+        # However the run ended, what is shown last is what is written.
+        tally.close()
+        if on_progress:
+            on_progress(tally.snapshot())
 
     # An interrupt reaches the main thread only, and that only listens: so it never falls between a commit and its
     # bookkeeping, and the lock is held until the rows that have arrived are written.
@@ -126,15 +130,15 @@ def backfill(
     try:
         running, interrupted = _listen(lambda: runner.submit(run), tally, on_progress, stop, halt)
     except KeyboardInterrupt:
-        # The second: what is being written is written, but nobody waits for it.
+        # The second: what is being written is written, but nobody waits for it; what follows is told then.
         patient = False
+        runner.submit(show_last)
         raise
     finally:
         halt.set()
         runner.shutdown(wait=patient)
-        # However the run ended, what is shown last is what is written.
-        if on_progress:
-            on_progress(tally.snapshot())
+        if patient:
+            show_last()
     report = running.result()
     table.update_incremental()
     if interrupted:
