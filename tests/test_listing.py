@@ -1,6 +1,7 @@
 """The logs of a list, of parameters or of a table: what is told of each."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from rows import LOG, make_rows, make_table
 
 import ctkit
 from ctkit.cli import main
+from ctkit.desk.listing import ListedLog, LogListing
 from ctkit.desk.state_file import write_state
 from ctkit.errors import LogUnavailableError, ParameterError
 
@@ -81,3 +83,11 @@ def test_logs_as_a_command(listed, serve, capsys):
     )
     with pytest.raises(LogUnavailableError):
         report.check()
+
+
+def test_only_what_is_complete_is_whole():
+    """One entry of many that is missing is seen, in the table and as a number."""
+    log = ListedLog("A", LOG, "", "", "auto", 1_000_000, 999_999, 0, 999_999)
+    report = LogListing((log, replace(log, held=1_000_000)), ())
+    assert [line["percent"] for line in report.to_json()["by_log"]] == [99.9, 100.0]
+    assert list(report.tables()["logs"]["percent"]) == ["> 99.9 %", "100 %"]

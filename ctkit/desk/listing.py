@@ -11,6 +11,7 @@ from ctkit.desk.chosen_logs import choose_of, listed_logs
 from ctkit.desk.gap_report import ChosenLogs
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.state_file import read_state
+from ctkit.desk.wording import in_percent
 from ctkit.errors import LogError, LogUnavailableError
 from ctkit.lake.coverage import find_covered, logs_in
 from ctkit.lake.querying import source_names
@@ -52,8 +53,11 @@ class ListedLog:
 
     @property
     def coverage(self) -> float | None:
-        """The share of its entries that the table has, in percent; None if its size is not known."""
-        return round(100 * self.held / max(self.size, self.held), 1) if self.size else None
+        """The share of its entries that the table has, in percent; None if its size is not known.
+
+        Rounded down: only what is complete is 100.
+        """
+        return 1000 * self.held // max(self.size, self.held) / 10 if self.size else None
 
     def line(self) -> dict[str, Any]:
         """Return the facts under short names, as JSON values; the URL at the end."""
@@ -99,8 +103,10 @@ class LogListing(Report):
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return a line for each log, and the logs that did not answer."""
+        shares = [in_percent(log.held, max(log.size, log.held)) if log.size else None for log in self.logs]
+        lines = ({**log.line(), "percent": share} for log, share in zip(self.logs, shares, strict=True))
         return {
-            "logs": frame_of(log.line() for log in self.logs),
+            "logs": frame_of(lines),
             "did not answer": pd.DataFrame({"why": [str(error) for error in self.unavailable]}),
         }
 
