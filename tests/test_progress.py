@@ -52,6 +52,12 @@ def states(of):
     return [log.status for log in of.logs]
 
 
+def test_total_has_a_state_in_words():
+    """Also where all logs wait."""
+    waiting = [LogProgress(url, url, 9, 0, 0, "waiting", "503, try 3") for url in (URL, OTHER)]
+    assert Progress(tuple(waiting), None, 1.0).total.status == "waiting"
+
+
 def some(count, **options):
     """Return the progress of so many logs, every third of which is done."""
     return Progress(

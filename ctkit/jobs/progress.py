@@ -80,7 +80,7 @@ class LogProgress:
         'done'
         """
         if self.state == "waiting":
-            return self.why
+            return self.why or self.state
         return f"{self.state}: {self.why}" if self.why else self.state
 
     @property
