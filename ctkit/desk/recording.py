@@ -9,7 +9,7 @@ from typing import Any
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.records import Outcome, Run, append_run, as_utc
 from ctkit.desk.secrets import is_secret, without_logins
-from ctkit.errors import CtkitError
+from ctkit.errors import CtkitError, ParameterError
 from ctkit.report import Report
 from ctkit.visible import get_logger
 
@@ -20,13 +20,13 @@ logger = get_logger(__name__)
 def recording(command: str, parameters: Parameters) -> Iterator[list[Report]]:
     """Append a line to the records when the context ends, however it ends; yield a list for the run's reports.
 
-    Without a parameter file nothing is recorded, unless `runs_path` is given. A folder that cannot be written is a log
-    line, and no reason to fail.
+    Without a parameter file nothing is recorded, unless `runs_path` is given; nor is a run that ends with a
+    `ParameterError`, before it has done anything. A folder that cannot be written is a log line, and no reason to fail.
     """
     began = datetime.now(UTC)
     reports: list[Report] = []
     outcome: Outcome = "failed"
-    problem = ""
+    problem, refused = "", False
     try:
         yield reports
         outcome = "complete"
@@ -34,10 +34,11 @@ def recording(command: str, parameters: Parameters) -> Iterator[list[Report]]:
         outcome = "interrupted"
         raise
     except BaseException as error:
+        refused = isinstance(error, ParameterError)
         problem = str(error) if isinstance(error, CtkitError) else f"{type(error).__name__}: {error}"
         raise
     finally:
-        if parameters.runs_path is not None:
+        if parameters.runs_path is not None and not refused:
             run = Run(
                 command,
                 as_utc(began),

@@ -111,9 +111,11 @@ def backfill(
     if main is not None:
         check_features(main, "read")
     tally = Tally(by_url, {url: missing.size for url, missing in ranges.items()})
-    halt = threading.Event()
+    halt, shown = threading.Event(), threading.Event()
 
     def run() -> BackfillReport:
+        # What is shown first stands above what the run logs.
+        shown.wait()
         with hold(table) as held:
             check_features(held, "append")
             return _run(by_url, gaps, held, main, seen, verify, budget, bounds or {}, halt, tally)
@@ -128,7 +130,8 @@ def backfill(
     # bookkeeping, and the lock is held until the rows that have arrived are written.
     runner, patient = ThreadPoolExecutor(1, "backfill"), True
     try:
-        running, interrupted = _listen(lambda: runner.submit(run), tally, on_progress, stop, halt)
+        running = runner.submit(run)
+        interrupted = _listen(running, shown, tally, on_progress, stop, halt)
     except KeyboardInterrupt:
         # The second: what is being written is written, but nobody waits for it; what follows is told then.
         patient = False
@@ -136,6 +139,7 @@ def backfill(
         raise
     finally:
         halt.set()
+        shown.set()
         runner.shutdown(wait=patient)
         if patient:
             show_last()
@@ -150,25 +154,25 @@ def backfill(
 
 
 def _listen(
-    start: Callable[[], Future[BackfillReport]],
+    running: Future[BackfillReport],
+    shown: threading.Event,
     tally: Tally,
     on_progress: Callable[[Progress], None] | None,
     stop: threading.Event | None,
     halt: threading.Event,
-) -> tuple[Future[BackfillReport], bool]:
-    """Report progress until the run has ended, and halt it at a stop; return it, and whether an interrupt was one."""
-    running, interrupted, due, commits = None, False, 0.0, 0
+) -> bool:
+    """Report progress until the run has ended, and halt it at a stop; return whether an interrupt was one."""
+    interrupted, due, commits = False, 0.0, 0
     while True:
         try:
-            if running is not None and running.done():
-                return running, interrupted
+            if running.done():
+                return interrupted
             if stop is not None and stop.is_set():
                 halt.set()
             if on_progress and (time.monotonic() >= due or tally.commits != commits):
                 due, commits = time.monotonic() + SECONDS_PER_PROGRESS, tally.commits
                 on_progress(tally.snapshot())
-            # What is shown first stands above what the run logs.
-            running = running or start()
+            shown.set()
             wait([running], timeout=POLL)
         except KeyboardInterrupt:
             if interrupted:
