@@ -37,6 +37,8 @@ GAPS = make_gaps((LOG, 0, 10), (LOG, 20, 21), (OTHER_LOG, 5, 8), (OTHER_LOG, 100
         ("size>=4", [(LOG, 0, 10), (OTHER_LOG, 100, 200)]),
         ("size <= 3", [(LOG, 20, 21), (OTHER_LOG, 5, 8)]),
         ("size=1", [(LOG, 20, 21)]),
+        ("size>3", [(LOG, 0, 10), (OTHER_LOG, 100, 200)]),
+        ("size<2; size==1", [(LOG, 20, 21)]),
         ("argon; size>=2; size<=10", [(LOG, 0, 10)]),
         # The size is that of the whole gap, also where only a part of it is chosen.
         ("willow: 199-; size>=100", [(OTHER_LOG, 199, 200)]),

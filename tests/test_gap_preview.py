@@ -72,6 +72,7 @@ def test_when_untouched():
         ([("range", LOG, {"start": 3, "end": 7}), ("range", LOG, {"start": None})], LOG),
         # Without ranges there is nothing to reset.
         ([("range", LOG, {"start": None})], "all"),
+        ([("range", LOG, {"start": 3, "end": 3})], "all"),
         ([("toggle", LOG, {}), ("range", LOG, {"start": None})], OTHER_LOG),
         ([("range", OTHER_LOG, {"start": 5, "end": 7}), ("range", LOG, {"start": None})], f"{OTHER_LOG}: 5-7"),
         ([("size", None, {"smallest": "4"})], "size>=4"),
@@ -200,8 +201,9 @@ def test_from_a_preview_to_a_backfill(world):
     static = list(world.logs)[1]
     with closing(report_gaps(parameters_of(world))) as gap_report:
         preview = GapPreview(gap_report)
-        ask(preview, "range", static, start=120, end=170)
-        ask(preview, "save", path="choice.yaml")
+        ask(preview, "range", static, start=120, end=160)
+        # Typed, and not chosen before it is saved.
+        ask(preview, "save", path="choice.yaml", spec="Small static-ct: 120-170")
     assert preview.spec == "Small static-ct: 120-170"
     assert preview.note.endswith("ctkit backfill -f choice.yaml")
     assert yaml.safe_load((world.folder / "choice.yaml").read_text())["choice"] == preview.spec

@@ -324,9 +324,10 @@ def test_message_when_a_number_is_without_end(write):
 
 
 def test_read_yaml_when_missing(tmp_path):
-    """A file that is not there is an error that names it."""
-    with pytest.raises(ParameterError):
-        read_yaml(tmp_path / "nowhere.yaml")
+    """A file that is not there is an error that names it, and one that is called alike."""
+    (tmp_path / "parameters.yaml").touch()
+    with pytest.raises(ParameterError, match=r"did you mean parameters\.yaml"):
+        read_yaml(tmp_path / "paramters.yaml")
 
 
 def test_read_yaml_dates_stay_text(write):

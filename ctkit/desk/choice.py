@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NUMBER = r"\d(?:_?\d)*"
 _RANGE = rf"(?:{_NUMBER}\s*-\s*(?:{_NUMBER})?|-\s*{_NUMBER})"
 _LOG = re.compile(rf"(.+?)\s*:\s*({_RANGE}(?:\s*,\s*{_RANGE})*)", re.DOTALL)
-_SIZE = re.compile(rf"size\s*(>=|<=|=)\s*({_NUMBER})", re.IGNORECASE)
+_SIZE = re.compile(rf"size\s*(>=|<=|==?|>|<)\s*({_NUMBER})", re.IGNORECASE)
 
 _HINT = "write a choice like 'argon: 3600-4801, 9000-; willow; size>=2'"
 _NAMED = 8
@@ -57,7 +57,8 @@ class GapChoice:
       the parameter `log_filter`; it must fit one log.
     - Ranges have commas between them. ``3600-4801`` are the indices from 3600 on, before 4801; ``9000-`` and ``-4801``
       are open at one end. A gap that reaches beyond a range is cut there.
-    - ``size>=N``, ``size<=N`` and ``size=N`` choose gaps by the entries that are missing in the whole gap.
+    - ``size>=N``, ``size>N``, ``size<=N``, ``size<N`` and ``size=N`` choose gaps by the entries that are missing in the
+      whole gap.
     - ``all``, or an empty text, chooses everything, ``none`` nothing.
 
     Attributes
@@ -102,7 +103,8 @@ class GapChoice:
         logs, sizes = [], []
         for part in parts:
             if size := _SIZE.fullmatch(part):
-                sizes.append((size[1], _index(size[2], part)))
+                sign, number = size[1], _index(size[2], part)
+                sizes.append({">": (">=", number + 1), "<": ("<=", number - 1)}.get(sign, (sign, number)))
             elif part.casefold() not in ("all", "none"):
                 logs.append(_read_log(part))
             elif len(parts) > 1:

@@ -202,6 +202,9 @@ class GapPreview(LiveWidget):
         elif what == "refresh":
             self.refresh()
         elif what == "save":
+            # What is typed is meant, also if it was not chosen before.
+            if content["spec"] != self.spec:
+                self.choose(GapChoice.parse(content["spec"]))
             path = self.save(content["path"]).absolute()
             self.note = visible(f"saved in {path}; next: ctkit backfill -f {shlex.quote(content['path'])}")
             self.record()
@@ -265,8 +268,10 @@ class GapPreview(LiveWidget):
             ranges[lane.url] = ()
         else:
             start, end = max(int(content["start"]), lane.start), min(int(content["end"]), lane.end)
+            if start >= end:
+                return  # nothing of the lane; no range at all would be all of it
             known = ranges.get(lane.url, ()) if content.get("add") else ()
-            ranges[lane.url] = (*known, (start, end)) if start < end else known
+            ranges[lane.url] = (*known, (start, end))
         self._choose_logs(ranges)
 
     def _show(self) -> None:

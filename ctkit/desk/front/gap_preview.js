@@ -245,7 +245,7 @@ function render({ model, el: element }) {
   const onEnter = (act) => (event) => event.key === "Enter" && act();
   const button = (text, act) => el("button", { type: "button", onclick: act }, text);
   const typed = () => send("choose", { spec: spec.value });
-  const save = () => send("save", { path: path.value });
+  const save = () => send("save", { path: path.value, spec: spec.value });
   const [filter, filterLabel] = field("Filter logs", { type: "search", oninput: () => showRows() });
   const resize = () => send("size", { smallest: size.value || 1 });
   const [size, sizeLabel] = field("Smallest gap", { type: "number", min: 1, value: 1, onchange: resize });
