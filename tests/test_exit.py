@@ -34,8 +34,8 @@ def test_no_thread_of_arrow_is_given_memory(path):
             continue
         words = [ast.unparse(word) for word in (*call.args, *call.keywords)]
         name, owner = call.func.attr, ast.unparse(call.func.value)
-        # `questions` groups in the engine.
-        threaded = name == "to_pandas" or (name == "group_by" and path.stem != "questions")
+        # Those group in the engine.
+        threaded = name == "to_pandas" or (name == "group_by" and path.stem not in ("questions", "certificates"))
         threaded = threaded and "use_threads=False" not in words
         scanned = owner.startswith("connection") and name == "register" and "__arrow_c_stream__" not in words[1]
         if threaded or scanned or name in ("read_table", "PythonFile", "dataset"):

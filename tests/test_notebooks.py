@@ -308,7 +308,7 @@ def test_backfill_when_a_log_is_down(world):
 
     assert code == 1
     assert result(book, "act")["missing"] == 250
-    assert f"<td>{gone}</td>" in outputs(book, "act")[-1]["text/html"]
+    assert f">{gone}</td>" in outputs(book, "act")[-1]["text/html"]
     (error,) = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert error.ename == "LogUnavailableError"
     assert "250 entries are still missing" in error.evalue
@@ -337,7 +337,7 @@ def test_update_when_a_log_is_down(world):
 
     assert code == 1
     assert (result(book, "act")["missing"], result(book, "act")["new_rows"]) == (250, MISSING - 250)
-    assert f"<td>{gone}</td>" in outputs(book, "act")[-1]["text/html"]
+    assert f">{gone}</td>" in outputs(book, "act")[-1]["text/html"]
     (error,) = [output for cell in book.cells for output in cell.get("outputs", []) if output.output_type == "error"]
     assert error.ename == "UpdateError"
     # What happened and what to do, without a traceback.

@@ -82,7 +82,7 @@ def test_a_widget_is_a_view_and_a_record_that_follows_it(counter, outputs):
     """What the saved notebook says is what was done last."""
     counter._ipython_display_()
     view, record = outputs
-    assert view.keys() == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert view.keys() == {"application/vnd.jupyter.widget-view+json"}
     assert str(record) == "clicks clicked=0"
 
     counter._received({"do": "count"})

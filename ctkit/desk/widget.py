@@ -93,7 +93,9 @@ class LiveWidget(anywidget.AnyWidget):
 
     def _ipython_display_(self, **_: Any) -> None:
         view, metadata = super()._repr_mimebundle_() or ({}, {})
-        display(view | {"text/plain": ""}, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
+        # Where there can be no view, there is the record, and no text in its place.
+        view.pop("text/plain", None)
+        display(view, metadata=metadata, raw=True)  # type: ignore[no-untyped-call]
         # All cells that show the widget have one record: each update reaches all of them.
         display_id = True if self._record is None else self._record.display_id
         self._record = display(_Record(self), display_id=display_id)  # type: ignore[no-untyped-call]

@@ -50,8 +50,6 @@ MERGED_ID = "ctkit.merged_id"
 """Commit metadata of main: the id of the staging table that the commit's rows came from."""
 
 SAMPLE_ROWS = 20
-SAMPLE_COLUMNS = ("source_name", "cert_index", "update_type", "seen", "all_domains", "issuer_aggregated")
-"""What a preview shows of each row of its sample."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +70,7 @@ class MergePreview(Report):
     summary
         By log and date: ``source_url, source_name, seen_date, first_index, last_index, rows, inserted, skipped``.
     sample
-        Some of the rows that would be inserted, without `as_der` and `chain`.
+        Some of the rows that would be inserted, with the columns that say something.
     doubts
         What makes staging look like a main table. If there is anything, a merge must be confirmed.
     adopted
@@ -80,8 +78,7 @@ class MergePreview(Report):
     conflicting
         Some of the rows that contradict, as staging has them: ``source_url, cert_index, subject_aggregated, sha256``.
     staging_id, main_id
-        The tables' ids in the Delta log: another table may come to the same folder and version. None for a main that
-        does not exist yet.
+        Their ids in the Delta log, for another table may come to the same folder and version; None without a table.
     """
 
     staging: str
@@ -134,7 +131,7 @@ class MergePreview(Report):
             "look twice: is this the staging table?": pd.DataFrame({"because": self.doubts}),
             "staged rows that contradict the row that stays": self.conflicting,
             "by log and date": self.summary,
-            "sample of what would be inserted": self.sample[[name for name in self.sample if name in SAMPLE_COLUMNS]],
+            "sample of what would be inserted": self.sample,
         }
 
 
@@ -410,15 +407,13 @@ def _added_since(main: DeltaTable, version: int) -> list[str]:
 
 
 def _check_expected(expected: MergePreview, staging: DeltaTable, main: DeltaTable) -> None:
-    shown = (
-        (staging, expected.staging, expected.staging_version, expected.staging_id),
-        (main, expected.main, expected.main_version, expected.main_id),
-    )
-    for table, folder, version, table_id in shown:
+    of_staging = staging, expected.staging, expected.staging_version, expected.staging_id
+    of_main = main, expected.main, expected.main_version, expected.main_id
+    for table, folder, version, table_id in (of_staging, of_main):
         if folder and folder != folder_of(table):
             raise StalePreviewError(folder_of(table), f"was not previewed, {folder} was. Preview again")
         if table.version() != (version or 0):
             message = f"was previewed at version {version} and is at {table.version()} now. Preview again"
             raise StalePreviewError(folder_of(table), message)
         if table_id not in (None, str(table.metadata().id)):
-            raise StalePreviewError(folder_of(table), "is another table than the one that was previewed. Preview again")
+            raise StalePreviewError(folder_of(table), "is another table than was previewed. Preview again")

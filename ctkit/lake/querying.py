@@ -233,7 +233,7 @@ def define_table(connection: ibis.BaseBackend, name: str, rows: Any) -> ir.Table
 
 def define_stream(connection: ibis.BaseBackend, name: str, rows: pa.RecordBatchReader) -> ir.Table:
     """Define a view of rows that are still to come; return it. It can be asked once."""
-    connection.con.register(name, rows)
+    connection.con.register(name, rows.__arrow_c_stream__())
     return connection.table(name)
 
 
