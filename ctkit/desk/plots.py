@@ -42,12 +42,11 @@ class Picture(Figure):
     """A matplotlib figure that a notebook shows without pyplot, which keeps every figure in memory."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        width, height = self.get_size_inches() * self.dpi
         # The picture has few colours, and the notebook keeps it.
         with Image.open(BytesIO(self._saved("png"))) as drawn:
             small = BytesIO()
             drawn.quantize(16, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE).save(small, "png")
-        return small.getvalue(), {"width": round(width), "height": round(height)}
+            return small.getvalue(), {"width": drawn.width, "height": drawn.height}
 
     def _repr_svg_(self) -> str:
         # Texts stay texts, and the same picture is the same file.
