@@ -332,6 +332,10 @@ class RangeSet:
             start = int(edges[-1])
 
 
+NOTHING = RangeSet.of()
+"""No index at all."""
+
+
 def runs_of(index: Int64s) -> tuple[Int64s, Int64s]:
     """Return the starts and ends of ranges that hold each index as often as it is given, in any order.
 

@@ -21,7 +21,7 @@ from ctkit.desk.wording import counted, in_time
 from ctkit.errors import ParameterError
 from ctkit.jobs.plan import Plan
 from ctkit.logs.published_lists import PUBLISHED
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
 
 _WIDTH, _HEIGHT = 320, 20
@@ -29,8 +29,6 @@ _WIDTH, _HEIGHT = 320, 20
 
 SHOWN = 12
 """Lanes that stand open; the others can be opened."""
-
-_NOTHING = RangeSet.of()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -78,7 +76,7 @@ class ChosenGaps(Report):
 
     def line_of(self, lane: Lane) -> dict[str, str]:
         """Return what is to be said of a log."""
-        chosen = self.chosen.get(lane.url, _NOTHING)
+        chosen = self.chosen.get(lane.url, NOTHING)
         plans = {log.source_url: log for log in self.plan.logs} if self.plan else {}
         plan = plans.get(lane.url)
         return {
@@ -114,7 +112,7 @@ class ChosenGaps(Report):
         # Of the whole stretch, wherever the analyst has zoomed to.
         bar = ""
         if lane.size:
-            bins = lane.bins(lane.start, lane.end, self.chosen.get(lane.url, _NOTHING), count=_WIDTH)
+            bins = lane.bins(lane.start, lane.end, self.chosen.get(lane.url, NOTHING), count=_WIDTH)
             bar = (
                 f"<img style='width:{_WIDTH}px;max-width:none;height:{_HEIGHT}px' alt='{html.escape(lane.caption())}' "
                 f"src='data:image/png;base64,{_png_of(paint(bins, _HEIGHT))}'>"

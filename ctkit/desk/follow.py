@@ -27,7 +27,7 @@ from ctkit.lake.locks import lock_steps
 from ctkit.lake.table import files_of, find_table, table_path
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 from ctkit.report import Report, frame_of
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
@@ -334,7 +334,7 @@ class Follower:
             self._untidied += 1
         for hole in steps.filled.holes if steps.filled else ():
             if hole.lasting:
-                ranges = [RangeSet.of((hole.start, hole.end)), self._in_vain.get(hole.source_url, RangeSet.of())]
+                ranges = [RangeSet.of((hole.start, hole.end)), self._in_vain.get(hole.source_url, NOTHING)]
                 self._in_vain[hole.source_url] = RangeSet.joined(ranges)
         self._judge(steps, within, find_holdings(replace(now, main=main, staging=staging)))
         if self._untidied >= ROUNDS_PER_TIDY:

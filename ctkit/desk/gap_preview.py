@@ -17,15 +17,13 @@ from ctkit.desk.widget import LiveWidget
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.jobs.plan import Plan
 from ctkit.lake.gaps import check_gaps, gaps_of
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 from ctkit.visible import visible
 
 HEIGHT = 24
 """Pixels of a lane on the screen."""
 
 _STALE = "the tables may have changed since; look again"
-
-_NOTHING = RangeSet.of()
 
 
 class GapPreview(LiveWidget):
@@ -289,7 +287,7 @@ class GapPreview(LiveWidget):
         self, lane: Lane, report: ChosenGaps, ranges: Mapping[str, tuple[tuple[int, int | None], ...]]
     ) -> dict[str, Any]:
         start, end = self._zoom.get(lane.url, (lane.start, lane.end))
-        bins = lane.bins(start, end, self._chosen.get(lane.url, _NOTHING))
+        bins = lane.bins(start, end, self._chosen.get(lane.url, NOTHING))
         return {
             **report.line_of(lane),
             # Which log it is, as the front end gives it back; it shows the title.

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from ctkit.desk.gap_report import GapReport
 from ctkit.lake.coverage import find_covered, find_repeated
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 
 
 class Holding(NamedTuple):
@@ -47,7 +47,7 @@ def find_holdings(report: GapReport) -> dict[str, Holding]:
     repeated = {} if report.main is None else find_repeated(stretches, report.main)
     found = {}
     for url, (start, end) in stretches.items():
-        held, staged = (covered.get(url, RangeSet.of()).between(start, end) for covered in (main, staging))
+        held, staged = (covered.get(url, NOTHING).between(start, end) for covered in (main, staging))
         missing = RangeSet.joined((held, staged)).missing(start, end)
-        found[url] = Holding(start, end, held, staged.minus(held), missing, repeated.get(url, RangeSet.of()))
+        found[url] = Holding(start, end, held, staged.minus(held), missing, repeated.get(url, NOTHING))
     return found

@@ -14,13 +14,11 @@ from ctkit.desk.wording import counted, in_bytes, in_percent, in_time
 from ctkit.jobs.plan import Plan, plan_ranges
 from ctkit.lake.gaps import ranges_by_log
 from ctkit.logs.log import Log
-from ctkit.ranges import Int64s, RangeSet
+from ctkit.ranges import NOTHING, Int64s, RangeSet
 from ctkit.visible import visible
 
 BINS = 1000
 """Bins of a lane: about a pixel each."""
-
-_NOTHING = RangeSet.of()
 
 
 class Bins(NamedTuple):
@@ -80,8 +78,8 @@ class Lane:
     name: str
     start: int = 0
     end: int = 0
-    missing: RangeSet = _NOTHING
-    staged: RangeSet = _NOTHING
+    missing: RangeSet = NOTHING
+    staged: RangeSet = NOTHING
     beyond: int = 0
     left: int = 0
     why: str = ""
@@ -92,7 +90,7 @@ class Lane:
         """Entries of the stretch."""
         return self.end - self.start
 
-    def bins(self, start: int, end: int, chosen: RangeSet = _NOTHING, *, count: int = BINS) -> Bins:
+    def bins(self, start: int, end: int, chosen: RangeSet = NOTHING, *, count: int = BINS) -> Bins:
         """Return what the part ``[start, end)`` of the stretch has, in `count` bins at most.
 
         Parameters
@@ -153,8 +151,8 @@ class Lanes:
                 url,
                 label(url, names),
                 *stretch,
-                missing.get(url, _NOTHING),
-                report.staged.get(url, _NOTHING),
+                missing.get(url, NOTHING),
+                report.staged.get(url, NOTHING),
                 report.beyond.get(url, 0),
                 left.get(url, 0),
             )
@@ -184,7 +182,7 @@ class Lanes:
         lanes = []
         missing = ranges_by_log(gaps)
         for url in {**within, **missing}:
-            found = missing.get(url, _NOTHING)
+            found = missing.get(url, NOTHING)
             first, last = (int(found.starts[0]), int(found.ends[-1])) if len(found) else (0, 0)
             start, end = within.get(url, (first, last))
             if start is None:

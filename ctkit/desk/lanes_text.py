@@ -8,7 +8,7 @@ from rich.text import Text
 
 from ctkit.desk.lanes import COLOURS, Lane, Lanes, levels
 from ctkit.desk.wording import in_percent
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 """How much of a column is missing: nothing, or from little to all."""
@@ -18,8 +18,6 @@ HELD, STAGED, LEFT_OUT = "─", "░", "▒"
 
 _NARROWEST = 24
 """Columns of a lane on a terminal of 80; on a wider one it has the rest."""
-
-_NOTHING = RangeSet.of()
 
 
 def draw_lanes(lanes: Lanes, chosen: Mapping[str, RangeSet], *, width: int) -> list[RenderableType]:
@@ -44,10 +42,10 @@ def draw_lanes(lanes: Lanes, chosen: Mapping[str, RangeSet], *, width: int) -> l
             continue
         name = Text.assemble(lane.name, "\n", (f"{lane.start:,} to {lane.end:,}", "dim"))
         missing = f"{lane.missing.size:,}\n{in_percent(lane.missing.size, lane.size)}"
-        bar = draw_lane(lane, chosen.get(lane.url, _NOTHING), columns)
+        bar = draw_lane(lane, chosen.get(lane.url, NOTHING), columns)
         table.add_row(name, bar, missing, f"{lane.staged.size:,}" if len(lane.staged) else "")
     signs = {HELD: "held", STAGED: "staged", HEIGHTS[1] + HEIGHTS[4] + HEIGHTS[8]: "missing, from little to all"}
-    if any(chosen.get(lane.url, _NOTHING).size < lane.missing.size for lane in lanes.lanes):
+    if any(chosen.get(lane.url, NOTHING).size < lane.missing.size for lane in lanes.lanes):
         signs[LEFT_OUT] = "missing, not all of it chosen"
     key = "  ".join(f"{sign} {meaning}" for sign, meaning in signs.items())
     return [table, "", Text(key, "dim")] if lanes.lanes else []

@@ -16,7 +16,7 @@ from ctkit.errors import LogError, LogUnavailableError
 from ctkit.lake.coverage import find_covered, logs_in
 from ctkit.lake.querying import source_names
 from ctkit.lake.table import find_table
-from ctkit.ranges import END, RangeSet
+from ctkit.ranges import END, NOTHING
 from ctkit.report import Report, frame_of
 from ctkit.urls import canonical_url
 
@@ -165,7 +165,7 @@ def list_logs(parameters: Parameters) -> LogListing:
     found = []
     for log in choice.logs:
         url = canonical_url(log.url)
-        about, indices = described.get(url), covered.get(url, RangeSet.of())
+        about, indices = described.get(url), covered.get(url, NOTHING)
         found.append(
             ListedLog(
                 name=log.name or url,

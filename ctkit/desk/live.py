@@ -9,7 +9,7 @@ from deltalake import DeltaTable
 
 from ctkit.lake.coverage import find_covered, first_and_last
 from ctkit.paths import local_path
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -70,7 +70,7 @@ def leave_to_server(
     left = {}
     for url, stretch in stretches.items():
         start, end = within[url]
-        covered = rows.get(url, RangeSet.of()).between(*stretch)
+        covered = rows.get(url, NOTHING).between(*stretch)
         known = int(covered.ends[-1]) if len(covered) else 0
         if known < end:
             within[url] = (None if start is None else min(start, known), known)

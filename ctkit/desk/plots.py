@@ -18,7 +18,7 @@ from ctkit.desk.lanes import COLOURS, Lane, Lanes, paint
 from ctkit.desk.wording import counted
 from ctkit.errors import ParameterError
 from ctkit.lake.gaps import Within, check_gaps, ranges_by_log
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 from ctkit.urls import canonical_url
 
 MOST_LOGS = 100
@@ -34,8 +34,6 @@ _LONGEST_NAME, _LONGEST_CAPTION = 34, 46
 
 _TEXT = "#767676"
 """Can be read on white and on black: the picture has no background."""
-
-_NOTHING = RangeSet.of()
 
 
 class Picture(Figure):
@@ -118,7 +116,7 @@ def _draw(lanes: Lanes, chosen: Mapping[str, RangeSet]) -> Picture:
         middle = row + 0.5
         axes.text(0.005, middle, _shortened(lane.name, _LONGEST_NAME), size=9, **plain)
         if lane.size:
-            _draw_bar(axes, row, lane, chosen.get(lane.url, _NOTHING))
+            _draw_bar(axes, row, lane, chosen.get(lane.url, NOTHING))
             axes.text(0.995, middle, f"{lane.start:,} to {lane.end:,}", size=8, ha="right", **plain)
         axes.text(_RIGHT + 0.01, middle, _shortened(lane.caption(), _LONGEST_CAPTION), size=8, **plain)
     if not shown:

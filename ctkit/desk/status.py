@@ -20,7 +20,7 @@ from ctkit.lake.coverage import find_covered, first_and_last, without_unreadable
 from ctkit.lake.provenance import read_statements
 from ctkit.lake.recorded import LastCommit, find_recorded, heads_by_time, last_commit
 from ctkit.lake.table import files_of, table_path
-from ctkit.ranges import END, RangeSet
+from ctkit.ranges import END, NOTHING, RangeSet
 from ctkit.report import Report, frame_of
 from ctkit.urls import canonical_url
 from ctkit.visible import first_of
@@ -258,7 +258,7 @@ def find_status(parameters: Parameters) -> StatusReport:
             if not parameters.by_state and url not in gap_report.ends and url not in gap_report.left_to_server:
                 known.append((time.time(), gap_report.within[url][1]))
             name = gap_report.chosen.names.get(url, url)
-            logs.append(_status_of(url, name, holding, recorded.get(url, RangeSet.of()), _growth(known)))
+            logs.append(_status_of(url, name, holding, recorded.get(url, NOTHING), _growth(known)))
         unavailable = (*gap_report.unavailable, *_just_begun(gap_report, holdings))
         unknown = {error.url for error in unavailable} | gap_report.undone.keys()
         covered = find_covered(dict.fromkeys(unknown - holdings.keys(), (0, END)), main)

@@ -21,7 +21,7 @@ from ctkit.lake.provenance import Provenance, metadata_of
 from ctkit.logs.deadline import POLL
 from ctkit.logs.fetch import ask, fetch_blocks, unanswered
 from ctkit.logs.log import Log
-from ctkit.ranges import RangeSet
+from ctkit.ranges import NOTHING, RangeSet
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError
 from ctkit.wire.entries import EntryBlock
@@ -161,7 +161,7 @@ class Fetching:
                 yield error
                 return
         if len(left):
-            self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, RangeSet.of())])
+            self.left[log.url] = RangeSet.joined([left, self.left.get(log.url, NOTHING)])
             self._limits["max_requests"] |= self._requests.refused
             self._limits["deadline"] |= self._expired
             self._limits["stop"] |= self._stop.is_set() and not self._expired

@@ -24,7 +24,7 @@ from ctkit.lake.files import FileBounds
 from ctkit.lake.keys import NO_KEY, key_batches
 from ctkit.lake.remembered import BLOCKS, RUNS, recall, remember
 from ctkit.lake.table import folder_of
-from ctkit.ranges import END, Int64s, RangeSet
+from ctkit.ranges import END, NOTHING, Int64s, RangeSet
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -101,7 +101,7 @@ def find_staged(
     # Of main, only what may be staged, too.
     spans = {url: (int(rows.starts[0]), int(rows.ends[-1])) for url, rows in staged.items() if len(rows)}
     held = find_covered(spans, main) if spans else {}
-    found = {url: staged[url].minus(held.get(url, RangeSet.of()).between(*span)) for url, span in spans.items()}
+    found = {url: staged[url].minus(held.get(url, NOTHING).between(*span)) for url, span in spans.items()}
     return {url: rows for url, rows in found.items() if len(rows)}
 
 

@@ -23,7 +23,7 @@ from ctkit.lake.keys import Keys, keys_in, read_keys
 from ctkit.lake.provenance import Statement, proven_in
 from ctkit.lake.reasons import first_line
 from ctkit.lake.table import as_der_type, folder_of
-from ctkit.ranges import END, Int64s, RangeSet, runs_of
+from ctkit.ranges import END, NOTHING, Int64s, RangeSet, runs_of
 from ctkit.schema import KEY
 
 ROWS_PER_BATCH = 4096
@@ -112,13 +112,12 @@ def read_evidence(
             damaged[os.path.relpath(file, folder)] = first_line(error)
             rows = _read_indices(file, urls)
         for url, (index, altered) in rows.items():
-            stretches = proven[file].get(url, _NONE) if sound and file in proven else _NONE
+            stretches = proven[file].get(url, NOTHING) if sound and file in proven else NOTHING
             shown = RangeSet.holding(index).intersect(stretches)
             found[url].append(Rows(*runs_of(index), shown, RangeSet.holding(altered)))
     return {url: _together(parts) for url, parts in found.items()}, damaged
 
 
-_NONE = RangeSet.of()
 _UNREADABLE = (OSError, ValueError, KeyError, pa.ArrowException)
 
 

@@ -16,7 +16,7 @@ from ctkit.arguments import Index, WholeNumber, checked, shown
 from ctkit.errors import ParameterError
 from ctkit.lake.coverage import find_covered
 from ctkit.lake.table import check_features, files_of, folder_of
-from ctkit.ranges import END, LARGEST_TREE, Int64s, RangeSet
+from ctkit.ranges import END, LARGEST_TREE, NOTHING, Int64s, RangeSet
 from ctkit.schema import GAP_SCHEMA, KEY
 from ctkit.urls import canonical_url
 
@@ -69,8 +69,6 @@ if TYPE_CHECKING:
     TableOrRows: TypeAlias = DeltaTable | ir.Table
 else:
     TableOrRows = Annotated[Any, PlainValidator(_check_rows)]
-
-_NOTHING = RangeSet.of()
 
 _LOOKED_AT = b"ctkit.looked_at"
 """Metadata of a gap table: JSON of folder -> version of the tables that it was found in."""
@@ -131,7 +129,7 @@ def find_gaps(
     by_log = find_covered(stretches, main, staging)
     found = {}
     for url, (start, ceiling) in sorted(asked.items()):
-        covered = by_log.pop(url, _NOTHING)
+        covered = by_log.pop(url, NOTHING)
         if start is None or internal_only:
             if not len(covered):
                 continue
@@ -177,7 +175,7 @@ def without(gaps: pa.Table, ranges: Mapping[str, RangeSet]) -> pa.Table:
     >>> without(gaps, {"https://ct.example.com/2026h2": RangeSet.of((5, 7))}).to_pylist()
     [{'source_url': 'https://ct.example.com/2026h2', 'start': 7, 'end': 8}]
     """
-    left = {url: found.minus(ranges.get(url, _NOTHING)) for url, found in ranges_by_log(gaps).items()}
+    left = {url: found.minus(ranges.get(url, NOTHING)) for url, found in ranges_by_log(gaps).items()}
     return gaps_of(left, gaps.schema.metadata)
 
 

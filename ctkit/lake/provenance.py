@@ -18,7 +18,7 @@ from ctkit.lake.digests import digest_in
 from ctkit.lake.overlap import MEMORY
 from ctkit.lake.querying import define_rows, reading
 from ctkit.lake.table import files_of, folder_of
-from ctkit.ranges import LARGEST_TREE, Int64s, RangeSet
+from ctkit.ranges import LARGEST_TREE, NOTHING, Int64s, RangeSet
 from ctkit.visible import get_logger
 
 logger = get_logger(__name__)
@@ -245,7 +245,7 @@ def proven_in(statements: Iterable[Statement]) -> dict[str, dict[str, RangeSet]]
         proven = _proven_stretches(statement.records)
         for file in filter(digest_in, statement.files):
             for url, stretches in proven.items():
-                found[file][url] = RangeSet.joined([stretches, found[file].get(url, RangeSet.of())])
+                found[file][url] = RangeSet.joined([stretches, found[file].get(url, NOTHING)])
     return found
 
 
@@ -304,7 +304,7 @@ def carried_rows(statements: Iterable[Statement], rows: Iterable[tuple[str, str,
         index = index[(index >= 0) & (index < LARGEST_TREE)]
         # Of each row: the number of what proves it; 0 for nothing, also where another record contradicts.
         said = np.zeros(len(index), np.int64)
-        open_ = proven_in(of_files[file]).get(file, {}).get(url, RangeSet.of()).contains(index)
+        open_ = proven_in(of_files[file]).get(file, {}).get(url, NOTHING).contains(index)
         for record in (record for statement in of_files[file] for record in statement.records):
             if record.source_url == url and record.verified == "entries":
                 if (number := numbers.setdefault(_said(record), len(numbers) + 1)) > len(proofs):

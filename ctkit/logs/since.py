@@ -3,9 +3,7 @@
 import numpy as np
 
 from ctkit.logs.log import Log
-from ctkit.ranges import Int64s, RangeSet
-
-_NONE = RangeSet.of()
+from ctkit.ranges import NOTHING, Int64s
 
 
 def first_since(log: Log, moment: int, size: int) -> int:
@@ -38,7 +36,7 @@ def first_since(log: Log, moment: int, size: int) -> int:
     first, end = 0, size
     while first < end:
         middle = (first + end) // 2
-        if log.get_entries(middle, middle + 1, _NONE).timestamp[0] < moment:
+        if log.get_entries(middle, middle + 1, NOTHING).timestamp[0] < moment:
             first = middle + 1
         else:
             end = middle
@@ -55,6 +53,6 @@ def _timestamps(log: Log, start: int, end: int) -> Int64s:
     """Return the timestamps of the entries ``[start, end)``."""
     parts = []
     while start < end:
-        parts.append(log.get_entries(start, end, _NONE).timestamp)
+        parts.append(log.get_entries(start, end, NOTHING).timestamp)
         start += len(parts[-1])
     return np.concatenate(parts)
