@@ -5,9 +5,11 @@ import inspect
 import re
 import reprlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import cache, wraps
 from numbers import Integral
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -202,6 +204,20 @@ def did_you_mean(word: str, known: Sequence[str]) -> str:
     """Return a question that suggests the most similar known word; "" if none is similar."""
     close = difflib.get_close_matches(word, known, n=1)
     return f"did you mean {close[0]}?" if close else ""
+
+
+def named_alike(path: Path, is_one: Callable[[Path], bool]) -> str:
+    """Return a question that suggests what lies beside a path that does not exist; "" if nothing is called alike.
+
+    Parameters
+    ----------
+    is_one
+        Whether something is of the kind that is wanted, such as `pathlib.Path.is_dir`.
+    """
+    # Where nobody may look, there is nothing to suggest.
+    with suppress(OSError):
+        return did_you_mean(path.name, sorted(each.name for each in path.absolute().parent.iterdir() if is_one(each)))
+    return ""
 
 
 def shown(value: object) -> str:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.arguments import checked, did_you_mean
+from ctkit.arguments import checked, named_alike
 from ctkit.desk.ceilings import ask_sizes, read_served, with_ceiling
 from ctkit.desk.choice import GapChoice
 from ctkit.desk.chosen_logs import NamedLogs, choose_logs, why_unusable
@@ -382,7 +382,7 @@ def _named_alike(path: str) -> str:
     wanted = Path(local_path(path)).absolute()
     if not wanted.parent.is_dir():
         return f"(nor does the folder {wanted.parent})"
-    alike = did_you_mean(wanted.name, sorted(each.name for each in wanted.parent.iterdir() if each.is_dir()))
+    alike = named_alike(wanted, Path.is_dir)
     return f"({alike})" if alike else ""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from ctkit.arguments import did_you_mean, shown
+from ctkit.arguments import named_alike, shown
 from ctkit.errors import ParameterError
 from ctkit.logs.published_lists import PUBLISHED
 from ctkit.paths import local_path
@@ -73,8 +73,7 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader)
     except (OSError, UnicodeDecodeError) as error:
-        beside = path.absolute().parent
-        alike = did_you_mean(path.name, sorted(os.listdir(beside))) if not path.exists() and beside.is_dir() else ""
+        alike = named_alike(path, Path.is_file) if isinstance(error, FileNotFoundError) else ""
         reason = error.strerror if isinstance(error, OSError) else error
         raise ParameterError(f"{path} cannot be read ({reason}); {alike or 'name another file'}") from error
     except NO_YAML as error:
