@@ -13,10 +13,10 @@ from deltalake import DeltaTable
 
 from ctkit.desk.parameter_files import STARTS
 from ctkit.desk.parameters import LogParameter, Parameters
-from ctkit.errors import LogError, LogUnavailableError, ParameterError
+from ctkit.errors import LogError, ParameterError
 from ctkit.lake.coverage import first_and_last
 from ctkit.lake.starts import Bounds, remembered
-from ctkit.logs.ask_each import ask_alive, ask_each
+from ctkit.logs.ask_each import ask_alive
 from ctkit.logs.log import Log
 from ctkit.logs.since import first_since
 from ctkit.urls import canonical_url
@@ -228,14 +228,12 @@ def _ask_since(
         moment = datetime.combine(dated[log.url], time(), UTC)
         return first_since(log, int(moment.timestamp() * 1000), ceilings[log.url])
 
+    def is_alive(log: Log) -> bool:
+        # One that gives entries, however slowly, is.
+        return log.pace.limited or (log.entry_bytes is not None and not log.in_trouble)
+
     logs = [log for log in open_logs() if log.url in dated]
     seconds = SECONDS_TO_SEARCH if deadline is None else min(SECONDS_TO_SEARCH, deadline)
-    answers = ask_alive(ask, logs, seconds=seconds, deadline=deadline)
-    slow = [
-        log
-        for log, answer in answers.items()
-        if isinstance(answer, LogUnavailableError) and log.entry_bytes is not None and not log.in_trouble
-    ]
-    answers |= zip(slow, ask_each(ask, slow, seconds=deadline), strict=True)
+    answers = ask_alive(ask, logs, seconds=seconds, deadline=deadline, is_alive=is_alive)
     found = {log.url: index for log, index in answers.items() if not isinstance(index, LogError)}
     return found, tuple(answer for answer in answers.values() if isinstance(answer, LogError))

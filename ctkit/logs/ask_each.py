@@ -48,13 +48,24 @@ def ask_each(ask: Callable[[T], R], targets: Sequence[T], *, seconds: float | No
             stop.set()
 
 
+def _is_limited(log: Log) -> bool:
+    """Return whether a log's host limits its rate (429)."""
+    return log.pace.limited
+
+
 def ask_alive(
-    ask: Callable[[Log], R], logs: Sequence[Log], *, seconds: float, deadline: float | None
+    ask: Callable[[Log], R],
+    logs: Sequence[Log],
+    *,
+    seconds: float,
+    deadline: float | None,
+    is_alive: Callable[[Log], bool] = _is_limited,
 ) -> dict[Log, R | LogError]:
     """Ask all logs at once for so many seconds, so that one that fails or hangs delays no other for longer.
 
-    A host that limits its rate (429) is alive: its logs get the time that they need, within the `deadline`.
+    Those that are alive and could not answer in time then get the time that they need, within the `deadline`: of a
+    host that limits its rate (429), or as `is_alive` says.
     """
     answers = dict(zip(logs, ask_each(ask, logs, seconds=seconds), strict=True))
-    waiting = [log for log, answer in answers.items() if isinstance(answer, LogUnavailableError) and log.pace.limited]
+    waiting = [log for log, answer in answers.items() if isinstance(answer, LogUnavailableError) and is_alive(log)]
     return answers | dict(zip(waiting, ask_each(ask, waiting, seconds=deadline), strict=True))
