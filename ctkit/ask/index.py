@@ -28,7 +28,7 @@ from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.lake.digests import RESTORE
 from ctkit.lake.querying import connect, define_rows, define_stream, define_table, reading
 from ctkit.lake.reasons import first_line
-from ctkit.lake.remembered import read_stored, store
+from ctkit.lake.remembered import about, read_stored, store
 from ctkit.lake.table import add_actions, folder_of
 from ctkit.schema import PARTITION
 from ctkit.visible import get_logger
@@ -222,7 +222,7 @@ def _state_of(path: Path) -> str:
 
 def _known(table: DeltaTable, folder: Path) -> list[_Run]:
     """Return the runs of the index that are there, as they were written."""
-    stored = read_stored(folder / _LIST, _schema_of(table))
+    stored = read_stored(folder / _LIST, about(table, _RUNS))
     runs: dict[str, _Run] = {}
     for row in stored.to_pylist() if stored else []:
         run = runs.setdefault(row["run"], _Run(folder / row["run"], row["state"], [], []))
@@ -236,17 +236,13 @@ def _known(table: DeltaTable, folder: Path) -> list[_Run]:
     return whole
 
 
-def _schema_of(table: DeltaTable) -> pa.Schema:
-    return _RUNS.with_metadata({"ctkit.table_id": str(table.metadata().id)})
-
-
 def _remember(table: DeltaTable, folder: Path, runs: list[_Run]) -> None:
     rows = [
         {"run": run.path.name, "state": run.state, "file": file, "names": names}
         for run in runs
         for file, names in zip(run.files, run.names, strict=True)
     ]
-    store(folder / _LIST, pa.Table.from_pylist(rows, _schema_of(table)), use_dictionary=["run", "state"])
+    store(folder / _LIST, pa.Table.from_pylist(rows, about(table, _RUNS)), use_dictionary=["run", "state"])
 
 
 def _missing(runs: list[_Run], files: Iterable[str]) -> list[str]:

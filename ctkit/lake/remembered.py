@@ -49,7 +49,7 @@ def recall(table: DeltaTable) -> pa.Table:
     """Return what is remembered of a table's files, of any of its versions; an empty table if nothing is."""
     with suppress(RuntimeError):
         path = _path_of(table)
-        if path and (found := read_stored(path, _schema_of(table))):
+        if path and (found := read_stored(path, about(table, BLOCKS))):
             return found
     return BLOCKS.empty_table()
 
@@ -64,7 +64,7 @@ def remember(table: DeltaTable, blocks: pa.Table) -> None:
         if path is None:
             return
         _remove_old(path.parent)
-        blocks = blocks.replace_schema_metadata(_schema_of(table).metadata)
+        blocks = blocks.replace_schema_metadata(about(table, BLOCKS).metadata)
         store(path, blocks, use_dictionary=["file", "source_url"], column_encoding=_ENCODING)
     except (OSError, RuntimeError, ValueError) as error:
         logger.debug("coverage not remembered table=%s reason=%s", folder_of(table), error)
@@ -109,9 +109,9 @@ def _path_of(table: DeltaTable) -> Path | None:
     return cache_path("coverage", folder_of(table))
 
 
-def _schema_of(table: DeltaTable) -> pa.Schema:
-    """Return the schema of what is stored: the table's id tells whether it is still the table at that path."""
-    return BLOCKS.with_metadata({_TABLE_ID: str(table.metadata().id)})
+def about(table: DeltaTable, schema: pa.Schema) -> pa.Schema:
+    """Return the schema of what is stored of a table: its id tells whether it is still the table at that path."""
+    return schema.with_metadata({_TABLE_ID: str(table.metadata().id)})
 
 
 def _remove_old(folder: Path) -> None:
