@@ -176,7 +176,6 @@ def to_json(opened: OpenCertificate) -> dict[str, Any]:
     lists = {name: table for name, table in opened.tables().items() if name != "names" and len(table)}
     return {
         "title": f"{opened.kind} {opened.cert_index:,} of {shortened(opened.source_name or opened.source_url, 200)}",
-        "link": visible(opened.link),
         "facts": [
             [name.replace("_", " "), f"{value:,}" if type(value) is int else shortened(str(value))]
             for name, value in facts.items()

@@ -26,6 +26,17 @@ function link(address, text) {
   return el("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, text);
 }
 
+/** A table of texts. */
+function tableOf(title, { columns, rows }) {
+  return el(
+    "table",
+    {},
+    el("caption", {}, title),
+    el("thead", {}, el("tr", {}, ...columns.map((name) => el("th", { scope: "col" }, name)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value) => el("td", {}, value))))),
+  );
+}
+
 const STATES = {
   loading: "loading …",
   empty: "nothing to show",

@@ -21,16 +21,6 @@ function bar(shown) {
   ];
 }
 
-function table(title, { columns, rows }) {
-  return el(
-    "table",
-    {},
-    el("caption", {}, title),
-    el("thead", {}, el("tr", {}, ...columns.map((name) => el("th", { scope: "col" }, name)))),
-    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value) => el("td", {}, value))))),
-  );
-}
-
 /** What stands below the bar: conflicts, doubts, and what is staged of which log. */
 function details(shown) {
   const parts = [];
@@ -39,7 +29,7 @@ function details(shown) {
     const title = `${count(shown.conflicts)} rows contradict the row that stays`;
     parts.push(el("p", { class: "ctkit-warning" }, `${title}: compare them with open_certificate before you merge.`));
     const name = listed < shown.conflicts ? `the first ${listed} as staged; more in the report` : "as staged";
-    parts.push(el("div", { class: "ctkit-scroll", tabindex: "0" }, table(name, shown.conflicting)));
+    parts.push(el("div", { class: "ctkit-scroll", tabindex: "0" }, tableOf(name, shown.conflicting)));
   }
   if (shown.doubts.length) {
     parts.push(el("p", { class: "ctkit-warning" }, "Look twice: is this the staging table?"));
@@ -47,7 +37,7 @@ function details(shown) {
   }
   if (shown.logs.rows.length) {
     const more = shown.left ? [el("p", {}, `and ${count(shown.left)} more in panel.preview.summary`)] : [];
-    const rows = el("div", { class: "ctkit-scroll", tabindex: "0" }, table("by log and date", shown.logs));
+    const rows = el("div", { class: "ctkit-scroll", tabindex: "0" }, tableOf("by log and date", shown.logs));
     parts.push(el("details", {}, el("summary", {}, "by log and date"), rows, ...more));
   }
   return parts;

@@ -95,14 +95,8 @@ function certificate(opened, names, close) {
   const facts = opened.facts.map(([name, value]) =>
     el("tr", {}, el("th", { scope: "row" }, name), el("td", {}, name === "entry" ? link(value, value) : value))
   );
-  const lists = opened.lists.map(({ title, columns, rows, left }) =>
-    el(
-      "table",
-      {},
-      el("caption", {}, left ? `${title} (${count(left)} more in the report)` : title),
-      el("thead", {}, el("tr", {}, ...columns.map((name) => el("th", { scope: "col" }, name)))),
-      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value) => el("td", {}, value))))),
-    )
+  const lists = opened.lists.map((list) =>
+    tableOf(list.left ? `${list.title} (${count(list.left)} more in the report)` : list.title, list)
   );
   const hex = opened.left ? `hex (the first bytes; ${count(opened.left)} more in report.certificate.der)` : "hex";
   const texts = [[hex, opened.hex], ...(opened.pem ? [["PEM", opened.pem]] : [])].map(([title, text]) =>
