@@ -7,9 +7,9 @@ import pytest
 from blocks import LOG as BLOCK_LOG
 from blocks import block_of, certify
 from cryptography import x509 as library
-from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from rows import LOG, OTHER_LOG, make_rows, make_table
+from test_certificate_view import HOSTILE, KEY
 
 import ctkit
 from ctkit.desk.parameters import Parameters
@@ -18,18 +18,6 @@ from ctkit.errors import ParameterError, TableError
 from ctkit.lake import browse
 from ctkit.lake.write import write_entries
 from ctkit.wire.rows import read_rows
-
-KEY = ec.generate_private_key(ec.SECP256R1())
-HOSTILE = [
-    "",
-    r"$\href{javascript:alert(1)}{click}$",
-    "<script>alert(1)</script>",
-    "moc.elpmaxe\u202e",
-    "\x1b[2Jescape",
-    "a" * 65_536,
-    "'\"&amp;",
-    "\u200bwide",
-]
 
 
 def replaced(rows, **columns):

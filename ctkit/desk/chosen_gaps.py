@@ -5,6 +5,7 @@ import html
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from ctkit.desk.parameter_files import PATHS
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.wording import counted, in_time
 from ctkit.errors import ParameterError
-from ctkit.jobs.plan import Plan
+from ctkit.jobs.plan import LogPlan, Plan
 from ctkit.logs.published_lists import PUBLISHED
 from ctkit.ranges import NOTHING, RangeSet
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
@@ -74,11 +75,13 @@ class ChosenGaps(Report):
         """Return a line for each log."""
         return {"logs": pd.DataFrame([self.line_of(lane) for lane in self.lanes.lanes])}
 
+    @cached_property
+    def _plans(self) -> dict[str, LogPlan]:
+        return {log.source_url: log for log in self.plan.logs} if self.plan else {}
+
     def line_of(self, lane: Lane) -> dict[str, str]:
         """Return what is to be said of a log."""
-        chosen = self.chosen.get(lane.url, NOTHING)
-        plans = {log.source_url: log for log in self.plan.logs} if self.plan else {}
-        plan = plans.get(lane.url)
+        chosen, plan = self.chosen.get(lane.url, NOTHING), self._plans.get(lane.url)
         return {
             "log": lane.name,
             "indices": f"{lane.start:,} to {lane.end:,}" if lane.size else "",

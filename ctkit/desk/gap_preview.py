@@ -274,9 +274,9 @@ class GapPreview(LiveWidget):
 
     def _show(self) -> None:
         """Tell the front end, and the record."""
-        self.verdict = self.report.verdict
-        self.failed = [f"{lane.name}: {lane.why}" for lane in self._model.lanes if lane.failed]
         report, ranges = self.report, self._ranges()
+        self.verdict = report.verdict
+        self.failed = [f"{lane.name}: {lane.why}" for lane in self._model.lanes if lane.failed]
         self.lanes = [self._lane_shown(lane, report, ranges) for lane in self._model.lanes]
         # What is chosen of a stale picture leaves it stale.
         if self.state != "stale":

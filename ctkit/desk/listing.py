@@ -1,6 +1,6 @@
 """The logs of a list, of parameters or of a table: state, size, and how much of each the table has."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -153,7 +153,7 @@ def list_logs(parameters: Parameters) -> LogListing:
     names = source_names(main) if held else {}
     choice = choose_of(parameters, listed, held, {url: names.get(url) for url in held})
     described = {log.url: log for log in listed}
-    logs = ChosenLogs(replace(choice, logs=choice.logs), parameters)
+    logs = ChosenLogs(choice, parameters)
     try:
         asked, unavailable = ask_sizes(logs.opened, parameters.deadline) if parameters.user_agent else ({}, ())
     finally:

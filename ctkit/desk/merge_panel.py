@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 from ctkit.desk.certificate_view import shortened
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.verbs import merge_staged, preview_staged, undo_staged
-from ctkit.desk.widget import LiveWidget
+from ctkit.desk.widget import LiveWidget, told
 from ctkit.errors import CtkitError, StalePreviewError, UnconfirmedMergeError
 from ctkit.lake.merge import MergePreview, MergeReport, preview_merge
 from ctkit.report import Report
@@ -124,7 +124,7 @@ class MergePreviewPanel(LiveWidget):
         try:
             value = merge_staged(self._parameters, expected=self.preview)
         except (StalePreviewError, UnconfirmedMergeError) as error:
-            self._preview_again(note=_told(error))
+            self._preview_again(note=told(error))
         except Exception as error:
             self._fail(error, "merge")
         else:
@@ -196,7 +196,7 @@ class MergePreviewPanel(LiveWidget):
         try:
             self.value = value
         except Exception as error:
-            self.note = f"The tables are as shown here; what observes them failed: {_told(error)}"
+            self.note = f"The tables are as shown here; what observes them failed: {told(error)}"
 
     def _show(self, preview: MergePreview) -> None:
         self.preview = preview
@@ -226,14 +226,14 @@ class MergePreviewPanel(LiveWidget):
         try:
             self._show(preview_staged(self._parameters))
         except CtkitError as error:
-            self.note, self.state = _told(error), "failed"
+            self.note, self.state = told(error), "failed"
         else:
             if note:
                 self.note, self.state = note, "stale"
 
     def _fail(self, error: Exception, what: str) -> None:
         """Show an error: a front end does not show what a click raises."""
-        self.note, self.state = _told(error), "failed"
+        self.note, self.state = told(error), "failed"
         if not isinstance(error, CtkitError):
             logger.exception("%s failed staging=%s main=%s", what, self.preview.staging, self.preview.main)
 
@@ -245,10 +245,6 @@ def _cost(merged: MergeReport) -> str:
     back = f"Undo takes these {merged.inserted:,} rows out of main and puts them into {merged.staging} again"
     lost = f" The {merged.skipped:,} skipped rows do not come back." if merged.skipped else ""
     return visible(f"{back}; nothing is fetched.{lost} It works until something else is committed to main.")
-
-
-def _told(error: Exception) -> str:
-    return visible(f"{type(error).__name__}: {error}")
 
 
 def _outcome(report: Report, *, merged: bool, undo: str, rows: int) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class LiveWidget(anywidget.AnyWidget):
 
     def fail(self, error: Exception) -> None:
         """Show an error: a front end does not show what its messages raise."""
-        self.note = visible(f"{type(error).__name__}: {error}")
+        self.note = told(error)
         self.state = "failed"
         self.record()
         if not isinstance(error, CtkitError):
@@ -102,6 +102,11 @@ class LiveWidget(anywidget.AnyWidget):
 
     def __repr__(self) -> str:
         return str(self.report)
+
+
+def told(error: Exception) -> str:
+    """Return what a widget says of an error."""
+    return visible(f"{type(error).__name__}: {error}")
 
 
 def _read(*names: str) -> str:
