@@ -115,6 +115,8 @@ WRONG = {
         {"within": ("yesterday", None)},
         {"within": (None,)},
         {"kind": "precert"},
+        {"limit": -1},
+        {"limit": "5"},
         {"index_path": 5},
         {"index_path": "table"},
         {"index_path": "table/names"},

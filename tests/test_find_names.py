@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rows import LOG, OTHER_LOG, add_file, as_type, make_rows, make_table
 
 import ctkit
-from ctkit.ask import index
+from ctkit.ask import asking, index
 from ctkit.ask.names import folded, turn, turned
 from ctkit.errors import ParameterError, TableError
 
@@ -189,6 +189,49 @@ def test_dates_and_kinds(main, cache):
         assert answer(ctkit.find_names(main, "com", kind=kind)) == scanned(main, below("com"), kind=kind)
     found = ctkit.search_names(main, "*a*", kind=kind, within=("2026-03-02", None))
     assert answer(found) == scanned(main, lambda name: "a" in name, kind=kind, dates=("2026-03-02", "~"))
+
+
+@settings(max_examples=30)
+@given(data=st.data())
+def test_first_of_many(tmp_path_factory, data):
+    """A limit gives the first rows of all, of however many logs, runs and equal names they are."""
+    folder = tmp_path_factory.mktemp("first")
+    names = st.sampled_from(["a.example.com", "A.example.com", "b.example.com", "example.com", "x.org"])
+    commits = st.lists(st.lists(names, max_size=3), min_size=1, max_size=4)
+    for number, commit in enumerate(data.draw(st.lists(commits, min_size=1, max_size=3))):
+        rows = rows_with(*commit, start=10 * number, url=data.draw(st.sampled_from([LOG, OTHER_LOG])))
+        table = make_table(folder / "main", rows)
+        ctkit.index_names(table, index_path=folder / "names")
+    limit, kind = data.draw(st.integers(0, 8)), data.draw(st.sampled_from([None, "certificate"]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asking, "_STEP", data.draw(st.integers(1, 4)))
+        first = ctkit.find_names(table, "com", limit=limit, kind=kind, index_path=folder / "names").to_pyarrow()
+    whole = ctkit.find_names(table, "com", kind=kind, index_path=folder / "names").to_pyarrow()
+
+    assert first.to_pylist() == whole.to_pylist()[:limit]
+
+
+def test_no_more_than_the_first_are_read(tmp_path, cache, monkeypatch):
+    """What comes after them is not looked at."""
+    table = make_table(tmp_path / "main", rows_with(*[[f"n{at:03}.example.com"] for at in range(100)]))
+    looked = []
+    monkeypatch.setattr(asking, "_STEP", 10)
+    monkeypatch.setattr(
+        asking, "_enough", lambda *given, enough=asking._enough: (looked.append(len(b)) or b for b in enough(*given))
+    )
+
+    assert ctkit.find_names(table, "com", limit=15).count().to_pyarrow().as_py() == 15
+    assert sum(looked) == 20
+    with pytest.raises(ParameterError):
+        ctkit.find_names(table, "com", limit=-1)
+
+
+def test_names_too_long_for_statistics(tmp_path, cache):
+    """Groups of names that Parquet keeps no bounds of are looked into."""
+    names = [f"{letter * 5000}.example.com" for letter in "abc"]
+    table = make_table(tmp_path / "main", rows_with(*[[name] for name in names]))
+
+    assert [row[0] for row in answer(ctkit.find_names(table, names[1]))] == [names[1]]
 
 
 def test_certificates_of_names(main, cache):

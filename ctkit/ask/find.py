@@ -1,7 +1,6 @@
 """Certificates by name, from an index of names."""
 
 import re
-from datetime import date
 from pathlib import Path
 from typing import Literal
 
@@ -9,7 +8,8 @@ import ibis.expr.types as ir
 from deltalake import DeltaTable
 
 from ctkit.arguments import Day, checked
-from ctkit.ask.index import ask_index, update_index
+from ctkit.ask.asking import KEYS, ask_index, names_between
+from ctkit.ask.index import update_index
 from ctkit.ask.names import folded, turned, turned_back
 from ctkit.errors import ParameterError
 from ctkit.lake.table import check_features
@@ -25,6 +25,7 @@ def find_names(
     exact: bool = False,
     within: tuple[Day | None, Day | None] | None = None,
     kind: Kind | None = None,
+    limit: int | None = None,
     index_path: str | Path | None = None,
 ) -> ir.Table:
     """Return the names of a domain that certificates have: its own, those below it, and wildcards.
@@ -46,6 +47,8 @@ def find_names(
         Dates ``(first, end)``, `end` exclusive, between which the entry was seen (``seen_date``); None for no bound.
     kind
         ``"certificate"`` or ``"precertificate"``; both by default.
+    limit
+        At most this many rows, the first ones. By default all are read, which for ``"com"`` is half of the table.
     index_path
         Folder of the index, which several people can share; by default it is in the user's cache, as ``CTKIT_CACHE``
         says. It can be removed at any time.
@@ -78,13 +81,12 @@ def find_names(
     _check_text("find_names: domain", domain)
     if not folded(domain):
         raise ParameterError("find_names: domain: it names the root, below which are all names; give a domain")
-    low = turned(folded(domain))
-
-    def of_domain(names: ir.Table) -> ir.Table:
-        # One range: for two, DuckDB reads everything.
-        return names.filter(names.name == low) if exact else names.filter(_begins(names.name, low))
-
-    return ask_index(main, index_path, lambda names: _answer(of_domain(names), within, kind))
+    if limit is not None and limit < 0:
+        raise ParameterError(f"find_names: limit: {limit} is below 0; give how many rows you want, or None for all")
+    first = turned(folded(domain))
+    end = f"{first}\0" if exact else _after(first)
+    names = _answer(names_between(main, index_path, first, end, within=within, kind=kind, limit=limit))
+    return names if limit is None else names.limit(limit)
 
 
 @checked
@@ -137,9 +139,10 @@ def search_names(
 
     def like_pattern(names: ir.Table) -> ir.Table:
         alike = names.name.re_search(f"(?s)^{expression}$")
-        return names.filter(_begins(names.name, literal), alike) if literal else names.filter(alike)
+        names = names.filter(_begins(names.name, literal), alike) if literal else names.filter(alike)
+        return _answer(names if kind is None else names.filter(names.kind == kind))
 
-    return ask_index(main, index_path, lambda names: _answer(like_pattern(names), within, kind))
+    return ask_index(main, index_path, like_pattern, within)
 
 
 @checked
@@ -177,18 +180,15 @@ def _check_text(argument: str, text: str) -> None:
 
 def _begins(name: ir.StringColumn, text: str) -> ir.BooleanColumn:
     """Tell of names whether they begin like a text of ASCII, by a range, for which files are skipped."""
-    return (name >= text) & (name < text[:-1] + chr(ord(text[-1]) + 1))
+    return (name >= text) & (name < _after(text))
 
 
-def _answer(names: ir.Table, within: tuple[date | None, date | None] | None, kind: Kind | None) -> ir.Table:
-    first, end = within or (None, None)
-    if first:
-        names = names.filter(names.seen_date >= first.isoformat())
-    if end:
-        names = names.filter(names.seen_date < end.isoformat())
-    if kind:
-        names = names.filter(names.kind == kind)
+def _after(text: str) -> str:
+    """Return the first text after all that begin like a text of ASCII."""
+    return text[:-1] + chr(ord(text[-1]) + 1)
+
+
+def _answer(names: ir.Table) -> ir.Table:
     # An entry may have the same name in several spellings.
-    keys = ("name", "source_url", "cert_index")
-    names = names.select("name", "kind", "seen_date", "source_url", "cert_index").distinct().order_by(keys)
+    names = names.select("name", "kind", "seen_date", "source_url", "cert_index").distinct().order_by(KEYS)
     return names.mutate(name=turned_back(names.name))

@@ -10,23 +10,22 @@ is replaced at once; whoever reads is not kept out, and filters what belongs to 
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fcntl import LOCK_EX, flock
 from pathlib import Path
 
-import duckdb
 import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 from deltalake import DeltaTable
 
-from ctkit.ask.runs import RUN, is_readable, read_names, write_run
+from ctkit.ask.runs import RUN, read_names, write_run
 from ctkit.cache import cache_path
 from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.lake.digests import RESTORE
-from ctkit.lake.querying import connect, define_rows, define_stream, define_table, reading
+from ctkit.lake.querying import define_rows, define_stream, define_table, reading, streamed
 from ctkit.lake.reasons import first_line
 from ctkit.lake.remembered import about, read_stored, store
 from ctkit.lake.table import add_actions, folder_of
@@ -64,7 +63,7 @@ _PLACES = pa.schema(
 
 
 @dataclass
-class _Run:
+class Run:
     """A run: its file, and which files of the table it has the names of, by number, with how many of each."""
 
     path: Path
@@ -78,68 +77,32 @@ class _Run:
         return sum(names for file, names in zip(self.files, self.names, strict=True) if file in wanted)
 
 
-def ask_index(
-    table: DeltaTable, index_path: str | os.PathLike[str] | None, question: Callable[[ir.Table], ir.Table]
-) -> ir.Table:
-    """Bring the index up to date, put a question to it, and return the answer as a table of DuckDB.
-
-    Parameters
-    ----------
-    table
-        At the version that counts.
-    index_path
-        The index's folder; None for the one in the cache.
-    question
-        From a table ``name, source_url, cert_index, kind, seen_date`` to an answer.
-
-    Raises
-    ------
-    ParameterError
-        There is no cache, or `index_path` is no place for an index.
-    TableError
-        A file of the table cannot be read, or the index cannot be written.
-    """
-    folder = _folder_of(table, index_path)
-    for _ in range(3):
-        runs = update_index(table, index_path)
-        connection = connect()
-        try:
-            names = question(_names(connection, runs, _files_of(table)))
-            return connection.create_table("answer", names)
-        except duckdb.Error as error:
-            broken = [run for run in runs if not is_readable(run.path)]
-            if not broken and _known(table, folder) == runs:
-                message = f"this index of names cannot be asked that ({first_line(error)}). Ask something simpler"
-                raise TableError(str(folder), message) from error
-            # Damaged; or another process has made one run of several meanwhile.
-            for run in broken:
-                logger.warning("part of the index of names cannot be read, building it again path=%s", run.path)
-                _remove(run.path)
-    raise TableError(str(folder), "this index of names cannot be read. Remove the folder, then ask again")
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise TableError(str(path), f"is damaged and cannot be removed ({error.strerror}); remove it") from error
-
-
-def update_index(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> list[_Run]:
+def update_index(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> list[Run]:
     """Read the files of the table's version that the index lacks; return its runs.
 
     Raises
     ------
     ParameterError, TableError
-        As `ask_index`.
+        There is no cache, `index_path` is no place for an index, a file of the table cannot be read, or the index
+        cannot be written.
     """
-    folder, files = _folder_of(table, index_path), _files_of(table)
-    runs = _known(table, folder)
+    return bring_up_to_date(table, index_folder(table, index_path), dates_of(table))
+
+
+def bring_up_to_date(table: DeltaTable, folder: Path, files: dict[str, str | None]) -> list[Run]:
+    """Read the files that the index in a folder lacks; return its runs.
+
+    Raises
+    ------
+    TableError
+        A file of the table cannot be read, or the index cannot be written.
+    """
+    runs = known_runs(table, folder)
     if not _missing(runs, files):
         return runs
     try:
         with _locked(folder):
-            runs = _live(_known(table, folder), files)
+            runs = _live(known_runs(table, folder), files)
             for chunk in _chunks(_missing(runs, files)):
                 runs.append(_build(table, folder, chunk))
                 _remember(table, folder, runs)
@@ -160,7 +123,7 @@ def keep_index(table: DeltaTable) -> None:
     What stands in its way is logged only: whoever asks the index next brings it up to date, or is told.
     """
     try:
-        if _known(table, _folder_of(table, None)):
+        if known_runs(table, index_folder(table, None)):
             update_index(table, None)
     except ParameterError:
         # No cache, and so no index.
@@ -169,7 +132,14 @@ def keep_index(table: DeltaTable) -> None:
         logger.warning("index of names is not up to date: %s", error)
 
 
-def _folder_of(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> Path:
+def index_folder(table: DeltaTable, index_path: str | os.PathLike[str] | None) -> Path:
+    """Return where the index is to be: `index_path`, or a place in the user's cache.
+
+    Raises
+    ------
+    ParameterError
+        There is no cache, or `index_path` is no place for an index.
+    """
     main = folder_of(table)
     if index_path is None:
         try:
@@ -192,7 +162,7 @@ def _is_ours(path: Path) -> bool:
     return path.name.startswith(_LIST) or re.fullmatch(r"[0-9a-f]{32}\.parquet", path.name) is not None
 
 
-def _files_of(table: DeltaTable) -> dict[str, str | None]:
+def dates_of(table: DeltaTable) -> dict[str, str | None]:
     """Return the date of each file of the version, by a text that is another one when the file is.
 
     Raises
@@ -203,7 +173,7 @@ def _files_of(table: DeltaTable) -> dict[str, str | None]:
     folder, files = folder_of(table), {}
     actions = add_actions(table, flatten=True)
     columns = (actions[name].to_pylist() for name in ("path", "size_bytes", f"partition.{PARTITION}"))
-    for path, size, date in zip(*columns, strict=True):
+    for path, size, day in zip(*columns, strict=True):
         try:
             status = os.stat(os.path.join(folder, path))
         except OSError as error:
@@ -211,7 +181,7 @@ def _files_of(table: DeltaTable) -> dict[str, str | None]:
         if status.st_size != size:
             raise TableError(folder, f"its file {path!r} has {status.st_size} bytes instead of {size}; {RESTORE}")
         # Not where the table lies: others may reach it by another path.
-        files[f"{status.st_mtime_ns} {size} {path}"] = date
+        files[f"{status.st_mtime_ns} {size} {path}"] = day
     return files
 
 
@@ -220,12 +190,12 @@ def _state_of(path: Path) -> str:
     return f"{status.st_mtime_ns} {status.st_size}"
 
 
-def _known(table: DeltaTable, folder: Path) -> list[_Run]:
+def known_runs(table: DeltaTable, folder: Path) -> list[Run]:
     """Return the runs of the index that are there, as they were written."""
     stored = read_stored(folder / _LIST, about(table, _RUNS))
-    runs: dict[str, _Run] = {}
+    runs: dict[str, Run] = {}
     for row in stored.to_pylist() if stored else []:
-        run = runs.setdefault(row["run"], _Run(folder / row["run"], row["state"], [], []))
+        run = runs.setdefault(row["run"], Run(folder / row["run"], row["state"], [], []))
         run.files.append(row["file"])
         run.names.append(row["names"])
     whole = []
@@ -236,7 +206,7 @@ def _known(table: DeltaTable, folder: Path) -> list[_Run]:
     return whole
 
 
-def _remember(table: DeltaTable, folder: Path, runs: list[_Run]) -> None:
+def _remember(table: DeltaTable, folder: Path, runs: list[Run]) -> None:
     rows = [
         {"run": run.path.name, "state": run.state, "file": file, "names": names}
         for run in runs
@@ -245,12 +215,12 @@ def _remember(table: DeltaTable, folder: Path, runs: list[_Run]) -> None:
     store(folder / _LIST, pa.Table.from_pylist(rows, about(table, _RUNS)), use_dictionary=["run", "state"])
 
 
-def _missing(runs: list[_Run], files: Iterable[str]) -> list[str]:
+def _missing(runs: list[Run], files: Iterable[str]) -> list[str]:
     known = {file for run in runs for file in run.files}
     return [file for file in files if file not in known]
 
 
-def _live(runs: list[_Run], files: Iterable[str]) -> list[_Run]:
+def _live(runs: list[Run], files: Iterable[str]) -> list[Run]:
     """Return the runs that have names of some files, without those that are of no use any more."""
     wanted = set(files)
     return [run for run in runs if wanted.intersection(run.files)]
@@ -270,32 +240,20 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _build(table: DeltaTable, folder: Path, files: list[str]) -> _Run:
+def _build(table: DeltaTable, folder: Path, files: list[str]) -> Run:
     """Write a run of the names in some files."""
     counts = [0] * len(files)
-    failed: list[BaseException] = []
 
     def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            for number, file in enumerate(files):
-                for batch in read_names(os.path.join(folder_of(table), file.split(" ", 2)[2]), number):
-                    counts[number] += len(batch)
-                    yield batch
-        except BaseException as error:
-            # DuckDB, which asks for the batches, makes an error of its own of it, also of Ctrl+C.
-            failed.append(error)
-            raise
+        for number, file in enumerate(files):
+            for batch in read_names(os.path.join(folder_of(table), file.split(" ", 2)[2]), number):
+                counts[number] += len(batch)
+                yield batch
 
-    try:
-        with reading(table, memory_limit=_MEMORY) as connection:
-            incoming = define_stream(connection, "incoming", pa.RecordBatchReader.from_batches(RUN, batches()))
-            path = write_run(folder, incoming)
-    except Exception:
-        if failed:
-            raise failed[0] from None
-        raise
+    with streamed(RUN, batches()) as names, reading(table, memory_limit=_MEMORY) as connection:
+        path = write_run(folder, define_stream(connection, "incoming", names))
     logger.info("names indexed path=%s files=%s names=%s", folder, len(files), sum(counts))
-    return _Run(path, _state_of(path), files, counts)
+    return Run(path, _state_of(path), files, counts)
 
 
 def _chunks(files: list[str]) -> Iterator[list[str]]:
@@ -312,9 +270,9 @@ def _chunks(files: list[str]) -> Iterator[list[str]]:
         yield chunk
 
 
-def _alike(runs: list[_Run], files: Iterable[str]) -> list[_Run]:
+def _alike(runs: list[Run], files: Iterable[str]) -> list[Run]:
     """Return runs that are to become one: as many as there are of a size, or one that is of little use any more."""
-    sizes: defaultdict[int, list[_Run]] = defaultdict(list)
+    sizes: defaultdict[int, list[Run]] = defaultdict(list)
     for run in runs:
         live = run.count(files)
         if sum(run.names) > max(2 * live, _SMALLEST):
@@ -323,15 +281,15 @@ def _alike(runs: list[_Run], files: Iterable[str]) -> list[_Run]:
     return next((alike for _, alike in sorted(sizes.items()) if len(alike) >= _FEW), [])
 
 
-def _merge(folder: Path, runs: list[_Run], files: dict[str, str | None]) -> _Run:
+def _merge(folder: Path, runs: list[Run], files: dict[str, str | None]) -> Run:
     """Make one run of several, without what is of other files."""
     kept = {file: names for run in runs for file, names in zip(run.files, run.names, strict=True) if file in files}
     with reading(memory_limit=_MEMORY) as connection:
-        path = write_run(folder, _names(connection, runs, {file: files[file] for file in kept}))
-    return _Run(path, _state_of(path), list(kept), list(kept.values()))
+        path = write_run(folder, names_of(connection, runs, {file: files[file] for file in kept}))
+    return Run(path, _state_of(path), list(kept), list(kept.values()))
 
 
-def _names(connection: ibis.BaseBackend, runs: list[_Run], files: dict[str, str | None]) -> ir.Table:
+def names_of(connection: ibis.BaseBackend, runs: list[Run], files: dict[str, str | None]) -> ir.Table:
     """Return the names of some files: those of a run, with the file's number in `files` and its date."""
     numbers = {file: number for number, file in enumerate(files)}
     places = [

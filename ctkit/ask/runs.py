@@ -1,6 +1,7 @@
 """One part of an index of names: a Parquet file of turned names (`ctkit.ask.names`), sorted."""
 
 import uuid
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -81,6 +82,25 @@ def write_run(folder: Path, names: ir.Table) -> Path:
         path.unlink(missing_ok=True)
         raise
     return path
+
+
+def read_between(path: Path, first: str, end: str) -> Iterator[pa.Table]:
+    """Yield the names of a run that are in ``[first, end)``, in order, row group by row group; they are ASCII."""
+    lists = ["source_url", "kind"]
+    with pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True, read_dictionary=lists) as run:
+
+        def lowest(group: int) -> str:
+            statistics = run.metadata.row_group(group).column(0).statistics
+            # Those of a very long name are left out.
+            is_known = statistics is not None and statistics.has_min_max
+            return str(statistics.min if is_known else run.read_row_group(group, columns=["name"])["name"][0])
+
+        groups = range(run.num_row_groups)
+        # The group before may end in them.
+        begin = max(bisect_left(groups, first, key=lowest) - 1, 0)
+        for group in range(begin, bisect_left(groups, end, key=lowest)):
+            names = run.read_row_group(group, use_threads=False)
+            yield names.filter(pc.and_(pc.greater_equal(names["name"], first), pc.less(names["name"], end)))
 
 
 def is_readable(path: Path) -> bool:

@@ -237,6 +237,26 @@ def define_stream(connection: ibis.BaseBackend, name: str, rows: pa.RecordBatchR
     return connection.table(name)
 
 
+@contextmanager
+def streamed(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatchReader]:
+    """Make a stream for DuckDB of batches; what they raise, also Ctrl+C, is raised in place of DuckDB's own error."""
+    failed: list[BaseException] = []
+
+    def watched() -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except BaseException as error:
+            failed.append(error)
+            raise
+
+    try:
+        yield pa.RecordBatchReader.from_batches(schema, watched())
+    except Exception:
+        if failed:
+            raise failed[0] from None
+        raise
+
+
 def source_names(*tables: DeltaTable | None) -> dict[str, str]:
     """Return URL -> ``source_name`` in the tables, for every log that has a name other than its URL."""
     with reading(*tables) as connection:

@@ -33,13 +33,13 @@ find, certificates = ctkit.find_names, ctkit.certificates
 # What ibis and DuckDB load at their first question is part of starting the process.
 ctkit.rows_of(main).select("cert_index").limit(1).to_pyarrow()
 began = time.perf_counter()
-names = find(main, domain, index_path=index)
-found = names.limit(int(first)).to_pyarrow()
+names = find(main, domain, limit=int(first), index_path=index)
+found = names.to_pyarrow()
 print(len(found), time.perf_counter() - began)
 """
 
-FULL = FIND.replace("names.limit(int(first))", """certificates(main, names.limit(int(first))).select(
-    "key", "seen", "kind", "issuer_o", "valid_from", "valid_until")""")  # fmt: skip
+FULL = FIND.replace("names.to_pyarrow", """certificates(main, names).select(
+    "key", "seen", "kind", "issuer_o", "valid_from", "valid_until").to_pyarrow""")  # fmt: skip
 
 SCAN = """
 import sys, time, ctkit, duckdb
