@@ -367,6 +367,28 @@ def test_tidy_removes_orphans_and_nothing_of_yours(tmp_path):
     assert indices_of(main) == [2]
 
 
+def test_tidy_removes_what_a_checkpoint_has_forgotten(tmp_path, monkeypatch):
+    """A VACUUM knows only of removals that a checkpoint still has; the commits know of the others."""
+    main = in_small_commits(tmp_path / "main", 2 * FILES)
+    old = {*files_of(main)}
+    main.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 1 hour"})
+    tidy(main)
+    old -= {*files_of(main)}
+    main.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 hours"})
+    main.create_checkpoint()
+    for path in old:
+        age(Path(path), WEEK + 60)
+    main = open_table(tmp_path / "main")
+    assert main.vacuum() == []
+
+    assert tidy(main).removed == ()
+    monkeypatch.setattr(tidy_module, "_WEEK", 0)
+    preview = tidy(main, dry_run=True)
+    assert tidy(main).removed == preview.removed
+    assert {f"{tmp_path}/main/{name}" for name in preview.removed} == old
+    assert len(keys_of(main)) == 6 * FILES
+
+
 def test_tidy_keeps_files_as_long_as_the_table_says(tmp_path):
     """The table's own retention counts where it is longer."""
     main = make_table(tmp_path / "main", make_rows([1]))

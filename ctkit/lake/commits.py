@@ -6,6 +6,7 @@ leaves it out, or with another writer at work, commits get the versions of other
 """
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -123,6 +124,13 @@ def files_added(actions: Iterable[Action]) -> set[str]:
 def files_removed(actions: Iterable[Action]) -> set[str]:
     """Return the names of the files that the actions take out of the table."""
     return {file_name(action["remove"]["path"]) for action in actions if "remove" in action}
+
+
+def times_removed(actions: Iterable[Action]) -> dict[str, float]:
+    """Return when the actions took files out, by name: seconds since the Unix epoch, without end if they do not say."""
+    removals = [action["remove"] for action in actions if "remove" in action]
+    times = {file_name(removal["path"]): removal.get("deletionTimestamp") for removal in removals}
+    return {name: time / 1000 if isinstance(time, int) else math.inf for name, time in times.items()}
 
 
 def files_left(actions: Iterable[Action]) -> set[str]:

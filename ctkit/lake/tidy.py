@@ -8,6 +8,7 @@ Sizes go by powers of `FILES`: only where there are that many files of one power
 their rows are then in a file of a higher one. So a row is rewritten a few times in its life, however often this runs.
 """
 
+import math
 import re
 import time
 from collections import Counter, defaultdict
@@ -24,7 +25,7 @@ from deltalake.exceptions import DeltaError
 
 from ctkit.arguments import checked
 from ctkit.errors import TableError
-from ctkit.lake.commits import files_added, files_removed, kept_commits
+from ctkit.lake.commits import files_added, kept_commits, times_removed
 from ctkit.lake.digests import RESTORE
 from ctkit.lake.evidence import damage_of
 from ctkit.lake.exchange import exchange_files, preparing
@@ -305,7 +306,7 @@ def _clean_up(main: DeltaTable, *, dry_run: bool) -> tuple[tuple[str, ...], int]
     except (DeltaError, OSError) as error:
         message = f"what no version needs cannot be removed ({first_line(error)}). Correct that, then run again"
         raise TableError(folder, message) from error
-    return tuple(sorted([*removed, *(_relative(str(orphan), folder) for orphan in orphans)])), commits
+    return tuple(sorted({*removed, *(_relative(str(orphan), folder) for orphan in orphans)})), commits
 
 
 def _relative(path: str, folder: str) -> str:
@@ -313,25 +314,27 @@ def _relative(path: str, folder: str) -> str:
 
 
 def _orphans(main: DeltaTable) -> list[Path]:
-    """Return files that writers wrote and no commit has ever named, if they are old enough.
+    """Return files that writers wrote and no version needs that can be restored, if they are old enough.
 
-    Files that the oldest commit that is left found in the table are in it yet, or a later one has taken them out.
+    Most were never named by a commit. Others were taken out, and a VACUUM no longer knows of them: a checkpoint leaves
+    out removals that have expired (Delta protocol, "Checkpoints"). Files that the oldest commit that is left found in
+    the table are in it yet, or a later one has taken them out.
     """
     # Never less than deltalake's default.
     retention = max(retention_of(main, "delta.deletedFileRetentionDuration", _WEEK), _WEEK)
-    folder, written_before = table_path(main.table_uri), time.time() - retention
+    folder, before = table_path(main.table_uri), time.time() - retention
     partitions = (parent for parent in folder.glob(f"{PARTITION}=*") if not parent.is_symlink())
     paths = {str(path): path for parent in partitions for path in parent.glob("part-*.parquet")}
     known = set(files_of(main))
     old = {
-        path.relative_to(folder): path
+        str(path.relative_to(folder)): path
         for text, path in paths.items()
-        if text not in known and _OF_A_WRITER.fullmatch(path.name) and path.stat().st_mtime < written_before
+        if text not in known and _OF_A_WRITER.fullmatch(path.name) and path.stat().st_mtime < before
     }
+    needed_until: dict[str, float] = {}
     for _, actions in kept_commits(main) if old else ():
-        for name in files_added(actions) | files_removed(actions):
-            old.pop(Path(name), None)
-    return sorted(old.values())
+        needed_until |= dict.fromkeys(files_added(actions), math.inf) | times_removed(actions)
+    return sorted(path for name, path in old.items() if needed_until.get(name, 0.0) < before)
 
 
 _OF_A_WRITER = re.compile(r"part-\d{5}-[0-9a-f-]{36}-(c000|[0-9a-f]{64})(\.\w+)?\.parquet")
