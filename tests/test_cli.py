@@ -688,7 +688,7 @@ def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, f
     """Nothing is said of gaps that are not known; a log whose gaps are known is planned, and not called skipped."""
     hasty = replace(DEFAULT_PATIENCE, tries=1)
     monkeypatch.setattr(
-        "ctkit.desk.gap_report.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty)
+        "ctkit.desk.chosen_logs.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty)
     )
     log = FakeLog("Dead", 30, protocols=["rfc6962"])
     log.down = True
@@ -780,7 +780,7 @@ def test_a_dead_log_does_not_stop_another(ctkit, write_file, serve, monkeypatch)
     """With ceiling: log, the logs that answer are backfilled; the dead one is named and the exit code is 1."""
     hasty = replace(DEFAULT_PATIENCE, tries=1)
     monkeypatch.setattr(
-        "ctkit.desk.gap_report.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty)
+        "ctkit.desk.chosen_logs.open_log", lambda *words, **more: open_log(*words, **more, patience=hasty)
     )
     alive, dead = FakeLog("Alive", 30, protocols=["rfc6962"]), FakeLog("Dead", 30, protocols=["rfc6962"])
     urls = [serve(dead), serve(alive)]

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from fakes import FakeLog, check_table
 from rows import LOG, make_rows, make_table
 
-from ctkit.desk.chosen_logs import choose_logs
+from ctkit.desk.chosen_logs import choose_logs, open_logs
 from ctkit.desk.gap_preview import GapPreview
-from ctkit.desk.gap_report import open_logs, report_gaps
+from ctkit.desk.gap_report import report_gaps
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.plots import plot_gaps
 from ctkit.desk.state_file import write_state

@@ -1,7 +1,8 @@
-"""Which logs the parameters name: in `logs`, in a log list, or in both. No request is sent to any of them."""
+"""Which logs the parameters name: in `logs`, in a log list, or in both; opened without a request to any of them."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +14,11 @@ from ctkit.errors import LogError, LogUnavailableError, ParameterError
 from ctkit.lake.coverage import logs_in
 from ctkit.lake.querying import source_names
 from ctkit.lake.starts import remembered
+from ctkit.logs.ask_each import ask_each
+from ctkit.logs.auto import AutoLog
+from ctkit.logs.log import Log
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
+from ctkit.logs.open import open_log
 from ctkit.logs.published_lists import is_downloaded
 from ctkit.urls import canonical_url, host_of
 from ctkit.visible import first_of, get_logger
@@ -201,6 +206,67 @@ def _given(log: LogParameter) -> dict[str, Any]:
     """Return the values that are given for a log, apart from its URL."""
     values = log.model_dump(by_alias=True, exclude={"url"}, exclude_none=True)
     return {key: value for key, value in values.items() if (key, value) != ("protocol", "auto")}
+
+
+class ChosenLogs:
+    """The logs that parameters name; they are opened at the first need.
+
+    Attributes
+    ----------
+    failed
+        One error for each log that cannot be opened at all.
+    urls
+        Canonical URLs of the others.
+    names
+        Canonical URL -> name, of the logs that have one.
+    begun
+        URLs of the logs without a row yet.
+    retired
+        URL -> what the log list says of a log that has rows and comes to its end (`NamedLogs.retired`).
+    """
+
+    def __init__(self, named: NamedLogs, parameters: Parameters) -> None:
+        checked = [(log, why_unusable(log)) for log in named.logs]
+        self.failed = tuple(error for _, error in checked if error)
+        self._chosen, self._parameters = [log for log, error in checked if not error], parameters
+        self.urls = [canonical_url(log.url) for log in self._chosen]
+        self.names = {canonical_url(log.url): log.name for log in self._chosen if log.name}
+        self.begun = tuple(url for url in self.urls if url in named.begun)
+        self.retired = {url: named.retired[url] for url in self.urls if url in named.retired}
+
+    @property
+    def parameters(self) -> Sequence[LogParameter]:
+        """What is said of each log of `urls`."""
+        return tuple(self._chosen)
+
+    @cached_property
+    def opened(self) -> tuple[Log, ...]:
+        """The logs of `urls`; opening sends no request."""
+        return open_logs(self._chosen, user_agent=self._parameters.need("user_agent"))[0]
+
+    def close(self) -> None:
+        """Close the connections of open logs."""
+        for log in vars(self).pop("opened", ()):
+            log.close()
+
+
+def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
+    """Open logs without sending a request; return them, and an error for each that cannot be opened."""
+
+    def open_one(log: LogParameter) -> Log:
+        if error := why_unusable(log):
+            raise error
+
+        def open_it() -> Log:
+            return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name, key=log.key)
+
+        if log.protocol == "auto":
+            return AutoLog(log.url, user_agent=user_agent, name=log.name, key=log.key, open=open_it)
+        return open_it()
+
+    answers = ask_each(open_one, chosen)
+    opened = tuple(answer for answer in answers if not isinstance(answer, LogError))
+    return opened, tuple(answer for answer in answers if isinstance(answer, LogError))
 
 
 def why_unusable(log: LogParameter) -> LogError | None:

@@ -1,6 +1,6 @@
 """From parameters to logs, tables and gaps, the same for notebooks and commands."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -14,9 +14,9 @@ from deltalake import DeltaTable
 from ctkit.arguments import checked, named_alike
 from ctkit.desk.ceilings import ask_sizes, read_served, with_ceiling
 from ctkit.desk.choice import GapChoice
-from ctkit.desk.chosen_logs import NamedLogs, choose_logs, why_unusable
+from ctkit.desk.chosen_logs import ChosenLogs, choose_logs
 from ctkit.desk.live import leave_to_server
-from ctkit.desk.parameters import LogParameter, Parameters
+from ctkit.desk.parameters import Parameters
 from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
 from ctkit.errors import CtkitError, LogError, LogUnavailableError, ParameterError, SchemaMismatchError, TableError
 from ctkit.jobs.backfill_report import left_facts, left_tables
@@ -25,10 +25,7 @@ from ctkit.lake.features import Verb
 from ctkit.lake.gaps import find_gaps, size_of
 from ctkit.lake.starts import Bounds
 from ctkit.lake.table import check_as_der, check_features, check_separate, find_table
-from ctkit.logs.ask_each import ask_each
-from ctkit.logs.auto import AutoLog
 from ctkit.logs.log import Log
-from ctkit.logs.open import open_log
 from ctkit.paths import local_path
 from ctkit.ranges import RangeSet
 from ctkit.report import Report
@@ -78,7 +75,7 @@ class GapReport(Report):
     """
 
     parameters: Parameters
-    chosen: "ChosenLogs"
+    chosen: ChosenLogs
     main: DeltaTable | None
     staging: DeltaTable | None
     within: Mapping[str, tuple[int | None, int]]
@@ -198,67 +195,6 @@ class GapReport(Report):
     def close(self) -> None:
         """Close the connections to the logs."""
         self.chosen.close()
-
-
-class ChosenLogs:
-    """The logs that parameters name; they are opened at the first need.
-
-    Attributes
-    ----------
-    failed
-        One error for each log that cannot be opened at all.
-    urls
-        Canonical URLs of the others.
-    names
-        Canonical URL -> name, of the logs that have one.
-    begun
-        URLs of the logs without a row yet.
-    retired
-        URL -> what the log list says of a log that has rows and comes to its end (`NamedLogs.retired`).
-    """
-
-    def __init__(self, named: NamedLogs, parameters: Parameters) -> None:
-        checked = [(log, why_unusable(log)) for log in named.logs]
-        self.failed = tuple(error for _, error in checked if error)
-        self._chosen, self._parameters = [log for log, error in checked if not error], parameters
-        self.urls = [canonical_url(log.url) for log in self._chosen]
-        self.names = {canonical_url(log.url): log.name for log in self._chosen if log.name}
-        self.begun = tuple(url for url in self.urls if url in named.begun)
-        self.retired = {url: named.retired[url] for url in self.urls if url in named.retired}
-
-    @property
-    def parameters(self) -> Sequence[LogParameter]:
-        """What is said of each log of `urls`."""
-        return tuple(self._chosen)
-
-    @cached_property
-    def opened(self) -> tuple[Log, ...]:
-        """The logs of `urls`; opening sends no request."""
-        return open_logs(self._chosen, user_agent=self._parameters.need("user_agent"))[0]
-
-    def close(self) -> None:
-        """Close the connections of open logs."""
-        for log in vars(self).pop("opened", ()):
-            log.close()
-
-
-def open_logs(chosen: Sequence[LogParameter], *, user_agent: str) -> tuple[tuple[Log, ...], tuple[LogError, ...]]:
-    """Open logs without sending a request; return them, and an error for each that cannot be opened."""
-
-    def open_one(log: LogParameter) -> Log:
-        if error := why_unusable(log):
-            raise error
-
-        def open_it() -> Log:
-            return open_log(log.url, user_agent=user_agent, protocol=log.protocol, name=log.name, key=log.key)
-
-        if log.protocol == "auto":
-            return AutoLog(log.url, user_agent=user_agent, name=log.name, key=log.key, open=open_it)
-        return open_it()
-
-    answers = ask_each(open_one, chosen)
-    opened = tuple(answer for answer in answers if not isinstance(answer, LogError))
-    return opened, tuple(answer for answer in answers if isinstance(answer, LogError))
 
 
 def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable | None]:

@@ -7,8 +7,7 @@ import pandas as pd
 
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import ask_sizes
-from ctkit.desk.chosen_logs import choose_of, listed_logs
-from ctkit.desk.gap_report import ChosenLogs
+from ctkit.desk.chosen_logs import ChosenLogs, choose_of, listed_logs
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.state_file import read_state
 from ctkit.desk.wording import in_percent

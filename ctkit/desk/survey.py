@@ -5,8 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from ctkit.desk.chosen_logs import choose_of, listed_logs
-from ctkit.desk.gap_report import ChosenLogs
+from ctkit.desk.chosen_logs import ChosenLogs, choose_of, listed_logs
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.wording import in_bytes
 from ctkit.errors import LogError, LogUnavailableError, ParameterError

@@ -9,8 +9,8 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import Index, checked
 from ctkit.desk.ceilings import read_served, with_ceiling
-from ctkit.desk.chosen_logs import NamedLogs, choose_logs
-from ctkit.desk.gap_report import GapReport, find_main, find_tables, open_logs
+from ctkit.desk.chosen_logs import NamedLogs, choose_logs, open_logs
+from ctkit.desk.gap_report import GapReport, find_main, find_tables
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.records import old_records
