@@ -7,10 +7,10 @@ from typing import Literal
 import ibis.expr.types as ir
 from deltalake import DeltaTable
 
-from ctkit.arguments import Day, checked
+from ctkit.arguments import Count, Day, checked
 from ctkit.ask.asking import KEYS, ask_index, names_between
 from ctkit.ask.index import update_index
-from ctkit.ask.names import folded, turned, turned_back
+from ctkit.ask.names import check_text, folded, spellings, turned, turned_back
 from ctkit.errors import ParameterError
 from ctkit.lake.table import check_features
 
@@ -25,7 +25,7 @@ def find_names(
     exact: bool = False,
     within: tuple[Day | None, Day | None] | None = None,
     kind: Kind | None = None,
-    limit: int | None = None,
+    limit: Count | None = None,
     index_path: str | Path | None = None,
 ) -> ir.Table:
     """Return the names of a domain that certificates have: its own, those below it, and wildcards.
@@ -78,12 +78,7 @@ def find_names(
     0
     """
     check_features(main, "read")
-    _check_text("find_names: domain", domain)
-    if not folded(domain):
-        raise ParameterError("find_names: domain: it names the root, below which are all names; give a domain")
-    if limit is not None and limit < 0:
-        raise ParameterError(f"find_names: limit: {limit} is below 0; give how many rows you want, or None for all")
-    first = turned(folded(domain))
+    first = turned(spellings("find_names: domain", domain)[0])
     end = f"{first}\0" if exact else _after(first)
     names = _answer(names_between(main, index_path, first, end, within=within, kind=kind, limit=limit))
     return names if limit is None else names.limit(limit)
@@ -130,7 +125,7 @@ def search_names(
     0
     """
     check_features(main, "read")
-    _check_text("search_names: pattern", pattern)
+    check_text("search_names: pattern", pattern)
     if mixed := [label for label in pattern.split(".") if not label.isascii() and re.search("[*?]", label)]:
         message = f"search_names: pattern: {mixed[0]!r} has both a wildcard and characters that are not ASCII"
         raise ParameterError(f"{message}; write the label as an A-label (xn--...)")
@@ -170,12 +165,6 @@ def index_names(main: DeltaTable, *, index_path: str | Path | None = None) -> in
     """
     check_features(main, "read")
     return sum(sum(run.names) for run in update_index(main, index_path))
-
-
-def _check_text(argument: str, text: str) -> None:
-    # DuckDB takes a question as text, which ends there.
-    if "\0" in text:
-        raise ParameterError(f"{argument}: it holds a NUL character; search_names finds such names with ? in its place")
 
 
 def _begins(name: ir.StringColumn, text: str) -> ir.BooleanColumn:

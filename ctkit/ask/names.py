@@ -1,9 +1,15 @@
 """Names in certificates as DNS compares them, and turned round so that a domain and all below it stand together."""
 
+from contextlib import suppress
+
 import ibis.expr.types as ir
 import idna
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from ctkit.errors import ParameterError
+
+_LONGEST_LABEL = 63
 
 
 def folded(name: str) -> str:
@@ -25,6 +31,60 @@ def folded(name: str) -> str:
         labels = (label if label.isascii() else f"xn--{label.encode('punycode').decode()}" for label in name.split("."))
         name = ".".join(labels)
     return name.lower().rstrip(".")
+
+
+def spellings(argument: str, domain: str) -> list[str]:
+    """Return a domain as it is compared, and with its international labels in letters if that is something else.
+
+    Parameters
+    ----------
+    argument
+        Where the domain comes from, for the error.
+
+    Raises
+    ------
+    ParameterError
+        It holds a NUL character, or names the root.
+
+    Examples
+    --------
+    >>> spellings("find: domain", "Example.COM."), spellings("find: domain", "www.xn--bcher-kva.example")
+    (['example.com'], ['www.xn--bcher-kva.example', 'www.bücher.example'])
+    """
+    check_text(argument, domain)
+    name = folded(domain)
+    if not name:
+        raise ParameterError(f"{argument}: it names the root, below which are all names; give a domain")
+    return list(dict.fromkeys([name, ".".join(map(in_letters, name.split(".")))]))
+
+
+def check_text(argument: str, text: str) -> None:
+    """Refuse a text that no question can carry.
+
+    Raises
+    ------
+    ParameterError
+        It holds a NUL character.
+    """
+    # DuckDB takes a question as text, which ends there.
+    if "\0" in text:
+        raise ParameterError(f"{argument}: it holds a NUL character; search_names finds such names with ? in its place")
+
+
+def in_letters(label: str) -> str:
+    """Return an A-label in the letters that it stands for; any other label, and one that stands for none, as it is.
+
+    Examples
+    --------
+    >>> in_letters("xn--bcher-kva"), in_letters("bucher"), in_letters("xn--99999999")
+    ('bücher', 'bucher', 'xn--99999999')
+    """
+    # DNS has none that is longer, and to decode it would take the square of its length.
+    if label.startswith("xn--") and len(label) <= _LONGEST_LABEL:
+        with suppress(UnicodeError):
+            letters = label[4:].encode("ascii").decode("punycode")
+            return letters if letters.isprintable() else label
+    return label
 
 
 def turned(name: str) -> str:
