@@ -68,7 +68,7 @@ def certificates(main: DeltaTable | ir.Table, names: ir.Table | None = None) -> 
     """
     rows = _as_text(_rows(main, names))
     typed = rows.select(
-        key=rows.source_url + "#" + rows.cert_index.cast("string"),
+        key=_key(rows),
         seen=rows.seen,
         kind=rows.update_type.cases(
             ("X509LogEntry", "certificate"), ("PrecertLogEntry", "precertificate"), else_=rows.update_type
@@ -100,7 +100,9 @@ def issuances(main: DeltaTable | ir.Table) -> ir.Table:
     ``logs``            int64     number of logs that have it
     ``entries``         int64     number of entries
     ``precertificates`` int64     how many of them are precertificates
+    ``promised``        timestamp when the first of these was seen; null without one
     ``sha256``          string    hash of the certificate; null if there are only precertificates
+    ``key``             string    names one of its entries, for `ctkit.open_certificate`
     =================== ========= ================================================================
 
     Parameters
@@ -123,22 +125,34 @@ def issuances(main: DeltaTable | ir.Table) -> ir.Table:
     """
     rows = _as_text(rows_of(main) if isinstance(main, DeltaTable) else main)
     is_final = rows.update_type == "X509LogEntry"
-    # The rows that could not be read would else be one.
-    rows = rows.mutate(unread=(rows.serial_number == "").ifelse(rows.sha256, ""))
-    issued = rows.group_by(*_ISSUANCE, "unread").agg(
+    issued = rows.group_by(**issuance_key(rows)).agg(
         first_seen=rows.seen.min(),
         last_seen=rows.seen.max(),
         logs=rows.source_url.nunique(),
         entries=rows.count(),
         precertificates=(~is_final).sum(),
+        promised=rows.seen.min(where=~is_final),
         sha256=rows.sha256.max(where=is_final),
+        key=_key(rows).min(),
         is_ca=rows.is_ca.max(),
         all_domains=rows.all_domains.max(),
         signature_algorithm=rows.signature_algorithm.max(),
     )
-    described = ("first_seen", "last_seen", "logs", "entries", "precertificates", "sha256", "is_ca")
+    described = ("first_seen", "last_seen", "logs", "entries", "precertificates", "promised", "sha256", "key", "is_ca")
     raw = (*_ISSUANCE, "all_domains", "signature_algorithm")
     return issued.select(**_named(issued), **{name: issued[name] for name in (*described, *raw)})
+
+
+def issuance_key(rows: ir.Table) -> dict[str, ir.Value]:
+    """Return the columns by which entries are one issuance."""
+    # The rows that could not be read would else be one.
+    unread = (rows.serial_number == "").ifelse(rows.sha256, "")
+    return {**{name: rows[name] for name in _ISSUANCE}, "unread": unread}
+
+
+def _key(rows: ir.Table) -> ir.StringValue:
+    """Return the names of entries."""
+    return rows.source_url + "#" + rows.cert_index.cast("string")
 
 
 def _rows(main: DeltaTable | ir.Table, names: ir.Table | None) -> ir.Table:
