@@ -25,6 +25,10 @@ Step by step, with logs and tables of your own::
     open_certificate               one of its certificates in full, an OpenCertificate
     certificates, issuances        the same typed for people, an entry or a certificate each
     find_names, search_names       the names of a domain, or like a pattern, from an index; index_names builds it ahead
+    name_history, related_names    names of a domain since when, and those that share certificates with them
+    look_alikes                    names that look like a brand's, with the reason
+    issued_over_time               certificates over time, by issuer, log, kind, algorithm or validity
+    busiest_domains, broad_certificates, expiring_names, issuance_smells    what stands out
     find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
     plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
     preview_merge, merge_staging   merges staging into main; undo_merge undoes that

@@ -5,6 +5,14 @@ from .ask.certificates import issuances as issuances
 from .ask.find import find_names as find_names
 from .ask.find import index_names as index_names
 from .ask.find import search_names as search_names
+from .ask.look_alikes import look_alikes as look_alikes
+from .ask.questions import broad_certificates as broad_certificates
+from .ask.questions import busiest_domains as busiest_domains
+from .ask.questions import expiring_names as expiring_names
+from .ask.questions import issued_over_time as issued_over_time
+from .ask.questions import name_history as name_history
+from .ask.questions import related_names as related_names
+from .ask.smells import issuance_smells as issuance_smells
 from .desk.certificate_view import OpenCertificate as OpenCertificate
 from .desk.certificate_view import open_certificate as open_certificate
 from .desk.choice import GapChoice as GapChoice

@@ -60,6 +60,7 @@ ProtocolChoice = Annotated[Literal["auto", LogProtocol], BeforeValidator(_with_h
 
 _SOURCES = {
     "DeltaTable": "an open table, from ctkit.open_table",
+    "Table": "an ibis table",
     "MergePreview": "a preview, from ctkit.preview_merge",
     "Parameters": "what ctkit.read_parameters returned",
     "GapReport": "what ctkit.report_gaps returned",

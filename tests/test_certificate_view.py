@@ -15,7 +15,7 @@ from rows import make_rows, make_table
 
 import ctkit
 from ctkit.desk.certificate_view import MOST_HEX, read_row
-from ctkit.errors import TableError
+from ctkit.errors import ParameterError, TableError
 from ctkit.schema import row_schema
 from ctkit.wire.der import der
 from ctkit.wire.rows import read_rows
@@ -221,3 +221,14 @@ def test_open_certificate(tmp_path, as_der):
     assert re.search(r"index=0 kind=certificate subject=CN=leaf\.example", str(opened))
     with pytest.raises(TableError):
         ctkit.open_certificate(table, LOG.url, 1)
+
+
+def test_open_by_key(tmp_path):
+    """The key of an answer names log and index; of another text it is said what is missing."""
+    main = make_table(tmp_path / "main", make_rows([5, 7]))
+    (key,) = ctkit.issuances(main).filter(lambda issued: issued.serial_number == f"{7:016X}").key.to_pyarrow()
+
+    assert ctkit.open_certificate(main, key.as_py()).cert_index == 7
+    for text in ("https://log.example", "https://log.example#", "#x", "https://log.example#-1"):
+        with pytest.raises(ParameterError):
+            ctkit.open_certificate(main, text)

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ibis
 import pytest
 
+import ctkit
 from ctkit.cli import _parser
 from ctkit.demo import cycle
 from ctkit.desk.parameters import Parameters, flag_of, read_parameters
+from ctkit.schema import row_schema
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -94,7 +97,7 @@ def test_readme_questions_have_answers(tmp_path, monkeypatch):
     """Each question that the README asks the demo's table is answered."""
     monkeypatch.chdir(tmp_path)
     assert cycle.run("ctkit-demo", entries=300) == 0
-    (block,) = blocks("Ask the table", "python")
+    block = "".join(blocks("Ask the table", "python"))
     answers = []
     names = {}
     for statement in ast.parse(block).body:
@@ -103,7 +106,7 @@ def test_readme_questions_have_answers(tmp_path, monkeypatch):
         else:
             exec(compile(ast.Module([statement], []), "README.md", "exec"), names)
 
-    issuers, of_domain, entries, alike, in_sql, relation, per_day, per_log, opened = answers
+    issuers, of_domain, entries, alike, in_sql, relation, per_day, per_log, opened, *week = answers
     assert per_log["rows"].tolist() == [300, 300]
     assert list(of_domain) == list(alike) == ["name", "kind", "seen_date", "source_url", "cert_index"]
     assert list(entries) == ["domains", "valid_from", "issuer_o", "link"]
@@ -113,6 +116,20 @@ def test_readme_questions_have_answers(tmp_path, monkeypatch):
     ]
     assert per_day["entries"].sum() == 600
     assert (opened.cert_index, opened.problems) == (5, ())
+    assert list(week[0]) == ["domains", "seen", "issuer_o", "kind", "key"]
+    assert list(week[1])[:3] == ["name", "registrable", "reason"]
+    assert len(week[2]) == min(len(week[1]), 1)
+
+
+def test_readme_questions_are_there():
+    """Each line of the table of questions can be asked as it stands."""
+    asked = re.findall(r"^\| `((\w+)\(main.*?\))` \|", section("Ask the table"), re.MULTILINE)
+    main = ctkit.certificates(ibis.table(ibis.Schema.from_pyarrow(row_schema()), name="rows"))
+
+    of_modules = {f"ctkit.ask.{module}" for module in ("questions", "look_alikes", "smells")}
+    there = {name: getattr(ctkit, name) for name in ctkit.__all__}
+    assert {name for _, name in asked} == {name for name, each in there.items() if each.__module__ in of_modules}
+    assert all(eval(call, there | {"main": main}).columns for call, _ in asked)
 
 
 def test_readme_parameters_are_read(tmp_path):

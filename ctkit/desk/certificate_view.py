@@ -1,6 +1,7 @@
 """One certificate opened in full, from its row: decoded as far as possible, and as it is."""
 
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from ctkit.desk.extensions import (
     parse_extensions,
     revocation_lists,
 )
-from ctkit.errors import TableError
+from ctkit.errors import ParameterError, TableError
 from ctkit.lake.browse import RowBrowser
 from ctkit.lake.table import folder_of
 from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
@@ -196,7 +197,7 @@ def to_json(opened: OpenCertificate) -> dict[str, Any]:
 
 
 @checked
-def open_certificate(table: DeltaTable, source_url: str, cert_index: Index) -> OpenCertificate:
+def open_certificate(table: DeltaTable, source_url: str, cert_index: Index | None = None) -> OpenCertificate:
     """Open the certificate of one entry in full.
 
     However odd it is, this does not fail: what cannot be decoded is said.
@@ -206,9 +207,9 @@ def open_certificate(table: DeltaTable, source_url: str, cert_index: Index) -> O
     table
         A table of entries, such as staging or main.
     source_url
-        The log.
+        The log; or the ``key`` that an answer has, which names both, such as ``https://log.example#7``.
     cert_index
-        The entry's position in the log.
+        The entry's position in the log; None with a key.
 
     Returns
     -------
@@ -217,6 +218,8 @@ def open_certificate(table: DeltaTable, source_url: str, cert_index: Index) -> O
 
     Raises
     ------
+    ParameterError
+        There is no index, and `source_url` is no key.
     TableError
         The table has no such entry, or cannot be read.
 
@@ -230,6 +233,12 @@ def open_certificate(table: DeltaTable, source_url: str, cert_index: Index) -> O
     ...         print(error.message)
     has no entry 7 of https://log.example; find_gaps tells which entries are missing
     """
+    if cert_index is None:
+        source_url, _, index = source_url.rpartition("#")
+        if not re.fullmatch("[0-9]{1,19}", index):
+            message = "open_certificate: cert_index: missing, and source_url is no key, such as https://log.example#7"
+            raise ParameterError(f"{message}; give the index, or a key", keys=("cert_index",))
+        cert_index = int(index)
     browser = RowBrowser(table)
     places = browser.places_of(source_url, cert_index)
     if not places:
