@@ -202,7 +202,7 @@ def test_first_of_many(tmp_path_factory, data):
         rows = rows_with(*commit, start=10 * number, url=data.draw(st.sampled_from([LOG, OTHER_LOG])))
         table = make_table(folder / "main", rows)
         ctkit.index_names(table, index_path=folder / "names")
-    limit, kind = data.draw(st.integers(0, 8)), data.draw(st.sampled_from([None, "certificate"]))
+    limit, kind = data.draw(st.integers(1, 8)), data.draw(st.sampled_from([None, "certificate"]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(asking, "_STEP", data.draw(st.integers(1, 4)))
         first = ctkit.find_names(table, "com", limit=limit, kind=kind, index_path=folder / "names").to_pyarrow()
