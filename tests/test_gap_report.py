@@ -284,7 +284,7 @@ def test_logs_are_closed_after_an_error(known, serve, monkeypatch, protocol):
     """What follows their opening may fail: no connection stays."""
     opened = []
     monkeypatch.setattr(
-        "ctkit.desk.gap_report.open_log", lambda *words, **more: opened.append(open_log(*words, **more)) or opened[-1]
+        "ctkit.desk.chosen_logs.open_log", lambda *words, **more: opened.append(open_log(*words, **more)) or opened[-1]
     )
     url = serve(FakeLog(size=30, protocols=["rfc6962"]))
     parameters = known(url, user_agent=AGENT, ceiling="log")

@@ -48,6 +48,9 @@ def test_logs_of_a_list_and_a_table(listed):
     }
     report.check()
     assert [log.url for log in ctkit.list_logs(ctkit.read_parameters(main_path="main")).logs].count(LOG) == 1
+    # It may be anybody's; those of the list are not.
+    others = parameters.model_copy(update={"log_filter": "operator: other", "user_agent": None})
+    assert [log.url for log in ctkit.list_logs(others).logs] == [LOG]
 
 
 def test_sizes_without_asking(listed):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,28 @@ def test_update_when_another_is_at_work(world, capsys):
 
     ctkit.update(parameters_of(world)).check()
     check_complete(world)
+
+
+def test_update_when_another_is_about_to_create_main(world):
+    """The second one asks no log and leaves nothing; a first one that comes to nothing leaves no folder."""
+    parameters = parameters_of(world, main_path="deep/new", ceiling="log")
+    for log in world.logs.values():
+        log.requests.clear()
+    with lock_steps(str(Path("deep/new").absolute())):
+        for keep in (ctkit.update, partial(ctkit.follow, clock=float, sleep=stop)):
+            with pytest.raises((TableBusyError, KeyboardInterrupt)):
+                keep(parameters)
+            assert not any(log.data_requests for log in world.logs.values())
+        assert not Path("staging").exists()
+    assert not Path("deep/new").exists()
+
+    ctkit.update(parameters).check()
+    check_table(find_table("deep/new"), world.logs, world.within)
+
+
+def stop(_):
+    """End a loop."""
+    raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("held", ["main", "staging"])

@@ -69,8 +69,8 @@ def choose_logs(parameters: Parameters, *tables: DeltaTable | None) -> NamedLogs
 
     Those of `logs` come first, and override a log of `log_list` with the same URL; only a missing key is taken from the
     list. Logs that the list calls retired or rejected are left out, as in the live server, unless a table has rows of
-    them: then they are to be finished, and so are logs that the list does not name, if a table remembers their start.
-    Name one in `logs` to read it anyway.
+    them: then they are to be finished, and so are logs that the list does not name, if a table remembers their start,
+    whatever operator `log_filter` asks for. Name one in `logs` to read it anyway.
 
     Parameters
     ----------
@@ -155,10 +155,12 @@ def choose_of(
         raise ParameterError(message, keys=("logs", "log_list"))
     log_filter = parameters.log_filter
     operators = {url: log.operator for url, log in described.items()}
+    # Whose it was, a list that has dropped a log no longer says.
+    dropped = unlisted.keys() - described.keys() if described else ()
     chosen = {
         url: log
         for url, log in by_url.items()
-        if matches(log_filter, url=url, name=log.name, operator=operators.get(url))
+        if matches(log_filter, url=url, name=log.name, operator=operators.get(url), anybodys=url in dropped)
     }
     if not chosen:
         known = [f"{log.name or 'no name'} ({url})" for url, log in by_url.items()]

@@ -10,7 +10,6 @@ killed goes on like a run that was.
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -323,7 +322,7 @@ class Follower:
         now = replace(
             self._report, main=main, staging=staging, within=within, gaps=gaps, unavailable=(), left_to_server={}
         )
-        with nullcontext() if main is None else lock_steps(self._main):
+        with lock_steps(self._main):
             steps.backfill(now)
             if steps.interrupted:
                 raise KeyboardInterrupt

@@ -33,7 +33,9 @@ def read_filter(value: object) -> object:
     return value
 
 
-def matches(log_filter: str | None, *, url: str, name: str | None, operator: str | None) -> bool:
+def matches(
+    log_filter: str | None, *, url: str, name: str | None, operator: str | None, anybodys: bool = False
+) -> bool:
     """Tell whether a log is meant; without a filter, each one is.
 
     Parameters
@@ -43,6 +45,8 @@ def matches(log_filter: str | None, *, url: str, name: str | None, operator: str
         the text in the operator's name, any other text is looked for in name and URL.
     url, name, operator
         What is known of the log. A log without an operator is meant by no filter that asks for one.
+    anybodys
+        Whether it may be any operator's; only the other conditions count then.
 
     Examples
     --------
@@ -52,7 +56,7 @@ def matches(log_filter: str | None, *, url: str, name: str | None, operator: str
     """
     fields = {"operator": [operator], "": [url, name]}
     return all(
-        any(text in (value or "").casefold() for value in fields[field])
+        (anybodys and field == "operator") or any(text in (value or "").casefold() for value in fields[field])
         for field, text in (_conditions(log_filter) if log_filter else ())
     )
 

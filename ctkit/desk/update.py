@@ -91,8 +91,7 @@ def update(
     logs: list[LogUpdate] = []
     shards: tuple[tuple[str, ...], Mapping[str, str]] = (), {}
     with ExitStack() as stack:
-        if main is not None:
-            stack.enter_context(lock_steps(night.main))
+        stack.enter_context(lock_steps(night.main))
         if gap_report := night.find_gaps():
             stack.callback(gap_report.close)
             shards = gap_report.chosen.begun, gap_report.chosen.retired

@@ -57,20 +57,32 @@ def check_lockable(folder: Path) -> None:
 def lock_steps(folder: str) -> Iterator[None]:
     """Keep out other runs that take several steps on a table; each step locks the table's folder for itself.
 
+    There need not be a table yet; if there is none in the end either, nothing is left of its folder.
+
     Raises
     ------
     TableBusyError
         Such a run is at work.
     TableError
-        The folder cannot be locked.
+        The folder cannot be made or locked.
     """
+    # Nothing else locks it.
+    log = Path(folder, "_delta_log")
+    if not log.is_dir():
+        check_lockable(log)
     try:
-        # Its log is always there, and nothing else locks it.
-        descriptor = os.open(Path(folder, "_delta_log"), os.O_RDONLY)
+        log.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(log, os.O_RDONLY)
     except OSError as error:
         raise TableError(folder, f"its _delta_log cannot be opened ({error.strerror}); check it") from error
     try:
         lock_folder(descriptor, folder)
-        yield
+        try:
+            yield
+        finally:
+            # Fails where there is a table.
+            with suppress(OSError):
+                log.rmdir()
+                log.parent.rmdir()
     finally:
         os.close(descriptor)
