@@ -62,7 +62,7 @@ def update(arguments: argparse.Namespace) -> int:
         else:
             # What is wrong is told by the error at the end, once.
             print_tables(report, advice="; --json lists them", without=("problems", "why"))
-        if report.backfill and "interrupt" in report.backfill.stopped_by:
+        if report.backfill and "stop" in report.backfill.stopped_by:
             raise KeyboardInterrupt
         report.check()
     return 0
@@ -206,7 +206,7 @@ def backfill(arguments: argparse.Namespace) -> int:
             logger.info("left source_url=%s entries=%d requests=%d", log.source_url, log.wanted, log.requests)
         if report.stopped_by and not (report.holes and not any(report.written.values())):
             logger.warning("stopped, run again to go on stopped_by=%s", ",".join(report.stopped_by))
-        if "interrupt" in report.stopped_by and not report.complete:
+        if "stop" in report.stopped_by and not report.complete:
             raise KeyboardInterrupt
         report.check()
         gap_report.check()

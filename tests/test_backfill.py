@@ -203,7 +203,7 @@ def test_backfill_when_it_is_interrupted(tmp_path, both, monkeypatch):
     kept = table.count()
     assert 0 < kept < 1300
     assert (sum(stopped.written.values()), stopped.left.wanted, stopped.holes) == (kept, 1300 - kept, ())
-    assert (stopped.stopped_by, stopped.title) == (("interrupt",), "backfill stopped")
+    assert (stopped.stopped_by, stopped.title) == (("stop",), "backfill stopped")
     report = backfill([rfc, static], find_gaps(None, table, within=within), table)
     assert sum(report.written.values()) == 1300 - kept
     check_table(table, by_url(logs, (rfc, static)), within)

@@ -217,8 +217,8 @@ class World(RuleBasedStateMachine):
             self.before_merge = None
         if report:
             self.check_report(report, wanted, written)
-            assert set(report.stopped_by) <= {*options, "interrupt"}
-            assert ("interrupt" in report.stopped_by) <= bool(stop)
+            assert set(report.stopped_by) <= {*options, "stop"}
+            assert ("stop" in report.stopped_by) <= bool(stop)
         return written
 
     def check_report(self, report: BackfillReport, wanted: Keys, written: Keys) -> None:
@@ -235,7 +235,7 @@ class World(RuleBasedStateMachine):
             assert report.written[url] == len(had)
         assert report.complete == (written == wanted)
         # An interrupt may come when everything is written.
-        assert bool(left) == bool({*report.stopped_by} - (set() if left else {"interrupt"}))
+        assert bool(left) == bool({*report.stopped_by} - (set() if left else {"stop"}))
 
     @rule(
         crash=st.sampled_from([None, None, None, "link_files", "commit_files", "confirm_files", "retire"]),

@@ -227,7 +227,7 @@ def test_progress_at_the_end_is_what_is_written(tmp_path, opened, monkeypatch, h
     assert (report is None) == (how in ("error", "disk full"))
     if report:
         assert ({log.source_url: log.written for log in heard[-1].logs}, heard[-1].wanted) == (report.written, 800)
-        reasons = {"event": "stop", "interrupt": how, "entries": "max_entries", "requests": "max_requests"} | {
+        reasons = {"event": "stop", "interrupt": "stop", "entries": "max_entries", "requests": "max_requests"} | {
             "deadline": how
         }
         assert report.stopped_by == ((reasons[how],) if how in reasons else ())

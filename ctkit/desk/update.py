@@ -199,7 +199,7 @@ class Steps:
     @property
     def interrupted(self) -> bool:
         """Whether a stop or Ctrl+C has ended the backfill: the steps after it are left to the next run."""
-        return self.filled is not None and not {"stop", "interrupt"}.isdisjoint(self.filled.stopped_by)
+        return self.filled is not None and "stop" in self.filled.stopped_by
 
     def backfill(
         self,

@@ -147,9 +147,9 @@ def backfill(
     table.update_incremental()
     if interrupted:
         written, wanted = sum(report.written.values()), sum(report.wanted.values())
-        logger.warning("backfill interrupted, arrived rows are written written=%d wanted=%d", written, wanted)
+        logger.warning("backfill stopped, arrived rows are written written=%d wanted=%d", written, wanted)
         limits = tuple(limit for limit in report.stopped_by if limit != "stop")
-        return replace(report, stopped_by=(*limits, "interrupt"))
+        return replace(report, stopped_by=(*limits, "stop"))
     return report
 
 

@@ -63,8 +63,8 @@ class BackfillReport(Report):
     seconds
         Duration.
     stopped_by
-        Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``; ``"stop"`` if the
-        caller's event was set in time, ``"interrupt"`` after Ctrl+C.
+        Limits of the budget that were reached: ``"max_entries"``, ``"max_requests"``, ``"deadline"``; ``"stop"`` if
+        somebody stopped it, by the caller's event or by Ctrl+C.
     left
         What it takes to fetch the entries that were left because of these, in another run.
     verify
