@@ -172,6 +172,7 @@ def _draw_gaps(gap_report: "GapReport") -> None:
     from ctkit.lake.gaps import ranges_by_log
 
     lanes, chosen = Lanes.of_report(gap_report), ranges_by_log(gap_report.wanted)
+    lanes.learn_page_sizes()
     print_drawn(lanes.verdict(chosen, lanes.plan(chosen)), "", *draw_lanes(lanes, chosen, width=columns()))
 
 

@@ -53,6 +53,20 @@ def test_logs_of_a_list_and_a_table(listed):
     assert [log.url for log in ctkit.list_logs(others).logs] == [LOG]
 
 
+def test_rows_above_the_ceiling(world):
+    """Held is what is below it, as in the status; what lies above it is counted beside that."""
+    first, second = world.logs
+    make_table(world.folder / "main", make_rows([700, 701], url=second))
+    parameters = ctkit.read_parameters("demo.yaml", state_file=str(world.folder / "lower.json"))
+    write_state(world.folder / "lower.json", {first: 550, second: 600})
+    report, status = ctkit.list_logs(parameters), ctkit.find_status(parameters)
+
+    assert {log.url: (log.held, log.beyond) for log in report.logs} == {first: (509, 40), second: (350, 2)}
+    assert {log.source_url: log.held for log in status.logs} == {first: 509, second: 350}
+    assert report.facts()["held"] == status.facts()["held"]
+    assert list(report.tables()["logs"]["above"]) == [40, 2]
+
+
 def test_sizes_without_asking(listed):
     """Nobody is asked who is not told who asks: sizes are those of the state file, or not known."""
     _, new = listed
@@ -90,7 +104,8 @@ def test_logs_as_a_command(listed, serve, capsys):
 
 def test_only_what_is_complete_is_whole():
     """One entry of many that is missing is seen, in the table and as a number."""
-    log = ListedLog("A", LOG, "", "", "auto", 1_000_000, 999_999, 0, 999_999)
+    log = ListedLog("A", LOG, "", "", "auto", 1_000_000, 999_999, 0, 0, 999_999)
     report = LogListing((log, replace(log, held=1_000_000)), ())
     assert [line["percent"] for line in report.to_json()["by_log"]] == [99.9, 100.0]
+    assert "above" not in report.tables()["logs"]
     assert list(report.tables()["logs"]["percent"]) == ["> 99.9 %", "100 %"]

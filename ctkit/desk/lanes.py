@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctkit.desk.choice import GapChoice
 from ctkit.desk.gap_report import GapReport
 from ctkit.desk.wording import counted, in_bytes, in_percent, in_time
-from ctkit.jobs.plan import Plan, plan_ranges
+from ctkit.jobs.plan import Plan, learn_page_sizes, plan_ranges
 from ctkit.lake.gaps import ranges_by_log
 from ctkit.logs.log import Log
 from ctkit.ranges import NOTHING, Int64s, RangeSet
@@ -207,6 +207,10 @@ class Lanes:
         """
         return choice.choose(self.missing, self.names)
 
+    def learn_page_sizes(self) -> None:
+        """Ask the logs that miss anything for a page, where that is needed for `plan` to tell what a backfill takes."""
+        learn_page_sizes(self.logs[url] for url in self.missing.keys() & self.logs.keys())
+
     def plan(self, chosen: Mapping[str, RangeSet]) -> Plan | None:
         """Return what it takes to fetch the chosen gaps, without asking any log; None if the logs are not known."""
         return plan_ranges(self.logs, chosen) if self.logs.keys() >= chosen.keys() and self.logs else None
@@ -238,9 +242,15 @@ class Lanes:
 
 def in_short(plan: Plan) -> str:
     """Return what a plan takes, in words."""
-    unknown = " (rate unknown)" if any("rate" in log.assumed for log in plan.logs) else ""
+    assumed = {name for log in plan.logs for name in log.assumed}
+    said = [words for name, words in _ASSUMED.items() if name in assumed]
+    unknown = f" ({', '.join(said)})" if said else ""
     volume = in_bytes(sum(log.bytes for log in plan.logs))
     return f"{counted(plan.requests, 'request')}, {volume}, at least {in_time(plan.seconds)}{unknown}"
+
+
+# What makes most of the difference, of the names that `ctkit.jobs.plan.LogPlan.assumed` has.
+_ASSUMED = {"page size": "page size assumed", "rate": "rate unknown"}
 
 
 def label(url: str, names: Mapping[str, str | None]) -> str:

@@ -35,9 +35,11 @@ class ListedLog:
     size
         Its tree size: its own, else that of the state file or of the list; None if it is not known.
     held
-        Entries that the table has.
+        Entries below its ceiling that the table has, as in `ctkit.LogStatus`.
+    beyond
+        Rows at or above the ceiling.
     first, last
-        The lowest and the highest of them; None without any.
+        The lowest and the highest index that the table has; None without any.
     """
 
     name: str
@@ -47,6 +49,7 @@ class ListedLog:
     protocol: str
     size: int | None
     held: int
+    beyond: int
     first: int | None
     last: int | None
 
@@ -67,6 +70,7 @@ class ListedLog:
             "size": self.size,
             "held": self.held,
             "percent": self.coverage,
+            "above": self.beyond,
             "first": self.first,
             "last": self.last,
             "operator": self.operator,
@@ -104,8 +108,11 @@ class LogListing(Report):
         """Return a line for each log, and the logs that did not answer."""
         shares = [in_percent(log.held, max(log.size, log.held)) if log.size else None for log in self.logs]
         lines = ({**log.line(), "percent": share} for log, share in zip(self.logs, shares, strict=True))
+        table = frame_of(lines)
+        if not any(log.beyond for log in self.logs):
+            table = table.drop(columns="above", errors="ignore")
         return {
-            "logs": frame_of(lines),
+            "logs": table,
             "did not answer": pd.DataFrame({"why": [str(error) for error in self.unavailable]}),
         }
 
@@ -160,11 +167,13 @@ def list_logs(parameters: Parameters) -> LogListing:
     state = {} if parameters.state_file is None else read_state(parameters.state_file)
     final = {url: head.tree_size for url, head in choice.final_heads.items()}
     sizes = {**final, **state, **asked}
+    ceilings = sizes | state if parameters.by_state else sizes
     covered = find_covered(dict.fromkeys((canonical_url(log.url) for log in choice.logs), (0, END)), main)
     found = []
     for log in choice.logs:
         url = canonical_url(log.url)
         about, indices = described.get(url), covered.get(url, NOTHING)
+        below = indices.between(0, ceilings.get(url, END)).size
         found.append(
             ListedLog(
                 name=log.name or url,
@@ -173,7 +182,8 @@ def list_logs(parameters: Parameters) -> LogListing:
                 state=(about and about.state) or "",
                 protocol=log.protocol,
                 size=sizes.get(url),
-                held=indices.size,
+                held=below,
+                beyond=indices.size - below,
                 first=int(indices.starts[0]) if len(indices) else None,
                 last=int(indices.ends[-1]) - 1 if len(indices) else None,
             )

@@ -163,11 +163,14 @@ def plan_backfill(logs: Logs, gaps: Gaps, *, ask: bool = True) -> Plan:
     """
     ranges = ranges_by_log(gaps)
     chosen = logs_of(ranges, logs)
-    silent: tuple[LogError, ...] = ()
-    if ask:
-        answers = ask_each(lambda log: log.learn_page_size(), list(chosen.values()), seconds=SECONDS_TO_ANSWER)
-        silent = tuple(answer for answer in answers if isinstance(answer, LogError))
+    silent = learn_page_sizes(chosen.values()) if ask else ()
     return replace(plan_ranges(chosen, ranges), unavailable=silent)
+
+
+def learn_page_sizes(logs: Iterable[Log]) -> tuple[LogError, ...]:
+    """Ask each log for one page, if its page size cannot be known otherwise; return an error for each silent one."""
+    answers = ask_each(lambda log: log.learn_page_size(), list(logs), seconds=SECONDS_TO_ANSWER)
+    return tuple(answer for answer in answers if isinstance(answer, LogError))
 
 
 def logs_of(urls: Iterable[str], logs: Sequence[Log]) -> dict[str, Log]:
