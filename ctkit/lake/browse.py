@@ -171,9 +171,11 @@ def _numbers(counts: ir.Table) -> dict[str, int]:
 
 def _read(connection: ibis.BaseBackend, rows: ir.Table, places: pa.Table, names: list[str]) -> pa.Table:
     """Return columns of the rows at places, of which the index is given too."""
-    extent = pc.min_max(places["cert_index"]).as_py()
-    # Where no row is wanted, none is near.
-    first, last = (-1 if index is None else index for index in extent.values())
+    indices = places["cert_index"].cast(pa.int64())
+    # Where no row is wanted, none is near; one without an index may be anywhere.
+    first, last = pc.min_max(indices).as_py().values() if len(indices) else (-1, -1)
+    if indices.null_count:
+        first = last = None
     wanted = define_table(connection, "places", places.select(list(_PLACE)).cast(_PLACES))
     return questions.rows_at(rows, wanted, names, first=first, last=last).to_pyarrow()
 

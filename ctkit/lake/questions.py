@@ -259,7 +259,7 @@ def rows_of_key(rows: ir.Table, url: str, index: int) -> ir.Table:
     return _select(rows.filter(rows.source_url.cast("string") == url, rows.cert_index == index), *KEY, *_PLACE)
 
 
-def rows_at(rows: ir.Table, places: ir.Table, names: Sequence[str], *, first: int, last: int) -> ir.Table:
+def rows_at(rows: ir.Table, places: ir.Table, names: Sequence[str], *, first: int | None, last: int | None) -> ir.Table:
     """Return some columns of the rows at places, and where each is, by the order of keys.
 
     Parameters
@@ -269,7 +269,9 @@ def rows_at(rows: ir.Table, places: ir.Table, names: Sequence[str], *, first: in
     names
         The columns.
     first, last
-        The lowest and the highest index at these places: by these an engine leaves out files and row groups.
+        The lowest and the highest index at these places: by these an engine leaves out files and row groups. None if
+        one of the rows has no index.
     """
-    near = rows.filter(rows.cert_index.between(first, last)).select(*names, *_PLACE)
+    near = rows if first is None else rows.filter(rows.cert_index.between(first, last))
+    near = near.select(*names, *_PLACE)
     return near.semi_join(places, _PLACE).order_by(*KEY, *_PLACE)
