@@ -12,9 +12,10 @@ from rows import LOG, OTHER_LOG, make_rows, make_table
 from ctkit.desk.choice import GapChoice
 from ctkit.desk.chosen_gaps import ChosenGaps
 from ctkit.desk.gap_report import report_gaps
-from ctkit.desk.lanes import COLOURS, Bins, Lane, Lanes, levels, paint
+from ctkit.desk.lanes import ABOVE, COLOURS, Bins, Lane, Lanes, levels, paint
 from ctkit.desk.lanes_text import HEIGHTS, draw_lane, draw_lanes
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.plots import plot_gaps
 from ctkit.desk.state_file import write_state
 from ctkit.ranges import RangeSet
 
@@ -153,3 +154,18 @@ def test_the_verdict(report):
     record = ChosenGaps(lanes, GapChoice.parse("one: 12-14"), chosen)
     assert "2 of 10 chosen to fetch" in record._repr_html_()
     assert record.facts()["entries_chosen"] == 2
+
+
+def test_rows_above_the_ceiling(report):
+    """They have a mark behind the end of the lane, which the key names: on a terminal, in a picture and in a record."""
+    lanes = Lanes.of_report(report)
+    without = replace(lanes, lanes=tuple(replace(lane, beyond=0) for lane in lanes.lanes))
+    lane = lanes.lanes[0]
+
+    assert draw_lane(lane, lane.missing, 9).plain == draw_lane(without.lanes[0], lane.missing, 8).plain + "»"
+    for drawn, marked in ((lanes, True), (without, False)):
+        assert ("»" in draw_lanes(drawn, drawn.missing, width=80)[-1].plain) == marked
+        record = ChosenGaps(drawn, GapChoice(), drawn.missing)
+        assert record._repr_html_().count(ABOVE) == 2 * marked
+        assert plot_gaps(record)._repr_svg_().upper().count(ABOVE) >= 2 * marked
+    assert ABOVE not in plot_gaps(ChosenGaps(without, GapChoice(), without.missing))._repr_svg_().upper()

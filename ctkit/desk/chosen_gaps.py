@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from ctkit.desk.choice import GapChoice
-from ctkit.desk.lanes import COLOURS, Lane, Lanes, paint
+from ctkit.desk.lanes import ABOVE, COLOURS, Lane, Lanes, paint
 from ctkit.desk.parameter_files import PATHS
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.wording import counted, in_time
@@ -95,10 +95,11 @@ class ChosenGaps(Report):
         rows = [self._row_of(lane) for lane in self.lanes.lanes]
         first, more = rows[:SHOWN], rows[SHOWN:]
         failed = [lane for lane in self.lanes.lanes if lane.failed]
+        marks = {"above the ceiling": ABOVE} if any(lane.beyond for lane in self.lanes.lanes) else {}
         key = "".join(
             f"<span style='background:{colour};display:inline-block;width:0.8em;height:0.8em;margin:0 0.3em 0 1em'>"
             f"</span>{part}"
-            for part, colour in COLOURS.items()
+            for part, colour in (COLOURS | marks).items()
         )
         parts = [
             f"<p><b>{to_html(self.verdict)}</b></p>",
@@ -116,8 +117,10 @@ class ChosenGaps(Report):
         bar = ""
         if lane.size:
             bins = lane.bins(lane.start, lane.end, self.chosen.get(lane.url, NOTHING), count=_WIDTH)
+            mark = f"border-right:5px solid {ABOVE};" if lane.beyond else ""
             bar = (
-                f"<img style='width:{_WIDTH}px;max-width:none;height:{_HEIGHT}px' alt='{html.escape(lane.caption())}' "
+                f"<img style='{mark}width:{_WIDTH}px;max-width:none;height:{_HEIGHT}px' "
+                f"alt='{html.escape(lane.caption())}' "
                 f"src='data:image/png;base64,{_png_of(paint(bins, _HEIGHT))}'>"
             )
         cells = [line["log"], bar, line["indices"], line["state"], line["entries"], line["requests"], line["time"]]

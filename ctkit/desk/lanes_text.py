@@ -6,14 +6,14 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from ctkit.desk.lanes import COLOURS, Lane, Lanes, levels
+from ctkit.desk.lanes import ABOVE, COLOURS, Lane, Lanes, levels
 from ctkit.desk.wording import in_percent
 from ctkit.ranges import NOTHING, RangeSet
 
 HEIGHTS = " ▁▂▃▄▅▆▇█"
 """How much of a column is missing: nothing, or from little to all."""
 
-HELD, STAGED, LEFT_OUT = "─", "░", "▒"
+HELD, STAGED, LEFT_OUT, BEYOND = "─", "░", "▒", "»"
 """Colours alone tell nothing apart: a terminal may have none."""
 
 _NARROWEST = 24
@@ -47,13 +47,15 @@ def draw_lanes(lanes: Lanes, chosen: Mapping[str, RangeSet], *, width: int) -> l
     signs = {HELD: "held", STAGED: "staged", HEIGHTS[1] + HEIGHTS[4] + HEIGHTS[8]: "missing, from little to all"}
     if any(chosen.get(lane.url, NOTHING).size < lane.missing.size for lane in lanes.lanes):
         signs[LEFT_OUT] = "missing, not all of it chosen"
+    if any(lane.beyond for lane in lanes.lanes):
+        signs[BEYOND] = "rows above the ceiling"
     key = "  ".join(f"{sign} {meaning}" for sign, meaning in signs.items())
     return [table, "", Text(key, "dim")] if lanes.lanes else []
 
 
 def draw_lane(lane: Lane, chosen: RangeSet, columns: int) -> Text:
-    """Return a lane in that many columns, or fewer for fewer entries."""
-    bins = lane.bins(lane.start, lane.end, chosen, count=columns)
+    """Return a lane in that many columns, or fewer for fewer entries; rows above its ceiling have a mark at its end."""
+    bins = lane.bins(lane.start, lane.end, chosen, count=columns - bool(lane.beyond))
     drawn = Text()
     for ours, missing, staged in levels(bins, len(HEIGHTS) - 1).T.tolist():
         if missing and ours == missing:
@@ -64,4 +66,6 @@ def draw_lane(lane: Lane, chosen: RangeSet, columns: int) -> Text:
             drawn.append(STAGED, COLOURS["staged"])
         else:
             drawn.append(HELD, COLOURS["held"])
+    if lane.beyond:
+        drawn.append(BEYOND, ABOVE)
     return drawn

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import matplotlib
 import pyarrow as pa
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from PIL import Image
 from pydantic import PlainValidator
 
 from ctkit.arguments import checked
 from ctkit.desk.chosen_gaps import ChosenGaps
 from ctkit.desk.gap_report import GapReport
-from ctkit.desk.lanes import COLOURS, Lane, Lanes, paint
+from ctkit.desk.lanes import ABOVE, COLOURS, Lane, Lanes, paint
 from ctkit.desk.wording import counted
 from ctkit.errors import ParameterError
 from ctkit.lake.gaps import Within, check_gaps, ranges_by_log
@@ -121,7 +122,8 @@ def _draw(lanes: Lanes, chosen: Mapping[str, RangeSet]) -> Picture:
         axes.text(_RIGHT + 0.01, middle, _shortened(lane.caption(), _LONGEST_CAPTION), size=8, **plain)
     if not shown:
         axes.text(0.5, 0.5, "no log to show", ha="center", size=9, **plain)
-    for number, (part, colour) in enumerate(COLOURS.items()):
+    marks = {"above the ceiling": ABOVE} if any(lane.beyond for lane in shown) else {}
+    for number, (part, colour) in enumerate((COLOURS | marks).items()):
         place = _LEFT + 0.1 * number
         axes.scatter(place + 0.005, rows + 0.6, marker="s", s=30, color=colour)
         axes.text(place + 0.015, rows + 0.6, part, size=7, **plain)
@@ -145,6 +147,8 @@ def _draw_bar(axes: Any, row: int, lane: Lane, chosen: RangeSet) -> None:
     bins = lane.bins(lane.start, lane.end, chosen, count=_PIXELS)
     place = (_LEFT, _RIGHT, row + 0.88, row + 0.12)
     axes.imshow(paint(bins, _HEIGHT), extent=place, aspect="auto", interpolation="none")
+    if lane.beyond:
+        axes.add_patch(Rectangle((_RIGHT + 0.002, row + 0.12), 0.005, 0.76, color=ABOVE, linewidth=0))
 
 
 def _shortened(text: str, longest: int) -> str:
