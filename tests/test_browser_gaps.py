@@ -66,7 +66,7 @@ def test_gaps_are_chosen(lab):
     spec = output.get_by_label("Choice", exact=True)
     lane = output.get_by_role("application").first
     lane.scroll_into_view_if_needed()
-    width = lane.bounding_box()["width"]
+    width = lane.evaluate("lane => lane.clientWidth")
     lane.hover(position={"x": width / 4, "y": 12})
     page.mouse.down()
     lane.hover(position={"x": width / 2, "y": 12})
@@ -98,6 +98,11 @@ def test_gaps_are_chosen(lab):
     expect(lane).to_have_attribute("aria-label", "Small static-ct, indices 90 to 390: 250 missing (41.7 %)")
     lane.press("-")
     expect(lane).to_have_attribute("aria-label", "Small static-ct, indices 0 to 600: 250 missing (41.7 %)")
+    output.get_by_label("Axis").select_option("time")
+    expect(lane).to_have_attribute("aria-label", re.compile("0 to 600, about 2026-01-10 00:00 UTC to 2026-01-14 "))
+    expect(output.get_by_role("columnheader", name="About 2026-01-09 to 2026-01-14")).to_be_visible()
+    output.get_by_label("Axis").select_option("index")
+    expect(output.get_by_role("columnheader", name="From its start to its end")).to_be_visible()
     lane.press("ArrowDown")
     other = output.get_by_role("application").last
     expect(other).to_be_focused()
@@ -115,8 +120,8 @@ def test_gaps_are_chosen(lab):
     assert ctkit.read_parameters(lab.folder / "choice.yaml").main_path == str(lab.folder / "main")
 
     # Nothing of what is typed into a control is a command to the notebook.
-    controls = output.locator(".ctkit-live :is(input, button, canvas):visible").element_handles()
-    assert len(controls) == 12
+    controls = output.locator(".ctkit-live :is(input, select, button, canvas):visible").element_handles()
+    assert len(controls) == 13
     for control in controls:
         for key in ("d", "d", "x", "Control+a", "x", "Escape", "d", "d", "z", "a", "Enter"):
             control.press(key)

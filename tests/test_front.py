@@ -9,20 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from ctkit.desk.widget import FRONT
+import ctkit
+from ctkit.desk.widget import FRONT, LiveWidget
 
 DENO = Path(sys.executable).with_name("deno")
-FRONT_ENDS = sorted(path for path in FRONT.glob("*.js") if path.stem != "common")
+WIDGETS = [
+    value
+    for value in map(ctkit.__getattr__, ctkit.__all__)
+    if isinstance(value, type) and issubclass(value, LiveWidget)
+]
 
 
-@pytest.mark.parametrize("path", FRONT_ENDS, ids=lambda path: path.stem)
-def test_front_end_is_linted(path):
-    """What a browser gets, common.js and it in one module, uses no name that is not there."""
+def test_every_file_belongs_to_a_widget():
+    """None is left over."""
+    used = {name for widget in WIDGETS for name in ("common", *widget.modules, widget.front)}
+
+    assert {path.stem for path in FRONT.glob("*.js")} == used
+
+
+@pytest.mark.parametrize("widget", WIDGETS)
+def test_front_end_is_linted(widget):
+    """What a browser gets, all in one module, uses no name that is not there."""
     rules = ["--rules-include=no-undef,eqeqeq,no-eval", "--rules-exclude=no-window,no-window-prefix"]
     command = [DENO, "lint", "--no-config", "--json", "--ext=js", *rules, "-"]
-    module = (FRONT / "common.js").read_text() + path.read_text()
     environment = os.environ | {"DENO_NO_UPDATE_CHECK": "1"}
-    done = subprocess.run(command, input=module, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, input=widget._esm, env=environment, capture_output=True, text=True, check=False)
     found = [(each["code"], each["message"]) for each in json.loads(done.stdout)["diagnostics"]]
 
     # Of what is common each uses a part; and Deno has no page.
@@ -39,7 +50,7 @@ def is_common(found):
     return code == "no-unused-vars" and message.split("`")[1] in names
 
 
-@pytest.mark.parametrize("path", [*FRONT_ENDS, FRONT / "common.js"], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FRONT.glob("*.js")), ids=lambda path: path.stem)
 def test_front_end_makes_no_markup_of_data(path):
     """It has about 300 lines at most, and all that it shows are nodes of text."""
     text = path.read_text()

@@ -217,6 +217,21 @@ def test_from_a_preview_to_a_backfill(world):
     assert open_table("staging").count() == 50
 
 
+def test_preview_and_plan_name_one_cost(world):
+    """They know the page sizes of logs; one that shows none is named as one whose page size is assumed."""
+    first, _ = world.logs
+    world.logs[first].page_size = 32
+    with closing(report_gaps(parameters_of(world))) as gap_report:
+        report = GapPreview(gap_report).report
+        assert report.plan.facts() == ctkit.plan_gaps(gap_report).facts()
+    assert report.plan.requests == 6
+    assert "page size" not in report.verdict
+
+    world.logs[first].always = 404
+    with closing(report_gaps(parameters_of(world))) as gap_report:
+        assert "page size assumed" in GapPreview(gap_report).verdict
+
+
 def test_a_choice_that_fits_no_log_is_refused(world):
     """Before any log is asked or anything is written."""
     requests = [len(log.requests) for log in world.logs.values()]
@@ -234,6 +249,45 @@ def test_an_update_takes_no_choice(world):
 
     assert raised.value.keys == ("choice",)
     assert not (world.folder / "staging").exists()
+
+
+def test_lanes_along_time(world):
+    """The days of rows date the entries of each lane, also when it is zoomed and after another look."""
+    first, second = world.logs
+    with closing(report_gaps(parameters_of(world))) as gap_report:
+        preview = GapPreview(gap_report)
+        assert [lane["times"] for lane in preview.lanes] == [None, None]
+        ask(preview, "axis", axis="time")
+        times = {lane["url"]: lane["times"] for lane in preview.lanes}
+        assert {url: (of_lane[0][0], of_lane[-1][0]) for url, of_lane in times.items()} == {
+            first: (0, 600),
+            second: (0, 600),
+        }
+        ask(preview, "choose", spec="static: 100-200")
+        assert {lane["url"]: lane["times"] for lane in preview.lanes} == times
+
+        ctkit.fill_gaps(gap_report)
+        ask(preview, "refresh")
+        assert {lane["url"]: lane["times"] for lane in preview.lanes} != times
+        for file in open_table("main").file_uris():
+            with open(file, "wb"):
+                pass
+        ask(preview, "axis", axis="index")
+        ask(preview, "axis", axis="time")
+        assert (preview.axis, preview.lanes[0]["times"]) == ("index", None)
+        assert preview.note
+        ask(preview, "axis", axis="moon")
+        assert preview.axis == "index"
+        preview.gap_report.close()
+
+
+def test_gaps_alone_have_no_dates():
+    """There is no table whose rows could tell."""
+    preview = GapPreview(GAPS)
+    preview.axis = "time"
+
+    assert preview.settings["dated"] is False
+    assert [lane["times"] for lane in preview.lanes] == [None, None]
 
 
 def refuse(*_):

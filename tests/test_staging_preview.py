@@ -8,7 +8,7 @@ from blocks import LOG as BLOCK_LOG
 from blocks import block_of, certify
 from cryptography import x509 as library
 from cryptography.hazmat.primitives.serialization import Encoding
-from rows import LOG, OTHER_LOG, make_rows, make_table
+from rows import LOG, OTHER_LOG, add_file, as_type, make_rows, make_table
 from test_certificate_view import HOSTILE, KEY
 
 import ctkit
@@ -90,7 +90,8 @@ def test_page(staging):
         "index": "3",
         "seen": "2026-03-01 12:00",
         "domains": "3.example.com +1",
-        "issuer": "/C=US/CN=Example CA/O=Example",
+        "issuer": "Example CA, Example",
+        "issuer_in_full": "/C=US/CN=Example CA/O=Example",
         "valid": "2023-11-14 to 2027-01-15",
         "kind": "certificate",
         "entry": f"{LOG}/ct/v1/get-entries?start=3&end=3",
@@ -143,18 +144,20 @@ def test_rows_of_an_issuer(tmp_path):
     names = ["/CN=E1", "/CN=E1", "/CN=E10", "", "/CN=" + "a" * 5000]
     preview = StagingPreview(make_table(tmp_path / "staging", replaced(make_rows(range(5)), issuer_aggregated=names)))
     assert preview.report.counts.issuers["/CN=E1"] == 2
-    for place, (name, rows) in enumerate(preview.charts["issuers"]):
+    assert [shown for shown, *_ in preview.charts["issuers"]][:3] == ["E1", "", "E10"]
+    for place, (name, rows, in_full) in enumerate(preview.charts["issuers"]):
+        assert in_full.startswith(list(preview.report.counts.issuers)[place][:9])
         tell(preview, do="issuer", place=place, name=name)
         assert (preview.page["matches"], len(preview.page["items"])) == (rows, rows)
-        assert (preview.page["issuer"], preview.report.issuer) == (name, list(preview.report.counts.issuers)[place])
+        assert (preview.page["issuer"], preview.report.issuer) == (in_full, list(preview.report.counts.issuers)[place])
         assert preview.report.facts()["matches"] == rows
 
-    tell(preview, do="issuer", place=0, name="/CN=E10")
+    tell(preview, do="issuer", place=0, name="E10")
     assert preview.state == "failed"
     tell(preview, do="search", text="")
     assert (preview.page["issuer"], preview.report.issuer, preview.page["matches"]) == (None, None, 5)
     tell(preview, do="refresh")
-    tell(preview, do="issuer", place=0, name="/CN=E1")
+    tell(preview, do="issuer", place=0, name="E1")
     assert (preview.state, preview.page["matches"]) == ("failed", 5)
 
 
@@ -218,6 +221,39 @@ def test_when_the_table_has_changed(staging):
 
     tell(preview, do="refresh")
     assert (preview.report.rows, preview.state, preview.note, preview.page["start"]) == (113, "ready", "", 0)
+
+
+def test_when_somebody_turns_to_it(staging, monkeypatch):
+    """The front end asks then whether the table has changed, which the record says, too; it hears when to ask again."""
+    preview = StagingPreview(staging)
+    records, sent = [], []
+    monkeypatch.setattr(preview, "record", lambda: records.append(preview.state))
+    monkeypatch.setattr(preview, "send", sent.append)
+    tell(preview, do="check")
+    assert (preview.state, records) == ("loading", [])
+    assert preview.report
+    write_entries(ctkit.open_table(preview._folder), make_rows([2]))
+    tell(preview, do="check")
+    tell(preview, do="check")
+
+    assert (preview.state, records) == ("stale", ["stale"])
+    assert sent == [{"what": "checked"}] * 3
+
+
+def test_rows_without_an_index(tmp_path):
+    """What is counted is shown, whatever another writer has left out; only it cannot be opened."""
+    rows = as_type(make_rows([4, 5, 6]))
+    without = pa.schema([field.with_nullable(True) for field in rows.schema])
+    rows = replaced(rows.cast(without), cert_index=[4, None, 5])
+    make_table(tmp_path / "staging")
+    table = add_file(tmp_path / "staging", rows)
+    preview = StagingPreview(table)
+
+    assert (preview.report.rows, [item["index"] for item in preview.page["items"]]) == (3, ["4", "5", "none"])
+    tell(preview, do="open", page=preview.page["number"], row=2)
+    assert (preview.certificate, preview.state) == (None, "failed")
+    tell(preview, do="open", page=preview.page["number"], row=1)
+    assert preview.report.certificate.cert_index == 5
 
 
 def test_when_the_table_is_merged(staging):

@@ -1,6 +1,7 @@
 """The widget that shows what is missing, and lets the analyst choose from it."""
 
 import shlex
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ctkit.desk.chosen_gaps import SHOWN, ChosenGaps, save_choice
 from ctkit.desk.gap_report import GapReport, find_tables, report_gaps
 from ctkit.desk.lanes import ABOVE, COLOURS, Lane, Lanes, levels
 from ctkit.desk.parameters import Parameters
+from ctkit.desk.times import Points, date_lanes
 from ctkit.desk.widget import LiveWidget
 from ctkit.errors import CtkitError, ParameterError
 from ctkit.jobs.plan import Plan
@@ -43,6 +45,8 @@ class GapPreview(LiveWidget):
     spec : str
         What is chosen, as text (see `ctkit.GapChoice`); may be set. At first it is the parameter `choice` of the
         report; without that, all.
+    axis : str
+        What lanes are drawn along: ``"index"``, or ``"time"``, as far as the days of rows tell it; may be set.
 
     Examples
     --------
@@ -54,7 +58,9 @@ class GapPreview(LiveWidget):
     """
 
     front = "gap_preview"
+    modules = ("lane",)
 
+    axis = traitlets.Enum(("index", "time"), "index").tag(sync=True)
     spec = traitlets.Unicode("all").tag(sync=True)
     verdict = traitlets.Unicode().tag(sync=True)
     failed = traitlets.List(traitlets.Unicode()).tag(sync=True)
@@ -64,12 +70,16 @@ class GapPreview(LiveWidget):
     def __init__(self, gaps: GapReport | pa.Table) -> None:
         self._gap_report = gaps if isinstance(gaps, GapReport) else None
         self._gaps = gaps.gaps if isinstance(gaps, GapReport) else check_gaps(gaps)
-        self._model = Lanes.of_report(gaps) if isinstance(gaps, GapReport) else Lanes.of_gaps(self._gaps, {})
+        self._model = _lanes_of(gaps) if isinstance(gaps, GapReport) else Lanes.of_gaps(self._gaps, {})
         self._zoom: dict[str, tuple[int, int]] = {}
+        self._times: Mapping[str, Points] = {}
         self._choice = GapChoice()
         self._chosen: Mapping[str, RangeSet] = {}
         self._plan: Plan | None = None
-        super().__init__(settings={"height": HEIGHT, "shown": SHOWN, "colours": COLOURS, "above": ABOVE})
+        dated = self._gap_report is not None
+        super().__init__(
+            settings={"height": HEIGHT, "shown": SHOWN, "colours": COLOURS, "above": ABOVE, "dated": dated}
+        )
         given = self._gap_report.parameters.choice if self._gap_report else None
         self.choose(GapChoice.parse(given or ""))
 
@@ -136,17 +146,18 @@ class GapPreview(LiveWidget):
         if self._gap_report is not None:
             self.state = "loading"
             try:
-                found, model = self._look(self._gap_report.parameters)
+                found, model, times = self._look(self._gap_report.parameters)
             except BaseException:
                 # Ctrl+C too: nothing is on its way any more.
                 self._become_stale()
                 raise
             self._gap_report.close()
-            self._gap_report, self._gaps, self._model, self._zoom = found, found.gaps, model, {}
+            self._gap_report, self._gaps, self._model, self._times = found, found.gaps, model, times
+            self._zoom = {}
         self.choose(self._choice)
 
     def check(self) -> None:
-        """Find out whether a table has changed; if so, the state is ``stale``."""
+        """Find out whether a table has changed; if so, the state becomes ``stale``."""
         if self._gap_report is not None and self.state in ("ready", "empty"):
             seen = [None if table is None else table.version() for table in self._tables()]
             now = [None if table is None else table.version() for table in find_tables(self._gap_report.parameters)]
@@ -170,60 +181,76 @@ class GapPreview(LiveWidget):
                 self.spec = str(self._choice)
                 raise
 
+    @traitlets.validate("axis")
+    def _check_axis(self, proposal: dict[str, Any]) -> str:
+        axis: str = proposal["value"]
+        # Before anything changes: it may be that files cannot be read any more.
+        self._times = self._times_of(self._gap_report, self._model, axis)
+        return axis
+
+    @traitlets.observe("axis")
+    def _turn_axis(self, _: dict[str, Any]) -> None:
+        self._show()
+
+    @staticmethod
+    def _times_of(report: GapReport | None, model: Lanes, axis: str) -> Mapping[str, Points]:
+        if report is None or axis == "index":
+            return {}
+        return date_lanes(model.lanes, report.main, report.staging, now=time.time_ns() // 1_000_000)
+
     def _tables(self) -> tuple[Any, Any]:
         assert self._gap_report is not None
         return self._gap_report.main, self._gap_report.staging
 
-    def _look(self, parameters: Parameters) -> tuple[GapReport, Lanes]:
+    def _look(self, parameters: Parameters) -> tuple[GapReport, Lanes, Mapping[str, Points]]:
         """Return what there is now, if the choice fits it."""
         found = report_gaps(parameters)
         try:
-            model = Lanes.of_report(found)
+            model = _lanes_of(found)
             model.choose(self._choice)
+            times = self._times_of(found, model, self.axis)
         except BaseException:
             found.close()
             raise
-        return found, model
+        return found, model, times
 
     def _become_stale(self) -> None:
         self.state, self.note = "stale", _STALE
         self.record()
 
     def _do(self, content: dict[str, Any]) -> None:
-        what = content["do"]
-        if what == "check":
-            try:
-                self.check()
-            finally:
-                # The front end asks for no other check before.
-                self.send({"what": "checked"})
-        elif what == "refresh":
-            self.refresh()
-        elif what == "save":
-            # What is typed is meant, also if it was not chosen before.
-            if content["spec"] != self.spec:
-                self.choose(GapChoice.parse(content["spec"]))
-            path = self.save(content["path"]).absolute()
-            self.note = visible(f"saved in {path}; next: ctkit backfill -f {shlex.quote(content['path'])}")
-            self.record()
-        elif what == "choose":
-            self.choose(GapChoice.parse(content["spec"]))
-        elif what == "size":
-            smallest = max(int(content["smallest"]), 1)
-            self.choose(GapChoice(self._choice.logs, smallest, self._choice.largest))
-        elif what == "toggle":
-            self._toggle(self._lane(content).url)
-        elif what == "range":
-            self._choose_range(self._lane(content), content)
-        elif what == "zoom":
-            lane = self._lane(content)
-            start, end = max(int(content["start"]), lane.start), min(int(content["end"]), lane.end)
-            self._zoom[lane.url] = (start, end) if start < end else (lane.start, lane.end)
-            # The record has the whole stretch, and stays as it is; so do the other lanes.
-            shown = self._lane_shown(lane, self.report, self._ranges())
-            self.send({"what": "lane", "lane": shown}, buffers=[shown.pop("levels")])
-        else:
-            raise ParameterError(f"unknown message: {what}")
+        match content:
+            case {"do": "refresh"}:
+                self.refresh()
+            case {"do": "axis", "axis": axis}:
+                self.axis = axis
+            case {"do": "save", "path": path, "spec": spec}:
+                # What is typed is meant, also if it was not chosen before.
+                if spec != self.spec:
+                    self.choose(GapChoice.parse(spec))
+                self.note = visible(
+                    f"saved in {self.save(path).absolute()}; next: ctkit backfill -f {shlex.quote(path)}"
+                )
+                self.record()
+            case {"do": "choose", "spec": spec}:
+                self.choose(GapChoice.parse(spec))
+            case {"do": "size", "smallest": smallest}:
+                self.choose(GapChoice(self._choice.logs, max(int(smallest), 1), self._choice.largest))
+            case {"do": "toggle"}:
+                self._toggle(self._lane(content).url)
+            case {"do": "range"}:
+                self._choose_range(self._lane(content), content)
+            case {"do": "zoom"}:
+                self._zoom_in(self._lane(content), int(content["start"]), int(content["end"]))
+            case _:
+                raise ParameterError(f"unknown message: {content}")
+
+    def _zoom_in(self, lane: Lane, start: int, end: int) -> None:
+        start, end = max(start, lane.start), min(end, lane.end)
+        self._zoom[lane.url] = (start, end) if start < end else (lane.start, lane.end)
+        # The record has the whole stretch, and stays as it is; so do the other lanes.
+        shown = self._lane_shown(lane, self.report, self._ranges())
+        self.send({"what": "lane", "lane": shown}, buffers=[shown.pop("levels")])
 
     def _lane(self, content: dict[str, Any]) -> Lane:
         for lane in self._model.lanes:
@@ -299,7 +326,15 @@ class GapPreview(LiveWidget):
             "to": end,
             "levels": levels(bins, HEIGHT).tobytes(),
             "beyond": lane.beyond,
-            "failed": lane.failed,
+            # None where no row tells when its entries came.
+            "times": self._times.get(lane.url),
             "chosen": lane.url in ranges,
             "ranges": [[first, lane.end if last is None else last] for first, last in ranges.get(lane.url, ())],
         }
+
+
+def _lanes_of(report: GapReport) -> Lanes:
+    """Return the lanes of a report, with plans that name the numbers that a backfill will."""
+    lanes = Lanes.of_report(report)
+    lanes.learn_page_sizes()
+    return lanes

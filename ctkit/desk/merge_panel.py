@@ -9,6 +9,7 @@ import traitlets
 from deltalake import DeltaTable
 
 from ctkit.desk.certificate_view import shortened
+from ctkit.desk.gap_report import find_tables
 from ctkit.desk.parameters import Parameters, read_parameters
 from ctkit.desk.verbs import merge_staged, preview_staged, undo_staged
 from ctkit.desk.widget import LiveWidget, told
@@ -123,7 +124,9 @@ class MergePreviewPanel(LiveWidget):
         self._begin("a merge")
         try:
             value = merge_staged(self._parameters, expected=self.preview)
-        except (StalePreviewError, UnconfirmedMergeError) as error:
+        except StalePreviewError:
+            self._preview_again(note="Nothing was merged: a table had changed. This is what a merge would do now")
+        except UnconfirmedMergeError as error:
             self._preview_again(note=told(error))
         except Exception as error:
             self._fail(error, "merge")
@@ -156,6 +159,15 @@ class MergePreviewPanel(LiveWidget):
             self._undone, self.outcome = None, None
             self._preview_again()
             self.record()
+
+    def check(self) -> None:
+        """Find out whether a table has changed since the preview; if so, the state becomes ``stale``."""
+        if self.state in ("ready", "empty") and self.value is None:
+            staging, main = find_tables(self._parameters)
+            now = (-1 if staging is None else staging.version(), None if main is None else main.version())
+            if now != (self.preview.staging_version, self.preview.main_version):
+                self.note, self.state = "a table has changed since; look again", "stale"
+                self.record()
 
     def on_message(self, content: dict[str, Any]) -> None:
         """Do what was confirmed in the front end."""

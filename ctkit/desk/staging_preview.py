@@ -1,5 +1,6 @@
 """Look into a table of entries: what is in it, a search, pages of rows, and one certificate in full."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -219,6 +220,8 @@ class StagingPreview(LiveWidget):
         """Open the certificate of a row of the page, 0 being the first, in full."""
         place = self._rows[row]
         assert self._browser is not None, "a page has rows"
+        if place["cert_index"] is None:
+            raise TableError(self._folder, "the row has no index, so that it is no entry's. Remove it before a merge")
         copies = len(self._browser.places_of(place["source_url"], place["cert_index"]))
         self._opened = read_row(self._browser.row(place), copies=copies)
         self._turn_names(0)
@@ -243,9 +246,17 @@ class StagingPreview(LiveWidget):
             if not self._has_changed():
                 raise
         if self._has_changed():
-            self.note = visible(f"{self._folder} has changed; what is shown is older")
-            self.state = "stale"
-            self.record()
+            self._become_stale()
+
+    def check(self) -> None:
+        """Find out whether the table has changed; if so, the state becomes ``stale``."""
+        if self.state in ("loading", "ready", "empty") and self._has_changed():
+            self._become_stale()
+
+    def _become_stale(self) -> None:
+        self.note = visible(f"{self._folder} has changed; what is shown is older: look again")
+        self.state = "stale"
+        self.record()
 
     def _do(self, content: dict[str, Any]) -> None:
         match content["do"]:
@@ -270,7 +281,7 @@ class StagingPreview(LiveWidget):
     def _issuer_at(self, place: int, name: str) -> str:
         """Return an issuer of the charts as the table has it; `name` is how it was shown."""
         shown = self.charts["issuers"] if self.charts else []
-        if self._counts is None or [known for known, _ in shown[place : place + 1]] != [name]:
+        if self._counts is None or [known for known, *_ in shown[place : place + 1]] != [name]:
             raise TableError(self._folder, "other issuers were shown before this one was chosen. Choose it again")
         return list(self._counts.issuers)[place]
 
@@ -322,14 +333,28 @@ def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
     kind = _KINDS.get(_text(row["update_type"]), _text(row["update_type"]))
     return {
         "log": shortened(_text(row["source_name"] or row["source_url"]), 100),
-        "index": str(row["cert_index"]),
+        "index": "none" if pd.isna(row["cert_index"]) else str(row["cert_index"]),
         "seen": "" if pd.isna(row["seen"]) else f"{row['seen']:%Y-%m-%d %H:%M}",
         "domains": shortened(first, 100) + more,
-        "issuer": shortened(_text(row["issuer_aggregated"]), 200),
+        "issuer": shortened(_short_name(_text(row["issuer_aggregated"])), 200),
+        "issuer_in_full": shortened(_text(row["issuer_aggregated"]), 200),
         "valid": f"{_day(row['not_before'])} to {_day(row['not_after'])}",
         "kind": shortened(kind if row["signature_algorithm"] else f"{kind}, unreadable", 100),
         "entry": visible(_text(row["cert_link"])),
     }
+
+
+def _short_name(name: str) -> str:
+    """Return common name and organization of an aggregated name, or all of it if it has neither.
+
+    >>> _short_name("/C=US/CN=E1/O=Let's Encrypt"), _short_name("/O=Example/OU=CN=none"), _short_name("/ST=Example")
+    ("E1, Let's Encrypt", 'Example', '/ST=Example')
+    """
+    values: dict[str, str] = {}
+    for part in re.split(r"/(?=(?:C|CN|L|O|OU|ST)=)", name):
+        attribute, _, value = part.partition("=")
+        values.setdefault(attribute, value)
+    return ", ".join(dict.fromkeys(values[each] for each in ("CN", "O") if values.get(each))) or name
 
 
 def _text(value: Any) -> str:
@@ -352,7 +377,9 @@ def _charts(counts: Counts) -> dict[str, Any]:
         if len(dates) > MOST_BARS:
             unit, dates = coarser, _by_beginning(counts.dates, size)
     rows = sum(counts.kinds.values())
-    issuers = [[shortened(issuer, 200), count] for issuer, count in counts.issuers.items()]
+    issuers = [
+        [shortened(_short_name(issuer), 200), count, shortened(issuer, 200)] for issuer, count in counts.issuers.items()
+    ]
     return {
         "unit": unit,
         "dates": [[visible(date), count] for date, count in dates.items()],

@@ -35,7 +35,8 @@ _ONE_OF_TWO = (
 class LiveWidget(anywidget.AnyWidget):
     """Base of the widgets: ``front/NAME.js`` and ``front/NAME.css``, with what all front ends share in front of them.
 
-    Subclasses set `front`, return their `report`, and call `record` whenever what it says has changed.
+    Subclasses set `front`, and the names of its other `modules` if there are any, return their `report`, and call
+    `record` whenever what it says has changed.
 
     Attributes
     ----------
@@ -47,6 +48,8 @@ class LiveWidget(anywidget.AnyWidget):
 
     front: str
     """Name of the front end's files, without their endings."""
+    modules: tuple[str, ...] = ()
+    """Names of further files of JavaScript, which come before that one."""
 
     state = traitlets.Enum(State.__args__, "ready").tag(sync=True)  # type: ignore[attr-defined]
     note = traitlets.Unicode("").tag(sync=True)
@@ -57,7 +60,7 @@ class LiveWidget(anywidget.AnyWidget):
         super().__init_subclass__(**kwargs)
         if "front" not in cls.__dict__:
             return  # a class that traitlets makes of a widget's, to add traits to it
-        cls._esm = _read("common.js", f"{cls.front}.js")
+        cls._esm = _read(*(f"{name}.js" for name in ("common", *cls.modules, cls.front)))
         cls._css = _read("common.css", f"{cls.front}.css") + _ONE_OF_TWO
 
     def __init__(self, **traits: Any) -> None:
@@ -71,6 +74,9 @@ class LiveWidget(anywidget.AnyWidget):
 
     def on_message(self, content: dict[str, Any]) -> None:
         """Do what the front end asks for; what this raises is shown as the state ``failed``."""
+
+    def check(self) -> None:
+        """Find out whether what is shown is still so; if not, the state becomes ``stale``."""
 
     def record(self) -> None:
         """Rewrite the record: what the saved notebook says."""
@@ -87,9 +93,16 @@ class LiveWidget(anywidget.AnyWidget):
 
     def _received(self, content: dict[str, Any]) -> None:
         try:
-            self.on_message(content)
+            if content == {"do": "check"}:
+                self.check()
+            else:
+                self.on_message(content)
         except Exception as error:
             self.fail(error)
+        finally:
+            if content == {"do": "check"}:
+                # The front end asks for no other check before.
+                self.send({"what": "checked"})
 
     def _ipython_display_(self, **_: Any) -> None:
         view, metadata = super()._repr_mimebundle_() or ({}, {})
@@ -105,8 +118,8 @@ class LiveWidget(anywidget.AnyWidget):
 
 
 def told(error: Exception) -> str:
-    """Return what a widget says of an error."""
-    return visible(f"{type(error).__name__}: {error}")
+    """Return what a widget says of an error; of one that nobody has foreseen, also its kind."""
+    return visible(str(error) if isinstance(error, CtkitError) else f"{type(error).__name__}: {error}")
 
 
 def _read(*names: str) -> str:

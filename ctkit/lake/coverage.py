@@ -10,6 +10,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
+from datetime import date
 from itertools import chain, pairwise
 from typing import TYPE_CHECKING
 
@@ -23,8 +24,9 @@ from ctkit.errors import TableError
 from ctkit.lake.files import FileBounds
 from ctkit.lake.keys import NO_KEY, key_batches
 from ctkit.lake.remembered import BLOCKS, RUNS, recall, remember
-from ctkit.lake.table import folder_of
+from ctkit.lake.table import add_actions, folder_of
 from ctkit.ranges import END, NOTHING, Int64s, RangeSet
+from ctkit.schema import PARTITION
 
 if TYPE_CHECKING:
     import ibis.expr.types as ir
@@ -166,6 +168,38 @@ def runs_by_file(stretches: Mapping[str, tuple[int, int]], table: DeltaTable) ->
             # A state ends with the path.
             indices = RangeSet.merged(starts.values[runs].to_numpy(), ends.values[runs].to_numpy())
             yield paths[file].split(" ", 2)[2], urls[log], indices
+
+
+def find_days(
+    stretches: Mapping[str, tuple[int, int]], *tables: DeltaTable | None
+) -> dict[str, dict[date, tuple[int, int]]]:
+    """Return, by log and date, the lowest index that has a row of that ``seen_date``, and the one behind the highest.
+
+    Only indices within a log's stretch count; what no calendar knows as a date is left out.
+
+    Raises
+    ------
+    TableError
+        A file cannot be read.
+    """
+    found: dict[str, dict[date, tuple[int, int]]] = defaultdict(dict)
+    for table in tables:
+        if table is None:
+            continue
+        actions = add_actions(table)
+        folder = folder_of(table)
+        dates = {
+            f"{folder}/{name}": values[PARTITION]
+            for name, values in zip(actions["path"].to_pylist(), actions["partition"].to_pylist(), strict=True)
+        }
+        for path, url, indices in runs_by_file(stretches, table):
+            within = indices.between(*stretches[url])
+            with suppress(TypeError, ValueError):
+                day = date.fromisoformat(dates[path])
+                if len(within):
+                    first, behind = found[url].get(day, (END, 0))
+                    found[url][day] = min(first, int(within.starts[0])), max(behind, int(within.ends[-1]))
+    return dict(found)
 
 
 def first_and_last(urls: Iterable[str], *tables: DeltaTable | None) -> dict[str, tuple[int, int]]:

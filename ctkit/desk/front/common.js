@@ -47,8 +47,11 @@ const STATES = {
   disconnected: "the kernel is gone: this is a record",
 };
 
+const CHECK_EVERY = 5000; // milliseconds: a check opens tables
+
 /**
- * Prepares a widget's element: keys stay inside, and a line tells the state and the note.
+ * Prepares a widget's element: keys stay inside, a line tells the state and the note, and whenever somebody turns to it,
+ * the kernel is asked whether what it shows is still so.
  * Returns the element to fill, and a function that ends it.
  */
 function root(model, element, label) {
@@ -66,6 +69,19 @@ function root(model, element, label) {
   };
   const kinds = ["keydown", "keypress", "keyup"];
   kinds.forEach((kind) => element.addEventListener(kind, keep));
+
+  let [checked, unanswered] = [-CHECK_EVERY, false];
+  function look() {
+    if (!connected || unanswered || performance.now() - checked < CHECK_EVERY) return;
+    [checked, unanswered] = [performance.now(), true];
+    model.send({ do: "check" });
+  }
+  const hear = ({ what }) => {
+    if (what === "checked") unanswered = false;
+  };
+  const turns = ["pointerenter", "focusin"];
+  turns.forEach((kind) => element.addEventListener(kind, look));
+  model.on("msg:custom", hear);
 
   let connected = true;
   function show() {
@@ -89,6 +105,8 @@ function root(model, element, label) {
   return {
     body,
     end() {
+      turns.forEach((kind) => element.removeEventListener(kind, look));
+      model.off("msg:custom", hear);
       model.off("comm_live_update", disconnect);
       kernel?.disposed?.disconnect(disconnect);
       model.off("change:state", show);

@@ -35,7 +35,8 @@ function render({ model, el: element }) {
   const more = el("div");
   const hint = el("span", { role: "status" });
   const button = el("button", { type: "button", onclick: stop }, "Stop");
-  body.append(el("table", {}, el("thead", {}, head), rows), more, el("div", {}, button, " ", hint));
+  const table = el("table", {}, el("thead", {}, head), rows);
+  body.append(table, more, el("div", {}, button, " ", hint));
 
   let timer = null;
   function stop() {
@@ -55,6 +56,7 @@ function render({ model, el: element }) {
 
   function show() {
     rows.replaceChildren(...model.get("rows").map(row));
+    table.hidden = !rows.hasChildNodes();
     more.textContent = model.get("more");
     const ended = model.get("state") !== "running";
     button.hidden = ended;

@@ -20,11 +20,11 @@ function setOff(made, off) {
 function bars(title, pairs, press) {
   const most = Math.max(...pairs.map(([, number]) => number), 1);
   const named = (name, at) => press ? button(name || "(none)", () => press(name, at)) : name || "(none)";
-  const rows = pairs.map(([name, number], at) =>
+  const rows = pairs.map(([name, number, inFull], at) =>
     el(
       "tr",
       {},
-      el("th", { scope: "row", title: name }, named(name, at)),
+      el("th", { scope: "row", title: inFull ?? name }, named(name, at)),
       el("td", { class: "ctkit-number" }, count(number)),
       el("td", { class: "ctkit-track" }, el("div", { class: "ctkit-fill", style: `width: ${100 * number / most}%` })),
     )
@@ -119,8 +119,19 @@ function certificate(opened, names, close) {
 
 function render({ model, el: element }) {
   const { body, end } = root(model, element, "staged rows");
+  // While other rows are on their way, these cannot be opened: a click would be taken for one on the others.
+  let busy = false;
+  const wait = (waits) => {
+    busy = waits;
+    table.setAttribute("aria-busy", String(busy));
+  };
+  const settle = () => model.get("state") === "running" || wait(false);
   const ask = (message) => model.send(message);
-  const search = (text) => ask({ do: "search", text });
+  const askRows = (message) => {
+    wait(true);
+    ask(message);
+  };
+  const search = (text) => askRows({ do: "search", text });
 
   const drawn = el("div", { class: "ctkit-charts" });
   const box = el("input", { type: "search", "aria-label": "domain or issuer", maxlength: "200", size: "40" });
@@ -141,13 +152,13 @@ function render({ model, el: element }) {
     box,
     el("button", { type: "submit" }, "Search"),
     all,
-    button("Look again", () => ask({ do: "refresh" })),
+    button("Look again", () => askRows({ do: "refresh" })),
   );
   const choose = (name, place) => {
     box.value = "";
-    ask({ do: "issuer", place, name });
+    askRows({ do: "issuer", place, name });
   };
-  const pages = pager("page", (start) => ask({ do: "turn", start }));
+  const pages = pager("page", (start) => askRows({ do: "turn", start }));
   const rows = el("tbody");
   const table = el(
     "table",
@@ -177,13 +188,15 @@ function render({ model, el: element }) {
     if (document.activeElement !== box) box.value = search;
     form.querySelectorAll(":scope > :not(:last-child)").forEach((each) => each.hidden = !total);
     shown.querySelectorAll(":scope > :not(form)").forEach((each) => each.hidden = !total);
+    table.hidden = !items.length;
     pages.show(model.get("page"), `${range}${found}${cut}`);
+    wait(false);
     rows.replaceChildren(...items.map((item, row) => {
-      const open = () => ask({ do: "open", page: number, row });
+      const open = () => busy || ask({ do: "open", page: number, row });
       const cells = COLUMNS.map((name) => {
         if (name === "entry") return el("td", { onclick: stop }, link(item.entry, "log"));
         if (name === "index") return el("td", { class: "ctkit-number" }, button(item.index, open, OPENS));
-        return el("td", { title: item[name] }, item[name]);
+        return el("td", { title: name === "issuer" ? item.issuer_in_full : item[name] }, item[name]);
       });
       return el("tr", { onclick: (event) => event.target.closest("button") || open() }, ...cells);
     }));
@@ -209,12 +222,15 @@ function render({ model, el: element }) {
   }
 
   const changes = { charts: showCharts, page: showPage, names: showNames, certificate: showCertificate };
+  const settles = ["change:state", "change:note"];
+  settles.forEach((name) => model.on(name, settle));
   for (const [name, show] of Object.entries(changes)) {
     model.on(`change:${name}`, show);
     if (name !== "certificate" || model.get(name)) show();
   }
   return () => {
     for (const [name, show] of Object.entries(changes)) model.off(`change:${name}`, show);
+    settles.forEach((name) => model.off(name, settle));
     end();
   };
 }
