@@ -167,6 +167,8 @@ def connect() -> ibis.BaseBackend:
     spill = tempfile.TemporaryDirectory(prefix="ctkit-")
     connection = duckdb.connect(config={"temp_directory": spill.name})
     connection.execute("SET TimeZone = 'UTC'")
+    # In a notebook, DuckDB would draw a widget for each question of a few seconds, which the record keeps as text.
+    connection.execute("SET enable_progress_bar = false")
     backend = ibis.duckdb.from_connection(connection)
     weakref.finalize(backend, spill.cleanup)
     return backend
