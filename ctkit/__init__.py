@@ -13,6 +13,7 @@ With parameters, as notebooks and commands do it::
     StagingPreview                 a widget that looks into staging: charts, a search, rows -> StagingReport
     preview_staged -> MergePreview what a merge would do; MergePreviewPanel does it, and undoes it -> UndoneMerge
     merge_staged -> MergeReport    merges staging into main, in one commit; undo_staged undoes that
+    find_main                      the main table, to be asked
     audit_main -> AuditReport      what is complete, and what is proven
     repair -> RepairReport         takes out damaged files, and all but one of several rows with the same key
     tidy_main -> TidyReport        makes few large files of many small ones
@@ -29,6 +30,7 @@ Step by step, with logs and tables of your own::
     look_alikes                    names that look like a brand's, with the reason
     issued_over_time               certificates over time, by issuer, log, kind, algorithm or validity
     busiest_domains, broad_certificates, expiring_names, issuance_smells    what stands out
+    show -> Answer, plot_over_time    an answer's first rows, or its counts over time, in a notebook
     find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
     plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
     preview_merge, merge_staging   merges staging into main; undo_merge undoes that

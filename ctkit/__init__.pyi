@@ -13,6 +13,9 @@ from .ask.questions import issued_over_time as issued_over_time
 from .ask.questions import name_history as name_history
 from .ask.questions import related_names as related_names
 from .ask.smells import issuance_smells as issuance_smells
+from .desk.answers import Answer as Answer
+from .desk.answers import plot_over_time as plot_over_time
+from .desk.answers import show as show
 from .desk.certificate_view import OpenCertificate as OpenCertificate
 from .desk.certificate_view import open_certificate as open_certificate
 from .desk.choice import GapChoice as GapChoice
@@ -20,6 +23,7 @@ from .desk.follow import FollowReport as FollowReport
 from .desk.follow import follow as follow
 from .desk.gap_preview import GapPreview as GapPreview
 from .desk.gap_report import GapReport as GapReport
+from .desk.gap_report import find_main as find_main
 from .desk.gap_report import report_gaps as report_gaps
 from .desk.listing import ListedLog as ListedLog
 from .desk.listing import LogListing as LogListing

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import ibis
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -133,6 +134,9 @@ WRONG = {
     "expiring_names": [{"certificates": None}, {"days": 0}, {"as_of": 5}],
     "issuance_smells": [{"certificates": None}, {"smells": "backdated"}, {"smells": ["old"]}, {"smells": []}],
     "look_alikes": [{"certificates": None}, {"domain": "."}, {"own": "example.net"}, {"own": [""]}],
+    "show": [{"question": "main"}, {"question": None}, {"title": 5}, {"first": 0}],
+    "plot_over_time": [{"counts": None}, {"counts": ibis.memtable({"counts": [5]})}, {"title": None}],
+    "find_main": [{"parameters": "main"}, {"parameters": None}],
     "find_table": [{"uri": 5}, {"uri": None}, {"uri": b"main"}],
     "open_table": [{"uri": 5}, {"like": "main"}],
     "preview_merge": [{"staging": "staging"}, {"staging": None}, {"main": "main"}],
@@ -199,6 +203,9 @@ def right(tmp_path, monkeypatch):
         "expiring_names": {"certificates": table},
         "issuance_smells": {"certificates": table},
         "look_alikes": {"certificates": table, "domain": "example.com"},
+        "show": {"question": ibis.memtable({"rows": [1]})},
+        "plot_over_time": {"counts": ctkit.issued_over_time(table)},
+        "find_main": {"parameters": Parameters()},
         "find_table": {"uri": "nowhere"},
         "open_table": {"uri": "nowhere"},
         "preview_merge": {"staging": table, "main": None},

@@ -90,6 +90,7 @@ def test_read_parameters_every_key(write):
         create_main: true
         keep_runs: 90
         runs_path: records
+        domain: example.com
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -128,6 +129,7 @@ def test_read_parameters_every_key(write):
         "create_main": True,
         "keep_runs": 90,
         "runs_path": str(file.parent / "records"),
+        "domain": "example.com",
         "user_agent": "ct@example.org",
         "server_config": None,
     }

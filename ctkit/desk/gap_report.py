@@ -215,8 +215,9 @@ def find_tables(parameters: Parameters) -> tuple[DeltaTable | None, DeltaTable |
     return tables
 
 
+@checked
 def find_main(parameters: Parameters) -> DeltaTable:
-    """Return the main table.
+    """Return the main table of some parameters.
 
     Raises
     ------

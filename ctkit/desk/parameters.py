@@ -96,7 +96,7 @@ class Flag(NamedTuple):
     Attributes
     ----------
     commands
-        The commands that take it, separated by spaces.
+        The commands that take it, separated by spaces; none if only runbooks have the key.
     metavar
         Its value in help: ``N`` or ``SECONDS`` for a number; empty if the help lists the values.
     name
@@ -249,10 +249,7 @@ class Parameters(_Checked):
     )
     verify: Annotated[
         Annotated[Verify, BeforeValidator(lambda value: "off" if value is False else value)], Flag(_FILL)
-    ] = Field(
-        "heads",
-        description="what to verify: off, heads (signatures) or entries (also inclusion)",
-    )
+    ] = Field("heads", description="what to verify: off, heads (signatures) or entries (also inclusion)")
     max_requests: Annotated[Count | None, Flag(_BUDGET, "N")] = Field(
         None, description="requests for entries that a backfill may send, retries included"
     )
@@ -277,6 +274,9 @@ class Parameters(_Checked):
     )
     runs_path: Annotated[TablePath | None, Flag(f"{_TIDY} backfill merge status runs", "DIR")] = Field(
         None, description="folder of the records of runs; not given: runs/ beside the parameter file"
+    )
+    domain: Annotated[Text | None, Flag("")] = Field(
+        None, description="explore: the domain to ask about; not given: the one with the most certificates"
     )
     user_agent: Annotated[UserAgent | None, Flag(_NAMES, "TEXT")] = Field(
         None, description="how to introduce yourself to logs, with a mail address or URL"

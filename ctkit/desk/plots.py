@@ -33,7 +33,7 @@ _HEIGHT = 16
 """Pixels of a bar."""
 _LONGEST_NAME, _LONGEST_CAPTION = 34, 46
 
-_TEXT = "#767676"
+TEXT = "#767676"
 """Can be read on white and on black: the picture has no background."""
 
 
@@ -112,7 +112,7 @@ def _draw(lanes: Lanes, chosen: Mapping[str, RangeSet]) -> Picture:
     # One axes for all: a row is one unit high, rows go down, and x runs from the left edge to the right one.
     axes = picture.add_axes((0, 0, 1, 1))
     # Dollar signs in a name do not start a formula.
-    plain: dict[str, Any] = {"va": "center", "parse_math": False, "usetex": False, "color": _TEXT}
+    plain: dict[str, Any] = {"va": "center", "parse_math": False, "usetex": False, "color": TEXT}
     for row, lane in enumerate(shown):
         middle = row + 0.5
         axes.text(0.005, middle, _shortened(lane.name, _LONGEST_NAME), size=9, **plain)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctkit.errors import ParameterError
 
-RUNBOOKS = ("audit", "backfill", "merge", "preview", "runs", "update")
+RUNBOOKS = ("audit", "backfill", "explore", "merge", "preview", "runs", "update")
 """Names of the notebooks."""
 
 
