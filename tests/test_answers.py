@@ -16,6 +16,7 @@ import ctkit
 from ctkit.desk.answers import COLOURS
 from ctkit.desk.runbook import run_notebook
 from ctkit.errors import ParameterError
+from ctkit.lake.querying import connect, reading
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.schema import row_schema
 
@@ -125,6 +126,14 @@ def test_a_picture_of_nothing():
     for other in ({"a": [1]}, {"date": [1], "a": [1]}, {"date": [1], "a": [1], "b": [1], "certificates": [1]}):
         with pytest.raises(ParameterError):
             ctkit.plot_over_time(ibis.memtable(other))
+
+
+def test_duckdb_draws_nothing():
+    """No question leaves a bar in a notebook, of whatever connection."""
+    with reading() as connection:
+        for each in (connection, connect()):
+            shown = each.con.execute("SELECT current_setting('enable_progress_bar')").fetchall()
+            assert shown == [(False,)]
 
 
 def explored(folder, **parameters):

@@ -48,8 +48,7 @@ def reading(*tables: DeltaTable | None, **settings: str) -> Iterator[ibis.BaseBa
         # DuckDB would make a folder .tmp below the current directory, which a scheduler may not be allowed to write.
         connection = duckdb.connect(config={"temp_directory": spill, **settings})
         try:
-            # Not the machine's, in which DuckDB would show times.
-            connection.execute("SET TimeZone = 'UTC'")
+            _configure(connection)
             yield ibis.duckdb.from_connection(connection)
         except RuntimeError as error:
             # What DuckDB makes of Ctrl+C.
@@ -162,13 +161,18 @@ def _may_have(table: DeltaTable, keys: pa.Table) -> set[str]:
     return set(bounds.files[hit])
 
 
+def _configure(connection: duckdb.DuckDBPyConnection) -> None:
+    # Not the machine's, in which DuckDB would show times.
+    connection.execute("SET TimeZone = 'UTC'")
+    # In a notebook, DuckDB would draw a widget for each question of a few seconds, which the record keeps as text.
+    connection.execute("SET enable_progress_bar = false")
+
+
 def connect() -> ibis.BaseBackend:
     """Connect ibis to a DuckDB that lives for as long as its tables are used; it spills to a temporary folder."""
     spill = tempfile.TemporaryDirectory(prefix="ctkit-")
     connection = duckdb.connect(config={"temp_directory": spill.name})
-    connection.execute("SET TimeZone = 'UTC'")
-    # In a notebook, DuckDB would draw a widget for each question of a few seconds, which the record keeps as text.
-    connection.execute("SET enable_progress_bar = false")
+    _configure(connection)
     backend = ibis.duckdb.from_connection(connection)
     weakref.finalize(backend, spill.cleanup)
     return backend
