@@ -4,6 +4,7 @@ With parameters, as notebooks and commands do it::
 
     read_parameters, Parameters    what to do: from a YAML file, or from the names in a notebook
     update -> UpdateReport         all steps of a night, with a LogUpdate for each log
+    watch -> WatchReport           new names of domains, and names that look like brands, each told once
     follow                         these steps again and again; a FollowReport after each round
     find_status -> StatusReport    the state of the table and what to do next, with a LogStatus for each log
     report_gaps -> GapReport       what is missing from main and staging

@@ -52,6 +52,8 @@ from .desk.verbs import plan_gaps as plan_gaps
 from .desk.verbs import preview_staged as preview_staged
 from .desk.verbs import tidy_main as tidy_main
 from .desk.verbs import undo_staged as undo_staged
+from .desk.watch import WatchReport as WatchReport
+from .desk.watch import watch as watch
 from .errors import CheckpointError as CheckpointError
 from .errors import CtkitError as CtkitError
 from .errors import KeyConflictError as KeyConflictError

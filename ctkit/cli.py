@@ -24,8 +24,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        0 if everything that was asked for is done or there was nothing to do; 1 for anything else: an error, an
-        interrupt, or a hole that a run planned to fill and did not.
+        0 if everything that was asked for is done or there was nothing to do; 3 if a watch has told something; 1 for
+        anything else: an error, an interrupt, or a hole that a run planned to fill and did not.
     """
     # A process ends after its command, so its signal handlers need not be restored.
     with signals_to(interrupt, restore=argv is not None):
@@ -123,6 +123,15 @@ def _parser() -> Parser:
         "--runs-path /srv/ct/runs --json",
     )
     listed.add_argument("--json", action="store_true", help="print one JSON object")
+    watched = add(
+        commands.watch,
+        "tell new names of domains, and names that look like brands, each once",
+        "-f watch.yaml",
+        "-f watch.yaml --json --brand example.com",
+        more="What was told is remembered in the table told_path. Exit code: 3 if there are\n"
+        "new names, 0 if there are none, 1 for errors.",
+    )
+    watched.add_argument("--json", action="store_true", help="print one line of JSON for each name")
     known = add(
         commands.logs,
         "list the logs of a list, of parameters or of the table; changes nothing",
@@ -171,7 +180,7 @@ def _parser() -> Parser:
         "-f ct.yaml --keep-runs 90",
     )
     tidied.add_argument("--dry-run", action="store_true", help="show what would be done; change nothing")
-    for added in (updated, followed, stated, listed, known, found, filled, merged, audited, repaired, tidied):
+    for added in (updated, followed, stated, listed, watched, known, found, filled, merged, audited, repaired, tidied):
         add_flags(added)
     ran = add(
         commands.run,

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
+NEWS = 3
+"""Exit code of a watch that has news: neither an error nor nothing."""
+
 _NO_LOG = "no log could be asked"
 _BUDGET = ("max_requests", "max_entries", "deadline")
 
@@ -123,6 +126,26 @@ def runs(arguments: argparse.Namespace) -> int:
         print_tables(report, advice="; --json lists them")
         print_lines(report)
     return 0
+
+
+def watch(arguments: argparse.Namespace) -> int:
+    """Tell the new names of watched domains and brands."""
+    parameters = read_flags(arguments)
+    from ctkit.desk.recording import recording
+    from ctkit.desk.watch import watch as find_news
+
+    with recording("watch", parameters) as reports:
+        report = find_news(parameters)
+        if arguments.json:
+            for line in report.lines():
+                print_lines(json.dumps(line))
+        else:
+            print_tables(report, advice="; --json lists them")
+        # Only what was printed was told.
+        report.remember()
+        reports.append(report)
+        logger.info("%s", report)
+    return NEWS if len(report.names) else 0
 
 
 def logs(arguments: argparse.Namespace) -> int:

@@ -91,6 +91,7 @@ def names(folder):
                 "follow",
                 "status",
                 "runs",
+                "watch",
                 "logs",
                 "gaps",
                 "backfill",

@@ -153,7 +153,7 @@ def test_demo_parameters_are_those_of_the_example(tmp_path, monkeypatch):
     example = yaml.safe_load((ROOT / "parameters" / "demo.yaml").read_text())
     paths = {
         key: os.path.normpath(tmp_path / "parameters" / example[key])
-        for key in ("main_path", "staging_path", "state_file", "runs_path")
+        for key in ("main_path", "staging_path", "state_file", "runs_path", "told_path")
     }
     logs = cycle.make_logs(0)
     with LogServer(*logs) as server:

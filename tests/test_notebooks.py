@@ -32,7 +32,8 @@ pytestmark = pytest.mark.filterwarnings(
 
 AUDITED = ["main_path", "state_file", "logs", "log_list", "log_list_key", "log_filter", "from_index", "last", "since"]
 AUDITED += ["to_index", "ceiling", "internal_only", "recheck", "require_proof", "user_agent", "server_config"]
-OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs", "runs_path", "domain")
+ASKED = ("domain", "domains", "brands", "told_path")
+OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs", "runs_path", *ASKED)
 KNOWN = [key for key in Parameters.model_fields if key not in OTHERS]
 DECLARED = {
     "audit": AUDITED,
@@ -40,7 +41,8 @@ DECLARED = {
     "explore": ["main_path", "domain"],
     "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
     "runs": ["runs_path"],
-    "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "choice", "domain")],
+    "update": [key for key in Parameters.model_fields if key not in ("recheck", "require_proof", "choice", *ASKED)],
+    "watch": ["main_path", *ASKED[1:], "server_config"],
     "preview": KNOWN,
 }
 CYCLE = ["preview", "backfill", "preview", "merge", "backfill"]

@@ -41,14 +41,14 @@ def write(tmp_path):
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.name)
 def test_example_file_is_read(file):
-    """Every file in parameters/ is understood and names its table, its logs and a contact."""
+    """Every file in parameters/ is understood and names its table, and its logs and a contact unless it asks none."""
     # The live server's configuration is not on this machine.
     values = {key: value for key, value in read_yaml(file).items() if key != "server_config"}
     parameters = read_parameters(**values)
 
-    assert "@" in parameters.need("user_agent")
+    assert parameters.domains or "@" in parameters.need("user_agent")
     assert parameters.main_path or "server_config" in read_yaml(file)
-    assert parameters.logs or parameters.log_list or "server_config" in read_yaml(file)
+    assert parameters.domains or parameters.logs or parameters.log_list or "server_config" in read_yaml(file)
 
 
 def test_example_files_are_there():
@@ -91,6 +91,9 @@ def test_read_parameters_every_key(write):
         keep_runs: 90
         runs_path: records
         domain: example.com
+        domains: [example.com, example.org]
+        brands: [example.net]
+        told_path: data/told
         user_agent: ct@example.org
         """.replace("KEY", base64.b64encode(KEY).decode())
     )
@@ -130,6 +133,9 @@ def test_read_parameters_every_key(write):
         "keep_runs": 90,
         "runs_path": str(file.parent / "records"),
         "domain": "example.com",
+        "domains": ("example.com", "example.org"),
+        "brands": ("example.net",),
+        "told_path": str(file.parent / "data/told"),
         "user_agent": "ct@example.org",
         "server_config": None,
     }

@@ -134,8 +134,8 @@ def name_history(certificates: Asked, domain: str | None = None, *, new_since: D
     Returns
     -------
     ibis.Table
-        ``name, first_seen, last_seen, certificates, issuers, valid_until``, the last date on which a certificate for it
-        ends; the newest names first.
+        ``name, first_seen, last_seen, certificates, issuers, valid_until, key``, the newest names first: `valid_until`
+        is the last date on which a certificate for it ends, `key` names an entry for `ctkit.open_certificate`.
 
     Raises
     ------
@@ -157,7 +157,7 @@ def name_history(certificates: Asked, domain: str | None = None, *, new_since: D
         forms = spellings("name_history: domain", domain)
         names = names_of(with_name(entries, forms))
         names = names.filter(is_below(names.name, forms))
-    history = by_name(names, valid_until=names.valid_until.max())
+    history = by_name(names, valid_until=names.valid_until.max(), key=names.key.min())
     if new_since is not None:
         history = history.filter(history.first_seen >= midnight(new_since))
     return history.order_by(ibis.desc("first_seen"), "name")

@@ -58,7 +58,7 @@ DAYS = 3
 USER_AGENT = "ctkit demo, nobody@example.org"
 
 _MARK = ".ctkit-demo"
-_OURS = ("main", "staging", "state.json", "parameters.yaml", "log_list.pem", "notebooks", "runs")
+_OURS = ("main", "staging", "told", "state.json", "parameters.yaml", "log_list.pem", "notebooks", "runs")
 
 _TICK = 1.0
 """Seconds between two appends to logs that grow."""
@@ -157,6 +157,9 @@ def parameters_of(folder: Path, logs: list[EmbeddedLog], server: LogServer) -> d
         # No live server will write the entries above the last row, however new the state file is.
         "internal_only": False,
         "verify": "entries",
+        # The domains of the demo are made up, and the same in each.
+        "domains": ["co.uk"],
+        "told_path": str(folder / "told"),
         "user_agent": USER_AGENT,
     }
 

@@ -3,7 +3,7 @@
 import argparse
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
 import yaml
@@ -128,14 +128,17 @@ def _kind(key: str, flag: Flag) -> dict[str, Any]:
         return {"action": "store_const", "const": True}
     if bool in get_args(kind):
         return {"action": argparse.BooleanOptionalAction}
-    if key == "logs":
-        return {"action": "append", "type": lambda url: {"url": url}, "metavar": flag.metavar}
+    if key in _LISTS:
+        return {"action": "append", "type": _LISTS[key], "metavar": flag.metavar}
     if key == "recheck":
         return {"nargs": "?", "const": "unproven", "metavar": words}
     return (
         {"metavar": words} if words else {"metavar": flag.metavar, "type": literal if flag.metavar in _NUMBERS else str}
     )
 
+
+_LISTS: dict[str, Callable[[str], object]] = {"logs": lambda url: {"url": url}, "domains": str, "brands": str}
+"""Keys whose flag is given once for each item, and what an item is made of what was typed."""
 
 _NUMBERS = ("N", "SECONDS", "DAYS")
 

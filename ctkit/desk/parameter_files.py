@@ -85,7 +85,16 @@ def read_yaml(file: str | Path) -> dict[str, object]:
     return values
 
 
-PATHS = ("main_path", "staging_path", "state_file", "log_list", "log_list_key", "server_config", "runs_path")
+PATHS = (
+    "main_path",
+    "staging_path",
+    "state_file",
+    "log_list",
+    "log_list_key",
+    "server_config",
+    "runs_path",
+    "told_path",
+)
 """Keys whose values are paths; that of a log list may also be a URL, or the name of one that is published."""
 
 _PUBLISHED = [("log_list", name) for name in PUBLISHED]

@@ -5,8 +5,6 @@ bare values, and not the file that they came from, so that ``ctkit run`` resolve
 ``config.yaml`` are relative to that file's folder, where the server is usually started.
 """
 
-import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple, Self
@@ -17,8 +15,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    PlainValidator,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
@@ -35,11 +31,9 @@ from ctkit.arguments import (
     Seconds,
     Seen,
     Verify,
-    check_header,
     checked,
     describe,
     dotted,
-    shown,
 )
 from ctkit.desk.choice import check_choice
 from ctkit.desk.log_filter import read_filter
@@ -50,44 +44,9 @@ from ctkit.desk.parameter_files import (
     runs_beside,
     without_overridden,
 )
+from ctkit.desk.values import FilePath, LogKey, LogUrl, TablePath, Text, Texts, UserAgent
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
-
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-def _as_text(value: object) -> object:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
-
-
-def _check_path(value: object) -> str:
-    # Not pydantic's text, which refuses the surrogates that stand for bytes that are not UTF-8.
-    text = _as_text(value)
-    # Spaces at either end are part of the name; a NUL never is.
-    if not isinstance(text, str) or not text.strip() or "\0" in local_path(text):
-        raise ValueError(f"it should be a path, but is {shown(value)}")
-    return text
-
-
-TablePath = Annotated[str, PlainValidator(_check_path)]
-FilePath = Annotated[str, PlainValidator(lambda value: local_path(_check_path(value)))]
-
-
-def _check_url(url: str) -> str:
-    # Imported here, because `ctkit --help` does not need httpx and pyarrow.
-    from ctkit.urls import canonical_url, host_of
-
-    if not _LOG_URL.fullmatch(url):
-        raise ValueError(f"{shown(url)} is not the URL of a log: give one like https://log.example/2026h2")
-    host_of(canonical_url(url))
-    return url
-
-
-# The host may be an IPv6 address in brackets (RFC 3986, section 3.2.2).
-_LOG_URL = re.compile(r"(https?://)?(\[[0-9A-Fa-f:.]+\]|[^:/\s]+)(:\d+)?(/\S*)?")
-
-LogUrl = Annotated[Text, AfterValidator(_check_url)]
-UserAgent = Annotated[Text, AfterValidator(check_header)]
 
 
 class Flag(NamedTuple):
@@ -114,16 +73,7 @@ class Flag(NamedTuple):
 _KEEP = "update follow"
 _BUDGET, _FILL, _MERGE, _TIDY = "backfill update", f"backfill {_KEEP}", f"merge {_KEEP}", f"tidy {_KEEP}"
 _GAPS, _LOGS = f"gaps backfill {_KEEP} status", f"gaps backfill audit {_KEEP} status"
-_NAMES, _ALL = f"{_LOGS} logs init", f"logs gaps backfill merge audit repair tidy {_KEEP} status"
-
-
-def _read_key(key: object) -> bytes:
-    from ctkit.wire.signatures import read_key
-
-    return read_key(key)
-
-
-LogKey = Annotated[bytes, BeforeValidator(_read_key)]
+_NAMES, _ALL = f"{_LOGS} logs init", f"logs gaps backfill merge audit repair tidy {_KEEP} status watch"
 
 
 class _Checked(BaseModel):
@@ -272,11 +222,22 @@ class Parameters(_Checked):
     keep_runs: Annotated[Count | None, Flag(_TIDY, "DAYS")] = Field(
         None, description="tidy: days for which the records of runs are kept; not given: forever"
     )
-    runs_path: Annotated[TablePath | None, Flag(f"{_TIDY} backfill merge status runs", "DIR")] = Field(
+    runs_path: Annotated[TablePath | None, Flag(f"{_TIDY} backfill merge status runs watch", "DIR")] = Field(
         None, description="folder of the records of runs; not given: runs/ beside the parameter file"
     )
     domain: Annotated[Text | None, Flag("")] = Field(
         None, description="explore: the domain to ask about; not given: the one with the most certificates"
+    )
+    domains: Annotated[
+        Texts | None,
+        Flag("watch", "DOMAIN", "--domain", about="a domain to watch; once for each"),
+    ] = Field(None, description="watch: list of domains of which new names are told, with all below them")
+    brands: Annotated[
+        Texts | None,
+        Flag("watch", "DOMAIN", "--brand", about="a domain whose look-alikes are told; once for each"),
+    ] = Field(None, description="watch: list of domains of which new look-alikes are told")
+    told_path: Annotated[TablePath | None, Flag("watch", "PATH")] = Field(
+        None, description="watch: the table of what was told, so that each name is told once"
     )
     user_agent: Annotated[UserAgent | None, Flag(_NAMES, "TEXT")] = Field(
         None, description="how to introduce yourself to logs, with a mail address or URL"

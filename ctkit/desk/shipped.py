@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ctkit.errors import ParameterError
 
-RUNBOOKS = ("audit", "backfill", "explore", "merge", "preview", "runs", "update")
+RUNBOOKS = ("audit", "backfill", "explore", "merge", "preview", "runs", "update", "watch")
 """Names of the notebooks."""
 
 
