@@ -270,12 +270,14 @@ def test_runbook_when_a_path_is_missing(tmp_path, monkeypatch, name, missing):
         "state_file": "state.json",
         "logs": [{"url": "http://127.0.0.1:9/log", "protocol": "rfc6962"}],
         "from_index": 0,
+        "domains": ["example.com"],
+        "told_path": "told",
         "user_agent": "test@example.org",
         missing: None,
     }
     if name == "runs" or (name, missing) in (("backfill", "staging_path"), ("update", "staging_path")):
         run_cells(name, values)
-    elif (name, missing) == ("audit", "staging_path"):
+    elif name in ("audit", "explore", "watch") and missing == "staging_path":
         with pytest.raises(TableError):
             run_cells(name, values)
     else:
