@@ -175,7 +175,28 @@ def test_status_of_a_named_log_that_has_no_row(world, serve, by_server):
 def test_status_of_a_log_that_has_not_grown_to_its_start(world):
     """There is nothing to do."""
     ctkit.update(parameters_of(world)).check()
-    ctkit.find_status(parameters_of(world, from_index=SIZE)).check()
+    report = ctkit.find_status(parameters_of(world, from_index=SIZE))
+    report.check()
+
+    assert set(report.to_json()["not_begun"]) == {*world.logs}
+
+
+def test_status_of_a_log_that_is_empty(world, serve):
+    """It is named, whatever says where it is to start; that is settled when it has entries."""
+    ctkit.update(parameters_of(world)).check()
+    new = FakeLog("New", 0, protocols=("rfc6962",))
+    url = serve(new)
+    logs = [*world.parameters["logs"], {"url": url, "protocol": "rfc6962", "last": 5}]
+    parameters = parameters_of(world, ceiling="log", logs=logs)
+    ctkit.update(parameters).check()
+    report = ctkit.find_status(parameters)
+    report.check()
+    assert (list(report.not_begun), report.facts()["not_begun"]) == ([url], 1)
+
+    new.grow(20)
+    ctkit.update(parameters).check()
+    report = ctkit.find_status(parameters)
+    assert (lines_of(report)[url].start, lines_of(report)[url].held, report.not_begun) == (15, 5, {})
 
 
 def test_status_when_entries_have_several_rows(world):

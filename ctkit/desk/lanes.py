@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ctkit.desk.choice import GapChoice
 from ctkit.desk.gap_report import GapReport
+from ctkit.desk.stretches import why_not_begun
 from ctkit.desk.wording import counted, in_bytes, in_percent, in_time
 from ctkit.jobs.plan import Plan, learn_page_sizes, plan_ranges
 from ctkit.lake.gaps import ranges_by_log
@@ -162,7 +163,7 @@ class Lanes:
         lanes += [Lane(url, label(url, names), why=visible(why), failed=True) for url, why in failed.items()]
         for url in report.within.keys() - stretches.keys() - failed.keys():
             start = report.not_begun.get(url)
-            why = "nothing to do yet" if start is None else f"has not grown beyond its start {start:,} yet"
+            why = "nothing to do yet" if start is None else why_not_begun(start, report.within[url][1])
             beyond = report.beyond.get(url, 0)
             lanes.append(Lane(url, label(url, names), why=why, beyond=beyond, left=left.get(url, 0)))
         logs = report.logs if report.parameters.user_agent else ()

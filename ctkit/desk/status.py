@@ -15,6 +15,7 @@ from ctkit.desk.gap_report import GapReport, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.records import Run, last_run
+from ctkit.desk.stretches import why_not_begun
 from ctkit.errors import LogError, LogUnavailableError, ParameterError, TableError
 from ctkit.lake.coverage import find_covered, first_and_last, without_unreadable
 from ctkit.lake.provenance import read_statements
@@ -112,6 +113,8 @@ class StatusReport(Report):
         first row.
     undone
         Canonical URL -> why the state of a log is not known that has no start, no ceiling, or an end below its start.
+    not_begun
+        Canonical URL -> why there is nothing to do yet for a log that is empty, or has not grown to its start.
     held_of_unknown
         URL -> entries that main has of it, of logs whose state is not known.
     unreadable
@@ -134,6 +137,7 @@ class StatusReport(Report):
     commit: LastCommit | None
     last_run: Run | None
     undone: Mapping[str, str] = field(default_factory=dict)
+    not_begun: Mapping[str, str] = field(default_factory=dict)
     unreadable: Mapping[str, TableError] = field(default_factory=dict)
     held_of_unknown: Mapping[str, int] = field(default_factory=dict)
     file: str = ""
@@ -200,6 +204,7 @@ class StatusReport(Report):
             "left_to_server": self.left_to_server,
             "unavailable": len(self.unavailable),
             "undone": len(self.undone),
+            **({"not_begun": len(self.not_begun)} if self.not_begun else {}),
             **({"unreadable": len(self.unreadable)} if self.unreadable else {}),
         }
         if self.commit:
@@ -216,6 +221,7 @@ class StatusReport(Report):
             "not known": frame_of(
                 {"log": url, "held": self.held_of_unknown.get(url, 0), "why": why} for url, why in self._not_known
             ),
+            "not begun": frame_of({"log": url, "why": why} for url, why in self.not_begun.items()),
             "next steps": pd.DataFrame(self.next_steps(), columns=["command", "why"]),
         }
 
@@ -228,6 +234,7 @@ class StatusReport(Report):
             "not_known": [
                 {"log": url, "held": self.held_of_unknown.get(url, 0), "why": why} for url, why in self._not_known
             ],
+            "not_begun": dict(self.not_begun),
             "next_steps": [{"command": command, "why": why} for command, why in self.next_steps()],
         }
 
@@ -269,6 +276,9 @@ def find_status(parameters: Parameters) -> StatusReport:
             unavailable=unavailable,
             held_of_unknown={url: indices.size for url, indices in covered.items()},
             undone=gap_report.undone,
+            not_begun={
+                url: why_not_begun(start, gap_report.within[url][1]) for url, start in gap_report.not_begun.items()
+            },
             unreadable=unreadable,
             left_to_server=sum(end - start for start, end in gap_report.left_to_server.values()),
             commit=None if main is None else last_commit(main),

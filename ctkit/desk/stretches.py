@@ -120,6 +120,13 @@ def find_stretches(
     return found
 
 
+def why_not_begun(start: int, end: int) -> str:
+    """Return why there is nothing to do yet for a log, whose stretch would start at or above its end."""
+    if end == 0:
+        return "is empty; where it starts is settled by the run that finds its first entries"
+    return f"has not grown beyond its start {start:,} yet"
+
+
 def skip_startless(
     within: dict[str, tuple[int | None, int]], begun: Collection[str], *tables: DeltaTable | None
 ) -> None:
