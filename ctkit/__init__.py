@@ -34,7 +34,7 @@ Step by step, with logs and tables of your own::
     show -> Answer, plot_over_time    an answer's first rows, or its counts over time, in a notebook
     find_gaps                      source_url, start, end: half-open, ascending; each is an IndexRange
     plan_backfill, backfill        fetches the missing entries into a table; a Hole could not be fetched
-    preview_merge, merge_staging   merges staging into main; undo_merge undoes that
+    preview_merge, merge_staging   merges staging into main; undo_merge undoes that, with an UndoReport
     tidy                           few large files in place of many small ones
     audit                          completeness and proof up to the tree head of each log
 

@@ -91,6 +91,7 @@ from .lake.table import open_table as open_table
 from .lake.tidy import Compaction as Compaction
 from .lake.tidy import TidyReport as TidyReport
 from .lake.tidy import tidy as tidy
+from .lake.undo import UndoReport as UndoReport
 from .lake.undo import undo_merge as undo_merge
 from .logs.log import Log as Log
 from .logs.log_list import read_log_list as read_log_list

@@ -5,6 +5,7 @@ Each imports what is slow to import only after its parameter file is read, so th
 
 import argparse
 import json
+import shlex
 from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from ctkit.desk.parameter_files import read_parameter_file, runs_beside, without
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.progress_lines import show_progress
 from ctkit.desk.terminal import columns, let_finish, print_drawn, print_lines, print_tables, text_of, write
+from ctkit.desk.wording import counted
 from ctkit.errors import ParameterError
 from ctkit.paths import local_path
 from ctkit.visible import first_of, get_logger, visible
@@ -269,10 +271,16 @@ def merge(arguments: argparse.Namespace) -> int:
     from ctkit.desk.verbs import merge_staged, undo_staged
 
     if arguments.undo:
-        with recording("merge --undo", parameters):
-            version = undo_staged(parameters)
+        with recording("merge --undo", parameters) as reports:
+            undone = undo_staged(parameters)
             let_finish()
-        logger.info("merge undone, rows are staged again main_path=%s version=%d", parameters.main_path, version)
+            reports.append(undone)
+        logger.info("%s", undone)
+        file = f" -f {shlex.quote(arguments.file)}" if arguments.file else ""
+        print_lines(
+            f"{counted(undone.rows, 'row')} went from {undone.main} back to {visible(undone.staging)}.",
+            f"Next: `ctkit merge{file}` merges them again; `ctkit update` and `ctkit follow` would, too.",
+        )
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     with recording("merge", parameters) as reports:

@@ -482,7 +482,8 @@ def test_undo_is_not_interrupted_once_it_is_complete(ctkit, folder):
     handler = Interrupting()
     logging.getLogger("ctkit").addHandler(handler)
     try:
-        assert ctkit("merge", "--undo", "--main-path", "main", "--runs-path", "runs")[0] == 0
+        code, out, _ = ctkit("merge", "--undo", "--main-path", "main", "--runs-path", "runs")
+        assert (code, out.splitlines()[0]) == (0, f"1 row went from {folder}/main back to {folder}/staging.")
     finally:
         logging.getLogger("ctkit").removeHandler(handler)
     assert (find_table("main").count(), find_table("staging").count()) == (1, 1)

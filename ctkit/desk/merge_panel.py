@@ -143,12 +143,12 @@ class MergePreviewPanel(LiveWidget):
             return
         self._begin("an undo")
         try:
-            version = undo_staged(self._parameters, version=merged.version)
+            undone = undo_staged(self._parameters, version=merged.version)
         except Exception as error:
             self._fail(error, "undo")
         else:
             self._preview_again()
-            self._undone = UndoneMerge(merged, version, self.preview)
+            self._undone = UndoneMerge(merged, undone.version, self.preview)
             self.outcome = _outcome(self._undone, merged=False, undo="", rows=merged.inserted)
             self._set_value(None)
         self.record()

@@ -28,7 +28,7 @@ from ctkit.lake.gaps import Gaps
 from ctkit.lake.merge import MergePreview, MergeReport, merge_staging, preview_merge
 from ctkit.lake.table import check_features, files_of, find_table, hold, open_table, table_path
 from ctkit.lake.tidy import TidyReport, tidy
-from ctkit.lake.undo import undo_merge
+from ctkit.lake.undo import UndoReport, undo_merge
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log
 from ctkit.ranges import LARGEST_TREE
@@ -196,10 +196,8 @@ def check_creation(parameters: Parameters) -> None:
 
 
 @checked
-def undo_staged(parameters: Parameters, *, version: Index | None = None) -> int:
+def undo_staged(parameters: Parameters, *, version: Index | None = None) -> UndoReport:
     """Undo the last merge: take its rows out of main and stage them, in `staging_path` or where they came from.
-
-    Returns main's new version.
 
     Parameters
     ----------

@@ -1,7 +1,9 @@
 """Main -> staging: take the last merge out of main, and put its rows back into staging."""
 
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from deltalake import CommitProperties, DeltaTable
 
@@ -25,6 +27,7 @@ from ctkit.lake.table import (
     open_table,
     table_path,
 )
+from ctkit.report import Report
 
 UNDONE = "ctkit.undone"
 """Commit metadata of main: the version whose merge the commit takes out."""
@@ -33,8 +36,36 @@ PUT_BACK = "ctkit.put_back_from"
 """Commit metadata of staging: the id of the main table, and the version of its merge that was undone."""
 
 
+@dataclass(frozen=True, repr=False)
+class UndoReport(Report):
+    """What the undo of a merge did.
+
+    Attributes
+    ----------
+    main
+        The folder of the table.
+    version
+        Main's version, whose rows are those before the merge.
+    rows
+        Rows that were taken out of main; staging has them.
+    staging
+        The folder of the staging table.
+    """
+
+    main: str
+    version: int
+    rows: int
+    staging: str
+
+    title = "merge undone"
+
+    def facts(self) -> dict[str, Any]:
+        """Return what was done."""
+        return {"main": self.main, "version": self.version, "rows": self.rows, "staging": self.staging}
+
+
 @checked
-def undo_merge(main: DeltaTable, staging: str | Path | None = None, *, version: Index | None = None) -> int:
+def undo_merge(main: DeltaTable, staging: str | Path | None = None, *, version: Index | None = None) -> UndoReport:
     """Take the last merge out of main, as long as nothing was committed since, and stage its rows again.
 
     The rows are in staging before they leave main: wherever this is interrupted, none is lost, and the same call again
@@ -50,11 +81,6 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None, *, version: 
     version
         Main's version that the merge made, `MergeReport.version`: the undo happens only if main is still there. None
         for whichever merge was the last.
-
-    Returns
-    -------
-    int
-        Main's version, whose rows are those before the merge.
 
     Raises
     ------
@@ -99,7 +125,7 @@ def undo_merge(main: DeltaTable, staging: str | Path | None = None, *, version: 
                 )
                 raise TableError(folder_of(main), f"{message}: a merge removes them there again")
     main.update_incremental()
-    return merged + 1
+    return UndoReport(folder_of(main), merged + 1, sum(file.rows for file in files), folder_of(back))
 
 
 def _put_back(files: list[DataFile], main: DeltaTable, staging: DeltaTable, said: dict[str, str]) -> None:
