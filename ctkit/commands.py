@@ -66,7 +66,7 @@ def update(arguments: argparse.Namespace) -> int:
             print_lines(json.dumps(report.to_json(), indent=1))
         else:
             # What is wrong is told by the error at the end, once.
-            print_tables(report, advice="; --json lists them", without=("problems", "why"))
+            print_tables(report, advice="; --json lists them", without=("problems", "why"), names=report.names)
         if report.backfill and "stop" in report.backfill.stopped_by:
             raise KeyboardInterrupt
         report.check()
@@ -251,7 +251,7 @@ def _dry_run(parameters: Parameters, *, as_json: bool) -> int:
             nothing = "no gaps, nothing to fetch" if gap_report.within else _NO_LOG
             if gap_report.within and gap_report.unavailable:
                 nothing = "no gaps in the logs that could be asked"
-            print_lines(text_of(plan.table()) if plan.logs else nothing, plan)
+            print_lines(text_of(plan.table(), gap_report.names) if plan.logs else nothing, plan)
         for error in plan.unavailable:
             logger.warning("log cannot be asked %s", error)
         for line in gap_report.remark.splitlines():

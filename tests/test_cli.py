@@ -668,7 +668,8 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
     code, out, _ = ctkit("backfill", "-f", file, "--dry-run")
     assert code == 0
     *lines, total = out.splitlines()
-    first, second = (lines[lines.index(url) : lines.index(url) + 3] for url in (rfc, static))
+    named = [lines.index(logs[url].name) for url in (rfc, static)]
+    first, second = (lines[at : at + 4] for at in named)
     assert {"protocol=rfc6962", "page_size=100", "requests=10", "wanted=1,000"} <= {*" ".join(first).split()}
     assert {"protocol=static-ct", "page_size=256", "requests=4", "wanted=1,000"} <= {*" ".join(second).split()}
     assert total.startswith("plan logs=2 requests=14 entries_wanted=2000 ")
@@ -701,6 +702,14 @@ def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, f
     assert "its gaps are not known" in err
 
     write_state("state.json", {logs[0]["url"]: 30})
+def test_names_stand_before_urls(ctkit, world):
+    """A plan names logs as people do, and their URLs after that."""
+    code, out, _ = ctkit("backfill", "-f", "demo.yaml", "--dry-run")
+
+    assert code == 0
+    assert all(out.index(log.name) < out.index(url) for url, log in world.logs.items())
+
+
     code, out, err = ctkit("backfill", "-f", write_file(logs=logs), "--from", "0", "--dry-run")
     assert (code, out.split()[-7:-5]) == (0, ["plan", "logs=1"])
     assert "WARNING log cannot be asked http" in err

@@ -414,7 +414,7 @@ def test_update_as_a_command(world, capsys):
     world.logs[static].always = None
     assert run_command(["update", "-f", "demo.yaml"]) == 0
     printed = capsys.readouterr()
-    assert all(url in printed.out for url in world.logs)
+    assert all(printed.out.index(log.name) < printed.out.index(url) for url, log in world.logs.items())
     assert "update complete" in printed.err
     check_complete(world)
 

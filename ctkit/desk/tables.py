@@ -1,6 +1,6 @@
 """Tables on a terminal: in columns where they fit, else a few lines for each row; nothing is cut off."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Number
 
 import pandas as pd
@@ -43,6 +43,22 @@ def draw_table(table: pd.DataFrame, width: int) -> Text:
     right = right or [False] * len(names)
     lines = [_line(names, widths, right, style="bold"), *(_line(row, widths, right) for row in rows)]
     return Text("\n").join(lines)
+
+
+def with_names(table: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:
+    """Return a table with the names of logs in place of their URLs, which are its last column then.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"log": ["https://a.example", "https://b.example"], "missing": [0, 5]})
+    >>> print(draw_table(with_names(table, {"https://a.example": "Argon"}), 80))
+    log                missing  url
+    Argon                    0  https://a.example
+    https://b.example        5  https://b.example
+    """
+    if "log" not in table or not any(names.get(url) for url in table["log"]):
+        return table
+    return table.assign(log=[names.get(url) or url for url in table["log"]], url=table["log"])
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool], style: str = "") -> Text:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from io import StringIO
 from types import FrameType
@@ -71,11 +71,17 @@ def columns() -> int:
     return shutil.get_terminal_size().columns if sys.stdout is not None and sys.stdout.isatty() else 80
 
 
-def text_of(table: "pd.DataFrame") -> str:
-    """Return a table as text that fits the terminal, in colours if it is one and NO_COLOR is not set."""
-    from ctkit.desk.tables import draw_table
+def text_of(table: "pd.DataFrame", names: Mapping[str, str | None] | None = None) -> str:
+    """Return a table as text that fits the terminal, in colours if it is one and NO_COLOR is not set.
 
-    return _draw(draw_table(table, columns()), soft_wrap=True)
+    Parameters
+    ----------
+    names
+        URL -> name of logs: names stand before URLs.
+    """
+    from ctkit.desk.tables import draw_table, with_names
+
+    return _draw(draw_table(with_names(table, names or {}), columns()), soft_wrap=True)
 
 
 def _draw(*drawn: "RenderableType", soft_wrap: bool = False) -> str:
@@ -97,7 +103,13 @@ def print_lines(*lines: object) -> None:
     write("".join(f"{line}\n" for line in lines))
 
 
-def print_tables(report: "Report", *, advice: str = "", without: Collection[str] = ()) -> None:
+def print_tables(
+    report: "Report",
+    *,
+    advice: str = "",
+    without: Collection[str] = (),
+    names: Mapping[str, str | None] | None = None,
+) -> None:
     """Print the first rows of each table of a report.
 
     Parameters
@@ -106,6 +118,8 @@ def print_tables(report: "Report", *, advice: str = "", without: Collection[str]
         How to see the others.
     without
         Tables and columns that are left out.
+    names
+        URL -> name of logs.
     """
     from ctkit.report import left_out
 
@@ -114,7 +128,7 @@ def print_tables(report: "Report", *, advice: str = "", without: Collection[str]
             table = whole[[name for name in whole if name not in without]]
             more = left_out(table, _SHOWN)
             # A table without a heading is text.
-            rows = "\n".join(table[""]) if "" in table else text_of(table.head(_SHOWN))
+            rows = "\n".join(table[""]) if "" in table else text_of(table.head(_SHOWN), names)
             print_lines(heading, rows, *([more + advice] if more else []), "")
 
 

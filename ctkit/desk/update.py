@@ -90,10 +90,12 @@ def update(
     night = Steps(parameters, str(table_path(parameters.need("main_path"))))
     logs: list[LogUpdate] = []
     shards: tuple[tuple[str, ...], Mapping[str, str]] = (), {}
+    names: Mapping[str, str | None] = {}
     with ExitStack() as stack:
         stack.enter_context(lock_steps(night.main))
         if gap_report := night.find_gaps():
             stack.callback(gap_report.close)
+            names = gap_report.names
             shards = gap_report.chosen.begun, gap_report.chosen.retired
             night.backfill(night.check_heads(gap_report), on_progress, stop)
         if not night.interrupted:
@@ -121,6 +123,7 @@ def update(
         problems=tuple(night.problems),
         tidy_note=night.tidy_note,
         seconds=time.monotonic() - began,
+        names=names,
     )
 
 

@@ -1,7 +1,7 @@
 """The report of an update: what a night did for each log, and what it leaves."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pandas as pd
@@ -110,6 +110,8 @@ class UpdateReport(Report):
         Why main was not tidied, though nothing is wrong; "" if it was.
     seconds
         Duration.
+    names
+        URL -> name of logs; None for one without.
     """
 
     main: str
@@ -124,6 +126,7 @@ class UpdateReport(Report):
     problems: tuple[CtkitError, ...]
     tidy_note: str
     seconds: float
+    names: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def title(self) -> str:  # type: ignore[override]
