@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING
 
-from ctkit.desk.flags import literal, read_flags, typed_paths
+from ctkit.desk.flags import literal, read_flags
 from ctkit.desk.parameter_files import read_parameter_file, runs_beside, without_overridden
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.progress_lines import show_progress
@@ -51,7 +51,7 @@ def init(arguments: argparse.Namespace) -> int:
 
 def update(arguments: argparse.Namespace) -> int:
     """Do the nightly run."""
-    parameters = typed_paths(read_flags(arguments), arguments)
+    parameters = read_flags(arguments)
     from ctkit.desk.recording import recording
     from ctkit.desk.update import update as run_update
 
@@ -75,7 +75,7 @@ def update(arguments: argparse.Namespace) -> int:
 
 def follow(arguments: argparse.Namespace) -> int:
     """Keep a table close behind its logs."""
-    parameters = typed_paths(read_flags(arguments), arguments)
+    parameters = read_flags(arguments)
     from ctkit.desk.follow import FollowReport
     from ctkit.desk.follow import follow as run_follow
 
@@ -284,7 +284,7 @@ def merge(arguments: argparse.Namespace) -> int:
         return 0
     logger.info("merge mode starting staging_path=%s main_path=%s", parameters.staging_path, parameters.main_path)
     with recording("merge", parameters) as reports:
-        report = merge_staged(typed_paths(parameters, arguments))
+        report = merge_staged(parameters)
         let_finish()
         reports.append(report)
     if report.staging_rows:

@@ -380,6 +380,9 @@ def test_catch_up_when_no_log_has_a_row(ctkit, write_file, folder, command):
             code, out, err = ctkit(command, "-f", file, "--main-path", path)
 
             assert (code, out) == (1, "")
+            if (command, path) == ("backfill", "typo"):
+                assert "Error: there is no main table at " in err
+                continue
             assert f"Error: no log has a row in main_path {path}, nor in staging: " in err
             assert err.endswith("check main_path, or say where the logs start (last, since or from)\n")
     assert names(folder) == {"main", "run.yaml", "state.json"}
@@ -395,6 +398,29 @@ def test_gaps_when_a_log_is_skipped(ctkit, write_file, folder):
     assert (code, err.splitlines()[-1].startswith(f"Error: {NEW} has no row")) == (1, True)
     assert out.startswith("nothing missing in 1 log · 1 log failed\n")
     assert "new.example/2027h1     has no row" in out
+
+
+@pytest.mark.parametrize("command", ["gaps", "backfill", "logs"])
+def test_a_main_table_that_does_not_exist(ctkit, write_file, serve, folder, command):
+    """It is right on the first day, where a file names it; a path that was typed by hand is to be corrected."""
+    log = FakeLog(size=20, protocols=["rfc6962"])
+    file = write_file(logs=[{"url": serve(log), "protocol": "rfc6962"}], state_file=None, last=5)
+    make_table(folder / "mein", make_rows([1]))
+
+    code, out, err = ctkit(command, "-f", file, "--main-path", "./main")
+    assert (code, "did you mean mein?" in err) == (1, True)
+    assert log.data_requests == 0
+    assert out.startswith("no main table yet · 100 % of 1 log missing") == (command == "gaps")
+
+    code, out, _ = ctkit(command, "-f", file)
+    assert code == 0
+    assert out.startswith("no main table yet") == (command == "gaps")
+    if command == "backfill":
+        assert log.data_requests == 1
+        log.grow(1)
+        assert ctkit("backfill", "-f", file, "--main-path", "main", "--create")[0] == 0
+        assert find_table("staging").count() == 6
+    assert not (folder / "main").exists()
 
 
 PRINTING = [["gaps"], ["gaps", "--json"], ["backfill", "--dry-run"], ["audit"], ["audit", "--json"]]
@@ -676,6 +702,14 @@ def test_backfill_dry_run(ctkit, two_logs, folder):
     assert names(folder) == {"run.yaml"}
 
 
+def test_names_stand_before_urls(ctkit, world):
+    """A plan names logs as people do, and their URLs after that."""
+    code, out, _ = ctkit("backfill", "-f", "demo.yaml", "--dry-run")
+
+    assert code == 0
+    assert all(out.index(log.name) < out.index(url) for url, log in world.logs.items())
+
+
 def test_backfill_dry_run_when_nothing_is_missing(ctkit, write_file, folder):
     """It says so, and sends no request."""
     make_table(folder / "main", make_rows([10, 11]))
@@ -702,14 +736,6 @@ def test_backfill_dry_run_when_a_log_cannot_be_asked(ctkit, write_file, serve, f
     assert "its gaps are not known" in err
 
     write_state("state.json", {logs[0]["url"]: 30})
-def test_names_stand_before_urls(ctkit, world):
-    """A plan names logs as people do, and their URLs after that."""
-    code, out, _ = ctkit("backfill", "-f", "demo.yaml", "--dry-run")
-
-    assert code == 0
-    assert all(out.index(log.name) < out.index(url) for url, log in world.logs.items())
-
-
     code, out, err = ctkit("backfill", "-f", write_file(logs=logs), "--from", "0", "--dry-run")
     assert (code, out.split()[-7:-5]) == (0, ["plan", "logs=1"])
     assert "WARNING log cannot be asked http" in err

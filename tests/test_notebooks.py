@@ -37,7 +37,7 @@ OTHERS = ("recheck", "require_proof", "confirmed", "create_main", "keep_runs", "
 KNOWN = [key for key in Parameters.model_fields if key not in OTHERS]
 DECLARED = {
     "audit": AUDITED,
-    "backfill": KNOWN,
+    "backfill": [*KNOWN[:-2], "create_main", *KNOWN[-2:]],
     "explore": ["main_path", "domain"],
     "merge": ["main_path", "staging_path", "confirmed", "create_main", "server_config"],
     "runs": ["runs_path"],

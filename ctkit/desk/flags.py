@@ -92,6 +92,8 @@ def complete(action: argparse.Action, words: Sequence[str]) -> None:
 def read_flags(arguments: argparse.Namespace) -> Parameters:
     """Return the parameters from the flags and from the file that ``-f`` names.
 
+    No main table is to be created where the flags name it, unless they, or the file, say so.
+
     Raises
     ------
     ParameterError
@@ -99,15 +101,12 @@ def read_flags(arguments: argparse.Namespace) -> Parameters:
     """
     given = {key: value for key, value in vars(arguments).items() if key in Parameters.model_fields}
     try:
-        return read_parameters(arguments.file, **given)
+        parameters = read_parameters(arguments.file, **given)
     except ParameterError as error:
         named = (re.sub(r"^argument: (\w+)", lambda key: f"argument {flag_name(key[1])}", line) for line in error.args)
         raise ParameterError(*named, keys=error.keys) from None
-
-
-def typed_paths(parameters: Parameters, arguments: argparse.Namespace) -> Parameters:
-    """Let no main table be created where its path was typed by hand and may be mistyped; the one in a file is known."""
-    if parameters.create_main is None and arguments.main_path is not None:
+    # A path that was typed by hand may be mistyped; the one in a file is known.
+    if parameters.create_main is None and given.get("main_path") is not None:
         return parameters.model_copy(update={"create_main": False})
     return parameters
 

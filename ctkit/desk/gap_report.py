@@ -24,7 +24,7 @@ from ctkit.lake.coverage import count_from, find_staged, first_and_last
 from ctkit.lake.features import Verb
 from ctkit.lake.gaps import find_gaps, size_of
 from ctkit.lake.starts import Bounds
-from ctkit.lake.table import check_as_der, check_features, check_separate, find_table
+from ctkit.lake.table import check_as_der, check_features, check_separate, find_table, table_path
 from ctkit.logs.log import Log
 from ctkit.paths import local_path
 from ctkit.ranges import RangeSet
@@ -173,6 +173,11 @@ class GapReport(Report):
     def problems(self) -> list[CtkitError]:
         """Return what `check` finds wrong: an error for the logs that could not be reached, and one for the undone."""
         found: list[CtkitError] = []
+        if self.main is None:
+            try:
+                check_creation(self.parameters)
+            except ParameterError as error:
+                found.append(error)
         if self.unavailable:
             found.append(LogUnavailableError.of_several(self.unavailable, "its gaps are not known"))
         if self.undone:
@@ -260,6 +265,8 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
     if verb == "append":
         _check_target(main, staging, parameters)
     if main is None:
+        if verb == "append":
+            check_creation(parameters)
         hint = _named_alike(parameters.need("main_path"))
         logger.warning("main table does not exist main_path=%s%s", parameters.main_path, hint and f" {hint}")
     by_state = parameters.by_state
@@ -312,6 +319,21 @@ def report_gaps(parameters: Parameters, *, verb: Verb = "read") -> GapReport:
         {url: stretch for url, stretch in left.items() if url in within},
     )
     return replace(report, staged=find_staged(report.stretches(), main, staging))
+
+
+def check_creation(parameters: Parameters) -> None:
+    """Refuse to go on without the main table, which is missing, if it was not asked for to create it.
+
+    Raises
+    ------
+    ParameterError
+        `create_main` is False.
+    """
+    if parameters.create_main is False:
+        path = parameters.need("main_path")
+        hint = _named_alike(path)
+        message = f"there is no main table at {table_path(path)}{hint and f' {hint}'}; correct main_path"
+        raise ParameterError(f"{message}, or have one created (--create, or create_main: true)", keys=("main_path",))
 
 
 def _named_alike(path: str) -> str:

@@ -135,11 +135,14 @@ class Lanes:
         URL -> name, as `ctkit.desk.choice.GapChoice.resolve` takes them.
     logs
         URL -> log, to plan with; empty if they are not known.
+    without_main
+        Whether there is no main table yet.
     """
 
     lanes: tuple[Lane, ...]
     names: Mapping[str, str | None]
     logs: Mapping[str, Log] = field(default_factory=dict)
+    without_main: bool = False
 
     @classmethod
     def of_report(cls, report: GapReport) -> "Lanes":
@@ -167,7 +170,7 @@ class Lanes:
             beyond = report.beyond.get(url, 0)
             lanes.append(Lane(url, label(url, names), why=why, beyond=beyond, left=left.get(url, 0)))
         logs = report.logs if report.parameters.user_agent else ()
-        return cls(_sorted(lanes), names, {log.url: log for log in logs})
+        return cls(_sorted(lanes), names, {log.url: log for log in logs}, report.main is None)
 
     @classmethod
     def of_gaps(cls, gaps: pa.Table, within: Mapping[str, tuple[int | None, int]]) -> "Lanes":
@@ -225,6 +228,8 @@ class Lanes:
         parts = [f"{in_percent(missing, size)} of {counted(len(searched), 'log')} missing"]
         if not missing:
             parts = [f"nothing missing in {counted(len(searched), 'log')}"]
+        if self.without_main:
+            parts.insert(0, "no main table yet")
         if failed:
             parts.append(f"{counted(failed, 'log')} failed")
         if staged:

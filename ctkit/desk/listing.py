@@ -8,6 +8,7 @@ import pandas as pd
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import ask_sizes
 from ctkit.desk.chosen_logs import ChosenLogs, choose_of, listed_logs
+from ctkit.desk.gap_report import check_creation
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.state_file import read_state
 from ctkit.desk.wording import in_percent
@@ -147,13 +148,15 @@ def list_logs(parameters: Parameters) -> LogListing:
     Raises
     ------
     ParameterError
-        No log is named, or none matches.
+        No log is named, or none matches; or there is no main table, and `create_main` is False.
     LogUnavailableError
         The log list is not available.
     TableError
         The main table cannot be read.
     """
     main = None if parameters.main_path is None else find_table(parameters.main_path)
+    if main is None and parameters.main_path is not None:
+        check_creation(parameters)
     listed = listed_logs(parameters)
     held = logs_in(main)
     names = source_names(main) if held else {}

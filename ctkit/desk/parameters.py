@@ -216,8 +216,8 @@ class Parameters(_Checked):
     confirmed: Annotated[bool, Flag(_MERGE, name="--yes")] = Field(
         False, description="merge a staging table even if it looks like a main table"
     )
-    create_main: Annotated[bool | None, Flag(_MERGE, name="--create")] = Field(
-        None, description="merge: create a missing main table; not given: unless its path was typed by hand"
+    create_main: Annotated[bool | None, Flag(f"backfill {_MERGE}", name="--create")] = Field(
+        None, description="go on without a main table, which is created; not given: unless its path was typed by hand"
     )
     keep_runs: Annotated[Count | None, Flag(_TIDY, "DAYS")] = Field(
         None, description="tidy: days for which the records of runs are kept; not given: forever"

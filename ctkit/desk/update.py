@@ -16,11 +16,11 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.desk.choice import refuse_choice
-from ctkit.desk.gap_report import GapReport, find_tables, report_gaps
+from ctkit.desk.gap_report import GapReport, check_creation, find_tables, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
 from ctkit.desk.parameters import Parameters
 from ctkit.desk.update_report import LogUpdate, Outcome, UpdateReport
-from ctkit.desk.verbs import check_creation, fill_gaps, merge_staged, tidy_main
+from ctkit.desk.verbs import fill_gaps, merge_staged, tidy_main
 from ctkit.errors import (
     CheckpointError,
     CtkitError,

@@ -10,12 +10,12 @@ from deltalake import DeltaTable
 from ctkit.arguments import Index, checked
 from ctkit.desk.ceilings import read_served, with_ceiling
 from ctkit.desk.chosen_logs import NamedLogs, choose_logs, open_logs
-from ctkit.desk.gap_report import GapReport, find_main, find_tables
+from ctkit.desk.gap_report import GapReport, check_creation, find_main, find_tables
 from ctkit.desk.live import leave_to_server
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.records import old_records
 from ctkit.desk.stretches import find_stretches, no_start, skip_startless, undone_of
-from ctkit.errors import LogError, LogUnavailableError, ParameterError, StalePreviewError
+from ctkit.errors import LogError, LogUnavailableError, StalePreviewError
 from ctkit.jobs.audit import audit
 from ctkit.jobs.audit_report import AuditReport
 from ctkit.jobs.backfill import backfill
@@ -180,19 +180,6 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     removal = finish_retiring(staging_path, staging)
     version = -1 if main is None else main.version()
     return MergeReport(main_path, version, version, 0, 0, 0, 0, staging_path, *removal)
-
-
-def check_creation(parameters: Parameters) -> None:
-    """Refuse to create the main table, which is missing, if that was not asked for.
-
-    Raises
-    ------
-    ParameterError
-        `create_main` is False.
-    """
-    if parameters.create_main is False:
-        message = f"there is no main table at {table_path(parameters.need('main_path'))}; correct main_path"
-        raise ParameterError(f"{message}, or have one created (--create, or create_main: true)", keys=("main_path",))
 
 
 @checked
