@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the options of the suite."""
     parser.addoption("--kills", type=int, default=20, help="random instants at which tests/test_kills.py kills a run")
     parser.addoption("--inputs", type=int, default=10_000, help="damaged inputs that tests/fuzz/ tries in all")
+    parser.addoption("--pictures", type=Path, help="folder for what tests/test_browser_*.py have seen")
     parser.addoption("--examples", type=int, default=12, help="histories that tests/test_machine.py tries")
 
 
@@ -71,6 +72,16 @@ def inputs(pytestconfig: pytest.Config) -> int:
 def examples(pytestconfig: pytest.Config) -> int:
     """Return how many histories are to be tried."""
     return int(pytestconfig.getoption("--examples"))
+
+
+@pytest.fixture(scope="session")
+def pictures(pytestconfig: pytest.Config) -> Path | None:
+    """Return where pictures are to be kept; None if they need not be."""
+    folder: Path | None = pytestconfig.getoption("--pictures")
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder.absolute()
+    return None
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -138,3 +138,12 @@ def test_readme_parameters_are_read(tmp_path):
     (tmp_path / "ct.yaml").write_text(block)
 
     assert read_parameters(tmp_path / "ct.yaml").verify == "entries"
+
+
+def test_pictures_are_there_and_described():
+    """Each picture of the tests is shown, with words for who does not see it; none is shown that is not there."""
+    shown = dict(re.findall(r"!\[([^\]]*)\]\(([^)]*)\)", README))
+    root = Path(__file__).parents[1]
+
+    assert {root / path for path in shown.values()} == {*(root / "tests" / "pictures").iterdir()}
+    assert min(map(len, shown)) > 40
