@@ -409,7 +409,7 @@ def test_a_main_table_that_does_not_exist(ctkit, write_file, serve, folder, comm
 
     code, out, err = ctkit(command, "-f", file, "--main-path", "./main")
     assert (code, "did you mean mein?" in err) == (1, True)
-    assert log.data_requests == 0
+    assert command == "gaps" or log.data_requests == 0
     assert out.startswith("no main table yet · 100 % of 1 log missing") == (command == "gaps")
 
     code, out, _ = ctkit(command, "-f", file)
