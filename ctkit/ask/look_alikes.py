@@ -15,8 +15,9 @@ from publicsuffixlist import PublicSuffixList
 from ctkit.arguments import checked
 from ctkit.ask.asked import Asked, by_name, entries_of, is_below, issuer_of
 from ctkit.ask.certificates import issuance_key
-from ctkit.ask.names import folded, in_letters, spellings
+from ctkit.ask.names import LONGEST_LABEL, folded, in_letters, spellings
 from ctkit.ask.suffixes import registrable
+from ctkit.errors import ParameterError
 
 _READ_AS = {"rn": "m", "vv": "w", "0": "o", "1": "l", "-": ""}
 """What is read as something else in a name of ASCII; hyphens are overlooked."""
@@ -108,6 +109,8 @@ class _Brand:
 
     def __init__(self, domain: str) -> None:
         label = (PublicSuffixList().privatesuffix(domain) or domain).split(".")[0]
+        if len(label) > LONGEST_LABEL:
+            raise ParameterError(f"look_alikes: domain: a label of it has {len(label):,} letters; give a domain of DNS")
         self._spellings = [label, in_letters(label)]
         self._looks = _read_as(in_ascii(label))
         self._distance = bisect(_LENGTHS, len(self._looks))

@@ -9,7 +9,8 @@ import pyarrow.compute as pc
 
 from ctkit.errors import ParameterError
 
-_LONGEST_LABEL = 63
+LONGEST_LABEL = 63
+"""Letters of a label in DNS."""
 
 
 def folded(name: str) -> str:
@@ -80,7 +81,7 @@ def in_letters(label: str) -> str:
     ('bücher', 'bucher', 'xn--99999999')
     """
     # DNS has none that is longer, and to decode it would take the square of its length.
-    if label.startswith("xn--") and len(label) <= _LONGEST_LABEL:
+    if label.startswith("xn--") and len(label) <= LONGEST_LABEL:
         with suppress(UnicodeError):
             letters = label[4:].encode("ascii").decode("punycode")
             return letters if letters.isprintable() else label

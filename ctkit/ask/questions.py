@@ -13,7 +13,7 @@ import ibis
 import ibis.expr.types as ir
 
 from ctkit.arguments import Count, Day, checked
-from ctkit.ask.asked import Asked, by_name, entries_of, is_below, midnight, names_of, with_name
+from ctkit.ask.asked import Asked, by_name, described, entries_of, is_below, midnight, names_of, with_name
 from ctkit.ask.certificates import issuance_key, issuances
 from ctkit.ask.names import spellings
 from ctkit.ask.suffixes import registrable
@@ -56,9 +56,12 @@ def busiest_domains(certificates: Asked) -> ir.Table:
     True
     """
     issued = issuances(entries_of(certificates))
-    names = issued.select("first_seen", "last_seen", registrable=issued.registrable.unnest())
-    counted = names.group_by("registrable").agg(
-        certificates=names.count(), first_seen=names.first_seen.min(), last_seen=names.last_seen.max()
+    names = issued.select("key", "first_seen", "last_seen", name=issued.domains.unnest())
+    # Not the column of that name, which is a list: see `described`.
+    domains = names.select("key", "first_seen", "last_seen", registrable=registrable(names.name)).distinct()
+    domains = domains.filter(domains.registrable.notnull())
+    counted = domains.group_by("registrable").agg(
+        certificates=domains.count(), first_seen=domains.first_seen.min(), last_seen=domains.last_seen.max()
     )
     return counted.order_by(ibis.desc("certificates"), "registrable")
 
@@ -221,7 +224,7 @@ def broad_certificates(certificates: Asked, *, names: Count = 100) -> ir.Table:
     -------
     ibis.Table
         A row for each certificate: ``names`` and ``wildcards``, how many of either, and the columns of
-        `ctkit.issuances`; that with the most names first.
+        `ctkit.issuances` but ``registrable``; that with the most names first.
 
     Raises
     ------
@@ -237,9 +240,7 @@ def broad_certificates(certificates: Asked, *, names: Count = 100) -> ir.Table:
     """
     issued = issuances(entries_of(certificates))
     wildcards = issued.domains.filter(lambda name: name.startswith("*.")).length()
-    counted = issued.select(
-        names=issued.domains.length(), wildcards=wildcards, **{c: issued[c] for c in issued.columns}
-    )
+    counted = issued.select(names=issued.domains.length(), wildcards=wildcards, **described(issued))
     broad = counted.filter((counted.names >= names) | (counted.wildcards > 0))
     return broad.order_by(ibis.desc("names"), ibis.desc("wildcards"), "key")
 

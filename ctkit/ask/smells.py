@@ -8,7 +8,7 @@ import ibis
 import ibis.expr.types as ir
 
 from ctkit.arguments import checked
-from ctkit.ask.asked import Asked, entries_of, midnight
+from ctkit.ask.asked import Asked, described, entries_of, midnight
 from ctkit.ask.certificates import issuances
 from ctkit.errors import ParameterError
 
@@ -55,7 +55,8 @@ def issuance_smells(
     -------
     ibis.Table
         A row for each smell of each certificate: ``smell``, ``backdated_days``, from `valid_from` to `promised`,
-        ``limit_days``, what is allowed, and the columns of `ctkit.issuances`; the newest certificate first.
+        ``limit_days``, what is allowed, and the columns of `ctkit.issuances` but ``registrable``; the newest
+        certificate first.
 
     Raises
     ------
@@ -87,6 +88,6 @@ def issuance_smells(
         smell=named.filter(lambda smell: smell.notnull()).unnest(),
         backdated_days=early / 86_400,
         limit_days=limit,
-        **{name: issued[name] for name in issued.columns},
+        **described(issued),
     )
     return smelly.order_by(ibis.desc("first_seen"), "smell", "key")
