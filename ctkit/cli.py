@@ -61,7 +61,7 @@ def _parser() -> Parser:
     parser = Parser(
         prog="ctkit",
         description="Make a Delta Lake table of Certificate Transparency entries complete, and prove it.",
-        epilog="Exit code: 0 if everything asked for is done, else 1. See `ctkit COMMAND --help`.",
+        epilog="Exit code: 0 if everything asked for is done, 3 if a watch has news, else 1.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action=Version, nargs=0, help="show the version and exit")

@@ -133,17 +133,22 @@ def runs(arguments: argparse.Namespace) -> int:
 def watch(arguments: argparse.Namespace) -> int:
     """Tell the new names of watched domains and brands."""
     parameters = read_flags(arguments)
+    told_path = parameters.need("told_path")
     from ctkit.desk.recording import recording
     from ctkit.desk.watch import watch as find_news
+    from ctkit.lake.locks import lock_steps
+    from ctkit.lake.table import table_path
 
-    with recording("watch", parameters) as reports:
+    # Two at once would tell the same.
+    with recording("watch", parameters) as reports, lock_steps(str(table_path(told_path))):
         report = find_news(parameters)
         if arguments.json:
             for line in report.lines():
                 print_lines(json.dumps(line))
         else:
-            print_tables(report, advice="; --json lists them")
-        # Only what was printed was told.
+            print_tables(report, shown=report.shown)
+        # Only what was printed was told: a disk may turn out to be full at the end.
+        write("", flush=True)
         report.remember()
         reports.append(report)
         logger.info("%s", report)

@@ -41,6 +41,9 @@ class Report:
 
     title: str
 
+    shown = SHOWN
+    """Rows that a notebook shows of each table."""
+
     def facts(self) -> dict[str, Any]:
         """Return what the report says in one line: short names, JSON values."""
         raise NotImplementedError
@@ -64,8 +67,8 @@ class Report:
         parts = [f"{_STYLE}<h4>{to_html(self.title)}</h4><table>{facts}</table>"]
         for heading, table in self.tables().items():
             if len(table):
-                rows = table_html(table.head(SHOWN))
-                parts.append(f"<h5>{to_html(heading)}</h5>{rows}{to_html(left_out(table, SHOWN))}")
+                rows = table_html(table.head(self.shown))
+                parts.append(f"<h5>{to_html(heading)}</h5>{rows}{to_html(left_out(table, self.shown))}")
         return f"<div class='ctkit-report {IGNORED_BY_MATHJAX}'>" + "\n".join(parts) + "</div>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:

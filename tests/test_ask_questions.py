@@ -222,6 +222,7 @@ def test_expiring_names():
         entry(3, ["later.example"], days=38),
         entry(4, ["ca.example"], days=30, is_ca=True),
         entry(5, ["sooner.example", "ends.example"], days=20, issuer_aggregated="/CN=R9"),
+        entry(6, ["not-yet.example"], start="2026-12-05", days=6),
     ]
     found = ctkit.expiring_names(table_of(*rows), days=30, as_of="2026-11-27")
 
@@ -300,6 +301,10 @@ ALIKE = {
     "myexarnple.com": "added words",
     "example.com.evil.org": "in a subdomain",
     "login-example.evil.org": "in a subdomain",
+    "examp\u0142e.com": "similar spelling",
+    "xn--exampe-7db.com": "similar spelling",
+    "exa\u043cple.com": "similar spelling",
+    "\U0001d404\U0001d417\U0001d400\U0001d40c\U0001d40f\U0001d40b\U0001d404.com": "look-alike letters",
     "exmaple.evil.org": "in a subdomain",
     "example": "in a subdomain",
     "example.com": None,

@@ -119,7 +119,7 @@ def test_help(ctkit, words):
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
         (
             ["x"],
-            "invalid choice: 'x'; choose from init, update, follow, status, runs, logs, gaps, backfill, merge, ",
+            "invalid choice: 'x'; choose from init, update, follow, status, runs, watch, logs, gaps, backfill, merge, ",
         ),
         (
             ["audit", "--recheck", "al"],
@@ -875,7 +875,7 @@ def test_ac4_4_backfill_when_signalled(ctkit, write_file, serve, folder, signum)
     assert err.endswith("Interrupted. Nothing is half done: run the same command to go on.\n")
     written = find_table("staging").count()
     assert 0 < written < 5000, err
-    assert f"WARNING backfill interrupted, arrived rows are written written={written} wanted=5000\n" in err
+    assert f"WARNING backfill stopped, arrived rows are written written={written} wanted=5000\n" in err
 
     slowness = 0.0
     code, _, err = ctkit("backfill", "-f", file)

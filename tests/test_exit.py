@@ -18,6 +18,9 @@ from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import find_table, folder_of
 from ctkit.ranges import RangeSet
 
+BY_ENGINES = ("asked", "certificates", "look_alikes", "questions")
+"""Modules whose tables are those of an engine, which groups by itself."""
+
 PACKAGE = Path(__file__).parents[1] / "ctkit"
 
 
@@ -34,8 +37,7 @@ def test_no_thread_of_arrow_is_given_memory(path):
             continue
         words = [ast.unparse(word) for word in (*call.args, *call.keywords)]
         name, owner = call.func.attr, ast.unparse(call.func.value)
-        # Those group in the engine.
-        threaded = name == "to_pandas" or (name == "group_by" and path.stem not in ("questions", "certificates"))
+        threaded = name == "to_pandas" or (name == "group_by" and path.stem not in BY_ENGINES)
         threaded = threaded and "use_threads=False" not in words
         scanned = owner.startswith("connection") and name == "register" and "__arrow_c_stream__" not in words[1]
         if threaded or scanned or name in ("read_table", "PythonFile", "dataset"):

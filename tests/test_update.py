@@ -31,6 +31,7 @@ from ctkit.errors import (
     UnconfirmedMergeError,
     UpdateError,
 )
+from ctkit.lake import locks
 from ctkit.lake.locks import lock_steps
 from ctkit.lake.table import files_of, find_table, folder_of, hold
 
@@ -229,6 +230,31 @@ def test_update_when_another_is_about_to_create_main(world):
 
     ctkit.update(parameters).check()
     check_table(find_table("deep/new"), world.logs, world.within)
+
+
+def test_a_lock_on_a_folder_that_is_removed(tmp_path, monkeypatch):
+    """The run before may remove it between opening and locking: what is locked in the end is what others find."""
+    folder, removed = tmp_path / "main", []
+
+    def lock(*given, lock_folder=locks.lock_folder):
+        if (folder / "_delta_log").exists() and not removed:
+            (folder / "_delta_log").rmdir()
+            removed.append(folder)
+        lock_folder(*given)
+
+    monkeypatch.setattr(locks, "lock_folder", lock)
+    with lock_steps(str(folder)), pytest.raises(TableBusyError), lock_steps(str(folder)):
+        pass
+    assert removed
+    assert not folder.exists()
+
+
+def test_a_folder_that_was_there_stays(tmp_path):
+    """Rights that somebody has given it are not lost because a run comes to nothing."""
+    (tmp_path / "main").mkdir()
+    with lock_steps(str(tmp_path / "main")):
+        pass
+    assert not [*(tmp_path / "main").iterdir()]
 
 
 def stop(_):

@@ -49,7 +49,7 @@ def with_name(entries: ir.Table, domain: list[str], *, exact: bool = False) -> i
 def names_of(entries: ir.Table) -> ir.Table:
     """Return a row for each name of each certificate."""
     issued = issuances(entries)
-    columns = ("first_seen", "last_seen", "valid_until", "key")
+    columns = ("first_seen", "last_seen", "valid_from", "valid_until", "key")
     return issued.select(*columns, name=issued.domains.unnest(), issuer=issuer_of(issued))
 
 

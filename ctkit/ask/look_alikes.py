@@ -121,9 +121,11 @@ class _Brand:
         """Tell of what a label looks like why it is like the brand's."""
         reasons = {"look-alike letters": looks == self._looks}
         if self._distance:
+            # DuckDB counts bytes, of which a letter that is left of another script has several.
+            letters = looks.re_replace(r"[^ -~]", "?") if self._looks.isascii() else looks
             reasons |= {
                 "swapped letters": looks.isin(self._swapped),
-                "similar spelling": looks.levenshtein(self._looks) <= self._distance,
+                "similar spelling": letters.levenshtein(self._looks) <= self._distance,
                 "added words": looks.contains(self._looks),
             }
         return reasons
@@ -167,7 +169,7 @@ def in_ascii(text: str) -> str:
     >>> in_ascii("www.\u0440\u0430ypal.example"), in_ascii("xn--pypal-4ve.example"), in_ascii("b\u00fccher")
     ('www.paypal.example', 'paypal.example', 'bucher')
     """
-    letters = unicodedata.normalize("NFKD", ".".join(map(in_letters, text.split("."))))
+    letters = unicodedata.normalize("NFKD", ".".join(map(in_letters, text.split(".")))).lower()
     return "".join(_letters().get(letter, letter) for letter in letters if unicodedata.category(letter) != "Mn")
 
 

@@ -282,12 +282,13 @@ def expiring_names(certificates: Asked, *, days: Count = 30, as_of: Day | None =
     rows = entries_of(certificates)
     names = names_of(rows.filter(rows.valid_until >= start, ~rows.is_ca))
     last = names.group_by("name").agg(
+        valid_from=names.valid_from.min(),
         valid_until=names.valid_until.max(),
         issuer=names.issuer.argmax(names.valid_until),
         key=names.key.argmax(names.valid_until),
     )
     covering = last.filter(last.name.startswith("*."), last.valid_until >= end)
-    ending = last.filter(last.valid_until < end)
+    ending = last.filter(last.valid_from <= start, last.valid_until < end).drop("valid_from")
     # A wildcard stands for one label (RFC 6125, 6.4.3).
     ending = ending.anti_join(covering, ("*." + ending.name.re_replace(r"^[^.]*\.", "")) == covering.name)
     ending = ending.mutate(registrable=registrable(ending.name)).relocate("registrable", after="name")

@@ -8,7 +8,7 @@ from deltalake.exceptions import DeltaError
 from ctkit.errors import ParameterError, TableError
 from ctkit.lake.querying import define_table
 from ctkit.lake.reasons import first_line
-from ctkit.lake.table import table_path
+from ctkit.lake.table import folder_of, table_path
 
 TIME = pa.timestamp("us", tz="UTC")
 TOLD = pa.schema(
@@ -30,14 +30,16 @@ def find_told(path: str) -> DeltaTable | None:
     Raises
     ------
     ParameterError
-        There is another table.
+        There is another table, or other things.
     TableError
         There is one that cannot be opened.
     """
     folder = table_path(path)
     try:
         if folder.is_file() or not DeltaTable.is_deltatable(folder.as_uri()):
-            if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+            # Its lock is there before the table is.
+            others = folder.is_file() or (folder.exists() and {path.name for path in folder.iterdir()} - {"_delta_log"})
+            if others:
                 message = f"told_path {str(folder)!r} is there and is no table; name an empty or a new folder"
                 raise ParameterError(message, keys=("told_path",))
             return None
@@ -53,14 +55,25 @@ def find_told(path: str) -> DeltaTable | None:
 
 
 def without_told(names: ir.Table, told: DeltaTable | None) -> ir.Table:
-    """Return the rows of names that were not told yet, by ``watched`` and ``name``."""
+    """Return the rows of names that were not told yet, by ``watched`` and ``name``.
+
+    Raises
+    ------
+    TableError
+        What was told cannot be read.
+    """
     if told is None:
         return names
-    return names.anti_join(define_table(names.get_backend(), "told", told.scan()), ("watched", "name"))
+    try:
+        known = pa.table(told.scan()).select(["watched", "name"])
+    except (DeltaError, OSError, pa.ArrowException) as error:
+        message = f"cannot be read ({first_line(error)}); restore it, or remove it: then everything is told again"
+        raise TableError(folder_of(told), message) from error
+    return names.anti_join(define_table(names.get_backend(), "told", known), ("watched", "name"))
 
 
-def remember(path: str, rows: pa.Table) -> int:
-    """Append rows of `TOLD` to the table; return its version.
+def append_told(path: str, rows: pa.Table) -> None:
+    """Append rows of `TOLD` to the table.
 
     Raises
     ------
@@ -70,7 +83,6 @@ def remember(path: str, rows: pa.Table) -> int:
     folder = table_path(path)
     try:
         write_deltalake(folder.as_uri(), rows.cast(TOLD), mode="append")
-        return DeltaTable(folder.as_uri()).version()
     except (DeltaError, OSError) as error:
         message = f"what was told cannot be written ({first_line(error)}); it will be told again"
         raise TableError(str(folder), message) from error

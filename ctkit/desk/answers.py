@@ -110,7 +110,7 @@ def show(question: Question, title: str = "answer", *, first: Count = 10) -> Ans
 def _as_shown(column: pa.ChunkedArray) -> list[object]:
     if pa.types.is_timestamp(column.type):
         # As text of Arrow's: Python has no year 0, and pandas none of many others.
-        column = column.cast(pa.timestamp("us")).cast(pa.timestamp("s"), safe=False).cast(pa.string())
+        column = column.cast(pa.timestamp("us"), safe=False).cast(pa.timestamp("s"), safe=False).cast(pa.string())
     values = column.to_pylist()
     return [", ".join(map(str, value)) if isinstance(value, list) else value for value in values]
 

@@ -341,7 +341,8 @@ def _named_alike(path: str) -> str:
     wanted = Path(local_path(path)).absolute()
     if not wanted.parent.is_dir():
         return f"(nor does the folder {wanted.parent})"
-    alike = named_alike(wanted, Path.is_dir)
+    # The folder may be there, without a table yet.
+    alike = "" if wanted.is_dir() else named_alike(wanted, Path.is_dir)
     return f"({alike})" if alike else ""
 
 

@@ -103,12 +103,17 @@ def print_lines(*lines: object) -> None:
     write("".join(f"{line}\n" for line in lines))
 
 
+SHOWN = 20
+"""Rows of a table that a terminal shows."""
+
+
 def print_tables(
     report: "Report",
     *,
     advice: str = "",
     without: Collection[str] = (),
     names: Mapping[str, str | None] | None = None,
+    shown: int = SHOWN,
 ) -> None:
     """Print the first rows of each table of a report.
 
@@ -120,20 +125,18 @@ def print_tables(
         Tables and columns that are left out.
     names
         URL -> name of logs.
+    shown
+        How many rows.
     """
     from ctkit.report import left_out
 
     for heading, whole in report.tables().items():
         if len(whole) and heading not in without:
             table = whole[[name for name in whole if name not in without]]
-            more = left_out(table, _SHOWN)
+            more = left_out(table, shown)
             # A table without a heading is text.
-            rows = "\n".join(table[""]) if "" in table else text_of(table.head(_SHOWN), names)
+            rows = "\n".join(table[""]) if "" in table else text_of(table.head(shown), names)
             print_lines(heading, rows, *([more + advice] if more else []), "")
-
-
-_SHOWN = 20
-"""Rows of a table that a terminal shows."""
 
 
 def print_drawn(*drawn: "RenderableType") -> None:

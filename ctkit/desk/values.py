@@ -55,5 +55,5 @@ def _read_key(key: object) -> bytes:
 LogKey = Annotated[bytes, BeforeValidator(_read_key)]
 
 
-Texts = Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
+Texts = Annotated[tuple[Text, ...], Field(strict=False)]
 """A list, as YAML has it."""

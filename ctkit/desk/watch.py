@@ -7,14 +7,19 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ctkit.arguments import checked
 from ctkit.ask.news import find_news
-from ctkit.ask.told import TIME, TOLD, find_told, remember
+from ctkit.ask.told import TIME, TOLD, append_told, find_told
 from ctkit.desk.gap_report import find_main
 from ctkit.desk.parameters import Parameters
 from ctkit.errors import ParameterError
+from ctkit.lake.table import folder_of, table_path
 from ctkit.report import Report
+
+MOST = 10_000
+"""Names that a watch tells at most, so that all can be looked at; what is left is told by the next one."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -30,7 +35,7 @@ class WatchReport(Report):
     told_path
         The table of what was told.
     told_before
-        How many names it has.
+        How many rows it has.
     """
 
     names: pa.Table
@@ -38,6 +43,7 @@ class WatchReport(Report):
     told_before: int
 
     title = "watch"
+    shown = MOST
 
     def facts(self) -> dict[str, Any]:
         """Return how many names are new, of each domain and brand."""
@@ -46,12 +52,11 @@ class WatchReport(Report):
     def tables(self) -> dict[str, pd.DataFrame]:
         """Return the new names, by domain or brand."""
         columns = ["watched", "name", "reason", "first_seen", "issuers", "certificates"]
-        return {"new names": self.names.select(columns).to_pandas()}
+        return {"new names": _with_text(self.names.select(columns)).to_pandas(use_threads=False)}
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the new names as JSON values."""
-        for row in self.names.to_pylist():
-            yield {name: value.isoformat() if isinstance(value, datetime) else value for name, value in row.items()}
+        yield from _with_text(self.names).to_pylist()
 
     def remember(self) -> None:
         """Write down that these names were told: they are not told again.
@@ -63,7 +68,15 @@ class WatchReport(Report):
         """
         if len(self.names):
             now = pa.repeat(pa.scalar(datetime.now(UTC), TIME), len(self.names))
-            remember(self.told_path, self.names.append_column("told", now).select(TOLD.names))
+            append_told(self.told_path, self.names.append_column("told", now).select(TOLD.names))
+
+
+def _with_text(names: pa.Table) -> pa.Table:
+    """Return names with times as text: other writers have some that Python lacks."""
+    for at, field in enumerate(names.schema):
+        if pa.types.is_timestamp(field.type):
+            names = names.set_column(at, field.name, pc.strftime(names[field.name], "%Y-%m-%dT%H:%M:%SZ"))
+    return names
 
 
 @checked
@@ -71,7 +84,7 @@ def watch(parameters: Parameters) -> WatchReport:
     """Find the names of the watched domains, and the look-alikes of the watched brands, that were not told yet.
 
     They count as told when `WatchReport.remember` is called: so a name may be told twice, but none is lost. The first
-    time, all that there are are told.
+    time, all that there are are told, 10,000 at a time.
 
     Parameters
     ----------
@@ -100,5 +113,7 @@ def watch(parameters: Parameters) -> WatchReport:
         message = "there is nothing to watch; give domains or brands in the parameter file, or --domain or --brand"
         raise ParameterError(message, keys=("domains", "brands"))
     main, told = find_main(parameters), find_told(told_path)
-    names = find_news(main, parameters.domains or (), parameters.brands or (), told)
+    if table_path(told_path).resolve().is_relative_to(folder_of(main)):
+        raise ParameterError(f"told_path {told_path!r} is inside of main; name a folder elsewhere", keys=("told_path",))
+    names = find_news(main, parameters.domains or (), parameters.brands or (), told, MOST)
     return WatchReport(names, told_path, told.count() if told else 0)

@@ -70,19 +70,43 @@ def lock_steps(folder: str) -> Iterator[None]:
     log = Path(folder, "_delta_log")
     if not log.is_dir():
         check_lockable(log)
+    is_new = not log.parent.exists()
+    descriptor = _open_locked(log, folder)
     try:
-        log.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(log, os.O_RDONLY)
-    except OSError as error:
-        raise TableError(folder, f"its _delta_log cannot be opened ({error.strerror}); check it") from error
-    try:
-        lock_folder(descriptor, folder)
-        try:
-            yield
-        finally:
-            # Fails where there is a table.
-            with suppress(OSError):
-                log.rmdir()
-                log.parent.rmdir()
+        yield
     finally:
+        # Fails where there is a table.
+        with suppress(OSError):
+            log.rmdir()
+            if is_new:
+                log.parent.rmdir()
         os.close(descriptor)
+
+
+def _open_locked(log: Path, folder: str) -> int:
+    problem = "other runs make and remove it all the time"
+    for _ in range(_TRIES):
+        try:
+            log.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(log, os.O_RDONLY)
+        except OSError as error:
+            problem = str(error.strerror)
+            if isinstance(error, FileNotFoundError | FileExistsError):
+                # Another run, which has ended, may have removed it meanwhile.
+                continue
+            break
+        try:
+            lock_folder(descriptor, folder)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), os.stat(log)):
+                    return descriptor
+        except BaseException:
+            os.close(descriptor)
+            raise
+        # What is locked is not there any more.
+        os.close(descriptor)
+    raise TableError(folder, f"its _delta_log cannot be opened ({problem}); check it")
+
+
+_TRIES = 100
+"""How often a folder is opened that other runs remove."""

@@ -159,7 +159,10 @@ class LaneView {
   zoom(factor, around) {
     const { start, end } = this.lane;
     const centre = along(this.points, 0, around);
-    const [from, to] = this.span().map((edge) => along(this.points, 1, centre + factor * (edge - centre)));
+    // Along time the axis goes beyond the lane, which is what is zoomed.
+    const [first, last] = [this.points[0][1], this.points.at(-1)[1]];
+    const edges = this.span().map((edge) => Math.min(Math.max(edge, first), last));
+    const [from, to] = edges.map((edge) => along(this.points, 1, centre + factor * (edge - centre)));
     const [low, high] = [Math.max(from, start), Math.min(to, end)].map(Math.round);
     this.view(low, Math.min(Math.max(high - low, 10), end - start));
   }
