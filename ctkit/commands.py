@@ -22,7 +22,10 @@ from ctkit.visible import first_of, get_logger, visible
 
 if TYPE_CHECKING:
     from ctkit.desk.gap_report import GapReport
+    from ctkit.desk.listing import LogListing
     from ctkit.desk.records import Run
+    from ctkit.desk.runs import RunsReport
+    from ctkit.desk.status import StatusReport
     from ctkit.lake.repair import RepairReport
     from ctkit.lake.tidy import TidyReport
 
@@ -107,11 +110,7 @@ def status(arguments: argparse.Namespace) -> int:
     from ctkit.desk.status import find_status
 
     report = replace(find_status(parameters), file=arguments.file or "")
-    if arguments.json:
-        print_lines(json.dumps(report.to_json(), indent=1))
-    else:
-        print_tables(report, advice="; --json lists them")
-        print_lines(report)
+    _print_report(report, as_json=arguments.json)
     report.check()
     return 0
 
@@ -122,11 +121,7 @@ def runs(arguments: argparse.Namespace) -> int:
     from ctkit.desk.runs import find_runs
 
     report = find_runs(parameters.runs)
-    if arguments.json:
-        print_lines(json.dumps(report.to_json(), indent=1))
-    else:
-        print_tables(report, advice="; --json lists them")
-        print_lines(report)
+    _print_report(report, as_json=arguments.json)
     return 0
 
 
@@ -161,13 +156,17 @@ def logs(arguments: argparse.Namespace) -> int:
     from ctkit.desk.listing import list_logs
 
     report = list_logs(parameters)
-    if arguments.json:
+    _print_report(report, as_json=arguments.json)
+    report.check()
+    return 0
+
+
+def _print_report(report: "LogListing | RunsReport | StatusReport", *, as_json: bool) -> None:
+    if as_json:
         print_lines(json.dumps(report.to_json(), indent=1))
     else:
         print_tables(report, advice="; --json lists them")
         print_lines(report)
-    report.check()
-    return 0
 
 
 def gaps(arguments: argparse.Namespace) -> int:

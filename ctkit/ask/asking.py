@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from ctkit.ask.index import Run, bring_up_to_date, dates_of, index_folder, known_runs, names_of
+from ctkit.ask.index import Run, bring_up_to_date, dates_of, define_names, index_folder, known_runs
 from ctkit.ask.runs import RUN, is_readable, read_between
 from ctkit.errors import TableError
 from ctkit.lake.querying import connect, define_table, streamed
@@ -63,7 +63,7 @@ def ask_index(
     def ask(runs: list[Run], files: dict[str, str | None]) -> ir.Table:
         connection = connect()
         # Other processes may remove runs: the answer must not need them.
-        return connection.create_table("answer", question(names_of(connection, runs, files)))
+        return connection.create_table("answer", question(define_names(connection, runs, files)))
 
     return _read(table, index_path, within, ask)
 

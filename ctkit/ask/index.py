@@ -285,11 +285,11 @@ def _merge(folder: Path, runs: list[Run], files: dict[str, str | None]) -> Run:
     """Make one run of several, without what is of other files."""
     kept = {file: names for run in runs for file, names in zip(run.files, run.names, strict=True) if file in files}
     with reading(memory_limit=_MEMORY) as connection:
-        path = write_run(folder, names_of(connection, runs, {file: files[file] for file in kept}))
+        path = write_run(folder, define_names(connection, runs, {file: files[file] for file in kept}))
     return Run(path, _state_of(path), list(kept), list(kept.values()))
 
 
-def names_of(connection: ibis.BaseBackend, runs: list[Run], files: dict[str, str | None]) -> ir.Table:
+def define_names(connection: ibis.BaseBackend, runs: list[Run], files: dict[str, str | None]) -> ir.Table:
     """Return the names of some files: those of a run, with the file's number in `files` and its date."""
     numbers = {file: number for number, file in enumerate(files)}
     places = [

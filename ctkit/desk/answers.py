@@ -143,14 +143,14 @@ def plot_over_time(counts: Question, title: str = "") -> Picture:
     if (first, last) != ("date", "certificates") or len(by) > 1:
         message = f"plot_over_time: counts: it has the columns {', '.join(counts.columns)}"
         raise ParameterError(f"{message}; give what ctkit.issued_over_time returned", keys=("counts",))
-    # Text of Arrow's dates: those that Python lacks are no dates of a log.
     rows = counts.to_pyarrow()
-    dates = sorted(set(rows["date"].to_pylist()))
+    days = rows["date"].to_pylist()
+    places = {day: at for at, day in enumerate(sorted(set(days)))}
     groups = [_name_of(value) for value in (rows[by[0]].to_pylist() if by else ["all"] * len(rows))]
     series: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
-    for day, group, count in zip(rows["date"].to_pylist(), groups, rows["certificates"].to_pylist(), strict=True):
-        series.setdefault(group, np.zeros(len(dates), np.int64))[dates.index(day)] += count
-    return _draw(title, dates, series)
+    for day, group, count in zip(days, groups, rows["certificates"].to_pylist(), strict=True):
+        series.setdefault(group, np.zeros(len(places), np.int64))[places[day]] += count
+    return _draw(title, [*places], series)
 
 
 def _name_of(value: object) -> str:

@@ -46,7 +46,7 @@ class WatchReport(Report):
     shown = MOST
 
     def facts(self) -> dict[str, Any]:
-        """Return how many names are new, of each domain and brand."""
+        """Return how many names are new, and how many were told before."""
         return {"new": len(self.names), "told_before": self.told_before, "told_path": self.told_path}
 
     def tables(self) -> dict[str, pd.DataFrame]:
