@@ -179,9 +179,9 @@ def test_follow_keeps_files_few(world, monkeypatch):
     """However many rounds there are, there is no more in the table, on the disk and in its log than after a few."""
     kept = 300
     monkeypatch.setattr("ctkit.desk.follow.ROUNDS_PER_TIDY", 4)
-    monkeypatch.setattr("ctkit.lake.history.DAYS", kept / 86_400)
+    monkeypatch.setattr("ctkit.lake.history.LONGER", kept)
     # Checkpoints leave out at once what has been taken out, so that no VACUUM finds it.
-    monkeypatch.setattr("ctkit.lake.tidy._WEEK", 0)
+    monkeypatch.setattr("ctkit.lake.history.WEEK", 0)
     properties = {"delta.deletedFileRetentionDuration": "interval 0 days", "delta.checkpointInterval": "5"}
     find_table("main").alter.set_table_properties(properties)
     clock = Clock(dict.fromkeys(world.logs.values(), 0.5), end=1500)

@@ -70,14 +70,24 @@ def test_old_commits_go_and_proofs_stay(tmp_path, main):
 
 def test_young_commits_stay(tmp_path, main):
     """Nothing is repeated, and nothing removed, before it is time."""
-    age(tmp_path / "main", 14)
+    age(tmp_path / "main", 3)
 
     assert tidy(main).version == 7
 
-    age(tmp_path / "main", 16)
+    age(tmp_path / "main", 5)
     report = tidy(main)
     assert (report.version, report.commits) == (8, 0)
     assert tidy(main).version == 8
+
+
+def test_commits_stay_while_their_versions_can_be_restored(tmp_path, main):
+    """A table that keeps files for longer keeps commits for longer."""
+    age(tmp_path / "main", 20)
+    main.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 20 days"})
+    assert tidy(main).commits == 0
+
+    main.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 18 days"})
+    assert tidy(main).commits == 6
 
 
 def test_without_a_checkpoint_all_commits_stay(tmp_path, main):

@@ -382,7 +382,7 @@ def test_tidy_removes_what_a_checkpoint_has_forgotten(tmp_path, monkeypatch):
     assert main.vacuum() == []
 
     assert tidy(main).removed == ()
-    monkeypatch.setattr(tidy_module, "_WEEK", 0)
+    monkeypatch.setattr("ctkit.lake.history.WEEK", 0)
     preview = tidy(main, dry_run=True)
     assert tidy(main).removed == preview.removed
     assert {f"{tmp_path}/main/{name}" for name in preview.removed} == old

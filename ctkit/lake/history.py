@@ -18,8 +18,11 @@ from ctkit.lake.links import commit_files, confirm_files
 from ctkit.lake.provenance import REPEATED, read_statements, repeat
 from ctkit.lake.table import LOG_RETENTION
 
-DAYS = 30
-"""For how long commits stay, as deltalake has it by default. They are repeated when they are half as old."""
+WEEK = 604_800
+"""For how long files stay that have been taken out: deltalake's default, and never less."""
+
+LONGER = 86_400
+"""Seconds that commits stay longer than the files that they took out: they tell when those may go."""
 
 
 def retention_of(table: DeltaTable, key: str, default: int) -> int:
@@ -29,14 +32,19 @@ def retention_of(table: DeltaTable, key: str, default: int) -> int:
     return int(found[1]) * _SECONDS[found[2]] if found else default
 
 
-_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": 604_800}
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "week": WEEK}
+
+
+def restorable_for(table: DeltaTable) -> int:
+    """Return for how many seconds a table keeps files that have been taken out, so that older versions can be read."""
+    return max(retention_of(table, "delta.deletedFileRetentionDuration", WEEK), WEEK)
 
 
 def shorten_log(table: DeltaTable, *, dry_run: bool) -> int:
     """Repeat what commits said that are about to become old, and remove old ones; return how many.
 
-    Versions that only removed commits tell of cannot be restored any more. Interrupted at any point, no commit is gone
-    that was not repeated.
+    Commits stay a day longer than the files that they took out, and are repeated when they are half as old. Interrupted
+    at any point, no commit is gone that was not repeated.
 
     Parameters
     ----------
@@ -52,7 +60,7 @@ def shorten_log(table: DeltaTable, *, dry_run: bool) -> int:
     OSError
         A commit cannot be removed.
     """
-    keeps = min(retention_of(table, "delta.logRetentionDuration", DAYS * 86_400), DAYS * 86_400)
+    keeps = restorable_for(table) + LONGER
     versions = kept_versions(table)
     repeated = table.transaction_version(REPEATED)
     unsaid = [version for version in versions if repeated is None or version > repeated]

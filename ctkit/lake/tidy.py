@@ -30,7 +30,7 @@ from ctkit.lake.digests import RESTORE
 from ctkit.lake.evidence import damage_of
 from ctkit.lake.exchange import exchange_files, preparing
 from ctkit.lake.files import BYTES_PER_FILE, DataFile, check_dates, data_files
-from ctkit.lake.history import retention_of, shorten_log
+from ctkit.lake.history import restorable_for, shorten_log
 from ctkit.lake.keys import Keys, read_keys
 from ctkit.lake.provenance import Statement, carried_rows, metadata_of, proven_in, read_statements
 from ctkit.lake.reasons import first_line
@@ -165,7 +165,7 @@ def tidy(main: DeltaTable, *, dry_run: bool = False) -> TidyReport:
 
     Removed are files that commits have taken out, and files that no commit ever named, both only when they are older
     than the table's ``delta.deletedFileRetentionDuration``, a week by default: until then, `DeltaTable.restore` goes
-    back to older versions. Commits go that are older than 30 days, after what they said of rows is repeated.
+    back to older versions. Commits go a day later, after what they said of rows is repeated.
 
     Parameters
     ----------
@@ -320,9 +320,7 @@ def _orphans(main: DeltaTable) -> list[Path]:
     out removals that have expired (Delta protocol, "Checkpoints"). Files that the oldest commit that is left found in
     the table are in it yet, or a later one has taken them out.
     """
-    # Never less than deltalake's default.
-    retention = max(retention_of(main, "delta.deletedFileRetentionDuration", _WEEK), _WEEK)
-    folder, before = table_path(main.table_uri), time.time() - retention
+    folder, before = table_path(main.table_uri), time.time() - restorable_for(main)
     partitions = (parent for parent in folder.glob(f"{PARTITION}=*") if not parent.is_symlink())
     paths = {str(path): path for parent in partitions for path in parent.glob("part-*.parquet")}
     known = set(files_of(main))
@@ -339,5 +337,3 @@ def _orphans(main: DeltaTable) -> list[Path]:
 
 _OF_A_WRITER = re.compile(r"part-\d{5}-[0-9a-f-]{36}-(c000|[0-9a-f]{64})(\.\w+)?\.parquet")
 """What ctkit and other writers of Delta tables call their files."""
-
-_WEEK = 604_800
