@@ -246,14 +246,16 @@ def test_backfill_of_a_log_with_another_key(begin, protocol, verify):
 @each_protocol
 def test_backfill_of_a_log_without_a_key(begin, protocol, caplog):
     """It is said once, entries are proven against the root as it came, and report and commit say: unsigned."""
-    _, log, table = begin(protocol, 600, key=None)
+    fake, log, table = begin(protocol, 600, key=None)
 
     with caplog.at_level(logging.WARNING, "ctkit"):
         report = fill(log, table)
+        fake.grow(10)
+        assert fill(log, table, (600, 610)).facts()["written"] == 10
 
     assert caplog.messages == [f"the log's key is not known, its tree head is not verified url={log.url}"]
     assert (report.complete, report.unsigned, report.facts()["unsigned"]) == (True, (log.url,), 1)
-    assert [record.signed for _, record in read_provenance(table)] == [False]
+    assert [record.signed for _, record in read_provenance(table)] == [False, False]
 
 
 @each_protocol

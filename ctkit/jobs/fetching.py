@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import pyarrow as pa
@@ -175,7 +175,7 @@ class Fetching:
     def _verify_head(self, log: Log) -> LogError | None:
         """Fetch and verify the log's tree head; return what is wrong with it."""
         if log.key is None:
-            logger.warning("the log's key is not known, its tree head is not verified url=%s", log.url)
+            _warn_of_no_key(log.url)
         try:
             self.heads[log.url] = ask(log, log.get_checkpoint, self._stop)
         except LogError as error:
@@ -224,3 +224,9 @@ class Fetching:
             with suppress(queue.Full):
                 return self._arrivals.put(arrival, timeout=POLL)
         return None
+
+
+@cache
+def _warn_of_no_key(url: str) -> None:
+    """Say once for each log that its tree head is not verified: a table that is followed has a backfill in each round."""
+    logger.warning("the log's key is not known, its tree head is not verified url=%s", url)
