@@ -225,8 +225,8 @@ def backfill(arguments: argparse.Namespace) -> int:
         recording("backfill", parameters) as reports,
         closing(report_gaps(parameters, verb="append")) as gap_report,
     ):
-        for line in gap_report.summary().itertuples():
-            logger.info("gaps found source_url=%s gaps=%d missing=%d", line.log, line.gaps, line.missing)
+        for url, missing in gap_report.missing.items():
+            logger.info("gaps found source_url=%s gaps=%d missing=%d", url, len(missing), missing.size)
         with show_progress() as on_progress:
             report = fill_gaps(gap_report, on_progress=on_progress)
         let_finish()

@@ -3,12 +3,17 @@
 import html
 from collections.abc import Iterable, Mapping
 from numbers import Number
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
-import pandas as pd
 
 from ctkit.visible import visible, with_end
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Frame: TypeAlias = "pd.DataFrame"
+"""A table for display. pandas takes long to import, so it is imported where the first one is made."""
 
 RESULT_MIME_TYPE = "application/vnd.ctkit.result+json"
 """MIME type of a cell's output that holds a report's facts, for the program that runs the notebook."""
@@ -48,7 +53,7 @@ class Report:
         """Return what the report says in one line: short names, JSON values."""
         raise NotImplementedError
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return the details that a notebook shows below the facts, by heading."""
         return {}
 
@@ -75,7 +80,7 @@ class Report:
         return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
 
 
-def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+def frame_of(rows: Iterable[Mapping[str, Any]] = ()) -> Frame:
     """Return rows as a table for display: None is blank, and integers beside it stay integers.
 
     Examples
@@ -83,6 +88,8 @@ def frame_of(rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
     >>> frame_of([{"tree_size": 7}, {"tree_size": None}])["tree_size"].to_list()
     [7, '']
     """
+    import pandas as pd
+
     shown = [{name: "" if value is None else value for name, value in row.items()} for row in rows]
     return pd.DataFrame(shown, dtype=object)
 
@@ -104,7 +111,7 @@ def _cell_text(value: object) -> str:
     return "" if value is None or value != value else _readable(value)  # not a number
 
 
-def table_html(table: pd.DataFrame) -> str:
+def table_html(table: Frame) -> str:
     """Return a table as HTML: every cell with its end, long ones folded, and very long ones without their middle."""
     head = "".join(f"<th style='text-align:left'>{to_html(str(name))}</th>" for name in table.columns)
     rows = "\n".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in table.itertuples(index=False, name=None))
@@ -127,7 +134,7 @@ def _folded(text: str) -> str:
     return f"<details><summary><bdi>{to_html(text[: LONG // 3])}</bdi> \u2026</summary>{to_html(text)}</details>"
 
 
-def left_out(table: pd.DataFrame, shown: int) -> str:
+def left_out(table: Frame, shown: int) -> str:
     """Say how many rows follow the first `shown`; "" if none do."""
     rows = table.attrs.get(ROWS, len(table))
     return f"... and {rows - shown:,} more" if rows > shown else ""

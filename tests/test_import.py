@@ -50,6 +50,24 @@ def test_help_and_mistakes_import_little(words, code):
     assert HEAVY & set(modules) == set()
 
 
+@pytest.mark.parametrize("words", [["gaps", "--from", "100", "--to", "110"], ["gaps", "--json"], ["merge"]])
+def test_commands_import_no_more_than_they_need(world, words):
+    """Where no table is shown, no entry fetched and nothing asked through ibis, what does that is not imported."""
+    heavy = {"IPython", "duckdb", "ibis", "ipywidgets", "matplotlib", "numba", "pandas", "papermill"}
+    done = run("import sys; from ctkit.cli import main; main(); print(*sys.modules)", *words, "-f", "demo.yaml")
+
+    assert heavy & set(done.stdout.splitlines()[-1].split()) == set()
+
+
+def test_a_command_shows_tables(world):
+    """Arrow has looked for pandas in vain, and finds it when a table is converted."""
+    code = "import sys; from ctkit.cli import main; sys.exit(main())"
+    done = run(code, "logs", "-f", "demo.yaml")
+
+    assert done.returncode == 0
+    assert all(f"url={url}" in done.stdout for url in world.logs)
+
+
 def test_names_when_submodules_were_imported_first():
     """A public name stands for the same thing whatever was imported before."""
     code = """

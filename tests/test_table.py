@@ -17,8 +17,8 @@ from rows import LOG, OTHER_LOG, commits_of, indices_of, make_rows, make_table, 
 
 import ctkit
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
+from ctkit.lake.coverage import source_names
 from ctkit.lake.gaps import find_gaps
-from ctkit.lake.querying import source_names
 from ctkit.lake.reasons import first_line
 from ctkit.lake.table import (
     as_der_type,

@@ -10,7 +10,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import yaml
 from PIL import Image
 
@@ -23,7 +22,7 @@ from ctkit.errors import ParameterError
 from ctkit.jobs.plan import LogPlan, Plan
 from ctkit.logs.published_lists import PUBLISHED
 from ctkit.ranges import NOTHING, RangeSet
-from ctkit.report import IGNORED_BY_MATHJAX, Report, to_html
+from ctkit.report import IGNORED_BY_MATHJAX, Frame, Report, frame_of, to_html
 
 _WIDTH, _HEIGHT = 320, 20
 """Pixels of a bar in the record: they are in the notebook, for up to hundreds of logs."""
@@ -71,9 +70,9 @@ class ChosenGaps(Report):
             "entries_missing": sum(lane.missing.size for lane in lanes),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log."""
-        return {"logs": pd.DataFrame([self.line_of(lane) for lane in self.lanes.lanes])}
+        return {"logs": frame_of(map(self.line_of, self.lanes.lanes))}
 
     @cached_property
     def _plans(self) -> dict[str, LogPlan]:

@@ -11,8 +11,7 @@ from deltalake import DeltaTable
 from ctkit.desk.log_filter import matches
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.errors import LogError, LogUnavailableError, ParameterError
-from ctkit.lake.coverage import logs_in
-from ctkit.lake.querying import source_names
+from ctkit.lake.coverage import logs_in, source_names
 from ctkit.lake.starts import remembered
 from ctkit.logs.ask_each import ask_each
 from ctkit.logs.auto import AutoLog

@@ -3,6 +3,7 @@
 import argparse
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, NoReturn, get_args, get_origin
 
@@ -105,10 +106,38 @@ def read_flags(arguments: argparse.Namespace) -> Parameters:
     except ParameterError as error:
         named = (re.sub(r"^argument: (\w+)", lambda key: f"argument {flag_name(key[1])}", line) for line in error.args)
         raise ParameterError(*named, keys=error.keys) from None
+    if parameters.main_path is not None:
+        _spare_pandas()
     # A path that was typed by hand may be mistyped; the one in a file is known.
     if parameters.create_main is None and given.get("main_path") is not None:
         return parameters.model_copy(update={"create_main": False})
     return parameters
+
+
+def _spare_pandas() -> None:
+    """Keep Arrow from importing pandas, a third of the start of a command, until a table is converted to show it.
+
+    Arrow tries to import it with the first array, to recognise pandas' own types, and does without if it fails; when a
+    table is converted, it tries again.
+    """
+    if "pandas" in sys.modules:
+        return
+    import pyarrow as pa
+
+    sys.meta_path.insert(0, _WithoutPandas)
+    try:
+        pa.array([])
+    finally:
+        sys.meta_path.remove(_WithoutPandas)
+
+
+class _WithoutPandas:
+    """Finds no pandas."""
+
+    @staticmethod
+    def find_spec(name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
 
 
 def literal(text: str) -> object:

@@ -13,8 +13,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
-
 from ctkit.arguments import Seconds, checked
 from ctkit.desk.gap_report import GapReport, find_tables
 from ctkit.desk.holdings import Holding, find_holdings
@@ -27,7 +25,7 @@ from ctkit.lake.table import files_of, find_table, table_path
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log
 from ctkit.ranges import NOTHING, RangeSet
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
 
@@ -152,7 +150,7 @@ class FollowReport(Report):
             "problems": len(self.problems),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log."""
         columns = ("held", "missing", "lag_seconds", "failures")
         return {"logs": frame_of({"log": url, **dict(zip(columns, of, strict=True))} for url, of in self.logs.items())}

@@ -6,9 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from ctkit.arguments import checked, named_alike
@@ -22,13 +20,13 @@ from ctkit.errors import CtkitError, LogError, LogUnavailableError, ParameterErr
 from ctkit.jobs.backfill_report import left_facts, left_tables
 from ctkit.lake.coverage import count_from, find_staged, first_and_last
 from ctkit.lake.features import Verb
-from ctkit.lake.gaps import find_gaps, size_of
+from ctkit.lake.gaps import find_gaps, ranges_by_log, size_of
 from ctkit.lake.starts import Bounds
 from ctkit.lake.table import check_as_der, check_features, check_separate, find_table, table_path
 from ctkit.logs.log import Log
 from ctkit.paths import local_path
-from ctkit.ranges import RangeSet
-from ctkit.report import Report
+from ctkit.ranges import NOTHING, RangeSet
+from ctkit.report import Frame, Report, frame_of
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger, visible
 
@@ -98,25 +96,27 @@ class GapReport(Report):
         return tuple(log for log in self.chosen.opened if log.url in self.within)
 
     @cached_property
+    def missing(self) -> Mapping[str, RangeSet]:
+        """The gaps of each log of `within`."""
+        return dict.fromkeys(self.within, NOTHING) | ranges_by_log(self.gaps)
+
+    @cached_property
     def wanted(self) -> pa.Table:
         """The gaps that the parameter `choice` leaves, which a backfill fills; all of them without it."""
         return GapChoice.parse(self.parameters.choice or "").apply(self.gaps, self.names)
 
-    def summary(self) -> pd.DataFrame:
+    def summary(self) -> Frame:
         """Return a line for each log: the stretch searched, the number of gaps, the numbers of missing and staged."""
-        length = pc.subtract(self.gaps["end"], self.gaps["start"])
-        totals = self.gaps.append_column("missing", length).group_by("source_url", use_threads=False)
-        counts = totals.aggregate([("missing", "count"), ("missing", "sum")])
-        found = counts.to_pandas(use_threads=False).set_index("source_url")
-        found = found.reindex(list(self.within), fill_value=0)
+        import pandas as pd
+
         return pd.DataFrame(
             {
                 "log": list(self.within),
                 "from": ["first row" if start is None else str(start) for start, _ in self.within.values()],
                 "to": [end for _, end in self.within.values()],
-                "gaps": found["missing_count"].to_list(),
-                "missing": found["missing_sum"].to_list(),
-                "staged": [self.staged[url].size if url in self.staged else 0 for url in self.within],
+                "gaps": [len(self.missing[url]) for url in self.within],
+                "missing": [self.missing[url].size for url in self.within],
+                "staged": [self.staged.get(url, NOTHING).size for url in self.within],
             }
         )
 
@@ -148,15 +148,15 @@ class GapReport(Report):
             **left_facts(self.left_to_server),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, what was left to the live server, and the logs that could not be reached."""
         logs = self.summary().rename(columns={"log": "url"})
         logs.insert(0, "log", [visible(self.names.get(url) or url) for url in logs["url"]])
         found = {"logs": logs[[*logs.columns.drop("url"), "url"]], **left_tables(self.left_to_server)}
         if self.unavailable:
-            found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+            found["not known"] = frame_of({"why": str(error)} for error in self.unavailable)
         if self.undone:
-            found["not done"] = pd.DataFrame({"log": list(self.undone), "why": list(self.undone.values())})
+            found["not done"] = frame_of({"log": url, "why": why} for url, why in self.undone.items())
         return found
 
     @property

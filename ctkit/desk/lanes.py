@@ -148,14 +148,14 @@ class Lanes:
     def of_report(cls, report: GapReport) -> "Lanes":
         """Return the lanes of a gap report."""
         names = dict.fromkeys(report.within) | dict(report.names)
-        missing, stretches = ranges_by_log(report.gaps), report.stretches()
+        stretches = report.stretches()
         left = {url: end - start for url, (start, end) in report.left_to_server.items()}
         lanes = [
             Lane(
                 url,
                 label(url, names),
                 *stretch,
-                missing.get(url, NOTHING),
+                report.missing[url],
                 report.staged.get(url, NOTHING),
                 report.beyond.get(url, 0),
                 left.get(url, 0),

@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
-
 from ctkit.arguments import checked
 from ctkit.desk.ceilings import ask_sizes
 from ctkit.desk.chosen_logs import ChosenLogs, choose_of, listed_logs
@@ -13,11 +11,10 @@ from ctkit.desk.parameters import Parameters
 from ctkit.desk.state_file import read_state
 from ctkit.desk.wording import in_percent
 from ctkit.errors import LogError, LogUnavailableError
-from ctkit.lake.coverage import find_covered, logs_in
-from ctkit.lake.querying import source_names
+from ctkit.lake.coverage import find_covered, logs_in, source_names
 from ctkit.lake.table import find_table
 from ctkit.ranges import END, NOTHING
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.urls import canonical_url
 
 
@@ -105,7 +102,7 @@ class LogListing(Report):
             "unavailable": len(self.unavailable),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, and the logs that did not answer."""
         shares = [in_percent(log.held, max(log.size, log.held)) if log.size else None for log in self.logs]
         lines = ({**log.line(), "percent": share} for log, share in zip(self.logs, shares, strict=True))
@@ -114,7 +111,7 @@ class LogListing(Report):
             table = table.drop(columns="above", errors="ignore")
         return {
             "logs": table,
-            "did not answer": pd.DataFrame({"why": [str(error) for error in self.unavailable]}),
+            "did not answer": frame_of({"why": str(error)} for error in self.unavailable),
         }
 
     def check(self) -> None:

@@ -5,12 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from ctkit.arguments import checked
 from ctkit.desk.records import Run, read_records
 from ctkit.paths import local_path
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 
 COMPARED = ("logs", "complete", "held", "staged", "missing", "repeated", "proven", "unavailable", "undone", "problems")
 """Facts of reports whose change from one run to the next is told."""
@@ -56,7 +54,7 @@ class RunsReport(Report):
             found |= {"last_run": self.runs[0].runbook, "started": self.runs[0].started}
         return found
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each run, and what cannot be read."""
         lines = [
             {
@@ -72,7 +70,7 @@ class RunsReport(Report):
         ]
         return {
             "runs": frame_of(lines),
-            "not readable": pd.DataFrame(list(self.unreadable.items()), columns=["record", "why"]),
+            "not readable": frame_of({"record": name, "why": why} for name, why in self.unreadable.items()),
         }
 
     def changes(self) -> list[str]:

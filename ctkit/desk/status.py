@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-import pandas as pd
-
 from ctkit.arguments import checked
 from ctkit.desk.gap_report import GapReport, report_gaps
 from ctkit.desk.holdings import Holding, find_holdings
@@ -22,7 +20,7 @@ from ctkit.lake.provenance import read_statements
 from ctkit.lake.recorded import LastCommit, find_recorded, heads_by_time, last_commit
 from ctkit.lake.table import files_of, table_path
 from ctkit.ranges import END, NOTHING, RangeSet
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.urls import canonical_url
 from ctkit.visible import first_of
 
@@ -214,7 +212,7 @@ class StatusReport(Report):
             found |= {"last_run": run.runbook, "started": run.started, "outcome": run.outcome}
         return found
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, the logs whose state is not known, and what to do next."""
         return {
             "logs": frame_of(log.line() for log in self.logs),
@@ -222,7 +220,7 @@ class StatusReport(Report):
                 {"log": url, "held": self.held_of_unknown.get(url, 0), "why": why} for url, why in self._not_known
             ),
             "not begun": frame_of({"log": url, "why": why} for url, why in self.not_begun.items()),
-            "next steps": pd.DataFrame(self.next_steps(), columns=["command", "why"]),
+            "next steps": frame_of({"command": command, "why": why} for command, why in self.next_steps()),
         }
 
     def to_json(self) -> dict[str, Any]:

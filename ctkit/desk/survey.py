@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-import pandas as pd
-
 from ctkit.desk.chosen_logs import ChosenLogs, choose_of, listed_logs
 from ctkit.desk.parameters import LogParameter, Parameters
 from ctkit.desk.wording import in_bytes
@@ -15,7 +13,7 @@ from ctkit.logs.growth import Growth, measure_growth
 from ctkit.logs.log import Log
 from ctkit.logs.log_list import LogDescription
 from ctkit.ranges import RangeSet
-from ctkit.report import Report
+from ctkit.report import Frame, Report, frame_of
 from ctkit.urls import canonical_url
 from ctkit.wire.checkpoint import Checkpoint
 
@@ -85,14 +83,14 @@ class Survey(Report):
             "unavailable": len(self.unavailable),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, with what its last day and all of it would take, and the logs without an answer.
 
         Hours are those of a log alone; logs of one host share its pace.
         """
-        found = {"logs": pd.DataFrame([_line_of(log) for log in self.logs if log.size is not None])}
+        found = {"logs": frame_of(_line_of(log) for log in self.logs if log.size is not None)}
         if self.unavailable:
-            found["did not answer"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+            found["did not answer"] = frame_of({"why": str(error)} for error in self.unavailable)
         return found
 
     @property

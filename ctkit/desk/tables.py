@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 from numbers import Number
 
-import pandas as pd
 from rich.cells import cell_len, chop_cells
 from rich.text import Text
 
-from ctkit.report import cell_text
+from ctkit.report import Frame, cell_text
 from ctkit.visible import visible
 
 _BETWEEN = "  "
@@ -18,17 +17,18 @@ _LONGEST = 1_000
 _GOOD, _BAD = ("complete", "running"), ("incomplete", "contradicted", "failed", "died", "not known")
 
 
-def draw_table(table: pd.DataFrame, width: int) -> Text:
+def draw_table(table: Frame, width: int) -> Text:
     """Return a table as text of at most `width` columns.
 
     Where a row does not fit, its first cell is a line, and the others follow as ``name=value``.
 
     Examples
     --------
-    >>> print(draw_table(pd.DataFrame({"log": ["Argon"], "held": [12000], "missing": [0]}), 80))
+    >>> from ctkit.report import frame_of
+    >>> print(draw_table(frame_of([{"log": "Argon", "held": 12000, "missing": 0}]), 80))
     log      held  missing
     Argon  12,000        0
-    >>> print(draw_table(pd.DataFrame({"log": ["Argon"], "held": [12000], "missing": [0]}), 16))
+    >>> print(draw_table(frame_of([{"log": "Argon", "held": 12000, "missing": 0}]), 16))
     Argon
       held=12,000
       missing=0
@@ -45,12 +45,13 @@ def draw_table(table: pd.DataFrame, width: int) -> Text:
     return Text("\n").join(lines)
 
 
-def with_names(table: pd.DataFrame, names: Mapping[str, str | None]) -> pd.DataFrame:
+def with_names(table: Frame, names: Mapping[str, str | None]) -> Frame:
     """Return a table with the names of logs in place of their URLs, which are its last column then.
 
     Examples
     --------
-    >>> table = pd.DataFrame({"log": ["https://a.example", "https://b.example"], "missing": [0, 5]})
+    >>> from ctkit.report import frame_of
+    >>> table = frame_of([{"log": "https://a.example", "missing": 0}, {"log": "https://b.example", "missing": 5}])
     >>> print(draw_table(with_names(table, {"https://a.example": "Argon"}), 80))
     log                missing  url
     Argon                    0  https://a.example

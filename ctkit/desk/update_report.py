@@ -4,13 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import pandas as pd
-
 from ctkit.errors import CtkitError, UpdateError
 from ctkit.jobs.backfill_report import BackfillReport
 from ctkit.lake.merge import MergeReport
 from ctkit.lake.tidy import TidyReport
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 
 MEANING = (
     "Complete means that main has a row for every entry of the stretch, and no entry in several files. That is told "
@@ -167,7 +165,7 @@ class UpdateReport(Report):
             "seconds": round(self.seconds, 1),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, the problems, and what an update can and cannot tell."""
         return {
             "logs": frame_of(log.line() for log in self.logs),
@@ -175,8 +173,8 @@ class UpdateReport(Report):
                 {"log": url, "is": state}
                 for url, state in [*((url, "new") for url in self.begun), *self.retired.items()]
             ),
-            "problems": pd.DataFrame({"": list(dict.fromkeys(map(str, self.problems)))}),
-            "what this tells": pd.DataFrame({"": MEANING}),
+            "problems": frame_of({"": text} for text in dict.fromkeys(map(str, self.problems))),
+            "what this tells": frame_of({"": text} for text in MEANING),
         }
 
     def to_json(self) -> dict[str, Any]:

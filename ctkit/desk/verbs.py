@@ -4,7 +4,6 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import pandas as pd
 from deltalake import DeltaTable
 
 from ctkit.arguments import Index, checked
@@ -32,6 +31,7 @@ from ctkit.lake.undo import UndoReport, undo_merge
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log
 from ctkit.ranges import LARGEST_TREE
+from ctkit.report import frame_of
 from ctkit.urls import canonical_url
 from ctkit.visible import get_logger
 
@@ -123,7 +123,7 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     main, staging = find_tables(parameters)
     if staging is None:
         version = None if main is None else main.version()
-        return MergePreview(staging_path, main_path, -1, version, 0, 0, 0, 0, pd.DataFrame(), pd.DataFrame())
+        return MergePreview(staging_path, main_path, -1, version, 0, 0, 0, 0, frame_of(), frame_of())
     # A main table that does not exist has no name in the preview.
     return replace(preview_merge(staging, main), main=main_path)
 

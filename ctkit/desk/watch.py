@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,7 +15,7 @@ from ctkit.desk.gap_report import find_main
 from ctkit.desk.parameters import Parameters
 from ctkit.errors import ParameterError
 from ctkit.lake.table import folder_of, table_path
-from ctkit.report import Report
+from ctkit.report import Frame, Report
 
 MOST = 10_000
 """Names that a watch tells at most, so that all can be looked at; what is left is told by the next one."""
@@ -49,7 +48,7 @@ class WatchReport(Report):
         """Return how many names are new, and how many were told before."""
         return {"new": len(self.names), "told_before": self.told_before, "told_path": self.told_path}
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return the new names, by domain or brand."""
         columns = ["watched", "name", "reason", "first_seen", "issuers", "certificates"]
         return {"new names": _with_text(self.names.select(columns)).to_pandas(use_threads=False)}

@@ -5,14 +5,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from deltalake import DeltaTable
 
 from ctkit.arguments import Rechecked, Verify, checked
 from ctkit.errors import REPORT, CheckpointError, LogError, LogUnavailableError
 from ctkit.jobs.audit_report import AuditReport, LogAudit, RememberedHead, TreeHead
-from ctkit.jobs.recheck import Recheck, recheck_rows
 from ctkit.lake.evidence import Rows, read_evidence
 from ctkit.lake.gaps import Within, stretches_by_log
 from ctkit.lake.provenance import Provenance, Statement, known_versions, read_statements
@@ -21,6 +20,9 @@ from ctkit.logs.ask_each import ask_each
 from ctkit.logs.log import Log, Logs
 from ctkit.ranges import END, RangeSet
 from ctkit.wire.checkpoint import Checkpoint, UnreadableHeadError
+
+if TYPE_CHECKING:
+    from ctkit.jobs.recheck import Recheck
 
 LOGS_AT_ONCE = 4
 """Logs that are rechecked at a time; each holds some ten thousand entries in memory."""
@@ -251,6 +253,9 @@ def _recheck(
     damaged: Mapping[str, str],
 ) -> list[LogAudit]:
     """Compare rows with their logs, several logs at a time; skip logs without a tree head, and damaged files."""
+    # It asks through ibis, which takes long to import.
+    from ctkit.jobs.recheck import recheck_rows
+
     stop = threading.Event()
 
     def recheck(pair: tuple[_Look, LogAudit]) -> LogAudit:
@@ -270,7 +275,7 @@ def _recheck(
             stop.set()
 
 
-def _with(found: LogAudit, current: Checkpoint, rechecked: Recheck) -> LogAudit:
+def _with(found: LogAudit, current: Checkpoint, rechecked: "Recheck") -> LogAudit:
     """Add the result of a recheck."""
     proven = RangeSet.joined((found.proven, rechecked.equal)).minus(rechecked.differing)
     return replace(

@@ -7,13 +7,11 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import Any, Literal
 
-import pandas as pd
-
 from ctkit.arguments import Verify
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError, TableError
 from ctkit.lake.digests import RESTORE
 from ctkit.ranges import RangeSet
-from ctkit.report import ROWS, Report, frame_of
+from ctkit.report import ROWS, Frame, Report, frame_of
 from ctkit.visible import first_of
 from ctkit.wire.checkpoint import Checkpoint
 
@@ -299,11 +297,11 @@ class AuditReport(Report):
             "forgotten": self.forgotten.size,
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, its problems, ranges and tree heads, and what the audit can and cannot tell."""
         details = [log.details(SHOWN) for log in self.logs]
 
-        def table_of(heading: str) -> pd.DataFrame:
+        def table_of(heading: str) -> Frame:
             table = frame_of({"log": each["log"], **row} for each in details for row in each[heading])
             if heading in RANGES:
                 table.attrs[ROWS] = sum(len(log.ranges[heading]) for log in self.logs)
@@ -316,7 +314,7 @@ class AuditReport(Report):
                 heading: table_of(heading)
                 for heading in ("problems", *RANGES, "differing columns", "tree heads of commits")
             },
-            "what this tells": pd.DataFrame({"": [*MEANING, *self._forgetting()]}),
+            "what this tells": frame_of({"": text} for text in [*MEANING, *self._forgetting()]),
         }
 
     def _forgetting(self) -> list[str]:

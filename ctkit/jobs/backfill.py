@@ -21,9 +21,9 @@ from ctkit.jobs.fetching import Fetching
 from ctkit.jobs.plan import logs_of, plan_ranges
 from ctkit.jobs.progress import Progress, Tally
 from ctkit.jobs.prove import Arrival
+from ctkit.lake.coverage import source_names
 from ctkit.lake.doubts import STAGED_FOR
 from ctkit.lake.gaps import Gaps, ranges_by_log, still_missing
-from ctkit.lake.querying import source_names
 from ctkit.lake.starts import BoundsByLog, transactions_of
 from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.lake.write import write_batches

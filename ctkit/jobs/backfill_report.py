@@ -2,15 +2,13 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
-
-import pandas as pd
 
 from ctkit.arguments import Verify
 from ctkit.errors import NAMED, CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.jobs.plan import Plan
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.visible import first_of
 from ctkit.wire.checkpoint import Checkpoint
 
@@ -167,7 +165,7 @@ class BackfillReport(Report):
             **({"stopped_by": limits, "left": self.left.wanted, "left_requests": self.left.requests} if limits else {}),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return the counts of each log, the holes, and what was left and why."""
         counts = [
             {
@@ -181,15 +179,16 @@ class BackfillReport(Report):
         ]
         found = {"logs": frame_of(counts)} if counts else {}
         if self.holes:
-            found["holes"] = pd.DataFrame(self.holes)
+            found["holes"] = frame_of(map(asdict, self.holes))
         if self.unavailable:
-            found["not known"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+            found["not known"] = frame_of({"why": str(error)} for error in self.unavailable)
         found |= left_tables(self.left_to_server)
         if self.stopped_by:
             found[f"left because of {', '.join(self.stopped_by)}: run again to go on"] = self.left.table()
         if self.missing_issuers:
-            pairs = [(url, issuer) for url, issuers in self.missing_issuers.items() for issuer in issuers]
-            found["missing issuers"] = pd.DataFrame(pairs, columns=["log", "sha256"])
+            found["missing issuers"] = frame_of(
+                {"log": url, "sha256": issuer} for url, issuers in self.missing_issuers.items() for issuer in issuers
+            )
         return found
 
 
@@ -198,7 +197,7 @@ def left_facts(left: Mapping[str, tuple[int, int]]) -> dict[str, int]:
     return {"left_to_server": sum(end - start for start, end in left.values())} if left else {}
 
 
-def left_tables(left: Mapping[str, tuple[int, int]]) -> dict[str, pd.DataFrame]:
+def left_tables(left: Mapping[str, tuple[int, int]]) -> dict[str, Frame]:
     """Return what was left to the live server, by log, if anything was."""
     lines = [{"log": url, "from": start, "to": end, "entries": end - start} for url, (start, end) in left.items()]
     return (

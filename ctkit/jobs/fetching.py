@@ -228,5 +228,5 @@ class Fetching:
 
 @cache
 def _warn_of_no_key(url: str) -> None:
-    """Say once for each log that its tree head is not verified: a table that is followed has a backfill in each round."""
+    """Say once for each log that its tree head is not verified: to follow a table takes a backfill in each round."""
     logger.warning("the log's key is not known, its tree head is not verified url=%s", url)

@@ -6,15 +6,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import timedelta
 from typing import Any, Literal
 
-import pandas as pd
-
 from ctkit.arguments import LogProtocol, checked
 from ctkit.errors import LogError, ParameterError
 from ctkit.lake.gaps import Gaps, ranges_by_log
 from ctkit.logs.ask_each import SECONDS_TO_ANSWER, ask_each
 from ctkit.logs.log import Log, Logs
 from ctkit.ranges import RangeSet
-from ctkit.report import Report
+from ctkit.report import Frame, Report, frame_of
 from ctkit.urls import host_of
 
 ENTRY_BYTES: dict[LogProtocol | Literal["auto"], int] = {"rfc6962": 6067, "static-ct": 1776, "auto": 6067}
@@ -122,18 +120,20 @@ class Plan(Report):
             "seconds": round(self.seconds, 1),
         }
 
-    def table(self) -> pd.DataFrame:
+    def table(self) -> Frame:
         """Return a line for each log."""
+        import pandas as pd
+
         table = pd.DataFrame([asdict(log) for log in self.logs], columns=[field.name for field in fields(LogPlan)])
         table["seconds"] = [_shown(log.seconds) for log in self.logs]
         table["assumed"] = table["assumed"].map(", ".join)
         return table.rename(columns={"source_url": "log", "in_vain": "in vain", "seconds": "time"})
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log, and the logs that did not answer."""
         found = {"by log": self.table()}
         if self.unavailable:
-            found["did not answer"] = pd.DataFrame({"why": [str(error) for error in self.unavailable]})
+            found["did not answer"] = frame_of({"why": str(error)} for error in self.unavailable)
         return found
 
 

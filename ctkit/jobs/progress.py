@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import pandas as pd
-
 from ctkit.logs.log import Log
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.visible import first_of
 
 State = Literal["queued", "asking", "waiting", "fetching", "writing", "done", "left", "failed"]
@@ -188,7 +186,7 @@ class Progress(Report):
             **({"troubled": first_of(waiting, NAMED)} if waiting else {}),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return a line for each log."""
         lines = [
             {"log": log.name, "wanted": log.wanted, "fetched": log.fetched, "written": log.written, "state": log.status}

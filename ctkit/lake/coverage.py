@@ -225,6 +225,17 @@ def logs_in(*tables: DeltaTable | None) -> set[str]:
     return found - {""}
 
 
+def source_names(*tables: DeltaTable | None) -> dict[str, str]:
+    """Return URL -> ``source_name`` in the tables, for every log that has a name other than its URL."""
+    # Not with this module: ibis takes long to import.
+    from ctkit.lake.querying import read_tables, reading
+    from ctkit.lake.questions import source_names as named
+
+    with reading(*tables) as connection:
+        names = named(read_tables(connection, *tables)).to_pyarrow()
+    return dict(zip(names["source_url"].to_pylist(), names["name"].to_pylist(), strict=True))
+
+
 def _runs_of(table: DeltaTable, stretches: Mapping[str, tuple[int, int]]) -> Iterator[tuple[str, RangeSet]]:
     for url, starts, ends in _by_log(_blocks_of(table, stretches), stretches):
         yield url, RangeSet.merged(starts, ends)

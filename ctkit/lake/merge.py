@@ -19,14 +19,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import ibis
-import ibis.expr.types as ir
-import pandas as pd
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.errors import KeyConflictError, StalePreviewError, TableError
-from ctkit.lake import questions
 from ctkit.lake.commits import actions_since, files_left
 from ctkit.lake.doubts import MERGED_FROM, check_doubts, doubts_of
 from ctkit.lake.drop import Removal, orphans, retire
@@ -34,13 +30,12 @@ from ctkit.lake.files import DataFile, check_dates, data_files
 from ctkit.lake.links import commit_files, confirm_files, link_files
 from ctkit.lake.overlap import MEMORY, Overlap
 from ctkit.lake.provenance import carried_over, metadata_of
-from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.lake.rewrite import adoptable_files, prepare_files
 from ctkit.lake.scratch import clear_scratch, scratch_of
 from ctkit.lake.starts import bounds_in, remember, transactions_of
 from ctkit.lake.table import check_features, check_separate, folder_of, hold
 from ctkit.ranges import LARGEST_TREE
-from ctkit.report import ROWS, Report
+from ctkit.report import ROWS, Frame, Report, frame_of
 from ctkit.schema import KEY
 from ctkit.visible import get_logger
 
@@ -89,11 +84,11 @@ class MergePreview(Report):
     inserted: int
     skipped: int
     conflicts: int
-    summary: pd.DataFrame
-    sample: pd.DataFrame
+    summary: Frame
+    sample: Frame
     doubts: tuple[str, ...] = ()
     adopted: int = 0
-    conflicting: pd.DataFrame = field(default_factory=pd.DataFrame)
+    conflicting: Frame = field(default_factory=frame_of)
     staging_id: str | None = None
     main_id: str | None = None
 
@@ -125,10 +120,10 @@ class MergePreview(Report):
             "conflicts": self.conflicts,
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return what makes staging look like a main table, what is staged by log and date, and some rows."""
         return {
-            "look twice: is this the staging table?": pd.DataFrame({"because": self.doubts}),
+            "look twice: is this the staging table?": frame_of({"because": doubt} for doubt in self.doubts),
             "staged rows that contradict the row that stays": self.conflicting,
             "by log and date": self.summary,
             "sample of what would be inserted": self.sample,
@@ -216,12 +211,23 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
     overlap = Overlap(staging, staged)
     if main:
         overlap.skip_present(main, overlap.may_be_in(main))
-    with reading(staging, memory_limit=MEMORY) as connection:
+    from ctkit.lake import querying, questions  # ibis takes long to import
+
+    with querying.reading(staging, memory_limit=MEMORY) as connection:
         dates = [file.partition or None for file in staged]
-        rows = define_rows(connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True)
-        skipped = define_table(connection, "skipped", overlap.skipped_rows())
+        rows = querying.define_rows(
+            connection, "staged", [str(file.path) for file in staged], dates=dates, numbered=True
+        )
+        skipped = querying.define_table(connection, "skipped", overlap.skipped_rows())
         summary = questions.merge_summary(rows, skipped).to_pyarrow().to_pandas(use_threads=False)
         sample = questions.merge_sample(rows, skipped, SAMPLE_ROWS).to_pyarrow().to_pandas(use_threads=False)
+        conflicting = frame_of()
+        if overlap.conflicts:
+            places = querying.define_table(connection, "conflicts", overlap.conflicting_rows())
+            listed = questions.rows_at(rows, places, [*KEY, "subject_aggregated", "sha256"], first=0, last=LARGEST_TREE)
+            listed = listed.drop("file_index", "file_row_number")
+            conflicting = listed.to_pyarrow().to_pandas(use_threads=False)
+            conflicting.attrs[ROWS] = overlap.conflicts
         return MergePreview(
             staging=folder,
             main=folder_of(main) if main else "",
@@ -235,7 +241,7 @@ def preview_merge(staging: DeltaTable, main: DeltaTable | None) -> MergePreview:
             sample=sample,
             doubts=doubts_of(staging, main),
             adopted=_count_adopted(staging, staged, overlap, main or staging),
-            conflicting=_list_conflicts(connection, rows, overlap),
+            conflicting=conflicting,
             staging_id=str(staging.metadata().id),
             main_id=str(main.metadata().id) if main else None,
         )
@@ -248,16 +254,6 @@ def _count_adopted(staging: DeltaTable, staged: Sequence[DataFile], overlap: Ove
     except TableError:
         # The merge will name the file that is damaged; a preview shows all it can.
         return 0
-
-
-def _list_conflicts(connection: ibis.BaseBackend, rows: ir.Table, overlap: Overlap) -> pd.DataFrame:
-    if not overlap.conflicts:
-        return pd.DataFrame()
-    places = define_table(connection, "conflicts", overlap.conflicting_rows())
-    listed = questions.rows_at(rows, places, [*KEY, "subject_aggregated", "sha256"], first=0, last=LARGEST_TREE)
-    frame: pd.DataFrame = listed.drop("file_index", "file_row_number").to_pyarrow().to_pandas(use_threads=False)
-    frame.attrs[ROWS] = overlap.conflicts
-    return frame
 
 
 @checked

@@ -12,10 +12,8 @@ from deltalake import DeltaTable
 from numpy.typing import NDArray
 
 from ctkit.errors import TableError
-from ctkit.lake import questions
 from ctkit.lake.files import DataFile, FileBounds
 from ctkit.lake.keys import INDEX_BITS, NO_KEY, DiskArrays, Keys, SortedKeys, read_keys, scattered
-from ctkit.lake.querying import define_rows, define_table, reading
 from ctkit.ranges import Int64s
 
 KEYS_AT_ONCE = 500_000
@@ -168,6 +166,9 @@ class Overlap:
         """Return which rows have another certificate than row ``others[i]`` of ``files[at[i]]``, pair by pair."""
         if not len(rows):
             return rows
+        from ctkit.lake import questions
+        from ctkit.lake.querying import define_rows, define_table, reading
+
         own_files, own = np.unique(self._file_of(rows), return_inverse=True)
         other_files, other = np.unique(at, return_inverse=True)
         row = rows - self._starts[own_files][own]

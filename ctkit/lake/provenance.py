@@ -12,11 +12,9 @@ import numpy as np
 from deltalake import DeltaTable
 
 from ctkit.arguments import Verify
-from ctkit.lake import questions
 from ctkit.lake.commits import commit_info, files_added, kept_commits
 from ctkit.lake.digests import digest_in
 from ctkit.lake.overlap import MEMORY
-from ctkit.lake.querying import define_rows, reading
 from ctkit.lake.table import files_of, folder_of
 from ctkit.ranges import LARGEST_TREE, NOTHING, Int64s, RangeSet
 from ctkit.visible import get_logger
@@ -366,6 +364,9 @@ def _said(record: Provenance) -> tuple[object, ...]:
 
 def _off(table: DeltaTable, files: list[str]) -> list[Provenance]:
     """Return that nothing was verified of the rows in some files: a record for each file and log."""
+    from ctkit.lake import questions
+    from ctkit.lake.querying import define_rows, reading
+
     with reading(table, memory_limit=MEMORY) as connection:
         rows = define_rows(connection, "unsaid", files, numbered=True)
         stretches = questions.stretches_by_file(rows).to_pyarrow().to_pylist()

@@ -17,7 +17,6 @@ from deltalake import DeltaTable
 
 from ctkit.arguments import checked
 from ctkit.errors import TableError
-from ctkit.lake import questions
 from ctkit.lake.digests import RESTORE
 from ctkit.lake.files import FileBounds
 from ctkit.lake.reasons import first_line
@@ -261,10 +260,3 @@ def streamed(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> Iterator[p
         if failed:
             raise failed[0] from None
         raise
-
-
-def source_names(*tables: DeltaTable | None) -> dict[str, str]:
-    """Return URL -> ``source_name`` in the tables, for every log that has a name other than its URL."""
-    with reading(*tables) as connection:
-        names = questions.source_names(read_tables(connection, *tables)).to_pyarrow()
-    return dict(zip(names["source_url"].to_pylist(), names["name"].to_pylist(), strict=True))

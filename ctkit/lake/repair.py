@@ -14,7 +14,6 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from deltalake import CommitProperties, DeltaTable
 
 from ctkit.arguments import checked
@@ -30,7 +29,7 @@ from ctkit.lake.rewrite import rewrite_files
 from ctkit.lake.starts import Bounds, remembered, transactions_of
 from ctkit.lake.table import as_der_type, check_features, folder_of, hold
 from ctkit.ranges import END, Int64s, RangeSet, runs_of
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.schema import KEY
 
 SHOWN = 1000
@@ -132,7 +131,7 @@ class RepairReport(Report):
             "lost": sum(file.rows for file in self.damaged),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return which files are damaged, and which entries had, and which keep, several rows."""
         damaged = frame_of({**file._asdict(), "first": _pairs(file.first)} for file in self.damaged)
         return {"damaged files": damaged, "repeated": _listed(self.keys), "conflicting": _listed(self.conflicting)}
@@ -342,7 +341,7 @@ def _pairs(first: Mapping[str, int]) -> str:
     return ", ".join(f"{url} {index}" for url, index in first.items())
 
 
-def _listed(ranges: dict[str, RangeSet]) -> pd.DataFrame:
+def _listed(ranges: dict[str, RangeSet]) -> Frame:
     return frame_of(
         {"log": url, "start": each.start, "end": each.end}
         for url, of_log in ranges.items()

@@ -19,7 +19,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pandas as pd
 from deltalake import CommitProperties, DeltaTable
 from deltalake.exceptions import DeltaError
 
@@ -38,7 +37,7 @@ from ctkit.lake.rewrite import sort_files
 from ctkit.lake.scratch import clear_scratch
 from ctkit.lake.table import check_features, files_of, folder_of, hold, table_path
 from ctkit.ranges import RangeSet
-from ctkit.report import Report, frame_of
+from ctkit.report import Frame, Report, frame_of
 from ctkit.schema import PARTITION
 from ctkit.visible import first_of
 
@@ -146,7 +145,7 @@ class TidyReport(Report):
             "damaged": len(self.damaged),
         }
 
-    def tables(self) -> dict[str, pd.DataFrame]:
+    def tables(self) -> dict[str, Frame]:
         """Return what was compacted, removed and damaged."""
         return {
             "compacted": frame_of(each._asdict() for each in self.compacted),
