@@ -2,8 +2,6 @@
 
 import re
 
-import httpx
-
 from ctkit.errors import ParameterError
 
 
@@ -52,12 +50,32 @@ def host_of(url: str) -> str:
     '::1'
     """
     try:
-        parts = httpx.URL(url)
-        parts.host.encode("idna")  # as the resolver will: a label may not be empty or too long
-    except (httpx.InvalidURL, UnicodeError) as error:
+        host, port = _host_and_port(url)
+        host.encode("idna")  # as the resolver will: a label may not be empty or too long
+    except ValueError as error:
         raise ParameterError(f"{url!r} is not a URL ({error}): correct it") from error
-    if not parts.host or (parts.port or 0) >= 1 << 16:  # a socket would take the port modulo 2**16
+    if not host or port >= 1 << 16:  # a socket would take the port modulo 2**16
         raise ParameterError(
             f"{url!r} names no host, or a port above 65535: give a URL like https://log.example/2026h2"
         )
-    return parts.host
+    return host
+
+
+def _host_and_port(url: str) -> tuple[str, int]:
+    if plain := _PLAIN.fullmatch(url):
+        return plain["host"].lower(), int(plain["port"] or 0)
+    # Whatever is odd is left to httpx, which takes a while to import.
+    import httpx
+
+    try:
+        parts = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(error) from error
+    return parts.host, parts.port or 0
+
+
+_NUMBER = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])"
+_PLAIN = re.compile(
+    rf"https?://(?P<host>({_NUMBER}\.){{3}}{_NUMBER}|[A-Za-z0-9.-]*[A-Za-z])(:(?P<port>[0-9]{{1,5}}))?(/[!-~]*)?"
+)
+"""A URL whose host is a name that does not end in a digit, or an IPv4 address."""

@@ -9,7 +9,7 @@ from blocks import block_of
 
 from ctkit.errors import LogProtocolError
 from ctkit.wire import rows as rows_module
-from ctkit.wire.entries import EntryBlock, _decode_odd_page, _decode_odd_tile, decode_data_tile, decode_get_entries
+from ctkit.wire.entries import EntryBlock, _decode_any_page, _decode_any_tile, decode_data_tile, decode_get_entries
 from ctkit.wire.framing import read_page, read_tile
 from ctkit.wire.kernels import read_certificates
 from ctkit.wire.merkle import TILE_WIDTH
@@ -59,12 +59,12 @@ def _outcome(decode: Callable[[], tuple[EntryBlock, tuple[bytes, ...]]]) -> Outc
 def page_outcomes(body: bytes, start: int, limit: int) -> tuple[bool, Outcome, Outcome]:
     """Return whether the kernel reads a page; what comes of the page; what comes of it without kernel."""
     ours = _outcome(lambda: (decode_get_entries(body, start, URL, limit), ()))
-    slow = _outcome(lambda: (_decode_odd_page(body, start, URL, limit), ()))
+    slow = _outcome(lambda: (_decode_any_page(body, start, URL, limit), ()))
     return read_page(body, start, limit) is not None, ours, slow
 
 
 def tile_outcomes(data: bytes, start: int, end: int) -> tuple[bool, Outcome, Outcome]:
     """Return the same of the entries ``[start, end)`` of a tile."""
     ours = _outcome(lambda: decode_data_tile(data, start, end, URL))
-    slow = _outcome(lambda: _decode_odd_tile(data, start, end, URL))
+    slow = _outcome(lambda: _decode_any_tile(data, start, end, URL))
     return read_tile(data, start, end, TILE_WIDTH) is not None, ours, slow

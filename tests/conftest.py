@@ -85,14 +85,21 @@ def pictures(pytestconfig: pytest.Config) -> Path | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _compiled() -> None:
-    """Compile the kernels once, before a process that a test starts has to."""
+def _compiled() -> Iterator[None]:
+    """Compile the kernels once, before a process that a test starts has to, and use them however few entries there are.
+
+    Processes that tests start read few entries without them.
+    """
+    patch = pytest.MonkeyPatch()
+    patch.setattr("ctkit.wire.volume.MANY", 0)
     log = FakeLog(size=1)
     block, fingerprints = decode_data_tile(log.read(0, 1)[0].tile_leaf, 0, 1, "")
     block = block.with_issuers(fingerprints, {})
     read_rows(block, LOG, source_name="")
     find_faults(block)
     decode_get_entries(log.respond(Request("ct/v1/get-entries", {"start": "0", "end": "0"})).body, 0, "", 1)
+    yield
+    patch.undo()
 
 
 @pytest.fixture

@@ -25,7 +25,8 @@ from oracle import ATTRIBUTES, is_ca, shown
 
 from ctkit.demo.embedded import DEFAULT_START, PROTOCOLS, EmbeddedLog, LogEntry, Request, Response
 from ctkit.demo.issuance import Issued
-from ctkit.logs.http import Client, Patience
+from ctkit.logs.asking import Patience
+from ctkit.logs.http import Client
 from ctkit.schema import row_schema
 
 T = TypeVar("T")

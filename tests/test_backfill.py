@@ -21,7 +21,7 @@ from ctkit.lake import gaps as gaps_module
 from ctkit.lake import write
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import hold, open_table
-from ctkit.logs.http import Patience
+from ctkit.logs.asking import Patience
 from ctkit.logs.open import open_log
 from ctkit.schema import GAP_SCHEMA, row_schema
 

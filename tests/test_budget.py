@@ -17,7 +17,7 @@ from ctkit.jobs.backfill import backfill
 from ctkit.jobs.budget import Requests, share
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
-from ctkit.logs.http import Patience
+from ctkit.logs.asking import Patience
 from ctkit.logs.open import open_log
 
 IMPATIENT = Patience(tries=3, first_wait=0.01, longest_wait=0.02)

@@ -26,7 +26,7 @@ from ctkit.desk.runs import find_runs
 from ctkit.desk.state_file import write_state
 from ctkit.lake.table import files_of, find_table, open_table
 from ctkit.lake.write import write_entries
-from ctkit.logs.http import DEFAULT_PATIENCE
+from ctkit.logs.asking import DEFAULT_PATIENCE
 from ctkit.logs.open import open_log
 
 NEW = "https://new.example/2027h1"

@@ -23,8 +23,9 @@ from cryptography.x509.oid import NameOID
 from fakes import AGENT, FAST, get_once, setting
 
 from ctkit.errors import ParameterError
+from ctkit.logs.asking import HttpError, Patience, stopping
 from ctkit.logs.connection import is_exempt
-from ctkit.logs.http import Client, HttpError, Patience, stopping
+from ctkit.logs.http import Client
 
 ONCE = Patience(tries=1, timeout=5, total=0.5)
 

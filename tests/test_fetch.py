@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.asking import NotAskedError, may_ask, stopping
 from ctkit.logs.fetch import fetch_blocks
-from ctkit.logs.http import NotAskedError, may_ask, stopping
 from ctkit.logs.log import Log
 from ctkit.ranges import RangeSet
 from ctkit.wire.entries import EntryBlock

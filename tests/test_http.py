@@ -17,17 +17,8 @@ from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogProtocolError, LogUnavailableError, ParameterError
-from ctkit.logs.http import (
-    Client,
-    HttpError,
-    NotAskedError,
-    PageError,
-    Patience,
-    TryAgain,
-    may_ask,
-    retry_after,
-    stopping,
-)
+from ctkit.logs.asking import HttpError, NotAskedError, PageError, Patience, TryAgain, may_ask, stopping
+from ctkit.logs.http import Client, retry_after
 
 OK = Response(200, b"hello")
 

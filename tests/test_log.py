@@ -15,7 +15,7 @@ from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError, ParameterError
-from ctkit.logs.http import HttpError
+from ctkit.logs.asking import HttpError
 from ctkit.logs.log import OTHER_PROTOCOL
 from ctkit.logs.log_list import LogDescription, read_log_list, read_public_key
 from ctkit.logs.open import open_log

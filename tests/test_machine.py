@@ -34,7 +34,7 @@ from ctkit.lake.merge import merge_staging, preview_merge
 from ctkit.lake.querying import read_tables, reading
 from ctkit.lake.table import find_table, open_table
 from ctkit.lake.undo import undo_merge
-from ctkit.logs.http import Patience
+from ctkit.logs.asking import Patience
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
 from ctkit.schema import row_schema

@@ -28,7 +28,8 @@ from ctkit.demo.server import LogServer
 from ctkit.jobs.backfill import BackfillReport, backfill
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
-from ctkit.logs.http import Client, HttpError, Patience
+from ctkit.logs.asking import HttpError, Patience
+from ctkit.logs.http import Client
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
 from ctkit.logs.static_ct import StaticCtLog

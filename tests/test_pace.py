@@ -20,7 +20,8 @@ from fakes import AGENT, FAST, FakeLog, Serve
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogUnavailableError
-from ctkit.logs.http import Client, Patience
+from ctkit.logs.asking import Patience
+from ctkit.logs.http import Client
 from ctkit.logs.pace import Gate, NoTurnError, Pace, gate_of
 
 PAGE = 1 << 16

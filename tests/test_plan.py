@@ -17,7 +17,7 @@ from ctkit.jobs.backfill import backfill
 from ctkit.jobs.plan import BANDWIDTH, ENTRY_BYTES, LATENCY, LogPlan, Plan, plan_backfill
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
-from ctkit.logs.http import Patience
+from ctkit.logs.asking import Patience
 from ctkit.report import RESULT_MIME_TYPE
 from ctkit.schema import GAP_SCHEMA
 

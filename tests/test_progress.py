@@ -25,7 +25,7 @@ from ctkit.jobs.progress import LogProgress, Progress, Tally
 from ctkit.lake import write
 from ctkit.lake.gaps import find_gaps
 from ctkit.lake.table import open_table
-from ctkit.logs.http import Patience
+from ctkit.logs.asking import Patience
 from ctkit.logs.trouble import Trouble
 
 URL, OTHER = "https://a.example", "https://b.example"

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from ctkit.errors import LogProtocolError
 from ctkit.logs import audit_paths
+from ctkit.logs.asking import TryAgain
 from ctkit.logs.audit_paths import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
-from ctkit.logs.http import TryAgain
 from ctkit.wire.merkle import Tree, hash_leaf, hash_pairs, hash_subtree
 
 HASHES = [hash_leaf(number.to_bytes(2)) for number in range(300)]

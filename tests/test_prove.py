@@ -13,8 +13,8 @@ from raising import fails
 
 from ctkit.demo.embedded import NOT_FOUND, EmbeddedLog, Request, Response
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.asking import HttpError, TryAgain
 from ctkit.logs.hash_tiles import HashTiles
-from ctkit.logs.http import HttpError, TryAgain
 from ctkit.logs.log import Log
 from ctkit.logs.open import open_log
 from ctkit.logs.rfc6962 import Rfc6962Log

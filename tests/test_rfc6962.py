@@ -8,7 +8,7 @@ from raising import fails
 
 from ctkit.demo.embedded import Request
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.logs.http import HttpError
+from ctkit.logs.asking import HttpError
 from ctkit.logs.rfc6962 import Rfc6962Log
 
 PAGE = "ct/v1/get-entries"

@@ -9,7 +9,7 @@ import pytest
 from ctkit.desk.state_file import read_state, write_state
 from ctkit.errors import LogUnavailableError, ParameterError
 from ctkit.logs.ask_each import ask_each
-from ctkit.logs.http import stopping
+from ctkit.logs.asking import stopping
 
 A, B = "https://a.example/2026h1", "https://b.example/2026h1"
 

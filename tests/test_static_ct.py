@@ -14,7 +14,7 @@ from raising import fails
 
 from ctkit.demo.embedded import EmbeddedLog, Request, Response
 from ctkit.errors import LogProtocolError, LogUnavailableError
-from ctkit.logs.http import HttpError, stopping
+from ctkit.logs.asking import HttpError, stopping
 from ctkit.logs.static_ct import StaticCtLog, tile_path
 from ctkit.wire.entries import EntryBlock
 

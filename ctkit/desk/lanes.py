@@ -169,7 +169,8 @@ class Lanes:
             why = "nothing to do yet" if start is None else why_not_begun(start, report.within[url][1])
             beyond = report.beyond.get(url, 0)
             lanes.append(Lane(url, label(url, names), why=why, beyond=beyond, left=left.get(url, 0)))
-        logs = report.logs if report.parameters.user_agent else ()
+        # Where nothing is missing there is nothing to plan, and connections take a while to prepare.
+        logs = report.logs if report.gaps.num_rows and report.parameters.user_agent else ()
         return cls(_sorted(lanes), names, {log.url: log for log in logs}, report.main is None)
 
     @classmethod

@@ -1,5 +1,6 @@
 """The verb that fills a table: gaps -> fetch -> write."""
 
+import sys
 import threading
 import time
 from collections import defaultdict
@@ -32,6 +33,7 @@ from ctkit.logs.log import Log, Logs
 from ctkit.visible import get_logger
 from ctkit.wire.entries import EntryBlock
 from ctkit.wire.rows import count_unreadable
+from ctkit.wire.volume import plan_to_read
 
 logger = get_logger(__name__)
 
@@ -200,6 +202,7 @@ def _run(
     nameless = any(by_url[url].name is None for url in missing)
     names, as_der = source_names(main, table) if nameless else {}, as_der_type(table)
     wanted = {url: ranges.size for url, ranges in missing.items()}
+    plan_to_read(min(sum(wanted.values()), budget.max_entries or sys.maxsize))
     written = dict.fromkeys(missing, 0)
     missing_issuers: dict[str, set[str]] = defaultdict(set)
     holes: list[Hole] = []

@@ -23,6 +23,7 @@ from ctkit.logs.static_ct import data_tile_urls
 from ctkit.ranges import RangeSet
 from ctkit.visible import get_logger
 from ctkit.wire.checkpoint import Checkpoint
+from ctkit.wire.volume import plan_to_read
 
 logger = get_logger(__name__)
 
@@ -81,6 +82,7 @@ def recheck_rows(
     without
         Names of damaged files, which are skipped.
     """
+    plan_to_read(wanted.size)
     errors: list[LogError] = []
     comparison = _Comparison(table, log, without)
     read = partial(Arrival.of, log, source_name="", as_der=as_der_type(table))

@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 from ctkit.errors import LogError, LogUnavailableError
+from ctkit.logs.asking import stopping
 from ctkit.logs.deadline import Deadline
-from ctkit.logs.http import stopping
 from ctkit.logs.log import Log
 from ctkit.visible import get_logger
 

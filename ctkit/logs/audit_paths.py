@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogProtocolError
-from ctkit.logs.http import TryAgain
+from ctkit.logs.asking import TryAgain
 from ctkit.wire.merkle import HASH_SIZE, hash_children, hash_leaf, hash_pairs
 
 T = TypeVar("T")

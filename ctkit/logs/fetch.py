@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.asking import NotAskedError
 from ctkit.logs.deadline import POLL
-from ctkit.logs.http import NotAskedError
 from ctkit.logs.log import Log
 from ctkit.logs.threads import DECODERS, Threads
 from ctkit.ranges import END, RangeSet

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogProtocolError
-from ctkit.logs.http import TryAgain
+from ctkit.logs.asking import TryAgain
 from ctkit.logs.single_flight import Shared
 from ctkit.wire.merkle import HASH_SIZE, TILE_HEIGHT, TILE_WIDTH, hash_subtree
 

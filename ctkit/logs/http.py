@@ -8,16 +8,26 @@ import threading
 import time
 import zlib
 from collections.abc import Callable
-from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, TypeVar
 
 import httpx
 
-from ctkit.arguments import check_header
-from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError, ParameterError
+from ctkit.errors import REPORT, LogError, LogProtocolError, ParameterError
+from ctkit.logs.asking import (
+    DEFAULT_PATIENCE,
+    HttpError,
+    NotAskedError,
+    PageError,
+    Patience,
+    TryAgain,
+    check_user_agent,
+    may_ask,
+    stopped,
+    stopping,
+)
 from ctkit.logs.connection import OversizeError, ending, open_transports, unpacked
 from ctkit.logs.deadline import Deadline
 from ctkit.logs.pace import NoTurnError, Pace, Turn, gate_of
@@ -29,92 +39,11 @@ T = TypeVar("T")
 
 logger = get_logger(__name__)
 
-_NEVER = threading.Event()
-
-stopping: ContextVar[threading.Event] = ContextVar("stopping", default=_NEVER)
-"""An event that ends the waits and downloads of the thread that set this variable."""
-
-may_ask: ContextVar[Callable[[], bool]] = ContextVar("may_ask", default=lambda: True)
-"""Asked before each request for entries, retries included, in the thread that set it; if it says no, none is sent."""
-
 _USELESS = 4
 """Tries for answers that break the protocol, such as the page that a store shows instead of a missing object."""
 _REDIRECTS = 5
 # Not "exceeded": that may be a deadline or a rate limit, where asking for less does not help.
 _TOO_LARGE = re.compile(rb"larger than max|too (large|big|many entries)|size limit|exceeds? (the )?max", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a log before it counts as unavailable.
-
-    Attributes
-    ----------
-    tries
-        Requests for one answer, the first included. After as many rounds of trouble without an answer to any request,
-        all requests that wait for the host are given up.
-    first_wait
-        Longest wait before the second try, in seconds; doubled for each further one, with jitter.
-    longest_wait
-        Longest wait between two tries, in seconds. A log that asks for more in ``Retry-After`` is given up.
-    timeout
-        Seconds to connect, and between two pieces of an answer.
-    total
-        Seconds for one answer: no retry starts after them, and no download lasts longer.
-    """
-
-    tries: int = 8
-    first_wait: float = 1.0
-    longest_wait: float = 120.0
-    timeout: float = 30.0
-    total: float = 600.0
-
-
-DEFAULT_PATIENCE = Patience()
-
-
-class HttpError(LogUnavailableError):
-    """A request brought no usable answer.
-
-    Attributes
-    ----------
-    status
-        HTTP status of the last answer; None where there was none.
-    too_large
-        The answer was refused, by the log or here, because it would be too large: ask for less.
-    retry_after
-        Seconds for which the log asks to be left alone, where they are more than a request waits; else None.
-    """
-
-    def __init__(
-        self,
-        url: str,
-        message: str,
-        *,
-        status: int | None = None,
-        too_large: bool = False,
-        retry_after: float | None = None,
-    ) -> None:
-        super().__init__(url, message)
-        self.status = status
-        self.too_large = too_large
-        self.retry_after = retry_after
-
-
-class NotAskedError(HttpError):
-    """A request was not sent because `may_ask` said no, which says nothing about the log."""
-
-
-class PageError(LogProtocolError):
-    """An HTML page came instead of an answer."""
-
-
-class TryAgain(Exception):  # noqa: N818 - asks for another try, is not an error by itself
-    """Raised while an answer is read: it cannot be used, but another may; `error` is raised if none can."""
-
-    def __init__(self, error: LogError) -> None:
-        super().__init__(str(error))
-        self.error = error
 
 
 class Client:
@@ -364,11 +293,6 @@ def _at(path: str, message: str) -> str:
     return f"{path}: {message}" if path else message
 
 
-def stopped() -> bool:
-    """Tell whether this thread's `stopping` is set: failures then say nothing about the log."""
-    return stopping.get().is_set()
-
-
 def retry_after(value: str, now: float) -> float | None:
     """Return the seconds that a ``Retry-After`` header asks to wait, None where it cannot be read.
 
@@ -393,23 +317,3 @@ def retry_after(value: str, now: float) -> float | None:
             return None
         seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
     return max(seconds, 0.0) if seconds < float("inf") else None
-
-
-def check_user_agent(user_agent: str) -> None:
-    """Check that operators of logs can see from a ``User-Agent`` whom to write to.
-
-    Raises
-    ------
-    ParameterError
-        It holds no mail address and no URL, or what an HTTP header cannot carry.
-    """
-    has_contact = re.search(r"[^\s@]@[^\s@]|https?://[^\s/]", user_agent)
-    try:
-        check_header(user_agent)
-    except ValueError as error:
-        raise ParameterError(f"user_agent: {error}") from error
-    if not has_contact:
-        raise ParameterError(
-            f"user_agent is {user_agent!r}: logs ask for a contact; give a mail address or a URL, "
-            'for example user_agent="backfill of Example Org, ct@example.org"'
-        )

@@ -8,7 +8,7 @@ from typing import NamedTuple, Self
 
 from ctkit.cache import cache_path, write_cached
 from ctkit.errors import ParameterError
-from ctkit.logs.http import Client, HttpError, Patience
+from ctkit.logs.asking import HttpError, Patience
 from ctkit.paths import local_path
 from ctkit.visible import get_logger
 
@@ -81,6 +81,9 @@ def _read_file(source: str) -> bytes:
 
 
 def _download(url: str, user_agent: str, patience: Patience) -> bytes:
+    # httpx takes a while to import.
+    from ctkit.logs.http import Client
+
     client = Client(url, user_agent=user_agent, patience=patience)
     try:
         return client.get("", bytes, limit=_LIST_LIMIT)

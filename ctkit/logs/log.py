@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ctkit.arguments import LogProtocol, shown
 from ctkit.errors import REPORT, CheckpointError, LogUnavailableError, ParameterError
-from ctkit.logs.http import DEFAULT_PATIENCE, Client, HttpError, Patience
+from ctkit.logs.asking import DEFAULT_PATIENCE, HttpError, Patience
 from ctkit.logs.pace import Pace
 from ctkit.logs.trouble import Trouble
 from ctkit.ranges import Int64s, RangeSet
@@ -85,6 +85,9 @@ class Log(ABC):
             self.key = None if key is None else read_key(key)
         except ValueError as error:
             raise ParameterError(f"{self.url}: the log's key cannot be used: {error}") from error
+        # httpx takes a while to import.
+        from ctkit.logs.http import Client
+
         self._client = Client(self.url, user_agent=user_agent, patience=patience)
         self._lock = threading.Lock()
         # Bytes of all answers with entries together, and the number of their entries.

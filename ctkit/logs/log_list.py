@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from ctkit.arguments import LogProtocol, checked
 from ctkit.errors import LogError, ParameterError
-from ctkit.logs.http import DEFAULT_PATIENCE, Patience, check_user_agent
+from ctkit.logs.asking import DEFAULT_PATIENCE, Patience, check_user_agent
 from ctkit.logs.list_source import ListCopy, SignedText, keep_copy, patience_with
 from ctkit.logs.published_lists import PUBLISHED, is_downloaded
 from ctkit.paths import local_path

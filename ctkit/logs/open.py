@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from ctkit.arguments import ProtocolChoice, checked
 from ctkit.errors import LogError, LogUnavailableError
-from ctkit.logs.http import DEFAULT_PATIENCE, Patience
+from ctkit.logs.asking import DEFAULT_PATIENCE, Patience
 from ctkit.logs.rfc6962 import Rfc6962Log
 from ctkit.logs.static_ct import StaticCtLog
 from ctkit.urls import canonical_url

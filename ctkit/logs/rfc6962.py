@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.asking import HttpError, TryAgain
 from ctkit.logs.audit_paths import (
     ProvenTree,
     Stretch,
@@ -19,7 +20,6 @@ from ctkit.logs.audit_paths import (
     read_entry_and_proof,
     read_roots,
 )
-from ctkit.logs.http import HttpError, TryAgain
 from ctkit.logs.log import Log, LogOptions
 from ctkit.logs.single_flight import Shared
 from ctkit.ranges import Int64s, RangeSet

@@ -7,7 +7,7 @@ from concurrent.futures import CancelledError, Future
 from typing import Generic, TypeVar
 
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
-from ctkit.logs.http import stopped
+from ctkit.logs.asking import stopped
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")

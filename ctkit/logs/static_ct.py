@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctkit.errors import REPORT, LogError, LogProtocolError, LogUnavailableError
+from ctkit.logs.asking import HttpError, PageError, TryAgain
 from ctkit.logs.hash_tiles import Check, HashTiles
-from ctkit.logs.http import HttpError, PageError, TryAgain
 from ctkit.logs.log import OTHER_PROTOCOL, Log, LogOptions
 from ctkit.logs.single_flight import Shared
 from ctkit.ranges import Int64s, RangeSet

@@ -8,7 +8,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
-from ctkit.logs.http import may_ask, stopping
+from ctkit.logs.asking import may_ask, stopping
 
 T = TypeVar("T")
 

@@ -15,6 +15,7 @@ from ctkit.wire.leaf import PRECERT_ENTRY as PRECERT_ENTRY
 from ctkit.wire.leaf import X509_ENTRY as X509_ENTRY
 from ctkit.wire.leaf import MalformedError, TimestampedEntry, goes_on, read_entry, read_tile_leaf
 from ctkit.wire.merkle import TILE_WIDTH
+from ctkit.wire.volume import are_many, count_read
 
 if TYPE_CHECKING:
     from ctkit.wire.framing import Frames
@@ -156,16 +157,18 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
     >>> len(decode_get_entries(b'{"entries": []}', 7, "https://log.example", 32))
     0
     """
-    # Numba takes a while to import, and is only needed to decode entries.
-    from ctkit.wire.framing import read_page
+    if are_many():
+        from ctkit.wire.framing import read_page
 
-    if understood := read_page(data, start, limit):
-        block, issuers = _framed(start, *understood)
-        return replace(block, issuers=issuers)
-    return _decode_odd_page(data, start, url, limit)
+        if understood := read_page(data, start, limit):
+            block, issuers = _framed(start, *understood)
+            return replace(block, issuers=issuers)
+    block = _decode_any_page(data, start, url, limit)
+    count_read(len(block))
+    return block
 
 
-def _decode_odd_page(data: bytes, start: int, url: str, limit: int) -> EntryBlock:
+def _decode_any_page(data: bytes, start: int, url: str, limit: int) -> EntryBlock:
     # { "entries": [ { "leaf_input": base64 MerkleTreeLeaf, "extra_data": base64 }, ... ] }
     try:
         entries = json.loads(data)["entries"]
@@ -225,14 +228,16 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
         The entry at `start`, or one before it in the tile, cannot be read, and so none up to the end of the tile; or
         the entries from `start` on state other indices. ``[start, end)`` covers these entries.
     """
-    from ctkit.wire.framing import read_tile
+    if are_many():
+        from ctkit.wire.framing import read_tile
 
-    if frames := read_tile(data, start, end, TILE_WIDTH):
-        return _framed(start, frames, data)
-    return _decode_odd_tile(data, start, end, url)
+        if frames := read_tile(data, start, end, TILE_WIDTH):
+            return _framed(start, frames, data)
+    count_read(end - start)
+    return _decode_any_tile(data, start, end, url)
 
 
-def _decode_odd_tile(data: bytes, start: int, end: int, url: str) -> tuple[EntryBlock, tuple[bytes, ...]]:
+def _decode_any_tile(data: bytes, start: int, end: int, url: str) -> tuple[EntryBlock, tuple[bytes, ...]]:
     columns = _Columns()
     first = start - start % TILE_WIDTH
     at = lost = 0

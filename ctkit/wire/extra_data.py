@@ -16,6 +16,7 @@ from ctkit.wire.der import der, header
 from ctkit.wire.entries import X509_ENTRY, EntryBlock
 from ctkit.wire.names import canonical_name
 from ctkit.wire.signatures import signature_holds
+from ctkit.wire.volume import are_many
 from ctkit.wire.x509 import POISON_EXTENSION
 
 FAULTS = (
@@ -92,9 +93,6 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     ndarray of uint8
         For each entry the index in `FAULTS` of the first fault found; 0 if there is none.
     """
-    # Numba takes a while to import, and only those who decode entries need it.
-    from ctkit.wire.kernels import find_matching
-
     # Position -1, that of a missing issuer, is the last of these.
     ders = [*block.issuers, None]
     chained, edges = block.chain.tobytes(), (8 * block.chain_offsets).tolist()
@@ -106,7 +104,12 @@ def find_faults(block: EntryBlock) -> NDArray[np.uint8]:
     issuers = [[read_issuer(der) if der else None for der in chain[:2]] for chain in chains]
     plain = [_plain_issuer(first) if signed else _NO_ISSUER for signed, first in zip(is_signed, issuers, strict=True)]
     is_precert = block.entry_type != X509_ENTRY
-    matching = find_matching(block.data, block.leaf, block.certificate, is_precert, np.array(numbers, np.int64), plain)
+    matching = np.zeros(len(block), np.bool_)
+    if are_many():
+        from ctkit.wire.kernels import find_matching
+
+        chains_of = np.array(numbers, np.int64)
+        matching = find_matching(block.data, block.leaf, block.certificate, is_precert, chains_of, plain)
     faults = np.zeros(len(block), np.uint8)
     for row in np.flatnonzero(~matching).tolist():
         (leaf, _), (start, end), chain = block.leaf[row].tolist(), block.certificate[row].tolist(), numbers[row]

@@ -14,9 +14,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctkit.ranges import Int64s
-from ctkit.schema import AsDer, encoded_schema
+from ctkit.schema import AsDer, encoded_schema, row_schema
 from ctkit.wire import x509
 from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock
+from ctkit.wire.volume import are_many
 
 if TYPE_CHECKING:
     from ctkit.wire.kernels import Texts
@@ -24,6 +25,15 @@ if TYPE_CHECKING:
 _LAST_MILLISECOND = 253_402_300_799_999
 """The end of the year 9999, the last with four digits."""
 
+
+_NO_FIELDS = {
+    name: pa.nulls(0, row_schema().field(name).type)
+    for name in (
+        *("serial_number", "not_before", "not_after", "is_ca"),
+        *("signature_algorithm", "subject_aggregated", "issuer_aggregated", "all_domains"),
+    )
+}
+"""The columns that are read from certificates, of none."""
 
 _LONGEST_CHAIN = 1 << 20
 """Largest size of the texts of one chain, in bytes; those of public logs take some 10 kB. Each entry of a tile can name
@@ -135,7 +145,21 @@ def _concatenated(values: list[memoryview]) -> pa.BinaryArray:
 
 def _fields(block: EntryBlock) -> dict[str, pa.Array]:
     """Return the columns that are read from the certificates themselves."""
-    # Numba takes a while to import, and only those who decode entries need it.
+    if are_many():
+        found, odd = _compiled_fields(block)
+    else:
+        found, odd = _NO_FIELDS, np.arange(len(block))
+    if len(odd):
+        rows = np.arange(len(block))
+        rows[odd] = np.arange(len(odd)) + len(found["is_ca"])
+        read = _read_fields([block.data[start:end] for start, end in block.certificate[odd].tolist()])
+        columns = {name: [column, pa.array(read[name], column.type)] for name, column in found.items()}
+        found = {name: pa.concat_arrays(parts).take(pa.array(rows)) for name, parts in columns.items()}
+    return found | {name: found[name].dictionary_encode() for name in ("signature_algorithm", "issuer_aggregated")}
+
+
+def _compiled_fields(block: EntryBlock) -> tuple[dict[str, pa.Array], Int64s]:
+    """Return the columns by the compiled functions, and the rows of those certificates that they do not understand."""
     from ctkit.wire.kernels import read_certificates
 
     fields = read_certificates(block.data, block.certificate, list(_SIGNATURE_ALGORITHMS))
@@ -150,14 +174,7 @@ def _fields(block: EntryBlock) -> dict[str, pa.Array]:
         "issuer_aggregated": _array(fields.issuer),
         "all_domains": pa.ListArray.from_arrays(pa.array(fields.first_domain), _array(fields.domains)),
     }
-    odd = np.flatnonzero(~fields.understood)
-    if len(odd):
-        rows = np.arange(len(block))
-        rows[odd] = np.arange(len(odd)) + len(block)
-        read = _read_fields([block.data[start:end] for start, end in block.certificate[odd].tolist()])
-        for name, column in found.items():
-            found[name] = pa.concat_arrays([column, pa.array(read[name], column.type)]).take(pa.array(rows))
-    return found | {name: found[name].dictionary_encode() for name in ("signature_algorithm", "issuer_aggregated")}
+    return found, np.flatnonzero(~fields.understood)
 
 
 def _array(texts: "Texts") -> pa.StringArray:
@@ -166,7 +183,7 @@ def _array(texts: "Texts") -> pa.StringArray:
 
 
 def _read_fields(ders: list[bytes]) -> dict[str, list[Any]]:
-    """Return the same columns for the certificates that the kernels do not understand."""
+    """Return the same columns for certificates of any kind."""
     certificates = [x509.read_certificate(der) for der in ders]
     subjects = [x509.read_name(certificate.subject) for certificate in certificates]
     return {

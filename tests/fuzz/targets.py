@@ -21,9 +21,10 @@ from ctkit.desk.parameters import read_parameters
 from ctkit.desk.state_file import read_state
 from ctkit.errors import CheckpointError, LogProtocolError, LogUnavailableError, ParameterError, TableError
 from ctkit.lake.keys import SortedKeys, read_keys
+from ctkit.logs.asking import HttpError, Patience, TryAgain
 from ctkit.logs.audit_paths import ProvenTree, Stretch, read_audit_path, read_consistency, read_entry_and_proof
 from ctkit.logs.hash_tiles import HashTiles
-from ctkit.logs.http import Client, HttpError, Patience, TryAgain, retry_after
+from ctkit.logs.http import Client, retry_after
 from ctkit.logs.log_list import read_log_list, read_public_key
 from ctkit.urls import canonical_url, host_of
 from ctkit.wire.checkpoint import Checkpoint, read_checkpoint, read_sth
