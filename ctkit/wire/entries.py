@@ -164,7 +164,7 @@ def decode_get_entries(data: bytes, start: int, url: str, limit: int) -> EntryBl
             block, issuers = _framed(start, *understood)
             return replace(block, issuers=issuers)
     block = _decode_any_page(data, start, url, limit)
-    count_read(len(block))
+    count_read(len(block) // 2)
     return block
 
 
@@ -233,7 +233,6 @@ def decode_data_tile(data: bytes, start: int, end: int, url: str) -> tuple[Entry
 
         if frames := read_tile(data, start, end, TILE_WIDTH):
             return _framed(start, frames, data)
-    count_read(end - start)
     return _decode_any_tile(data, start, end, url)
 
 

@@ -17,7 +17,7 @@ from ctkit.ranges import Int64s
 from ctkit.schema import AsDer, encoded_schema, row_schema
 from ctkit.wire import x509
 from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock
-from ctkit.wire.volume import are_many
+from ctkit.wire.volume import are_many, count_read
 
 if TYPE_CHECKING:
     from ctkit.wire.kernels import Texts
@@ -149,6 +149,7 @@ def _fields(block: EntryBlock) -> dict[str, pa.Array]:
         found, odd = _compiled_fields(block)
     else:
         found, odd = _NO_FIELDS, np.arange(len(block))
+        count_read(len(block))
     if len(odd):
         rows = np.arange(len(block))
         rows[odd] = np.arange(len(odd)) + len(found["is_ca"])
