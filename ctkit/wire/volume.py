@@ -12,7 +12,7 @@ from ctkit.visible import get_logger
 logger = get_logger(__name__)
 
 MANY = 8_192
-"""Entries that a run plans to read from which on it uses compiled functions; four times as many if it did not plan to."""
+"""Entries that a run plans to read, from which on it uses compiled functions; four times as many without a plan."""
 
 _planned = _read = 0
 
