@@ -31,9 +31,6 @@ if TYPE_CHECKING:
 
 logger = get_logger(__name__)
 
-NEWS = 3
-"""Exit code of a watch that has news: neither an error nor nothing."""
-
 _NO_LOG = "no log could be asked"
 _BUDGET = ("max_requests", "max_entries", "deadline")
 
@@ -147,7 +144,7 @@ def watch(arguments: argparse.Namespace) -> int:
         report.remember()
         reports.append(report)
         logger.info("%s", report)
-    return NEWS if len(report.names) else 0
+    return report.exit_code
 
 
 def logs(arguments: argparse.Namespace) -> int:

@@ -49,6 +49,9 @@ class Report:
     shown = SHOWN
     """Rows that a notebook shows of each table."""
 
+    exit_code = 0
+    """What a run that did all it was asked for ends with: not 0 if a scheduler should hear of what it found."""
+
     def facts(self) -> dict[str, Any]:
         """Return what the report says in one line: short names, JSON values."""
         raise NotImplementedError
@@ -77,7 +80,8 @@ class Report:
         return f"<div class='ctkit-report {IGNORED_BY_MATHJAX}'>" + "\n".join(parts) + "</div>"
 
     def _repr_mimebundle_(self, **_: object) -> dict[str, Any]:
-        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts()}}
+        code = {"exit_code": self.exit_code} if self.exit_code else {}
+        return {RESULT_MIME_TYPE: {"title": self.title, **self.facts(), **code}}
 
 
 def frame_of(rows: Iterable[Mapping[str, Any]] = ()) -> Frame:

@@ -8,8 +8,8 @@ import numpy as np
 from blocks import block_of
 
 from ctkit.errors import LogProtocolError
-from ctkit.wire import rows as rows_module
 from ctkit.wire.entries import EntryBlock, _decode_any_page, _decode_any_tile, decode_data_tile, decode_get_entries
+from ctkit.wire.fields import SIGNATURE_ALGORITHMS, _read_fields, read_fields
 from ctkit.wire.framing import read_page, read_tile
 from ctkit.wire.kernels import read_certificates
 from ctkit.wire.merkle import TILE_WIDTH
@@ -20,15 +20,15 @@ URL = "https://log.example"
 def understood(ders: Sequence[bytes]) -> list[bool]:
     """Return for each certificate whether the kernel reads it."""
     block = block_of(ders)
-    return read_certificates(block.data, block.certificate, list(rows_module._SIGNATURE_ALGORITHMS)).understood.tolist()
+    return read_certificates(block.data, block.certificate, list(SIGNATURE_ALGORITHMS)).understood.tolist()
 
 
 def differing_certificates(ders: Sequence[bytes]) -> list[tuple[str, str, Any, Any]]:
     """Return hex, column, value and the slow reader's value, wherever these differ; types of Arrow must hold, too."""
-    columns = rows_module._fields(block_of(ders))
+    columns = read_fields(block_of(ders))
     for column in columns.values():
         column.validate(full=True)
-    slow = rows_module._read_fields(list(ders))
+    slow = _read_fields(list(ders))
     assert columns.keys() == slow.keys()
     return [
         (ders[row].hex(), name, found, expected)

@@ -44,7 +44,7 @@ def recording(command: str, parameters: Parameters) -> Iterator[list[Report]]:
                 as_utc(began),
                 as_utc(datetime.now(UTC)),
                 outcome,
-                0 if outcome == "complete" else 1,
+                max((report.exit_code for report in reports), default=0) if outcome == "complete" else 1,
                 error=without_logins(problem),
                 parameters=_given(parameters),
                 results=tuple({"title": report.title, **_shareable(report.facts())} for report in reports),

@@ -78,7 +78,8 @@ def run_notebook(
     Returns
     -------
     int
-        0 if every cell ran, 1 otherwise: a cell raised, the run was interrupted, or the kernel died.
+        0 if every cell ran, or the `exit_code` of its reports; 1 otherwise: a cell raised, the run was interrupted, or
+        the kernel died.
 
     Raises
     ------
@@ -129,7 +130,7 @@ def run_notebook(
         logger.error("run %s output=%s error=%s", outcome, record, problem)
     if on_end:
         on_end(run)
-    return 0 if outcome == "complete" else 1
+    return run.exit_code or 0
 
 
 def _execute(
@@ -221,6 +222,8 @@ def _finish(partial: Path, record: Path, run: Run) -> Run:
     make_static(book)
     _fold_parameters(book)
     run = replace(run, results=results_in(book))
+    if run.outcome == "complete":
+        run = replace(run, exit_code=max((result.get("exit_code", 0) for result in run.results), default=0))
     # What papermill calls completed may be cells that were interrupted or never run.
     book.metadata["papermill"]["output_path"] = str(record)
     run = replace(run, html=write_html(book, record))

@@ -44,13 +44,18 @@ class WatchReport(Report):
     title = "watch"
     shown = MOST
 
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]
+        """3 if there are new names: neither an error nor nothing."""
+        return 3 if len(self.names) else 0
+
     def facts(self) -> dict[str, Any]:
         """Return how many names are new, and how many were told before."""
         return {"new": len(self.names), "told_before": self.told_before, "told_path": self.told_path}
 
     def tables(self) -> dict[str, Frame]:
         """Return the new names, by domain or brand."""
-        columns = ["watched", "name", "reason", "first_seen", "issuers", "certificates"]
+        columns = ["watched", "name", "reason", "first_seen", "issuers", "certificates", "key"]
         return {"new names": _with_text(self.names.select(columns)).to_pandas(use_threads=False)}
 
     def lines(self) -> Iterator[dict[str, Any]]:

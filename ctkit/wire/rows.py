@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from hashlib import sha1, sha256
 from ipaddress import IPv4Address, IPv6Address
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -14,26 +14,13 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ctkit.ranges import Int64s
-from ctkit.schema import AsDer, encoded_schema, row_schema
+from ctkit.schema import AsDer, encoded_schema
 from ctkit.wire import x509
 from ctkit.wire.entries import PRECERT_ENTRY, EntryBlock
-from ctkit.wire.volume import are_many, count_read
-
-if TYPE_CHECKING:
-    from ctkit.wire.kernels import Texts
+from ctkit.wire.fields import AGGREGATED, aggregated, is_ca, read_fields, serial_number, signature_algorithm
 
 _LAST_MILLISECOND = 253_402_300_799_999
 """The end of the year 9999, the last with four digits."""
-
-
-_NO_FIELDS = {
-    name: pa.nulls(0, row_schema().field(name).type)
-    for name in (
-        *("serial_number", "not_before", "not_after", "is_ca"),
-        *("signature_algorithm", "subject_aggregated", "issuer_aggregated", "all_domains"),
-    )
-}
-"""The columns that are read from certificates, of none."""
 
 _LONGEST_CHAIN = 1 << 20
 """Largest size of the texts of one chain, in bytes; those of public logs take some 10 kB. Each entry of a tile can name
@@ -106,7 +93,7 @@ def read_rows(
         "sha1": sha1s,
         "as_der": _concatenated(ders) if as_der == "binary" else [b64encode(der).decode() for der in ders],
         "chain": _chains(block),
-        **_fields(block),
+        **read_fields(block),
     }
     schema = encoded_schema(as_der)
     return pa.RecordBatch.from_pydict({name: columns[name] for name in schema.names}, schema=schema)
@@ -143,62 +130,6 @@ def _concatenated(values: list[memoryview]) -> pa.BinaryArray:
     return pa.BinaryArray.from_buffers(pa.binary(), len(values), [None, pa.py_buffer(offsets), buffer])
 
 
-def _fields(block: EntryBlock) -> dict[str, pa.Array]:
-    """Return the columns that are read from the certificates themselves."""
-    if are_many():
-        found, odd = _compiled_fields(block)
-    else:
-        found, odd = _NO_FIELDS, np.arange(len(block))
-        count_read(len(block))
-    if len(odd):
-        rows = np.arange(len(block))
-        rows[odd] = np.arange(len(odd)) + len(found["is_ca"])
-        read = _read_fields([block.data[start:end] for start, end in block.certificate[odd].tolist()])
-        columns = {name: [column, pa.array(read[name], column.type)] for name, column in found.items()}
-        found = {name: pa.concat_arrays(parts).take(pa.array(rows)) for name, parts in columns.items()}
-    return found | {name: found[name].dictionary_encode() for name in ("signature_algorithm", "issuer_aggregated")}
-
-
-def _compiled_fields(block: EntryBlock) -> tuple[dict[str, pa.Array], Int64s]:
-    """Return the columns by the compiled functions, and the rows of those certificates that they do not understand."""
-    from ctkit.wire.kernels import read_certificates
-
-    fields = read_certificates(block.data, block.certificate, list(_SIGNATURE_ALGORITHMS))
-    names = [*_SIGNATURE_ALGORITHMS.values(), "unknown"]
-    found = {
-        "serial_number": _array(fields.serial_number),
-        "not_before": pa.array(fields.not_before),
-        "not_after": pa.array(fields.not_after),
-        "is_ca": pa.array(fields.is_ca),
-        "signature_algorithm": pa.array(names, pa.string()).take(pa.array(fields.algorithm)),
-        "subject_aggregated": _array(fields.subject),
-        "issuer_aggregated": _array(fields.issuer),
-        "all_domains": pa.ListArray.from_arrays(pa.array(fields.first_domain), _array(fields.domains)),
-    }
-    return found, np.flatnonzero(~fields.understood)
-
-
-def _array(texts: "Texts") -> pa.StringArray:
-    offsets, size = texts.offsets, texts.offsets[-1]
-    return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(texts.text[:size].copy()))
-
-
-def _read_fields(ders: list[bytes]) -> dict[str, list[Any]]:
-    """Return the same columns for certificates of any kind."""
-    certificates = [x509.read_certificate(der) for der in ders]
-    subjects = [x509.read_name(certificate.subject) for certificate in certificates]
-    return {
-        "serial_number": [_serial_number(certificate) for certificate in certificates],
-        "not_before": [certificate.not_before for certificate in certificates],
-        "not_after": [certificate.not_after for certificate in certificates],
-        "is_ca": [_is_ca(certificate) for certificate in certificates],
-        "signature_algorithm": [_signature_algorithm(certificate) for certificate in certificates],
-        "subject_aggregated": [_aggregated(subject) for subject in subjects],
-        "issuer_aggregated": [_aggregated(x509.read_name(certificate.issuer)) for certificate in certificates],
-        "all_domains": [_all_domains(*pair) for pair in zip(certificates, subjects, strict=True)],
-    }
-
-
 def count_unreadable(rows: pa.RecordBatch | pa.Table) -> int:
     """Return how many of the rows have a certificate that cannot be read."""
     return int(pc.sum(pc.equal(rows["signature_algorithm"], "")).as_py() or 0)
@@ -206,64 +137,6 @@ def count_unreadable(rows: pa.RecordBatch | pa.Table) -> int:
 
 def _fingerprint(digest: bytes) -> str:
     return digest.hex(":").upper()
-
-
-def _serial_number(certificate: x509.Certificate) -> str:
-    """Return the octets as upper-case hex without leading zeros; a negative number keeps its two's complement."""
-    octets = certificate.serial_number
-    return (octets.lstrip(b"\0") or octets[:1]).hex().upper()
-
-
-def _is_ca(certificate: x509.Certificate) -> bool:
-    """Return cA of the BasicConstraints extension; several of them count as none."""
-    constraints = certificate.extensions.get(x509.BASIC_CONSTRAINTS, [])
-    return len(constraints) == 1 and x509.read_basic_constraints(constraints[0]) is True
-
-
-# The contents of object identifiers; the texts are those of the live server.
-_SIGNATURE_ALGORITHMS = {
-    bytes.fromhex(contents): text
-    for contents, text in {
-        "2a864886f70d010102": "md2, rsa",
-        "2a864886f70d010104": "md5, rsa",
-        "2a864886f70d010105": "sha1, rsa",
-        "2a864886f70d01010b": "sha256, rsa",
-        "2a864886f70d01010c": "sha384, rsa",
-        "2a864886f70d01010d": "sha512, rsa",
-        "2a864886f70d01010a": "sha256, rsa-pss",
-        "2a8648ce380403": "dsa, sha1",
-        "608648016503040302": "dsa, sha256",
-        "2a8648ce3d0401": "ecdsa, sha1",
-        "2a8648ce3d040302": "ecdsa, sha256",
-        "2a8648ce3d040303": "ecdsa, sha384",
-        "2a8648ce3d040304": "ecdsa, sha512",
-        "2b6570": "ed25519",
-    }.items()
-}
-
-
-def _signature_algorithm(certificate: x509.Certificate) -> str:
-    if not certificate.readable:
-        return ""
-    return _SIGNATURE_ALGORITHMS.get(certificate.signature_algorithm, "unknown")
-
-
-_AGGREGATED = ("C", "CN", "L", "O", "OU", "ST")
-
-
-def _aggregated(name: dict[str, str]) -> str:
-    return "".join([f"/{attribute}={name[attribute]}" for attribute in _AGGREGATED if attribute in name])
-
-
-def _all_domains(certificate: x509.Certificate, subject: dict[str, str]) -> list[str]:
-    """Return the common name, unless the certificate is a CA's, and then the DNS names, each once."""
-    domains = []
-    common_name = subject.get("CN")
-    if common_name and not _is_ca(certificate):
-        domains.append(common_name)
-    for value in certificate.extensions.get(x509.SUBJECT_ALT_NAME, []):
-        domains += [x509.ia5_text(name) for tag, name in x509.read_general_names(value) if tag == x509.DNS_NAME]
-    return list(dict.fromkeys(domains))
 
 
 def _chains(block: EntryBlock) -> pa.ListArray:
@@ -294,14 +167,14 @@ def describe_certificate(certificate: x509.Certificate, der: bytes) -> dict[str,
     return {
         "subject": _name_object(certificate.subject),
         "issuer": _name_object(certificate.issuer),
-        "serial_number": _serial_number(certificate),
+        "serial_number": serial_number(certificate),
         "not_before": certificate.not_before,
         "not_after": certificate.not_after,
         "fingerprint": fingerprint,
         "sha1": fingerprint,
         "sha256": _fingerprint(sha256(der).digest()),
-        "signature_algorithm": _signature_algorithm(certificate),
-        "is_ca": _is_ca(certificate),
+        "signature_algorithm": signature_algorithm(certificate),
+        "is_ca": is_ca(certificate),
         "extensions": _extensions_object(certificate.extensions),
     }
 
@@ -312,8 +185,8 @@ _cached_text = lru_cache(maxsize=4096)(_text_of)
 
 def _name_object(contents: bytes) -> dict[str, str]:
     name = x509.read_name(contents)
-    shown = {attribute: name[attribute] for attribute in _AGGREGATED if attribute in name}
-    shown["aggregated"] = _aggregated(name)
+    shown = {attribute: name[attribute] for attribute in AGGREGATED if attribute in name}
+    shown["aggregated"] = aggregated(name)
     if "email_address" in name:
         shown["email_address"] = name["email_address"]
     return shown
