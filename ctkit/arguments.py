@@ -40,7 +40,7 @@ def _as_date(value: object) -> object:
 
 WholeNumber = Annotated[int, BeforeValidator(_as_int)]
 Index = Annotated[WholeNumber, Field(ge=0, lt=1 << 63)]
-Count = Annotated[WholeNumber, Field(gt=0)]
+Count = Annotated[WholeNumber, Field(gt=0, lt=1 << 62)]
 # Locks cannot wait longer than this.
 Seconds = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Day = Annotated[date, BeforeValidator(_as_date)]

@@ -144,7 +144,7 @@ WRONG = {
     "plot_over_time": [{"counts": None}, {"counts": ibis.memtable({"counts": [5]})}, {"title": None}],
     "find_main": [{"parameters": "main"}, {"parameters": None}],
     "find_table": [{"uri": 5}, {"uri": None}, {"uri": b"main"}],
-    "open_table": [{"uri": 5}, {"like": "main"}],
+    "open_table": [{"uri": 5}, {"create": "no"}, {"like": "main"}],
     "preview_merge": [{"staging": "staging"}, {"staging": None}, {"main": "main"}],
     "merge_staging": [{"staging": "staging"}, {"main": "main"}, {"main": None}, {"expected": 3}, {"confirmed": "yes"}],
     "undo_merge": [{"main": "main"}, {"main": None}, {"staging": 5}, {"version": "7"}, {"version": -1}],

@@ -233,6 +233,14 @@ def test_expiring_names():
     ]
 
 
+@pytest.mark.parametrize("days", [10**7, (1 << 62) - 1])
+def test_expiring_names_for_ever(days):
+    """Any number of days is one that the calendar ends."""
+    rows = [entry(0, ["a.example"], seen="9990-01-01", days=3000)]
+
+    assert answer(ctkit.expiring_names(table_of(*rows), days=days, as_of="9990-11-27"), "name") == [("a.example",)]
+
+
 def test_expiring_names_from_now_on():
     """Without a date, what counts is the time of asking."""
     now = datetime.now(UTC)

@@ -47,6 +47,18 @@ def test_open_table_when_it_is_missing(tmp_path):
     assert table.metadata().configuration.keys() == {"delta.logRetentionDuration"}
 
 
+def test_open_table_that_must_be_there(tmp_path):
+    """Nothing is created at a path that is mistyped, and what is called alike is named."""
+    open_table(tmp_path / "main")
+    with pytest.raises(TableError) as raised:
+        open_table(tmp_path / "mian", create=False)
+
+    assert raised.value.uri == str(tmp_path / "mian")
+    assert "main" in raised.value.message
+    assert not (tmp_path / "mian").exists()
+    assert open_table(tmp_path / "main", create=False).version() == 0
+
+
 def test_open_table_when_it_is_there(tmp_path):
     """Opening creates nothing a second time."""
     make_table(tmp_path / "main", make_rows([1, 2]))

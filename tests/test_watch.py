@@ -89,8 +89,19 @@ def test_command(given, tmp_path, capsys):
     assert [json.loads(line)["name"] for line in lines[0].splitlines()] == ["example.com", "www.example.com"]
     assert lines[1] == ""
     assert "exarnple.com" in lines[2]
-    (run, *_) = ctkit.find_runs(tmp_path / "runs").runs
-    assert (run.runbook, run.outcome) == ("watch", "complete")
+    runs = ctkit.find_runs(tmp_path / "runs").runs
+    assert [(run.runbook, run.outcome, run.exit_code) for run in runs] == [
+        ("watch", "complete", code) for code in reversed(codes)
+    ]
+
+
+def test_runbook(given, tmp_path, capsys):
+    """The notebook ends as the command does, and so says its record."""
+    (tmp_path / "watch.yaml").write_text("main_path: main\ntold_path: told\ndomains: [example.com]\n")
+    codes = [run_command(["run", "watch", "-f", str(tmp_path / "watch.yaml")]) for _ in range(2)]
+
+    assert codes == [3, 0]
+    assert [json.loads(line)["exit_code"] for line in capsys.readouterr().out.splitlines()] == codes
 
 
 def test_command_that_cannot_print(given, tmp_path, monkeypatch):

@@ -278,7 +278,8 @@ def expiring_names(certificates: Asked, *, days: Count = 30, as_of: Day | None =
     True
     """
     start = datetime.now(UTC) if as_of is None else midnight(as_of)
-    end = start + timedelta(days=days)
+    # Python knows no day after 9999.
+    end = start + min(timedelta(days=min(days, 10**6)), datetime.max.replace(tzinfo=UTC) - start)
     rows = entries_of(certificates)
     names = names_of(rows.filter(rows.valid_until >= start, ~rows.is_ca))
     last = names.group_by("name").agg(

@@ -1,7 +1,6 @@
 """Answers to questions as notebooks show them: the first rows as a table, and counts over time as a picture."""
 
 from dataclasses import dataclass
-from datetime import date
 from itertools import pairwise
 from typing import Any
 
@@ -74,7 +73,7 @@ class Answer(Report):
         """
         if "key" not in self.table:
             raise ParameterError(f"{self.title}: no column key; ask for it, too", keys=("key",))
-        return open_certificate(main, self.table["key"].iloc[row]) if row < len(self.table) else None
+        return open_certificate(main, self.table["key"].iloc[row]) if 0 <= row < len(self.table) else None
 
 
 @checked
@@ -144,7 +143,8 @@ def plot_over_time(counts: Question, title: str = "") -> Picture:
         message = f"plot_over_time: counts: it has the columns {', '.join(counts.columns)}"
         raise ParameterError(f"{message}; give what ctkit.issued_over_time returned", keys=("counts",))
     rows = counts.to_pyarrow()
-    days = rows["date"].to_pylist()
+    # As numbers since 1970: other writers have days that Python lacks.
+    days = rows["date"].cast(pa.date32()).cast(pa.int32()).to_pylist()
     places = {day: at for at, day in enumerate(sorted(set(days)))}
     groups = [_name_of(value) for value in (rows[by[0]].to_pylist() if by else ["all"] * len(rows))]
     series: dict[str, np.ndarray[Any, np.dtype[np.int64]]] = {}
@@ -157,11 +157,11 @@ def _name_of(value: object) -> str:
     return "none given" if value is None else visible(str(value))
 
 
-def _draw(title: str, dates: list[date], series: dict[str, Any]) -> Picture:
+def _draw(title: str, days: list[int], series: dict[str, Any]) -> Picture:
     picture = Picture(figsize=(10, 3), dpi=100)
     plain: dict[str, Any] = {"parse_math": False, "usetex": False, "color": TEXT}
     picture.text(0.06, 0.93, visible(title), size=10, va="center", **plain)
-    if not dates:
+    if not days:
         picture.text(0.5, 0.5, "nothing to show", size=9, ha="center", va="center", **plain)
         return picture
     ordered = sorted(series.items(), key=lambda item: (-item[1].sum(), item[0]))
@@ -170,7 +170,7 @@ def _draw(title: str, dates: list[date], series: dict[str, Any]) -> Picture:
     if others:
         coloured.append((f"{len(others):,} more", sum(values for _, values in others), _OTHERS))
     axes = picture.add_axes((0.06, 0.16, 0.58, 0.68))
-    edges, places = _edges(dates)
+    edges, places = _edges(days)
     below = np.zeros(len(edges) - 1)
     for row, (name, values, colour) in enumerate(coloured):
         heights = np.zeros(len(edges) - 1)
@@ -182,8 +182,8 @@ def _draw(title: str, dates: list[date], series: dict[str, Any]) -> Picture:
         label = name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}\u2026"
         picture.text(0.685, height, label, size=8, va="center", **plain)
         picture.text(0.995, height, f"{int(values.sum()):,}", size=8, va="center", ha="right", **plain)
-    ticks = [dates[int(at)] for at in np.unique(np.linspace(0, len(dates) - 1, min(_TICKS, len(dates))).round())]
-    axes.set_xticks([day.toordinal() + _step(dates) / 2 for day in ticks], [day.isoformat() for day in ticks])
+    ticks = [days[int(at)] for at in np.unique(np.linspace(0, len(days) - 1, min(_TICKS, len(days))).round())]
+    axes.set_xticks([day + _step(days) / 2 for day in ticks], [str(np.datetime64(day, "D")) for day in ticks])
     axes.set_xlim(edges[0], edges[-1])
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
@@ -197,20 +197,19 @@ def _draw(title: str, dates: list[date], series: dict[str, Any]) -> Picture:
     return picture
 
 
-def _step(dates: list[date]) -> int:
+def _step(days: list[int]) -> int:
     """Return the days of a period."""
-    return min((later - earlier).days for earlier, later in pairwise(dates)) if dates[1:] else 1
+    return min(later - earlier for earlier, later in pairwise(days)) if days[1:] else 1
 
 
-def _edges(dates: list[date]) -> tuple[list[int], list[int]]:
-    """Return where steps begin and end, as numbers of days, and which of them are those of the dates."""
-    step, edges, places = _step(dates), [dates[0].toordinal()], []
-    for day, following in zip(dates, [*dates[1:], None], strict=True):
+def _edges(days: list[int]) -> tuple[list[int], list[int]]:
+    """Return where steps begin and end, and which of them are those of the days."""
+    step, edges, places = _step(days), [days[0]], []
+    for day, following in zip(days, [*days[1:], None], strict=True):
         places.append(len(edges) - 1)
-        end = day.toordinal() + step
-        if following and following.toordinal() <= day.toordinal() + 1.2 * step:
+        if following is not None and following <= day + 1.2 * step:
             # Months and years are not all of one length.
-            edges.append(following.toordinal())
+            edges.append(following)
         else:
-            edges += [end, *([following.toordinal()] if following else [])]
+            edges += [day + step, *([] if following is None else [following])]
     return edges, places

@@ -12,7 +12,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
-from ctkit.arguments import DerForm, checked
+from ctkit.arguments import DerForm, checked, named_alike
 from ctkit.errors import ParameterError, SchemaMismatchError, TableError
 from ctkit.lake.features import Verb, refused_features, unreadable_features
 from ctkit.lake.locks import check_lockable, lock_folder
@@ -131,13 +131,17 @@ def find_table(uri: str | Path) -> DeltaTable | None:
 
 
 @checked
-def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerForm | None = None) -> DeltaTable:
+def open_table(
+    uri: str | Path, *, create: bool = True, like: DeltaTable | None = None, as_der: DerForm | None = None
+) -> DeltaTable:
     """Open the Delta table of CT entries at `uri`; create it, and its folder, where there is none.
 
     Parameters
     ----------
     uri
         A path, bare or as ``file://`` URI.
+    create
+        False if a table that is not there is an error, because the path may be mistyped.
     like
         A table whose `as_der` type a new one takes.
     as_der
@@ -151,8 +155,8 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerFo
     SchemaMismatchError
         The table there is not one of ours, or it, or `like`, holds certificates otherwise than `as_der` says.
     TableError
-        There is a table that cannot be opened, or the folder holds other things, or its file system has no locks, so
-        that none could write to it; nothing is created then.
+        There is a table that cannot be opened, or none and `create` is False, or the folder holds other things, or its
+        file system has no locks, so that none could write to it; nothing is created then.
     """
     found = find_table(uri)
     check_as_der(as_der, found, like)
@@ -161,6 +165,8 @@ def open_table(uri: str | Path, *, like: DeltaTable | None = None, as_der: DerFo
     if found:
         return found
     path = table_path(uri)
+    if not create:
+        raise TableError(str(path), f"does not exist; {named_alike(path, Path.is_dir) or 'check the path'}")
     check_lockable(path)
     try:
         schema = row_schema(as_der_type(like) if like else _AS_DER[as_der or "binary"])
