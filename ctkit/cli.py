@@ -2,6 +2,8 @@
 
 import argparse
 import os
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 
 from ctkit import commands
@@ -231,6 +233,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         import argcomplete
 
         argcomplete.autocomplete(parser)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and words[0].startswith("-") and words[0] not in parser._option_string_actions:
+        known = next(action.choices for action in parser._actions if action.choices)
+        if named := next((word for word in words if word in known), None):
+            words.remove(named)
+            parser.error(f"the command comes first: ctkit {shlex.join([named, *words])}")
     arguments, unknown = parser.parse_known_args(argv)
     if unknown:
         command: Parser = arguments.parser

@@ -117,6 +117,7 @@ def test_help(ctkit, words):
     [
         ([], "Error: the following arguments are required: COMMAND"),
         (["backfil"], "Error: argument COMMAND: invalid choice: 'backfil'; did you mean backfill?"),
+        (["-f", "a b.yaml", "watch"], "Error: the command comes first: ctkit watch -f 'a b.yaml'"),
         (
             ["x"],
             "invalid choice: 'x'; choose from init, update, follow, status, runs, watch, logs, gaps, backfill, merge, ",

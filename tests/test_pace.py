@@ -395,6 +395,18 @@ def test_gate_when_stopped(gate: Gate) -> None:
     assert ends[1:] == [LOG]
 
 
+def test_gate_when_stopped_in_trouble(gate: Gate) -> None:
+    """What went wrong tells more than that there was no time for another try."""
+    with gate.turn(LOG, NEVER, **TURN) as turn:
+        turn.trouble = "ConnectError refused"
+    stop = threading.Event()
+    stop.set()
+
+    with pytest.raises(NoTurnError) as raised, gate.turn(LOG, stop, **TURN):
+        pass
+    assert str(raised.value).endswith(turn.trouble)
+
+
 def test_gate_when_the_host_is_given_up(gate: Gate) -> None:
     """Requests that wait for a log in trouble are given up with its host; another log on it is still asked."""
     ends: list[object] = []

@@ -344,7 +344,8 @@ class Gate:
                 while True:
                     now = time.monotonic()
                     if stop.is_set():
-                        raise NoTurnError("stopped before the log answered; run again")
+                        why = f": {self._last.trouble}" if log in self._in_trouble else "; run again"
+                        raise NoTurnError(f"stopped before the log answered{why}")
                     self._check_named(now, longest)
                     if log in self._in_trouble and self.pace.troubles >= max(tries, troubles + 1):
                         message = f"the host has answered no request: {self._last.trouble}"
