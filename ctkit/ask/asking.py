@@ -9,6 +9,7 @@ import duckdb
 import ibis.expr.types as ir
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.dataset  # noqa: F401 - DuckDB imports it when it is first given a stream, which would delay the answer
 from deltalake import DeltaTable
 
 from ctkit.ask.index import Run, bring_up_to_date, dates_of, define_names, index_folder, known_runs
@@ -25,6 +26,12 @@ KEYS = ("name", "source_url", "cert_index")
 """What a name of an entry is known by."""
 
 _ANSWER = pa.schema([*(field for field in RUN if field.name != "file"), (PARTITION, pa.string())])
+
+# An entry may have the same name in several spellings.
+_SORTED = """
+    SELECT substr(reverse(name), 2) AS name, kind, seen_date, source_url, cert_index
+    FROM (SELECT DISTINCT name, kind, seen_date, source_url, cert_index FROM incoming) AS found
+    ORDER BY found.name, source_url, cert_index"""
 
 _STEP = 1 << 12
 """Names that are looked at together when only the first are wanted."""
@@ -90,12 +97,12 @@ def names_between(
     kind
         The one that counts.
     limit
-        How many rows are enough: the first ones by name, log and index are among those that are returned.
+        At most this many rows, the first ones.
 
     Returns
     -------
     ibis.Table
-        ``name, source_url, cert_index, kind, seen_date``, in no order.
+        ``name, kind, seen_date, source_url, cert_index``, by turned name, log and index; names are turned back.
 
     Raises
     ------
@@ -115,8 +122,9 @@ def names_between(
 
     def ask(runs: list[Run], files: dict[str, str | None]) -> ir.Table:
         found = (batch for run in runs for batch in _enough(of_run(run, files), limit))
+        first_rows = "" if limit is None else f" LIMIT {limit}"
         with streamed(_ANSWER, found) as names:
-            return define_table(connect(), "names", names)
+            return define_table(connect(), "names", names, _SORTED + first_rows)
 
     return _read(table, index_path, within, ask)
 

@@ -80,8 +80,7 @@ def find_names(
     check_features(main, "read")
     first = turned(spellings("find_names: domain", domain)[0])
     end = f"{first}\0" if exact else _after(first)
-    names = _answer(names_between(main, index_path, first, end, within=within, kind=kind, limit=limit))
-    return names if limit is None else names.limit(limit)
+    return names_between(main, index_path, first, end, within=within, kind=kind, limit=limit)
 
 
 @checked

@@ -222,16 +222,18 @@ def define_rows(
     return connection.table(view)
 
 
-def define_table(connection: ibis.BaseBackend, name: str, rows: Any) -> ir.Table:
+def define_table(connection: ibis.BaseBackend, name: str, rows: Any, question: str = "FROM incoming") -> ir.Table:
     """Copy rows into a table of DuckDB, to be asked more than once; return it.
 
     Parameters
     ----------
     rows
         An Arrow table, or a reader. DuckDB gets a stream: Arrow's threads must not let go of what Python owns.
+    question
+        What becomes of the rows, which are called ``incoming``, in SQL: where ibis would take longer than the answer.
     """
     connection.con.register("incoming", rows.__arrow_c_stream__())
-    connection.con.execute(f"CREATE TABLE {name} AS FROM incoming")
+    connection.con.execute(f"CREATE TABLE {name} AS {question}")
     connection.con.unregister("incoming")
     return connection.table(name)
 
