@@ -8,8 +8,9 @@ from pathlib import Path
 import duckdb
 import ibis.expr.types as ir
 import pyarrow as pa
+import pyarrow.acero  # Arrow imports it when it first groups, DuckDB `dataset` with the first stream: in the answer.
 import pyarrow.compute as pc
-import pyarrow.dataset  # noqa: F401 - DuckDB imports it when it is first given a stream, which would delay the answer
+import pyarrow.dataset
 from deltalake import DeltaTable
 
 from ctkit.ask.index import Run, bring_up_to_date, dates_of, define_names, index_folder, known_runs
@@ -114,11 +115,13 @@ def names_between(
         is_live = pa.array([file in files for file in run.files])
         days = pa.array([files.get(file) for file in run.files], pa.string())
         for names in read_between(run.path, first, end):
-            live = names.filter(is_live.take(names["file"]))
-            if kind is not None:
-                live = live.filter(pc.equal(live["kind"], kind))
-            dated = live.append_column(PARTITION, days.take(live["file"]))
-            yield from dated.select(_ANSWER.names).cast(_ANSWER).to_batches(max_chunksize=_STEP)
+            for at in range(0, len(names), _STEP):
+                step = names.slice(at, _STEP)
+                live = step.filter(is_live.take(step["file"]))
+                if kind is not None:
+                    live = live.filter(pc.equal(live["kind"], kind))
+                dated = live.append_column(PARTITION, days.take(live["file"]))
+                yield from dated.select(_ANSWER.names).cast(_ANSWER).to_batches()
 
     def ask(runs: list[Run], files: dict[str, str | None]) -> ir.Table:
         found = (batch for run in runs for batch in _enough(of_run(run, files), limit))
