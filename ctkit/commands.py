@@ -76,6 +76,7 @@ def update(arguments: argparse.Namespace) -> int:
 def follow(arguments: argparse.Namespace) -> int:
     """Keep a table close behind its logs."""
     parameters = read_flags(arguments)
+    parameters.check_given("user_agent", "main_path")
     from ctkit.desk.follow import FollowReport
     from ctkit.desk.follow import follow as run_follow
 
@@ -125,6 +126,7 @@ def runs(arguments: argparse.Namespace) -> int:
 def watch(arguments: argparse.Namespace) -> int:
     """Tell the new names of watched domains and brands."""
     parameters = read_flags(arguments)
+    parameters.check_given("main_path", "told_path")
     told_path = parameters.need("told_path")
     from ctkit.desk.recording import recording
     from ctkit.desk.watch import watch as find_news

@@ -407,7 +407,7 @@ def follow(
     KeyboardInterrupt
         On Ctrl+C; what has arrived is written, and the next run merges it.
     """
-    parameters.need("user_agent")
+    parameters.check_given("user_agent", "main_path")
     check_tables(parameters)
     follower = Follower(parameters, lag=lag, clock=clock, on_round=on_round)
     try:

@@ -307,12 +307,25 @@ class Parameters(_Checked):
         ParameterError
             It was not given.
         """
-        value = getattr(self, key)
-        if value is None:
-            about = type(self).model_fields[key].description
-            message = f"{key} is missing ({about}); give it in the parameter file, or as {flag_name(key)}"
-            raise ParameterError(message, keys=(key,))
-        return str(value)
+        self.check_given(key)
+        return str(getattr(self, key))
+
+    def check_given(self, *keys: str) -> None:
+        """Raise if one of these keys was not given.
+
+        Raises
+        ------
+        ParameterError
+            It names all that are missing.
+        """
+        missing = tuple(key for key in keys if getattr(self, key) is None)
+        lines = (
+            f"{key} is missing ({type(self).model_fields[key].description}); give it in the parameter file, or as "
+            f"{flag_name(key)}"
+            for key in missing
+        )
+        if missing:
+            raise ParameterError(*lines, keys=missing)
 
     @property
     def runs(self) -> Path:

@@ -85,7 +85,7 @@ def update(
         A table cannot be opened, or is not one of CT entries; nothing was done.
     """
     began = time.monotonic()
-    parameters.need("user_agent")
+    parameters.check_given("user_agent", "main_path")
     main = check_tables(parameters)
     night = Steps(parameters, str(table_path(parameters.need("main_path"))))
     logs: list[LogUpdate] = []

@@ -118,6 +118,7 @@ def preview_staged(parameters: Parameters) -> MergePreview:
     TableError
         A table is not one of CT entries, or cannot be read.
     """
+    parameters.check_given("staging_path", "main_path")
     staging_path = str(table_path(parameters.need("staging_path")))
     main_path = str(table_path(parameters.need("main_path")))
     main, staging = find_tables(parameters)
@@ -154,6 +155,7 @@ def merge_staged(parameters: Parameters, *, expected: MergePreview | None = None
     TableError
         As `ctkit.merge_staging`: nothing was merged, staging is intact.
     """
+    parameters.check_given("staging_path", "main_path")
     staging_path = str(table_path(parameters.need("staging_path")))
     main_path = str(table_path(parameters.need("main_path")))
     main, staging = find_tables(parameters)

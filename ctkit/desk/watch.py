@@ -111,7 +111,7 @@ def watch(parameters: Parameters) -> WatchReport:
     ...     print(len(ctkit.watch(given).names))
     0
     """
-    parameters.need("main_path")
+    parameters.check_given("main_path", "told_path")
     told_path = parameters.need("told_path")
     if not (parameters.domains or parameters.brands):
         message = "there is nothing to watch; give domains or brands in the parameter file, or --domain or --brand"
