@@ -247,7 +247,7 @@ def test_certificates_of_names(main, cache):
 
 def runs_in(folder):
     """Return the names of the runs of an index."""
-    return {path.name for path in folder.glob("*.parquet")}
+    return {path.name for path in folder.rglob("*.parquet")}
 
 
 def test_only_what_is_new_is_read(tmp_path, monkeypatch):
@@ -327,11 +327,29 @@ def test_damaged_index(main, tmp_path, damage):
     names = tmp_path / "names"
     check(main, index_path=names)
     before = runs_in(names)
-    damage(names)
+    (own,) = names.iterdir()
+    damage(own)
     check(main, index_path=names)
 
     assert len(runs_in(names)) == 1
     assert runs_in(names).isdisjoint(before) or damage is damage_list
+
+
+def test_index_that_another_process_builds_again(main, tmp_path, monkeypatch, caplog):
+    """The runs that were to be read are gone: the new ones answer, and nothing is called damaged."""
+    names = tmp_path / "names"
+    check(main, index_path=names)
+
+    def read_late(*given, read=asking.read_between):
+        monkeypatch.setattr(asking, "read_between", read)
+        shutil.rmtree(names)
+        ctkit.index_names(main, index_path=names)
+        return read(*given)
+
+    monkeypatch.setattr(asking, "read_between", read_late)
+    check(main, index_path=names)
+    assert asking.read_between is not read_late
+    assert [record for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 @pytest.mark.parametrize("ask", [ctkit.find_names, ctkit.search_names])
@@ -374,11 +392,13 @@ def test_build_that_is_interrupted(main, tmp_path, monkeypatch):
 
 
 def test_index_of_another_table(main, tmp_path):
-    """An index in the place of the table's own one is of no use to it, and is replaced."""
+    """Tables that share a folder keep their indexes apart."""
     other = make_table(tmp_path / "other", rows_with(["other.example.com"]))
     names = tmp_path / "names"
     check(other, index_path=names)
+    of_other = runs_in(names)
     check(main, index_path=names)
+    assert runs_in(names) > of_other
     check(other, index_path=names)
 
 

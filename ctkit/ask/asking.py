@@ -167,15 +167,18 @@ def _read(
         try:
             return ask(runs, wanted)
         except (duckdb.Error, pa.ArrowException, OSError) as error:
+            if known_runs(table, folder) != runs:
+                # Another process has made one run of several meanwhile, or built the index again.
+                continue
             broken = [run for run in runs if not is_readable(run.path)]
-            if not broken and known_runs(table, folder) == runs:
+            if not broken:
                 message = f"this index of names cannot be asked that ({first_line(error)}). Ask something simpler"
                 raise TableError(str(folder), message) from error
-            # Damaged; or another process has made one run of several meanwhile.
             for run in broken:
                 logger.warning("part of the index of names cannot be read, building it again path=%s", run.path)
                 _remove(run.path)
-    raise TableError(str(folder), "this index of names cannot be read. Remove the folder, then ask again")
+    message = "this index of names cannot be read: others keep changing it, or its disk damages it"
+    raise TableError(str(folder), f"{message}. Ask again; if that does not help, remove the folder")
 
 
 def _remove(path: Path) -> None:

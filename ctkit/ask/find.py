@@ -50,8 +50,8 @@ def find_names(
     limit
         At most this many rows, the first ones. By default all are read, which for ``"com"`` is half of the table.
     index_path
-        Folder of the index, which several people can share; by default it is in the user's cache, as ``CTKIT_CACHE``
-        says. It can be removed at any time.
+        Folder of the index, which several people and tables can share; by default it is in the user's cache, as
+        ``CTKIT_CACHE`` says. It can be removed at any time.
 
     Returns
     -------

@@ -7,6 +7,7 @@ O'Neil et al. 1996), so that there are few of them, and no name is written often
 is replaced at once; whoever reads is not kept out, and filters what belongs to files of another version.
 """
 
+import hashlib
 import os
 import re
 from collections import defaultdict
@@ -22,7 +23,7 @@ import pyarrow as pa
 from deltalake import DeltaTable
 
 from ctkit.ask.runs import RUN, read_names, write_run
-from ctkit.cache import cache_path
+from ctkit.cache import NAME_LENGTH, cache_path
 from ctkit.errors import CtkitError, ParameterError, TableError
 from ctkit.lake.digests import RESTORE
 from ctkit.lake.querying import define_rows, define_stream, define_table, reading, streamed
@@ -154,12 +155,12 @@ def index_folder(table: DeltaTable, index_path: str | os.PathLike[str] | None) -
     # What is there and is none of ours stays as it is.
     if folder.exists() and not (folder.is_dir() and all(_is_ours(path) for path in folder.iterdir())):
         raise ParameterError(f"index_path {str(folder)!r} holds other things; name an empty or a new folder")
-    return folder
+    # Several tables may share it; an id may be any text.
+    return folder / hashlib.sha256(str(table.metadata().id).encode()).hexdigest()[:NAME_LENGTH]
 
 
 def _is_ours(path: Path) -> bool:
-    # Beside its final name, the list has one that it is written under.
-    return path.name.startswith(_LIST) or re.fullmatch(r"[0-9a-f]{32}\.parquet", path.name) is not None
+    return path.is_dir() and re.fullmatch(f"[0-9a-f]{{{NAME_LENGTH}}}", path.name) is not None
 
 
 def dates_of(table: DeltaTable) -> dict[str, str | None]:
