@@ -60,7 +60,7 @@ class WatchReport(Report):
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the new names as JSON values."""
-        yield from _with_text(self.names).to_pylist()
+        yield from _with_text(self.names, "%Y-%m-%dT%H:%M:%SZ").to_pylist()
 
     def remember(self) -> None:
         """Write down that these names were told: they are not told again.
@@ -75,11 +75,11 @@ class WatchReport(Report):
             append_told(self.told_path, self.names.append_column("told", now).select(TOLD.names))
 
 
-def _with_text(names: pa.Table) -> pa.Table:
+def _with_text(names: pa.Table, form: str) -> pa.Table:
     """Return names with times as text: other writers have some that Python lacks."""
     for at, field in enumerate(names.schema):
         if pa.types.is_timestamp(field.type):
-            names = names.set_column(at, field.name, pc.strftime(names[field.name], "%Y-%m-%dT%H:%M:%SZ"))
+            names = names.set_column(at, field.name, pc.strftime(names[field.name], form))
     return names
 
 
