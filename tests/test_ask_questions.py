@@ -157,7 +157,7 @@ def test_name_history():
     until = when("2026-11-22T23:59:59")
     history = [
         ("*.example.com", when("2026-11-03"), when("2026-11-03"), 1, ["R9"], until),
-        ("www.example.com", when("2026-11-01"), when("2026-11-03"), 2, ["Good CA", "R9"], until),
+        ("www.example.com", when("2026-11-01"), when("2026-11-03"), 2, ["Good CA: R1", "R9"], until),
     ]
 
     assert answer(ctkit.name_history(table_of(*rows), "EXAMPLE.com."), *columns) == history
@@ -228,8 +228,8 @@ def test_expiring_names():
 
     assert answer(found, "name", "registrable", "valid_until", "issuer", "key") == [
         ("sooner.example", "sooner.example", when("2026-12-09T23:59:59"), "R9", f"{LOG}#5"),
-        ("a.www.wild.example", "wild.example", when("2026-12-19T23:59:59"), "Good CA", f"{LOG}#4"),
-        ("ends.example", "ends.example", when("2026-12-19T23:59:59"), "Good CA", f"{LOG}#4"),
+        ("a.www.wild.example", "wild.example", when("2026-12-19T23:59:59"), "Good CA: R1", f"{LOG}#4"),
+        ("ends.example", "ends.example", when("2026-12-19T23:59:59"), "Good CA: R1", f"{LOG}#4"),
     ]
 
 
@@ -248,6 +248,14 @@ def test_expiring_names_from_now_on():
     rows = [entry(at, [f"{at}.example"], start=start) for at, start in enumerate(starts)]
 
     assert answer(ctkit.expiring_names(table_of(*rows)), "name") == [("0.example",)]
+
+
+@pytest.mark.parametrize("days", [10_000_000, (1 << 63) - 2])
+def test_expiring_names_to_the_end_of_time(days):
+    """Every certificate ends before the last day that Python has."""
+    rows = table_of(entry(1, ["a.example"], start="2026-11-01", days=90))
+
+    assert answer(ctkit.expiring_names(rows, days=days, as_of="2026-11-27"), "name") == [("a.example",)]
 
 
 @pytest.mark.parametrize(
@@ -333,7 +341,7 @@ def test_look_alikes():
     )
 
     assert sorted(found) == sorted((name, reason) for name, reason in ALIKE.items() if reason)
-    assert known == ("example.net", 1, ["Good CA"], f"{LOG}#0")
+    assert known == ("example.net", 1, ["Good CA: R1"], f"{LOG}#0")
 
 
 @pytest.mark.parametrize(
@@ -347,6 +355,8 @@ def test_look_alikes():
         ("ab.co.uk", "ab.uk", "co.uk"),
         ("brand", "brand.com", "bra.com"),
         ("longbrand.example", "longbrapp.com", "lngbrdx.com"),
+        ("ing.com", "ing.com.evil.org", "ing.evil.org"),
+        ("ing.com", "ing.com.evil.org", "ing.ing.comb.org"),
     ],
 )
 def test_look_alikes_of_other_brands(domain, alike, other):

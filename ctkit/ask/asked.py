@@ -62,8 +62,8 @@ def described(issued: ir.Table) -> dict[str, ir.Value]:
 
 
 def issuer_of(issued: ir.Table) -> ir.StringColumn:
-    """Return who issued: the organization, or the common name if there is none."""
-    return issued.issuer_o.coalesce(issued.issuer_cn)
+    """Return who issued: organization and common name, such as ``Let's Encrypt: R11``, or what there is of them."""
+    return (issued.issuer_o + ": " + issued.issuer_cn).coalesce(issued.issuer_o, issued.issuer_cn)
 
 
 def by_name(names: ir.Table, **more: ir.Value) -> ir.Table:

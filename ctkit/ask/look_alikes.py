@@ -45,7 +45,8 @@ def look_alikes(certificates: Asked, domain: str, *, own: Sequence[str] = ()) ->
     ``in a subdomain``      one of all these, but below another domain: ``example.com.evil.org``
     ======================= ============================================================================================
 
-    Labels of less than four letters must look the same, and are not looked for within others.
+    Labels of less than four letters must look the same, and are not looked for within others; in a subdomain, they
+    count with their suffix only, as in ``ing.com.evil.org``.
 
     ``SELECT name, reason, count(*) FROM issuances, unnest(domains) WHERE levenshtein(label, 'example') <= 1 OR
     skeleton(label) = 'example' OR contains(label, 'example') ... GROUP BY name``
@@ -111,6 +112,7 @@ class _Brand:
         label = (PublicSuffixList().privatesuffix(domain) or domain).split(".")[0]
         if len(label) > LONGEST_LABEL:
             raise ParameterError(f"look_alikes: domain: a label of it has {len(label):,} letters; give a domain of DNS")
+        self._domain = domain
         self._spellings = [label, in_letters(label)]
         self._looks = _read_as(in_ascii(label))
         self._distance = bisect(_LENGTHS, len(self._looks))
@@ -143,10 +145,12 @@ class _Brand:
         label = registered.split(".")[0]
         # Of a name that nobody could register, all labels.
         below = name.left(ibis.greatest(name.length() - registered.length().fill_null(-1) - 1, 0))
+        whole = ibis.literal(".") + below + "."
         reasons = {
             "another suffix": label.isin(self._spellings),
             **self._reasons(_looks(label)),
-            "in a subdomain": self.is_alike_in(below),
+            # Too many hosts have a short label, such as `api`.
+            "in a subdomain": self.is_alike_in(below) if self._distance else whole.contains(f".{self._domain}."),
         }
         return ibis.cases(*((holds, reason) for reason, holds in reasons.items()))
 

@@ -2,8 +2,8 @@
 
 Each takes an open table, or what `ctkit.certificates` returned, of any backend; filter that first to ask about a part
 of it. In the answers, ``certificates`` counts issuances, as `ctkit.issuances` has them: a precertificate and its
-certificate are one, however many logs have them. ``issuers`` are organizations, or common names where there is none;
-``key`` names an entry, for `ctkit.open_certificate`.
+certificate are one, however many logs have them. ``issuers`` are organizations with common names, such as
+``Let's Encrypt: R11``; ``key`` names an entry, for `ctkit.open_certificate`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -238,10 +238,10 @@ def broad_certificates(certificates: Asked, *, names: Count = 100) -> ir.Table:
     ...     print(ctkit.broad_certificates(ctkit.open_table(folder), names=250).to_pandas().empty)
     True
     """
-    issued = issuances(entries_of(certificates))
-    wildcards = issued.domains.filter(lambda name: name.startswith("*.")).length()
-    counted = issued.select(names=issued.domains.length(), wildcards=wildcards, **described(issued))
-    broad = counted.filter((counted.names >= names) | (counted.wildcards > 0))
+    entries = entries_of(certificates)
+    # All entries of a certificate have its names, and most certificates are not broad: fewer are grouped.
+    issued = issuances(entries.filter((entries.domains.length() >= names) | (_wildcards(entries) > 0)))
+    broad = issued.select(names=issued.domains.length(), wildcards=_wildcards(issued), **described(issued))
     return broad.order_by(ibis.desc("names"), ibis.desc("wildcards"), "key")
 
 
@@ -294,6 +294,11 @@ def expiring_names(certificates: Asked, *, days: Count = 30, as_of: Day | None =
     ending = ending.anti_join(covering, ("*." + ending.name.re_replace(r"^[^.]*\.", "")) == covering.name)
     ending = ending.mutate(registrable=registrable(ending.name)).relocate("registrable", after="name")
     return ending.order_by("valid_until", "name")
+
+
+def _wildcards(rows: ir.Table) -> ir.IntegerValue:
+    """Return how many of the names are wildcards."""
+    return rows.domains.filter(lambda name: name.startswith("*.")).length()
 
 
 def _validity(days: ir.FloatingValue) -> ir.StringValue:

@@ -54,9 +54,11 @@ class WatchReport(Report):
         return {"new": len(self.names), "told_before": self.told_before, "told_path": self.told_path}
 
     def tables(self) -> dict[str, Frame]:
-        """Return the new names, by domain or brand."""
-        columns = ["watched", "name", "reason", "first_seen", "issuers", "certificates", "key"]
-        return {"new names": _with_text(self.names.select(columns)).to_pandas(use_threads=False)}
+        """Return the new names of each domain or brand."""
+        shown = _with_text(self.names, "%Y-%m-%dT%H:%MZ").to_pandas(use_threads=False)
+        shown["issuers"] = shown["issuers"].map(", ".join)
+        columns = ["name", "reason", "first_seen", "issuers", "key"]
+        return {f"new for {watched}": names[columns] for watched, names in shown.groupby("watched")}
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Yield the new names as JSON values."""
