@@ -111,7 +111,8 @@ def _run(folder: Path, *, serve: bool, grow: int, entries: int) -> int:
     logs = make_logs(entries)
     with _serve(logs, port=SERVE_PORT if serve else 0) as server:
         demo = _Demo(folder, logs, server)
-        code = demo.run_cycle()
+        with _without_log_lines("ctkit.desk"):
+            code = demo.run_cycle()
         if serve and code == 0:
             demo.serve(grow)
     return code
@@ -169,6 +170,18 @@ def _serve(logs: list[EmbeddedLog], *, port: int) -> LogServer:
         return LogServer(*logs, port=port)
     except OSError:
         return LogServer(*logs)
+
+
+@contextmanager
+def _without_log_lines(name: str) -> Iterator[None]:
+    """Keep what a logger tells of each step off the screen, where it would hide the steps; the records have it."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 @contextmanager
