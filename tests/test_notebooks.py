@@ -387,7 +387,7 @@ def test_backfill_when_signalled(world, signum):
     (record,) = world.folder.glob("runs/*.ipynb")
 
     assert process.returncode == 1
-    assert read(record).metadata["ctkit"]["outcome"] == "interrupted"
+    assert read(record).metadata["ctkit"]["outcome"] == "stopped"
     assert not [output for cell in read(record).cells for output in cell.get("outputs", []) if "ename" in output]
     assert result(read(record), "act")["stopped_by"] == "stop"
     assert len(commits_of(world.folder / "main")) == 2

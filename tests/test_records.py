@@ -213,7 +213,7 @@ def test_long_parameters_are_not_repeated(runs):
     run = last_run(runs)
     assert (run.runbook, run.outcome, run.exit_code, dict(run.parameters)) == (
         "backfill",
-        "interrupted",
+        "stopped",
         1,
         {"last": 5},
     )

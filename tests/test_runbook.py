@@ -208,8 +208,8 @@ def test_run_notebook_when_signalled(make, tmp_path, signum, seconds):
     assert process.returncode == 1
     assert (tmp_path / "finished").exists()
     assert not (tmp_path / "further").exists()
-    assert read(tmp_path / "out.ipynb")[0] == "interrupted"
-    assert "run interrupted output=out.ipynb error=In [2] KeyboardInterrupt" in errors
+    assert read(tmp_path / "out.ipynb")[0] == "stopped"
+    assert "run stopped output=out.ipynb error=In [2] KeyboardInterrupt" in errors
     assert {path.name for path in tmp_path.iterdir()} == {
         "book.ipynb",
         "out.html",
@@ -230,7 +230,7 @@ def test_run_notebook_when_signalled_twice(make, tmp_path):
 
     assert process.returncode == 1
     assert not (tmp_path / "finished").exists()
-    assert read(tmp_path / "out.ipynb")[0] == "interrupted"
+    assert read(tmp_path / "out.ipynb")[0] == "stopped"
 
 
 def test_run_notebook_when_signalled_between_cells(make, monkeypatch):
@@ -244,7 +244,7 @@ def test_run_notebook_when_signalled_between_cells(make, monkeypatch):
     monkeypatch.setattr(_Client, "start_new_kernel_client", begin_and_signal)
 
     assert run_notebook(make("print('one')"), {}, output="out.ipynb") == 1
-    assert read("out.ipynb") == ("interrupted", "")
+    assert read("out.ipynb") == ("stopped", "")
 
 
 class Noon(datetime):
@@ -305,7 +305,7 @@ def test_run_notebook_when_signalled_before_it_began(make, tmp_path, monkeypatch
     monkeypatch.setattr(papermill, "execute_notebook", stop)
 
     assert run_notebook(make(PARAMETERS), {}, output=output) == 1
-    assert caplog.messages == ["run interrupted before it began, nothing is recorded error=stopped by a signal"]
+    assert caplog.messages == ["run stopped before it began, nothing is recorded error=stopped by a signal"]
     assert list((tmp_path / "runs").iterdir()) == []
 
 

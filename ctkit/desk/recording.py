@@ -31,7 +31,7 @@ def recording(command: str, parameters: Parameters) -> Iterator[list[Report]]:
         yield reports
         outcome = "complete"
     except KeyboardInterrupt:
-        outcome = "interrupted"
+        outcome = "stopped"
         raise
     except BaseException as error:
         refused = isinstance(error, ParameterError)

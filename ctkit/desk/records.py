@@ -39,7 +39,7 @@ _ROWS = ("new_rows", "total_inserted", "written")
 _LONGEST = 200
 """Characters of a parameter that a record repeats."""
 
-Outcome = Literal["complete", "failed", "interrupted", "running", "died"]
+Outcome = Literal["complete", "failed", "stopped", "running", "died"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Run:
     started, ended
         UTC, as ``2026-11-27T03:15:00Z``; `ended` is None if the run has not ended, or died.
     outcome
-        ``"complete"``, ``"failed"``, ``"interrupted"``, ``"running"``; ``"died"`` if its process ended without a word.
+        ``"complete"``, ``"failed"``, ``"stopped"``, ``"running"``; ``"died"`` if its process ended without a word.
     exit_code
         Of the command, or of ``ctkit run``; None if it has not ended.
     record, html

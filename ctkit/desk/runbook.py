@@ -78,7 +78,7 @@ def run_notebook(
     Returns
     -------
     int
-        0 if every cell ran, or the `exit_code` of its reports; 1 otherwise: a cell raised, the run was interrupted, or
+        0 if every cell ran, or the `exit_code` of its reports; 1 otherwise: a cell raised, the run was stopped, or
         the kernel died.
 
     Raises
@@ -150,10 +150,10 @@ def _execute(
             folder=folder,
         )
     except PapermillExecutionError as error:
-        outcome: Outcome = "interrupted" if error.ename == "KeyboardInterrupt" else "failed"
+        outcome: Outcome = "stopped" if error.ename == "KeyboardInterrupt" else "failed"
         return outcome, f"In [{error.exec_count}] {error.ename}: {error.evalue}"
     except KeyboardInterrupt:
-        return "interrupted", "stopped by a signal"
+        return "stopped", "stopped by a signal"
     except RuntimeError as error:  # nbclient: the kernel died or does not answer
         return "failed", str(error)
     except NoSuchKernel as error:

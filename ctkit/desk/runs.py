@@ -44,7 +44,7 @@ class RunsReport(Report):
             "runs": len(self.runs),
             **{
                 outcome: count
-                for outcome in ("complete", "failed", "interrupted", "running", "died")
+                for outcome in ("complete", "failed", "stopped", "running", "died")
                 if (count := sum(run.outcome == outcome for run in self.runs))
             },
             **({"unreadable": len(self.unreadable)} if self.unreadable else {}),
