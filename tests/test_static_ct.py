@@ -95,6 +95,21 @@ def test_get_entries_asks_for_the_tiles_that_the_checkpoint_covers(small: FakeLo
     assert small.paths("tile/") == ["tile/data/000", "tile/data/001.p/4"]
 
 
+def test_get_entries_in_many_threads_asks_for_one_checkpoint(serve: Serve) -> None:
+    """A backfill that verifies nothing begins in all its threads at once."""
+    fake = FakeLog(size=8 * 256)
+    barrier = threading.Barrier(8)
+
+    def read(log: StaticCtLog, tile: int) -> int:
+        barrier.wait(10)
+        return len(log.get_entries(256 * tile, 256 * tile + 256))
+
+    with _open(serve(fake)) as log, ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda tile: read(log, tile), range(8))) == [256] * 8
+
+    assert fake.paths("checkpoint") == ["checkpoint"]
+
+
 def test_get_entries_when_another_partial_tile_is_there(small: FakeLog, serve: Serve) -> None:
     """Where neither the known partial tile nor the full one is there, a newer checkpoint tells the width."""
 

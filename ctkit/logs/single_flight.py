@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from ctkit.errors import CheckpointError, LogError, LogProtocolError, LogUnavailableError
 from ctkit.logs.asking import stopped
+from ctkit.wire.checkpoint import UnreadableHeadError
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -50,8 +51,9 @@ class Shared(Generic[K, V]):
                 continue
             except LogError as error:
                 # A new one for each thread that waits: each notes in it which entries it lost.
-                kinds = (kind for kind in (LogProtocolError, CheckpointError) if isinstance(error, kind))
-                raise next(kinds, LogUnavailableError)(error.url, error.message) from error
+                kinds = (LogProtocolError, UnreadableHeadError, CheckpointError)
+                kind = next((kind for kind in kinds if isinstance(error, kind)), LogUnavailableError)
+                raise kind(error.url, error.message) from error
 
     def _ask(self, key: K, ask: Callable[[], V], answer: "Future[V]") -> None:
         try:

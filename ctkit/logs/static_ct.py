@@ -38,6 +38,7 @@ class StaticCtLog(Log):
     def __init__(self, url: str, **options: Unpack[LogOptions]) -> None:
         super().__init__(url, **options)
         self._issuers: Shared[bytes, bytes | None] = Shared(_ISSUERS)
+        self._first_head: Shared[None, Checkpoint] = Shared(1)
         self._hash_tiles: HashTiles | None = None
         self._is_hybrid = False
         # By number of a data tile, its entries in the tree head that it was the last tile of.
@@ -110,7 +111,11 @@ class StaticCtLog(Log):
             has_head = True
             if ask:
                 try:
-                    self.get_checkpoint()
+                    # Many threads begin without a head; one of them asks.
+                    if self._head is None:
+                        self._first_head.get(None, self.get_checkpoint)
+                    else:
+                        self.get_checkpoint()
                 except UnreadableHeadError:
                     # A full tile may be there all the same; whether to believe it is decided elsewhere.
                     has_head = False
