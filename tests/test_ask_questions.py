@@ -250,14 +250,6 @@ def test_expiring_names_from_now_on():
     assert answer(ctkit.expiring_names(table_of(*rows)), "name") == [("0.example",)]
 
 
-@pytest.mark.parametrize("days", [10_000_000, (1 << 63) - 2])
-def test_expiring_names_to_the_end_of_time(days):
-    """Every certificate ends before the last day that Python has."""
-    rows = table_of(entry(1, ["a.example"], start="2026-11-01", days=90))
-
-    assert answer(ctkit.expiring_names(rows, days=days, as_of="2026-11-27"), "name") == [("a.example",)]
-
-
 @pytest.mark.parametrize(
     ("start", "days", "limit", "smells"),
     [
