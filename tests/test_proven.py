@@ -218,7 +218,7 @@ class Writers(RuleBasedStateMachine):
         before = self.table()
         said = self.said(before)
         with pytest.MonkeyPatch.context() as patch, hold(before) as held:
-            patch.setattr(history, "DAYS", -1)
+            patch.setattr(history, "WEEK", -2 * history.LONGER)
             history.shorten_log(held, dry_run=False)
         for path in said if self.table().version() > before.version() else ():
             self.repeated.setdefault(path, set()).add(self.table().version())
