@@ -25,18 +25,24 @@ from ctkit.logs.open import open_log
 ROOT = Path(__file__).parent.parent
 
 
+def plain(text):
+    """Return what the demo says, without numbers and the folder it is in."""
+    return re.sub(r"\d[\d,]*", "N", re.sub(r"\S*/ctkit-demo/main", "main", text))
+
+
 def test_demo_runs_the_whole_cycle(tmp_path, capsys, caplog, monkeypatch):
     """The demo ends with a complete main table, no staging, and the record of each runbook; it can be run again."""
     monkeypatch.chdir(tmp_path)
     for _ in range(2):
-        assert cycle.run("demo", entries=700) == 0
+        with caplog.at_level("INFO", "ctkit"):
+            assert cycle.run("ctkit-demo", entries=700) == 0
 
         said = capsys.readouterr().out
         assert "Main has 1,400 rows for the 1,400 entries of both logs: complete, without duplicates." in said
         assert said.count("0 gaps, 0 entries") == 1
-        assert open_table("demo/main").count() == 1400
-        assert not Path("demo/staging").exists()
-        assert sorted(path.name for path in Path("demo/runs").iterdir()) == [
+        assert open_table("ctkit-demo/main").count() == 1400
+        assert not Path("ctkit-demo/staging").exists()
+        assert sorted(path.name for path in Path("ctkit-demo/runs").iterdir()) == [
             "backfill.html",
             "backfill.ipynb",
             "merge.html",
@@ -44,7 +50,12 @@ def test_demo_runs_the_whole_cycle(tmp_path, capsys, caplog, monkeypatch):
             "preview.html",
             "preview.ipynb",
         ]
+        # Numbers and the folder apart, that is what the README shows.
+        shown = (ROOT / "README.md").read_text().partition("```text\nIssuing")[2].partition("```")[0]
+        assert {*plain(f"Issuing{shown}").splitlines()} - {"..."} <= {*plain(said).splitlines()}
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
+    # The steps are not hidden among log lines.
+    assert not [record for record in caplog.records if record.name.startswith("ctkit.desk")]
 
 
 def test_demo_when_the_folder_holds_something_else(tmp_path):
