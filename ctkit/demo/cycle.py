@@ -311,7 +311,10 @@ class _Demo:
 
     @contextmanager
     def _opened(self) -> Iterator[Sequence[Log]]:
-        clients = [open_log(self.server.url(log), user_agent=USER_AGENT, name=log.name) for log in self.logs]
+        clients = [
+            open_log(self.server.url(log), user_agent=USER_AGENT, name=log.name, key=log.public_key)
+            for log in self.logs
+        ]
         yield clients
         for client in clients:
             client.close()
